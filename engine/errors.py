@@ -1,0 +1,54 @@
+"""Every error the engine raises on bad input, each naming what is wrong and the remedy.
+
+Programmer errors stay assertions; whatever a user, a file or a client can cause is one of these.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Root of the engine's errors.
+
+    Attributes:
+        message: what is wrong, naming the field or file.
+        remedy: what the user can do about it; may be empty.
+        param: the field, tensor or file at fault, for machines; may be None.
+    """
+
+    code = "engine_error"
+
+    def __init__(self, message: str, *, remedy: str = "", param: str | None = None) -> None:
+        super().__init__(f"{message} {remedy}".strip())
+        self.message = message
+        self.remedy = remedy
+        self.param = param
+
+
+class ConfigError(EngineError):
+    """A setting has a wrong type, range or combination."""
+
+    code = "config_error"
+
+
+class CheckpointError(EngineError):
+    """A checkpoint is missing, malformed, truncated or of an unknown kind."""
+
+    code = "checkpoint_error"
+
+
+class RequestError(EngineError):
+    """A request is malformed or does not fit the loaded model."""
+
+    code = "request_error"
+
+
+class MemoryExhausted(EngineError):
+    """The model, the cache or a step does not fit into memory."""
+
+    code = "out_of_memory"
+
+
+class EngineFailure(EngineError):
+    """The engine itself failed while decoding; the request is lost, the engine goes on."""
+
+    code = "engine_failure"

@@ -1,0 +1,198 @@
+"""Checkpoints in NLD's layout: `config.json`, single or sharded safetensors, `tokenizer.json`.
+
+Every tensor's name and shape is checked against the config before a byte of it is read. Pickle
+weights are refused: they run code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from engine.errors import CheckpointError, MemoryExhausted
+from engine.model.config import ModelConfig, to_json
+from engine.model.network import Network, rotary_frequencies
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Buffers that older exports carry; derived from the config, so never read.
+_DERIVED = ("rotary_emb.inv_freq",)
+
+
+def load_network(
+    folder: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
+) -> Network:
+    """Builds the network and reads its weights straight onto the device.
+
+    Raises:
+        CheckpointError: a file is missing or truncated, a tensor missing, unknown or misshapen.
+        MemoryExhausted: the weights do not fit.
+    """
+    files = _weight_files(folder)
+    with torch.device("meta"):
+        network = Network(config)
+    network.frequencies = rotary_frequencies(config.rope, config.head_dim)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if config.tied_head:
+        expected.pop("diffusion_head.weight")
+    _check_memory(config, device, dtype)
+    tensors = _read_tensors(files, expected, device, dtype)
+    if config.tied_head:
+        tensors["diffusion_head.weight"] = tensors["encoder.embed_tokens.weight"]
+    network.load_state_dict(tensors, strict=True, assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def save_checkpoint(
+    folder: Path, network: Network, *, metadata: dict[str, Any] | None = None
+) -> None:
+    """Writes `config.json` and `model.safetensors` (bf16) atomically, each by rename.
+
+    Args:
+        metadata: extra keys for config.json, such as how the model was trained.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    if network.config.tied_head:
+        state.pop("diffusion_head.weight")
+    partial = folder / (_SINGLE + ".partial")
+    save_file(state, str(partial), metadata={"format": "pt"})
+    partial.replace(folder / _SINGLE)
+    text = json.dumps({**to_json(network.config), **(metadata or {})}, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / _INDEX).is_file():
+        return _sharded_files(folder)
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+        raise CheckpointError(
+            f"{folder} has only pickle weights, which can run code when loaded.",
+            remedy="Convert them to safetensors first.",
+            param=_SINGLE,
+        )
+    raise CheckpointError(
+        f"{folder} has neither {_SINGLE} nor {_INDEX}.",
+        remedy="Give the folder that holds the weights.",
+        param=_SINGLE,
+    )
+
+
+def _sharded_files(folder: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / _INDEX} is malformed: {error!r}.",
+            remedy="Copy the checkpoint again.",
+            param=_INDEX,
+        ) from None
+    for name in names:
+        # A shard is a plain file name: an index must not make us read outside the folder.
+        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder / _INDEX} names {name!r}, which is not in the folder.",
+                remedy="Copy the missing shard.",
+                param=str(name),
+            )
+    return [folder / name for name in names]
+
+
+def _read_tensors(
+    files: list[Path],
+    expected: dict[str, tuple[int, ...]],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            with safe_open(str(path), framework="pt", device="cpu") as reader:
+                for name in reader.keys():  # noqa: SIM118 - not a dict
+                    if name.endswith(_DERIVED):
+                        continue
+                    _check_shape(path, name, tuple(reader.get_slice(name).get_shape()), expected)
+                    tensors[name] = reader.get_tensor(name).to(device=device, dtype=dtype)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is truncated or damaged: {error}.",
+                remedy="Copy the file again.",
+                param=path.name,
+            ) from None
+        except (torch.OutOfMemoryError, MemoryError):
+            raise _too_large(expected, device, dtype) from None
+    missing = sorted(expected.keys() - tensors.keys())
+    if missing:
+        raise CheckpointError(
+            f"{files[0].parent} lacks {len(missing)} of {len(expected)} tensors: {missing[0]}.",
+            remedy="The checkpoint is incomplete, or its config.json is another model's.",
+            param=missing[0],
+        )
+    return tensors
+
+
+def _check_shape(
+    path: Path, name: str, shape: tuple[int, ...], expected: dict[str, tuple[int, ...]]
+) -> None:
+    if name not in expected:
+        raise CheckpointError(
+            f"{path} holds {name}, which this network has no place for.",
+            remedy="Check that config.json belongs to these weights.",
+            param=name,
+        )
+    if shape != expected[name]:
+        raise CheckpointError(
+            f"{path}: {name} has shape {list(shape)}, config.json says {list(expected[name])}.",
+            remedy="Check that config.json belongs to these weights.",
+            param=name,
+        )
+
+
+def _check_memory(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuses a model that cannot fit before the machine starts to swap."""
+    needed = config.parameters() * dtype.itemsize
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = available_memory_bytes()
+    if needed > free:
+        raise MemoryExhausted(
+            f"The weights need {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
+            f"{free / 2**30:.1f} GiB are free on {device}.",
+            remedy='Use a smaller checkpoint, engine.dtype = "bfloat16", or another device.',
+            param="engine.checkpoint",
+        )
+
+
+def _too_large(
+    expected: dict[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype
+) -> MemoryExhausted:
+    needed = sum(math.prod(shape) for shape in expected.values()) * dtype.itemsize
+    return MemoryExhausted(
+        f"The weights ({needed / 2**30:.1f} GiB) do not fit on {device}.",
+        remedy="Use a smaller checkpoint or another device.",
+        param="engine.checkpoint",
+    )
+
+
+def available_memory_bytes() -> int:
+    """Memory the system can give without swapping; unlimited where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 2**63 - 1

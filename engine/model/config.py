@@ -1,0 +1,283 @@
+"""`config.json` of a Nemotron-Labs-Diffusion checkpoint as a frozen, checked object.
+
+Unknown keys are tolerated (released configs carry many that only training reads); wrong or missing
+ones are named. The defaults of NLD's config *class* differ from the released JSON, so nothing that
+shapes the network has a default here. Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import CheckpointError
+
+MODEL_TYPES = ("nemotron_labs_diffusion",)
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Rope(BaseModel):
+    """`rope_parameters` as the JSON has it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    rope_type: str = "default"
+    rope_theta: float = Field(gt=0)
+    factor: float = Field(default=1.0, ge=1)
+    original_max_position_embeddings: int | None = Field(default=None, gt=0)
+    beta_fast: float = Field(default=32.0, gt=0)
+    beta_slow: float = Field(default=1.0, gt=0)
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+    llama_4_scaling_beta: float | None = None
+
+
+class _Json(BaseModel):
+    """The keys of `config.json` that shape the network or its decoding."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_type: str
+    vocab_size: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    head_dim: Positive
+    rms_norm_eps: float = Field(gt=0, lt=0.1)
+    max_position_embeddings: Positive
+    mask_token_id: int = Field(ge=0)
+    eos_token_id: int | list[int]
+    bos_token_id: int | None = None
+    block_size: int = Field(default=32, ge=2)
+    tie_word_embeddings: bool = False
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    sliding_window: int | None = None
+    rope_parameters: _Rope
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary position encoding; `yarn` false means plain rotary.
+
+    Attributes:
+        attention_factor: multiplies cos and sin; exactly 1 for NLD (mscale equals mscale_all_dim).
+        query_scale_beta: Llama-4 query scale `1 + beta ln(1 + floor(pos / original))`, 0 for none.
+    """
+
+    theta: float
+    yarn: bool
+    factor: float
+    original_positions: int
+    beta_fast: float
+    beta_slow: float
+    attention_factor: float
+    query_scale_beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of the network and its special ids."""
+
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    positions_max: int
+    tied_head: bool
+    mask_id: int
+    begin_id: int | None
+    end_ids: tuple[int, ...]
+    block_length: int
+    rope: RopeConfig
+
+    def parameters(self) -> int:
+        """Number of weights, the output head included."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        mlp = 3 * self.hidden * self.intermediate
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied_head else 2)
+        return embeddings + self.layers * (attention + mlp + 2 * self.hidden) + self.hidden
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Reads and checks `folder/config.json`.
+
+    Raises:
+        CheckpointError: the file is missing, no JSON, or a key is missing or wrong.
+    """
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} has no config.json.",
+            remedy="Give the folder of a checkpoint in Nemotron-Labs-Diffusion layout.",
+            param="config.json",
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON: {error}.",
+            remedy="Copy the checkpoint again.",
+            param="config.json",
+        ) from None
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: Any, source: str = "config.json") -> ModelConfig:
+    """Checks the decoded JSON of a config.
+
+    Raises:
+        CheckpointError: names the first missing or wrong key.
+    """
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{source} is not a JSON object.", param=source)
+    raw = {**raw, "rope_parameters": _rope_object(raw)}
+    try:
+        fields = _Json.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(
+            f"{source}: {key}: {first['msg'].lower()} (got {_short(first.get('input'))}).",
+            remedy="Check the checkpoint's config.json.",
+            param=key,
+        ) from None
+    _check_supported(fields, source)
+    return _to_model_config(fields)
+
+
+def _rope_object(raw: dict[str, Any]) -> Any:
+    """`rope_parameters`, or the older `rope_theta` + `rope_scaling` pair in its form."""
+    rope = raw.get("rope_parameters")
+    if rope is None and "rope_theta" in raw:
+        scaling = raw.get("rope_scaling")
+        rope = {**(scaling if isinstance(scaling, dict) else {}), "rope_theta": raw["rope_theta"]}
+    return rope
+
+
+def _check_supported(fields: _Json, source: str) -> None:
+    """Refuses what this network does not compute, rather than computing something else."""
+
+    def refuse(key: str, value: object, expected: str) -> None:
+        raise CheckpointError(
+            f"{source}: {key} is {value!r}; this engine computes {expected}.",
+            remedy="Use a checkpoint of a supported kind.",
+            param=key,
+        )
+
+    if fields.model_type not in MODEL_TYPES:
+        refuse("model_type", fields.model_type, " or ".join(MODEL_TYPES))
+    if fields.hidden_act != "silu":
+        refuse("hidden_act", fields.hidden_act, "'silu'")
+    if fields.attention_bias or fields.mlp_bias:
+        refuse("attention_bias / mlp_bias", True, "projections without biases")
+    if fields.sliding_window is not None:
+        refuse("sliding_window", fields.sliding_window, "full attention (null)")
+    if fields.num_attention_heads % fields.num_key_value_heads:
+        refuse(
+            "num_key_value_heads",
+            fields.num_key_value_heads,
+            f"a divisor of num_attention_heads ({fields.num_attention_heads})",
+        )
+    if fields.head_dim % 2:
+        refuse("head_dim", fields.head_dim, "an even number")
+    if fields.mask_token_id >= fields.vocab_size:
+        refuse("mask_token_id", fields.mask_token_id, f"an id below {fields.vocab_size}")
+    rope = fields.rope_parameters
+    if rope.rope_type not in ("default", "yarn"):
+        refuse("rope_parameters.rope_type", rope.rope_type, "'yarn' or 'default'")
+    if rope.rope_type == "yarn" and rope.original_max_position_embeddings is None:
+        refuse("rope_parameters.original_max_position_embeddings", None, "a positive number")
+
+
+def _to_model_config(fields: _Json) -> ModelConfig:
+    rope = fields.rope_parameters
+    ends = fields.eos_token_id
+    return ModelConfig(
+        vocabulary=fields.vocab_size,
+        hidden=fields.hidden_size,
+        intermediate=fields.intermediate_size,
+        layers=fields.num_hidden_layers,
+        heads=fields.num_attention_heads,
+        kv_heads=fields.num_key_value_heads,
+        head_dim=fields.head_dim,
+        norm_eps=fields.rms_norm_eps,
+        positions_max=fields.max_position_embeddings,
+        tied_head=fields.tie_word_embeddings,
+        mask_id=fields.mask_token_id,
+        begin_id=fields.bos_token_id,
+        end_ids=tuple(ends) if isinstance(ends, list) else (ends,),
+        block_length=fields.block_size,
+        rope=RopeConfig(
+            theta=rope.rope_theta,
+            yarn=rope.rope_type == "yarn",
+            factor=rope.factor,
+            original_positions=rope.original_max_position_embeddings
+            or fields.max_position_embeddings,
+            beta_fast=rope.beta_fast,
+            beta_slow=rope.beta_slow,
+            attention_factor=_mscale(rope.factor, rope.mscale)
+            / _mscale(rope.factor, rope.mscale_all_dim),
+            query_scale_beta=rope.llama_4_scaling_beta or 0.0,
+        ),
+    )
+
+
+def to_json(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` of a checkpoint of ours: NLD's own keys, readable by its other loaders."""
+    rope = config.rope
+    return {
+        "architectures": ["NemotronLabsDiffusionModel"],
+        "model_type": MODEL_TYPES[0],
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.intermediate,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.positions_max,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "sliding_window": None,
+        "tie_word_embeddings": config.tied_head,
+        "bos_token_id": config.begin_id,
+        "eos_token_id": config.end_ids[0] if len(config.end_ids) == 1 else list(config.end_ids),
+        "mask_token_id": config.mask_id,
+        "block_size": config.block_length,
+        "dlm_paradigm": "bidirectional",
+        "torch_dtype": "bfloat16",
+        "rope_parameters": {
+            "rope_type": "yarn" if rope.yarn else "default",
+            "rope_theta": rope.theta,
+            "factor": rope.factor,
+            "original_max_position_embeddings": rope.original_positions,
+            "beta_fast": rope.beta_fast,
+            "beta_slow": rope.beta_slow,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": rope.query_scale_beta,
+        },
+    }
+
+
+def _mscale(factor: float, mscale: float) -> float:
+    """YaRN's attention temperature (arXiv 2309.00071, eq. 22)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

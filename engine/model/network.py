@@ -1,0 +1,186 @@
+"""The Nemotron-Labs-Diffusion decoder: a Ministral-3 network whose head fills masks as well.
+
+Pre-RMSNorm, grouped-query attention, SwiGLU, no biases, YaRN rotary positions, Llama-4 query scale,
+untied `diffusion_head`. Module names are the checkpoint's tensor names. The network does not know
+what a row may see, nor that a cache exists: the caller passes `attend`, which the engine builds
+from a step and a cache, and training from a packed batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.model.config import ModelConfig, RopeConfig
+
+
+class Attend(Protocol):
+    """Mixes values over whatever the caller decides is visible."""
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query (..., T, H, D), key and value (..., T, Hkv, D), rotated → (..., T, H, D)."""
+        ...
+
+
+class Rotation:
+    """For one set of positions: cos, sin (..., T, 1, D), query scale (..., T, 1, 1) or None."""
+
+    def __init__(self, cos: Tensor, sin: Tensor, query_scale: Tensor | None) -> None:
+        self.cos = cos
+        self.sin = sin
+        self.query_scale = query_scale
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotate-half (NeoX) rotary embedding of (..., T, H, D)."""
+        first, second = x.chunk(2, dim=-1)
+        return x * self.cos + torch.cat((-second, first), dim=-1) * self.sin
+
+
+class RMSNorm(nn.Module):
+    """y = w * x * rsqrt(mean(x^2) + eps), fp32 inside, rounded before the weight as Llama does."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; what is visible is `attend`'s business."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden, width, bias=False)
+        self.k_proj = nn.Linear(config.hidden, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden, kv_width, bias=False)
+        self.o_proj = nn.Linear(width, config.hidden, bias=False)
+
+    def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        query = rotation.rotate(self.q_proj(x).unflatten(-1, (self.heads, self.head_dim)))
+        key = rotation.rotate(self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)))
+        value = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))
+        if rotation.query_scale is not None:
+            query = query * rotation.query_scale
+        mixed = attend(self.layer, query, key, value)
+        return self.o_proj(mixed.flatten(-2))
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden, config.intermediate, bias=False)
+        self.up_proj = nn.Linear(config.hidden, config.intermediate, bias=False)
+        self.down_proj = nn.Linear(config.intermediate, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Encoder(nn.Module):
+    """Embedding, layers and final norm, under the name the checkpoints give them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.norm_eps)
+
+
+class Network(nn.Module):
+    """The whole decoder. `state_dict()` has exactly the checkpoint's tensor names."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.diffusion_head = nn.Linear(config.hidden, config.vocabulary, bias=False)
+        if config.tied_head:
+            self.diffusion_head.weight = self.encoder.embed_tokens.weight
+        # fp32 whatever the weights are, and never in the state dict: derived from the config.
+        self.frequencies = rotary_frequencies(config.rope, config.head_dim)
+
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            tokens: (..., T) int64.
+            positions: (..., T) int64.
+
+        Returns:
+            (..., T, hidden) in the weights' dtype.
+        """
+        x = self.encoder.embed_tokens(tokens)
+        rotation = self._rotation(positions, x.dtype)
+        for layer in self.encoder.layers:
+            x = layer(x, rotation, attend)
+        return self.encoder.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., hidden) → (..., V) in the weights' dtype. Row i fills place i where token i is a
+        mask, and predicts place i + 1 where it is a causal row."""
+        return self.diffusion_head(hidden)
+
+    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        rope = self.config.rope
+        if self.frequencies.device != positions.device:
+            self.frequencies = self.frequencies.to(positions.device)
+        angles = positions[..., None].float() * self.frequencies
+        angles = torch.cat((angles, angles), dim=-1)[..., None, :]
+        scale = None
+        if rope.query_scale_beta and int(positions.max()) >= rope.original_positions:
+            steps = torch.floor(positions / rope.original_positions)
+            scale = (1 + rope.query_scale_beta * torch.log1p(steps))[..., None, None].to(dtype)
+        factor = rope.attention_factor
+        return Rotation((angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype), scale)
+
+
+def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """(D/2,) fp32 angular frequencies, radians per position.
+
+    YaRN (arXiv 2309.00071, §3.2): dimensions that turn fewer than `beta_slow` times over the
+    original context are interpolated by `factor`, those above `beta_fast` are kept, with a ramp
+    between.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    plain = 1.0 / rope.theta**exponents
+    if not rope.yarn:
+        return plain
+
+    def dimension(turns: float) -> float:
+        turn_length = rope.original_positions / (turns * 2 * math.pi)
+        return head_dim * math.log(turn_length) / (2 * math.log(rope.theta))
+
+    low = max(math.floor(dimension(rope.beta_fast)), 0)
+    high = min(math.ceil(dimension(rope.beta_slow)), head_dim - 1)
+    width = max(high - low, 0.001)
+    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    return plain / rope.factor * ramp + plain * (1 - ramp)

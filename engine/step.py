@@ -1,0 +1,140 @@
+"""A step: the flat list of rows that one forward computes. Every decoding mode is made of these.
+
+Plain tuples without torch. What a row sees follows from the arrays alone:
+
+    visible(q, k) = same sequence and (k is cached, or k is q, or k is an ancestor of q,
+                                       or q and k share a group other than 0)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CACHED = -1  # as a parent: this row follows its sequence's last cached token
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Arrays over R rows, all of length R but `read`.
+
+    Attributes:
+        token: token ids.
+        sequence: which cache sequence each row belongs to.
+        position: 0-based positions in the sequence; siblings may share one.
+        parent: index of the row this row follows, always smaller than its own, or CACHED.
+        group: 0, or the number of a set of rows that see each other in both directions.
+        drafter: whether the row runs with the drafter LoRA.
+        read: rows whose logits the strategy reads, in this order; the others get none. (The output
+            head over a 131,072-entry vocabulary costs as much as several layers, and a prefill
+            needs one row of it.)
+    """
+
+    token: tuple[int, ...]
+    sequence: tuple[int, ...]
+    position: tuple[int, ...]
+    parent: tuple[int, ...]
+    group: tuple[int, ...]
+    drafter: tuple[bool, ...]
+    read: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        rows = len(self.token)
+        assert rows > 0
+        for name in ("sequence", "position", "parent", "group", "drafter"):
+            assert len(getattr(self, name)) == rows, name
+        assert all(CACHED <= parent < row for row, parent in enumerate(self.parent))
+        assert all(0 <= row < rows for row in self.read)
+
+    @property
+    def rows(self) -> int:
+        """R, the number of rows."""
+        return len(self.token)
+
+
+def chain(
+    tokens: tuple[int, ...], position: int, *, read: tuple[int, ...] = (), sequence: int = 0
+) -> Step:
+    """A causal chain that follows the cache: AR, prefill, verification, commit passes.
+
+    Args:
+        tokens: at least one.
+        position: of the first token.
+        read: rows whose logits are wanted.
+    """
+    rows = len(tokens)
+    return Step(
+        token=tokens,
+        sequence=(sequence,) * rows,
+        position=tuple(range(position, position + rows)),
+        parent=tuple(range(-1, rows - 1)),
+        group=(0,) * rows,
+        drafter=(False,) * rows,
+        read=read,
+    )
+
+
+def group(
+    tokens: tuple[int, ...],
+    position: int,
+    *,
+    read: tuple[int, ...],
+    sequence: int = 0,
+    drafter: bool = False,
+) -> Step:
+    """One bidirectional block that follows the cache; its rows are never cached."""
+    rows = len(tokens)
+    return Step(
+        token=tokens,
+        sequence=(sequence,) * rows,
+        position=tuple(range(position, position + rows)),
+        parent=(CACHED,) * rows,
+        group=(1,) * rows,
+        drafter=(drafter,) * rows,
+        read=read,
+    )
+
+
+def concatenate(steps: list[Step]) -> Step:
+    """One step of several sequences' steps: parents shift, groups stay apart by sequence."""
+    assert steps
+    token: list[int] = []
+    sequence: list[int] = []
+    position: list[int] = []
+    parent: list[int] = []
+    group_of: list[int] = []
+    drafter: list[bool] = []
+    read: list[int] = []
+    for step in steps:
+        base = len(token)
+        token += step.token
+        sequence += step.sequence
+        position += step.position
+        parent += [p if p == CACHED else p + base for p in step.parent]
+        group_of += step.group
+        drafter += step.drafter
+        read += [row + base for row in step.read]
+    return Step(
+        tuple(token),
+        tuple(sequence),
+        tuple(position),
+        tuple(parent),
+        tuple(group_of),
+        tuple(drafter),
+        tuple(read),
+    )
+
+
+def visibility(step: Step) -> list[list[bool]]:
+    """The R×R matrix of `visible(q, k)` among the step's own rows (cached rows aside)."""
+    rows = step.rows
+    ancestors: list[set[int]] = []
+    for row, parent in enumerate(step.parent):
+        ancestors.append({row} if parent == CACHED else ancestors[parent] | {row})
+    return [
+        [
+            step.sequence[q] == step.sequence[k]
+            and (k in ancestors[q] or (step.group[q] != 0 and step.group[q] == step.group[k]))
+            for k in range(rows)
+        ]
+        for q in range(rows)
+    ]
