@@ -43,7 +43,7 @@ class Limits:
     """When decoding ends at the latest.
 
     Attributes:
-        tokens_max: most tokens emitted.
+        tokens_max: most tokens emitted; 0 only brings the prompt into the cache.
         steps_max: most forwards after the prompt; None means as many as the tokens can need.
     """
 
@@ -52,7 +52,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Raises RequestError naming the field."""
-        _check_range("limits.tokens_max", self.tokens_max, 1, 65_536)
+        _check_range("limits.tokens_max", self.tokens_max, 0, 65_536)
         if self.steps_max is not None:
             _check_range("limits.steps_max", self.steps_max, 1, 1_048_576)
 

@@ -42,7 +42,9 @@ class Step:
         assert rows > 0
         for name in ("sequence", "position", "parent", "group", "drafter"):
             assert len(getattr(self, name)) == rows, name
-        assert all(CACHED <= parent < row for row, parent in enumerate(self.parent))
+        for row, parent in enumerate(self.parent):
+            assert CACHED <= parent < row
+            assert parent == CACHED or self.sequence[parent] == self.sequence[row]
         assert all(0 <= row < rows for row in self.read)
 
     @property
@@ -124,17 +126,20 @@ def concatenate(steps: list[Step]) -> Step:
     )
 
 
-def visibility(step: Step) -> list[list[bool]]:
-    """The R×R matrix of `visible(q, k)` among the step's own rows (cached rows aside)."""
-    rows = step.rows
-    ancestors: list[set[int]] = []
+def visible_rows(step: Step) -> tuple[int, ...]:
+    """For each row the rows of the same step that it sees, as a bit mask (bit k: row k).
+
+    Together with the length of each sequence's cache this is all that attention needs to know.
+    """
+    ancestors: list[int] = []
+    members: dict[tuple[int, int], int] = {}
     for row, parent in enumerate(step.parent):
-        ancestors.append({row} if parent == CACHED else ancestors[parent] | {row})
-    return [
-        [
-            step.sequence[q] == step.sequence[k]
-            and (k in ancestors[q] or (step.group[q] != 0 and step.group[q] == step.group[k]))
-            for k in range(rows)
-        ]
-        for q in range(rows)
-    ]
+        bit = 1 << row
+        ancestors.append(bit if parent == CACHED else bit | ancestors[parent])
+        if step.group[row]:
+            key = (step.sequence[row], step.group[row])
+            members[key] = members.get(key, 0) | bit
+    return tuple(
+        ancestors[row] | members.get((step.sequence[row], step.group[row]), 0)
+        for row in range(step.rows)
+    )

@@ -1,0 +1,11 @@
+"""Decoding strategies by mode. They decide; they neither compute nor cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.decoders.ar import AutoRegressive
+from engine.decoders.block import BlockDiffusion
+from engine.decoders.strategy import Strategy
+
+STRATEGIES: dict[str, Strategy[Any]] = {"ar": AutoRegressive(), "block": BlockDiffusion()}

@@ -1,0 +1,126 @@
+"""The K/V store: tensors behind the page table, and the K/V of the step that is being computed.
+
+Rows of a step enter the store only through `keep`; whatever is not kept is gone with the next step,
+so that rolling back a draft is simply not keeping it. Knows nothing of decoding or attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
+from engine.errors import MemoryExhausted
+from engine.step import CACHED, Step
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """What one token's K/V takes."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+
+class KVCache:
+    """K/V of all sequences. Owned and called by the engine thread alone."""
+
+    def __init__(
+        self, shape: CacheShape, num_tokens: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Raises MemoryExhausted when the store does not fit."""
+        self._pages = PageTable(max(1, num_tokens // PAGE_TOKENS))
+        size = (shape.layers, self._pages.counts().total * PAGE_TOKENS, shape.kv_heads)
+        try:
+            self._keys = torch.zeros(*size, shape.head_dim, device=device, dtype=dtype)
+            self._values = torch.zeros_like(self._keys)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            raise MemoryExhausted(
+                f"A K/V cache of {num_tokens} tokens does not fit on {device}: {error}.",
+                remedy="Lower engine.cache_tokens.",
+                param="engine.cache_tokens",
+            ) from None
+        self._new_keys: list[Tensor] = []
+        self._new_values: list[Tensor] = []
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self._pages.counts().total * PAGE_TOKENS
+
+    def open(self, prompt: Sequence[int], tokens_max: int) -> tuple[int, int]:
+        """As `PageTable.open`: the sequence's number and its cached prompt tokens."""
+        return self._pages.open(prompt, tokens_max)
+
+    def close(self, sequence: int) -> None:
+        """As `PageTable.close`."""
+        self._pages.close(sequence)
+
+    def counts(self) -> PageCounts:
+        """As `PageTable.counts`."""
+        return self._pages.counts()
+
+    def lengths(self, step: Step) -> list[tuple[int, int]]:
+        """(sequence, cached tokens) for each sequence of the step, in order of first row: the
+        order in which `view` lays their cached keys out."""
+        return [(number, self._pages.length(number)) for number in dict.fromkeys(step.sequence)]
+
+    def view(self, step: Step) -> StepView:
+        """Opens the step: its attention reads through the returned view, valid until the next."""
+        slots: list[int] = []
+        for sequence, _ in self.lengths(step):
+            slots += self._pages.slots(sequence)
+        self._new_keys, self._new_values = [], []
+        index = torch.tensor(slots, dtype=torch.int64).to(self._keys.device)
+        return StepView(self, index)
+
+    def extend(
+        self, layer: int, index: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Remembers a layer's new K/V (R, Hkv, D); returns cached and new ones (P + R, Hkv, D)."""
+        assert layer == len(self._new_keys), "layers run in order, once per step"
+        self._new_keys.append(key)
+        self._new_values.append(value)
+        cached_key = self._keys[layer].index_select(0, index)
+        cached_value = self._values[layer].index_select(0, index)
+        return torch.cat((cached_key, key)), torch.cat((cached_value, value))
+
+    def keep(self, step: Step, rows: Sequence[int]) -> None:
+        """Caches rows of the step just computed.
+
+        Args:
+            rows: a path from the root: each row's parent is the row before it, the first one's is
+                CACHED. Group 0 and drafter off: nothing bidirectional or drafted is ever cached.
+        """
+        if not rows:
+            return
+        sequence = step.sequence[rows[0]]
+        for row, parent in zip(rows, (CACHED, *rows), strict=False):
+            assert step.parent[row] == parent
+            assert step.sequence[row] == sequence
+            assert step.group[row] == 0
+            assert not step.drafter[row]
+        assert step.position[rows[0]] == self._pages.length(sequence)
+        slots = self._pages.append(sequence, [step.token[row] for row in rows])
+        device = self._keys.device
+        target = torch.tensor(slots, dtype=torch.int64).to(device)
+        source = torch.tensor(list(rows), dtype=torch.int64).to(device)
+        for layer, (key, value) in enumerate(zip(self._new_keys, self._new_values, strict=True)):
+            self._keys[layer].index_copy_(0, target, key.index_select(0, source))
+            self._values[layer].index_copy_(0, target, value.index_select(0, source))
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """The cached tokens that one step's rows see. `index` (P,) int64: their slots."""
+
+    cache: KVCache
+    index: Tensor
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """As `KVCache.extend`."""
+        return self.cache.extend(layer, self.index, key, value)

@@ -1,0 +1,144 @@
+"""Block diffusion ("FastDiffuser"): masks of a block are filled in parallel, by confidence.
+
+As Nemotron-Labs-Diffusion's reference `generate` (arXiv 2607.05722): a causal prefill whose last
+logit gives the block's first token (the seed); denoising forwards in which the block's rows see
+each other in both directions and all cached text, and write nothing; a place is decided when its
+confidence reaches the threshold, the most confident one always; decided places are never revised;
+a finished block runs once more as a causal chain, which writes clean K/V and gives the next seed.
+
+Two deviations, neither of which changes an emitted token's definition: places behind a decided stop
+token or behind the length limit are not denoised, since they are never shown; and a request's last
+block is not run again, since nothing follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from engine.decoders.strategy import Feed, Place, Progress, Task, commit
+from engine.sampling import choose
+from engine.step import Step, group
+
+
+@dataclass(frozen=True, slots=True)
+class BlockState:
+    """Either feeding (`block` is None) or denoising.
+
+    Attributes:
+        feed: the prompt's rest, later the finished block, on its way into the cache.
+        block: all places of the block being denoised; the first is the seed, decided.
+        before: progress up to the block's beginning.
+        progress: `before` and what of the block is final.
+    """
+
+    task: Task
+    feed: Feed
+    before: Progress
+    progress: Progress
+    block: tuple[Place, ...] | None = None
+
+
+class BlockDiffusion:
+    """Strategy "block"."""
+
+    def start(self, task: Task) -> BlockState:
+        feed = Feed(task.cached, task.request.prompt[task.cached :])
+        return BlockState(task, feed, Progress(), Progress())
+
+    def plan(self, state: BlockState) -> Step:
+        if state.block is None:
+            return state.feed.plan(state.task.sequence)
+        task = state.task
+        return group(
+            tuple(task.mask_id if p.token is None else p.token for p in state.block),
+            state.feed.cached,
+            read=_undecided(state),
+            sequence=task.sequence,
+        )
+
+    def resolve(
+        self, state: BlockState, step: Step, logits: Tensor
+    ) -> tuple[BlockState, tuple[int, ...]]:
+        if state.block is None:
+            return self._fed(state, step, logits), tuple(range(step.rows))
+        decided = _decide(state, step.read, logits)
+        return _settle(replace(state, block=decided)), ()
+
+    def _fed(self, state: BlockState, step: Step, logits: Tensor) -> BlockState:
+        """All rows of a causal chain are cached; behind the last of them begins a block."""
+        feed = state.feed.after(step)
+        if feed.pending:
+            return replace(state, feed=feed)
+        request = state.task.request
+        tokens, confidences = choose(
+            logits, [feed.cached], request.sampling, mask_id=state.task.mask_id
+        )
+        seed = Place(tokens[0], confidences[0])
+        block = (seed, *[Place(None)] * (request.block.length - 1))
+        return _settle(BlockState(state.task, feed, state.progress, state.progress, block))
+
+
+def _undecided(state: BlockState) -> tuple[int, ...]:
+    """Masked places that can still be shown: before the first stop token and the length limit."""
+    assert state.block is not None
+    request = state.task.request
+    room = request.limits.tokens_max - len(state.before.committed)
+    places: list[int] = []
+    for index, place in enumerate(state.block[:room]):
+        if place.token is None:
+            places.append(index)
+        elif place.token in request.stop_token_ids:
+            break
+    return tuple(places)
+
+
+def _decide(state: BlockState, places: Sequence[int], logits: Tensor) -> tuple[Place, ...]:
+    """Fills the most confident masked place, and every other one that reaches the threshold."""
+    assert state.block is not None
+    task = state.task
+    positions = [state.feed.cached + place for place in places]
+    tokens, confidences = choose(logits, positions, task.request.sampling, mask_id=task.mask_id)
+    best = max(range(len(places)), key=lambda index: (confidences[index], -index))
+    block = list(state.block)
+    for index, place in enumerate(places):
+        if index == best or confidences[index] >= task.request.block.threshold:
+            block[place] = Place(tokens[index], confidences[index])
+    return tuple(block)
+
+
+def _settle(state: BlockState) -> BlockState:
+    """Commits the block's leading decided run; a full block goes back to the feed."""
+    assert state.block is not None
+    final: list[Place] = []
+    for place in state.block:
+        if place.token is None:
+            break
+        final.append(place)
+    progress = commit(
+        state.before,
+        tuple(place.token for place in final if place.token is not None),
+        tuple(place.confidence for place in final),
+        state.task,
+    )
+    if progress.finished is None and len(final) == len(state.block):
+        tokens = tuple(place.token for place in final if place.token is not None)
+        return BlockState(state.task, Feed(state.feed.cached, tokens), progress, progress)
+    if progress.finished is None:
+        progress = replace(progress, draft=_visible_draft(state, len(final)))
+    return replace(state, progress=progress)
+
+
+def _visible_draft(state: BlockState, start: int) -> tuple[Place, ...]:
+    """The block behind its final run, up to a decided stop token or the length limit."""
+    assert state.block is not None
+    request = state.task.request
+    room = request.limits.tokens_max - len(state.before.committed)
+    draft: list[Place] = []
+    for place in state.block[start:room]:
+        if place.token in request.stop_token_ids:
+            break
+        draft.append(place)
+    return tuple(draft)

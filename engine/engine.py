@@ -1,0 +1,233 @@
+"""The engine: one loaded checkpoint behind one device thread.
+
+Owns weights and cache. Takes prompts as token ids and emits text events; knows neither files nor
+clients. Calling it needs no torch, loading does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from engine.api import (
+    Draft,
+    Emit,
+    EngineInfo,
+    Event,
+    Finished,
+    Handle,
+    Request,
+    Started,
+    Stopped,
+    Usage,
+)
+from engine.cache.storage import CacheShape, KVCache
+from engine.config import EngineSettings
+from engine.decoders import STRATEGIES
+from engine.device import cpu_has_bfloat16, default_threads
+from engine.errors import CheckpointError, ConfigError, RequestError
+from engine.loop import TokenState, decode
+from engine.model.checkpoint import load_network
+from engine.model.config import ModelConfig, read_config
+from engine.model.runner import Model
+from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.scheduler import Scheduler
+from engine.transcript import Transcript, mean_confidence
+
+
+class Engine:
+    """Serves one checkpoint until closed. Methods may be called from any thread."""
+
+    def __init__(
+        self, model: Model, cache: KVCache, tokenizer: Tokenizer, settings: EngineSettings
+    ) -> None:
+        """
+        Args:
+            settings: resolved ones, without "auto".
+        """
+        config = model.network.config
+        self.tokenizer = tokenizer
+        self.end_ids = config.end_ids
+        self.block_length = config.block_length
+        self.info = _info(config, cache, tokenizer, settings)
+        self._model = model
+        self._cache = cache
+        self._config = config
+        self._room = min(config.positions_max, cache.capacity)
+        self._threads = settings.threads
+        self._scheduler = Scheduler(self._events)
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, settings: EngineSettings) -> Engine:
+        """Loads the checkpoint; takes seconds.
+
+        Raises:
+            EngineError: no such device, a broken checkpoint, or not enough memory; says which.
+        """
+        settings = resolve(settings)
+        folder = settings.checkpoint_path()
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder} is not a folder.",
+                remedy="Set engine.checkpoint to a checkpoint folder, or leave it out.",
+                param="engine.checkpoint",
+            )
+        device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+        config = read_config(folder)
+        tokenizer = read_tokenizer(folder)
+        if tokenizer.size > config.vocabulary:
+            raise CheckpointError(
+                f"{folder}: tokenizer.json has {tokenizer.size} ids, config.json vocab_size "
+                f"{config.vocabulary}.",
+                remedy="Check that both belong to the same checkpoint.",
+                param="vocab_size",
+            )
+        network = load_network(folder, config, device=device, dtype=dtype)
+        shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+        cache = KVCache(shape, settings.cache_tokens, device=device, dtype=dtype)
+        return cls(Model(network, device=device), cache, tokenizer, settings)
+
+    def submit(self, request: Request, emit: Emit) -> Handle:
+        """Queues a request: Started, a Draft after every forward, then one of the last events.
+
+        Args:
+            emit: called on the engine thread; must not block.
+
+        Raises:
+            RequestError: the request does not fit this model.
+        """
+        needed = len(request.prompt) + request.limits.tokens_max + request.block.length
+        if needed > self._room:
+            raise RequestError(
+                f"prompt ({len(request.prompt)}), limits.tokens_max and block.length add up to "
+                f"{needed} tokens; {self._room} fit.",
+                remedy="Shorten the prompt or lower the limits.",
+                param="prompt",
+            )
+        if not all(0 <= token < self._config.vocabulary for token in request.prompt):
+            raise RequestError(
+                f"prompt holds a token outside 0..{self._config.vocabulary - 1}.",
+                remedy="Use this checkpoint's tokenizer.",
+                param="prompt",
+            )
+        return self._scheduler.submit(request, emit)
+
+    def close(self) -> None:
+        """Cancels all requests and ends the engine thread."""
+        self._scheduler.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        torch.set_num_threads(self._threads or default_threads())
+        self._scheduler.run_forever()
+
+    def _events(self, request: Request, is_cancelled: Callable[[], bool]) -> Iterator[Event]:
+        """The text events of one request, one per forward."""
+        clock = _Clock(len(request.prompt))
+        transcript = Transcript(self.tokenizer, request.stop)
+        states = decode(
+            self._model,
+            self._cache,
+            STRATEGIES[request.mode],
+            request,
+            self._config.mask_id,
+            is_cancelled,
+        )
+        try:
+            yield Started(clock.usage(next(states)))
+            for state in states:
+                transcript.update(state.progress)
+                event = _event(state, transcript, clock)
+                yield event
+                if isinstance(event, Finished | Stopped):
+                    return
+        finally:
+            states.close()  # a stop text ends decoding early: free the cache now, not at collection
+
+
+def resolve(settings: EngineSettings) -> EngineSettings:
+    """A copy without "auto".
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    has_cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_cuda:
+        raise ConfigError(
+            'engine.device is "cuda", but torch finds no usable CUDA device.',
+            remedy='Install a CUDA build of torch and its driver, or set engine.device = "auto".',
+            param="engine.device",
+        )
+    device = ("cuda" if has_cuda else "cpu") if settings.device == "auto" else settings.device
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
+    return replace(
+        settings, device=device, dtype=dtype, threads=settings.threads or default_threads()
+    )
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Times one request, in milliseconds since it was taken up."""
+
+    prompt_tokens: int
+    started: float = 0.0
+    prefilled: float | None = None
+    first_draft: float | None = None
+
+    def __post_init__(self) -> None:
+        self.started = time.perf_counter()
+
+    def usage(self, state: TokenState) -> Usage:
+        """Counts and times as of now."""
+        now = (time.perf_counter() - self.started) * 1000
+        progress = state.progress
+        if not progress.prefilling and self.prefilled is None:
+            self.prefilled = now
+        has_text = progress.committed or any(p.token is not None for p in progress.draft)
+        if has_text and self.first_draft is None:
+            self.first_draft = now
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=state.cached,
+            tokens=len(progress.committed),
+            forwards=state.forwards,
+            prefill_ms=now if self.prefilled is None else self.prefilled,
+            first_draft_ms=self.first_draft,
+            total_ms=now,
+        )
+
+
+def _event(state: TokenState, transcript: Transcript, clock: _Clock) -> Event:
+    progress = state.progress
+    usage = clock.usage(state)
+    if state.stopped == "cancelled":
+        return Stopped(transcript.finish(), usage)
+    reason = "stop" if transcript.stopped else progress.finished or state.stopped
+    if reason is not None:
+        confidence = mean_confidence(progress.confidences)
+        return Finished(transcript.finish(), reason, confidence, usage)
+    text, spans = transcript.draft(progress.draft)
+    return Draft(transcript.committed, text, spans, usage)
+
+
+def _info(
+    config: ModelConfig, cache: KVCache, tokenizer: Tokenizer, settings: EngineSettings
+) -> EngineInfo:
+    return EngineInfo(
+        checkpoint=str(settings.checkpoint_path()),
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads or default_threads(),
+        parameters=config.parameters(),
+        context_max=min(config.positions_max, cache.capacity) - config.block_length,
+        vocabulary=config.vocabulary,
+        infilling=tokenizer.infill is not None,
+    )

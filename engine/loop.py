@@ -1,0 +1,92 @@
+"""The one loop behind every decoding mode, and the executable specification of them all.
+
+plan → forward → resolve → keep, one yield per forward, always the whole state. Rollback is not
+keeping. Cancellation is read before every forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from engine.api import Request
+from engine.decoders.strategy import Progress, Strategy, Task
+from engine.step import Step
+
+
+class StepModel(Protocol):
+    """A network as a function of steps."""
+
+    def __call__(self, step: Step, cache: Any, /) -> Tensor: ...
+
+
+class StepCache(Protocol):
+    """What the loop needs of a cache."""
+
+    def open(self, prompt: tuple[int, ...], tokens_max: int) -> tuple[int, int]: ...
+    def keep(self, step: Step, rows: tuple[int, ...]) -> None: ...
+    def close(self, sequence: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenState:
+    """The state after a forward (or before the first one).
+
+    Attributes:
+        cached: prompt tokens that needed no forward.
+        forwards: device calls after the one that completed the prompt.
+        stopped: why the loop ends here with the state unfinished: "cancelled", "steps", or None.
+    """
+
+    progress: Progress
+    cached: int
+    forwards: int
+    stopped: str | None = None
+
+
+def decode(
+    model: StepModel,
+    cache: StepCache,
+    strategy: Strategy[Any],
+    request: Request,
+    mask_id: int,
+    is_cancelled: Callable[[], bool],
+) -> Generator[TokenState]:
+    """Decodes one request; the last state is finished or stopped.
+
+    Closing the iterator frees its cache sequence, as running to the end does; finished pages of
+    the prompt stay cached in every case.
+
+    Raises:
+        engine.cache.pages.CacheFull: no room while others decode; nothing was begun.
+        engine.errors.MemoryExhausted: a step does not fit on the device.
+    """
+    # A block's commit pass feeds whole blocks: room for one more than the tokens asked for.
+    room = len(request.prompt) + request.limits.tokens_max + request.block.length
+    sequence, cached = cache.open(request.prompt, room)
+    try:
+        task = Task(request, cached, sequence, mask_id)
+        state = strategy.start(task)
+        forwards = 0
+        yield TokenState(state.progress, cached, forwards)
+        while True:
+            if is_cancelled():
+                yield TokenState(state.progress, cached, forwards, stopped="cancelled")
+                return
+            if request.limits.steps_max is not None and forwards >= request.limits.steps_max:
+                yield TokenState(state.progress, cached, forwards, stopped="steps")
+                return
+            was_prefilling = state.progress.prefilling
+            step = strategy.plan(state)
+            logits = model(step, cache)
+            state, kept = strategy.resolve(state, step, logits)
+            cache.keep(step, kept)
+            forwards += not was_prefilling
+            yield TokenState(state.progress, cached, forwards)
+            if state.progress.finished is not None:
+                return
+    finally:
+        cache.close(sequence)
