@@ -1,0 +1,94 @@
+"""A small seeded network in memory, and the plainest possible way to run it: the tests' oracle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.api import Request
+from engine.cache.storage import CacheShape, KVCache
+from engine.decoders import STRATEGIES
+from engine.loop import TokenState, decode
+from engine.model.config import ModelConfig, RopeConfig
+from engine.model.network import Network
+from engine.model.runner import Model
+
+CPU = torch.device("cpu")
+MASK_ID = 3
+END_ID = 2
+CONFIG = ModelConfig(
+    vocabulary=97,
+    hidden=32,
+    intermediate=48,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    norm_eps=1e-5,
+    positions_max=2048,
+    tied_head=False,
+    mask_id=MASK_ID,
+    begin_id=1,
+    end_ids=(END_ID,),
+    block_length=8,
+    # A short original context, so that YaRN's ramp and the query scale are both at work.
+    rope=RopeConfig(1e4, True, 4.0, 64, 32.0, 1.0, 1.0, 0.1),
+)
+
+
+def seeded_network(seed: int = 0, config: ModelConfig = CONFIG) -> Network:
+    """Weights larger than usual, so that what a row sees changes its logits visibly."""
+    generator = torch.Generator().manual_seed(seed)
+    network = Network(config)
+    for parameter in network.parameters():
+        if parameter.dim() == 2:
+            width = parameter.shape[1]
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 1.5 / width**0.5
+    return network.requires_grad_(False).eval()
+
+
+def seeded_model(seed: int = 0) -> Model:
+    return Model(seeded_network(seed), device=CPU)
+
+
+def empty_cache(num_tokens: int = 1024, config: ModelConfig = CONFIG) -> KVCache:
+    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    return KVCache(shape, num_tokens, device=CPU, dtype=torch.float32)
+
+
+def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
+    """Ordinary token ids: no mask, no end."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(4, CONFIG.vocabulary, (length,), generator=generator).tolist())
+
+
+def run(model: Model, cache: KVCache, request: Request) -> list[TokenState]:
+    """All states of one request."""
+    strategy = STRATEGIES[request.mode]
+    return list(decode(model, cache, strategy, request, MASK_ID, lambda: False))
+
+
+def causal_logits(network: Network, tokens: tuple[int, ...]) -> Tensor:
+    """(T, V): one plain causal pass over everything, no cache, no steps."""
+    return masked_logits(network, tokens, torch.ones(len(tokens), len(tokens)).tril().bool())
+
+
+def masked_logits(network: Network, tokens: tuple[int, ...], mask: Tensor) -> Tensor:
+    """(T, V) of rows at positions 0..T-1 that see what `mask` (T, T) allows."""
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return mixed.transpose(0, 1)
+
+    ids = torch.tensor(tokens)
+    return network.logits(network(ids, torch.arange(len(tokens)), attend))
+
+
+def with_end(request: Request, *stop_token_ids: int) -> Request:
+    return replace(request, stop_token_ids=stop_token_ids)

@@ -1,0 +1,100 @@
+"""The visibility rule, against the sentence in design: same sequence and (self, ancestor, group)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.model.runner import visibility_mask
+from engine.step import CACHED, Step, chain, concatenate, group, visible_rows
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Step:
+    rows = draw(st.integers(1, 24))
+    sequence = [draw(st.integers(0, 2)) for _ in range(rows)]
+    parent = [
+        draw(st.sampled_from([CACHED, *[p for p in range(row) if sequence[p] == sequence[row]]]))
+        for row in range(rows)
+    ]
+    numbers = st.lists(st.integers(0, 3), min_size=rows, max_size=rows)
+    return Step(
+        token=tuple(range(rows)),
+        sequence=tuple(sequence),
+        position=tuple(range(rows)),
+        parent=tuple(parent),
+        group=tuple(draw(numbers)),
+        drafter=(False,) * rows,
+        read=(),
+    )
+
+
+def brute_force_visible(step: Step, q: int, k: int) -> bool:
+    if step.sequence[q] != step.sequence[k]:
+        return False
+    ancestor = q
+    while ancestor != CACHED:
+        if ancestor == k:
+            return True
+        ancestor = step.parent[ancestor]
+    return step.group[q] != 0 and step.group[q] == step.group[k]
+
+
+@given(steps())
+def test_visible_rows_follow_the_rule(step: Step) -> None:
+    bits = visible_rows(step)
+    for q in range(step.rows):
+        for k in range(step.rows):
+            assert bool(bits[q] >> k & 1) == brute_force_visible(step, q, k)
+
+
+@given(steps(), st.lists(st.integers(0, 20), min_size=3, max_size=3))
+def test_mask_shows_each_row_its_own_cached_tokens(step: Step, cached: list[int]) -> None:
+    lengths = [(sequence, cached[sequence]) for sequence in dict.fromkeys(step.sequence)]
+    mask = visibility_mask(step, lengths)
+    total = sum(length for _, length in lengths)
+    assert mask.shape == (step.rows, total + step.rows)
+    column = 0
+    for sequence, length in lengths:
+        for row in range(step.rows):
+            expected = step.sequence[row] == sequence
+            assert mask[row, column : column + length].tolist() == [expected] * length
+        column += length
+    for q in range(step.rows):
+        for k in range(step.rows):
+            assert bool(mask[q, total + k]) == brute_force_visible(step, q, k)
+
+
+def test_chain_is_causal_and_group_is_bidirectional() -> None:
+    assert visible_rows(chain((5, 6, 7), 10)) == (0b001, 0b011, 0b111)
+    assert visible_rows(group((5, 6, 7), 10, read=(1,))) == (0b111, 0b111, 0b111)
+
+
+@given(st.lists(steps(), min_size=1, max_size=4))
+def test_concatenated_steps_see_what_they_saw_alone(parts: list[Step]) -> None:
+    apart = [
+        Step(
+            part.token,
+            tuple(3 * index + s for s in part.sequence),
+            part.position,
+            part.parent,
+            part.group,
+            part.drafter,
+            part.read,
+        )
+        for index, part in enumerate(parts)
+    ]
+    together = visible_rows(concatenate(apart))
+    base = 0
+    for part in apart:
+        for row, bits in enumerate(visible_rows(part)):
+            assert together[base + row] == bits << base
+        base += part.rows
+
+
+@pytest.mark.parametrize("parent", [(0,), (-2,), (-1, 1)])
+def test_a_parent_stands_before_its_row(parent: tuple[int, ...]) -> None:
+    rows = len(parent)
+    with pytest.raises(AssertionError):
+        Step((1,) * rows, (0,) * rows, (0,) * rows, parent, (0,) * rows, (False,) * rows, ())
