@@ -1,0 +1,280 @@
+"""The laws of decoding, on a small seeded network in fp32: certificate, exactness, equivalences.
+
+Activations of different groupings of rows differ in the last bits, so equalities of logits carry a
+tolerance of fp32 rounding; equalities of tokens and of cache content carry none.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.cache.pages import PAGE_TOKENS
+from engine.cache.storage import KVCache
+from engine.decoders import STRATEGIES
+from engine.loop import TokenState, decode
+from engine.model.runner import Model
+from engine.sampling import choose
+from engine.step import chain, concatenate, group
+from tests.engine.seeded import (
+    CONFIG,
+    MASK_ID,
+    causal_logits,
+    empty_cache,
+    masked_logits,
+    prompt_of,
+    run,
+    seeded_model,
+)
+
+MODES = tuple(STRATEGIES)
+MODEL = seeded_model()
+ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def request_of(mode: str, prompt: tuple[int, ...], tokens_max: int = 20, **options) -> Request:
+    return Request(
+        prompt,
+        mode,
+        Limits(tokens_max),
+        Sampling(options.pop("temperature", 0.0), seed=options.pop("seed", 0)),
+        BlockOptions(8, options.pop("threshold", 0.3)),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 70, 300])
+def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(length: int) -> None:
+    """The certificate for "ar", and its exactness at once: one pass without cache or steps."""
+    prompt = prompt_of(length)
+    emitted = run(MODEL, empty_cache(), request_of("ar", prompt))[-1].progress.committed
+    logits = causal_logits(MODEL.network, prompt + emitted)
+    logits[:, MASK_ID] = float("-inf")
+    assert emitted == tuple(logits[length - 1 : -1].argmax(-1).tolist())
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 2.0])
+def test_every_block_token_is_the_argmax_of_the_row_that_decided_it(threshold: float) -> None:
+    """The certificate for "block": replays every denoising state without cache."""
+    prompt = prompt_of(40)
+    states = run(MODEL, empty_cache(), request_of("block", prompt, threshold=threshold))
+    before: list[int | None] = []
+    for state in states:
+        progress = state.progress
+        now = [*progress.committed, *[place.token for place in progress.draft]]
+        for index, token in enumerate(now):
+            if token is not None and (index >= len(before) or before[index] is None):
+                assert token == replay(prompt, before, index), (before, now)
+        before = now
+
+
+def replay(prompt: tuple[int, ...], before: list[int | None], index: int) -> int:
+    """The token that an uncached pass gives for place `index`, from the state before it."""
+    start = index - index % 8
+    known = [token for token in before[:start] if token is not None]
+    assert len(known) == start
+    if index == start:  # a seed: predicted causally by the token before it
+        logits = causal_logits(MODEL.network, (*prompt, *known))[-1]
+    else:
+        block = [MASK_ID if token is None else token for token in before[start : start + 8]]
+        block += [MASK_ID] * (8 - len(block))
+        tokens = (*prompt, *known, *block)
+        mask = torch.ones(len(tokens), len(tokens)).tril().bool()
+        mask[-8:, -8:] = True
+        logits = masked_logits(MODEL.network, tokens, mask)[len(prompt) + index]
+    logits[MASK_ID] = float("-inf")
+    return int(logits.argmax())
+
+
+def test_an_impossible_threshold_decides_one_token_per_denoising_step() -> None:
+    states = run(MODEL, empty_cache(), request_of("block", prompt_of(33), 24, threshold=1.5))
+    decided = [
+        len(s.progress.committed) + sum(p.token is not None for p in s.progress.draft)
+        for s in states
+    ]
+    decoding = decided[decided.index(1) :]  # from the first seed on
+    # A seed comes with the forward that feeds the block before it; all others are denoised.
+    assert decoding == list(range(1, 25))
+    assert states[-1].forwards == 23
+
+
+@given(
+    mode=st.sampled_from(MODES),
+    shared=st.integers(0, 60),
+    rest=st.integers(1, 40),
+    temperature=st.sampled_from([0.0, 1.0]),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_reused_prefix_decodes_as_a_fresh_one(
+    mode: str, shared: int, rest: int, temperature: float
+) -> None:
+    common = prompt_of(shared, seed=1)
+    cache = empty_cache()
+    run(MODEL, cache, request_of("ar", common + prompt_of(50, seed=2)))
+    request = request_of(mode, common + prompt_of(rest, seed=3), 12, temperature=temperature)
+    reused = run(MODEL, cache, request)
+    fresh = run(MODEL, empty_cache(), request)
+    assert reused[0].cached >= min(shared, shared + rest - 1) // PAGE_TOKENS * PAGE_TOKENS
+    assert reused[-1].progress.committed == fresh[-1].progress.committed
+
+
+def test_cached_logits_equal_uncached_ones() -> None:
+    tokens = prompt_of(90)
+    cache = empty_cache()
+    sequence, _ = cache.open(tokens, 200)
+    for start, end in [(0, 1), (1, 18), (18, 50), (50, 51)]:
+        step = chain(tokens[start:end], start, read=(), sequence=sequence)
+        MODEL(step, cache)
+        cache.keep(step, tuple(range(step.rows)))
+    step = chain(tokens[51:], 51, read=tuple(range(39)), sequence=sequence)
+    expected = causal_logits(MODEL.network, tokens)[51:]
+    torch.testing.assert_close(MODEL(step, cache), expected, **ROUNDING)
+
+
+def test_batched_rows_equal_rows_alone() -> None:
+    """Three sequences of different lengths and kinds in one step."""
+    cache = empty_cache()
+    steps = []
+    for index, length in enumerate([5, 40, 64]):
+        prompt = prompt_of(length, seed=index)
+        sequence, _ = cache.open(prompt, 200)
+        fed = chain(prompt, 0, sequence=sequence)
+        MODEL(fed, cache)
+        cache.keep(fed, tuple(range(length)))
+        block = (7, MASK_ID, 9, MASK_ID)
+        steps.append(
+            group(block, length, read=(0, 1, 3), sequence=sequence)
+            if index % 2
+            else chain(block, length, read=(0, 1, 3), sequence=sequence)
+        )
+    alone = torch.cat([MODEL(step, cache) for step in steps])
+    torch.testing.assert_close(MODEL(concatenate(steps), cache), alone, **ROUNDING)
+
+
+def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached() -> None:
+    prompt = prompt_of(20)
+    cache = empty_cache()
+    sequence, _ = cache.open(prompt, 100)
+    fed = chain(prompt, 0, sequence=sequence)
+    MODEL(fed, cache)
+    cache.keep(fed, tuple(range(20)))
+    before = cache.counts()
+    block = (11, MASK_ID, MASK_ID, 12)
+    logits = MODEL(group(block, 20, read=(0, 1, 2, 3), sequence=sequence), cache)
+    mask = torch.ones(24, 24).tril().bool()
+    mask[20:, 20:] = True
+    expected = masked_logits(MODEL.network, prompt + block, mask)[20:]
+    torch.testing.assert_close(logits, expected, **ROUNDING)
+    assert cache.counts() == before
+    with pytest.raises(AssertionError):
+        cache.keep(group(block, 20, read=(0,), sequence=sequence), (0,))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_cancelling_at_any_step_leaks_nothing(mode: str) -> None:
+    request = request_of(mode, prompt_of(3 * PAGE_TOKENS + 3))
+    total = len(run(MODEL, empty_cache(), request))
+    for steps in range(total):
+        cache = empty_cache()
+        states = drive(cache, request, cancel_after=steps)
+        counts = cache.counts()
+        assert counts.in_use == counts.reserved == 0
+        assert states[-1].stopped == "cancelled" or states[-1].progress.finished
+        # The prompt's finished pages stay: the next request does not compute them again.
+        if steps > 1:
+            assert drive(cache, request, cancel_after=0)[0].cached == 3 * PAGE_TOKENS
+
+
+def drive(cache: KVCache, request: Request, cancel_after: int) -> list[TokenState]:
+    states: list[TokenState] = []
+    strategy = STRATEGIES[request.mode]
+    is_cancelled = lambda: len(states) > cancel_after  # noqa: E731
+    for state in decode(MODEL, cache, strategy, request, MASK_ID, is_cancelled):
+        states.append(state)
+    return states
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_closing_the_iterator_leaks_nothing(mode: str) -> None:
+    cache = empty_cache()
+    states = decode(
+        MODEL, cache, STRATEGIES[mode], request_of(mode, prompt_of(50)), MASK_ID, lambda: False
+    )
+    next(states)
+    next(states)
+    states.close()
+    assert cache.counts().in_use == cache.counts().reserved == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_committed_tokens_never_change(mode: str) -> None:
+    states = run(MODEL, empty_cache(), request_of(mode, prompt_of(21), 30))
+    for earlier, later in zip(states, states[1:], strict=False):
+        committed = earlier.progress.committed
+        assert later.progress.committed[: len(committed)] == committed
+    assert states[-1].progress.finished == "length"
+    assert len(states[-1].progress.committed) == 30
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("at", [0, 1, 7, 8, 9, 19])
+def test_decoding_ends_before_the_first_stop_token(mode: str, at: int) -> None:
+    free = request_of(mode, prompt_of(25))
+    tokens = run(MODEL, empty_cache(), free)[-1].progress.committed
+    stop = tokens[at]
+    first = tokens.index(stop)
+    request = request_of(mode, prompt_of(25), stop_token_ids=(stop,))
+    last = run(MODEL, empty_cache(), request)[-1].progress
+    assert last.finished == "end"
+    assert stop not in last.committed
+    if mode == "ar":  # a block's other places may fall differently once the end is known
+        assert last.committed == tokens[:first]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_step_budget_ends_decoding_with_what_is_final(mode: str) -> None:
+    request = Request(prompt_of(25), mode, Limits(20, steps_max=4), block=BlockOptions(8, 1.5))
+    last = run(MODEL, empty_cache(), request)[-1]
+    assert (last.stopped, last.forwards) == ("steps", 4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_tokens_asked_for_only_fills_the_cache(mode: str) -> None:
+    cache = empty_cache()
+    last = run(MODEL, cache, request_of(mode, prompt_of(40), 0))[-1]
+    assert (last.progress.finished, last.progress.committed) == ("length", ())
+    assert cache.counts().cached == 2
+
+
+def test_a_long_prompt_is_fed_in_chunks_that_can_be_cancelled() -> None:
+    states = run(MODEL, empty_cache(2048), request_of("ar", prompt_of(700), 1))
+    assert len(states) == 1 + 3
+    assert states[-1].forwards == 0
+
+
+def test_the_mask_token_is_never_emitted() -> None:
+    logits = torch.zeros(1, CONFIG.vocabulary)
+    logits[0, MASK_ID] = 50.0
+    tokens, confidences = choose(logits, [0], Sampling(), mask_id=MASK_ID)
+    assert tokens == [0]
+    assert confidences[0] < 1e-6  # the mask stays in the denominator
+
+
+def test_temperature_draws_depend_on_seed_and_position_alone() -> None:
+    request = request_of("ar", prompt_of(20), temperature=1.0, seed=5)
+    once = run(MODEL, empty_cache(), request)[-1].progress.committed
+    again = run(MODEL, empty_cache(), request)[-1].progress.committed
+    other = request_of("ar", prompt_of(20), temperature=1.0, seed=6)
+    assert once == again
+    assert once != run(MODEL, empty_cache(), other)[-1].progress.committed
+
+
+def test_rows_with_the_drafter_on_are_refused_without_an_adapter() -> None:
+    cache = empty_cache()
+    sequence, _ = cache.open((1,), 10)
+    step = group((5, MASK_ID), 0, read=(1,), sequence=sequence, drafter=True)
+    with pytest.raises(AssertionError, match="adapter"):
+        Model(MODEL.network, device=MODEL.device)(step, cache)
