@@ -1,0 +1,148 @@
+"""A real Neovim as a child process, with an attached screen that tests can read.
+
+Owns the process, the grid of cells it draws (text and highlight names, from its UI events) and
+waiting for something to appear there. Knows neither the language server nor what is typed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pynvim
+
+GHOST = "ComplHint"  # the highlight in which Neovim draws an inline completion
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One place of the screen: what stands there and the names of its highlights."""
+
+    text: str = " "
+    highlights: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Screen:
+    """The grid as Neovim's `ext_linegrid` events draw it."""
+
+    columns: int
+    rows: int
+    cells: list[list[Cell]] = field(init=False)
+    _highlights: dict[int, frozenset[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cells = [self._blank() for _ in range(self.rows)]
+
+    def _blank(self) -> list[Cell]:
+        return [Cell() for _ in range(self.columns)]
+
+    def apply(self, name: str, arguments: list[Any]) -> None:
+        """One UI event of grid 1; other kinds of event do not change the cells."""
+        if name == "hl_attr_define":
+            number, _, _, info = arguments
+            self._highlights[number] = frozenset(entry.get("hi_name", "") for entry in info)
+        elif name == "grid_clear":
+            self.cells = [self._blank() for _ in range(self.rows)]
+        elif name == "grid_line":
+            self._line(*arguments[1:4])
+        elif name == "grid_scroll":
+            self._scroll(*arguments[1:6])
+
+    def _line(self, row: int, column: int, cells: list[list[Any]]) -> None:
+        highlight = 0
+        for text, *rest in cells:
+            highlight = rest[0] if rest else highlight
+            for _ in range(rest[1] if len(rest) > 1 else 1):
+                names = self._highlights.get(highlight, frozenset())
+                self.cells[row][column] = Cell(text, names)
+                column += 1
+
+    def _scroll(self, top: int, bottom: int, left: int, right: int, count: int) -> None:
+        rows = range(top, bottom - count) if count > 0 else range(bottom - 1, top - count - 1, -1)
+        for row in rows:
+            self.cells[row][left:right] = self.cells[row + count][left:right]
+
+    def lines(self) -> list[str]:
+        """What is on the screen, one text per row, blanks at the end left out."""
+        return ["".join(cell.text for cell in row).rstrip() for row in self.cells]
+
+    def ghost(self) -> str:
+        """The ghost text alone; its rows are joined by line ends."""
+        rows = (
+            "".join(cell.text for cell in row if GHOST in cell.highlights) for row in self.cells
+        )
+        return "\n".join(row.rstrip() for row in rows if row.strip()).strip("\n")
+
+
+class Neovim:
+    """A Neovim that lives until `close` or, at the latest, `seconds_max`."""
+
+    def __init__(
+        self, binary: Path, environment: Mapping[str, str], arguments: list[str], seconds_max: float
+    ) -> None:
+        argv = ["env", *(f"{key}={value}" for key, value in environment.items())]
+        argv += [str(binary), "--embed", "--clean", *arguments]
+        self.api = pynvim.attach("child", argv=argv)
+        self.screen = Screen(columns=100, rows=30)
+        self.api.ui_attach(
+            self.screen.columns,
+            self.screen.rows,
+            rgb=True,
+            ext_linegrid=True,
+            ext_hlstate=True,
+        )
+        # It only links to another group, whose name the screen would then show.
+        self.api.command(f"highlight! {GHOST} guifg=#808080 ctermfg=8")
+        # A Neovim that hangs would block every call: ending it makes them raise instead.
+        self._guard = threading.Timer(seconds_max, self.api.stop_loop)
+        self._guard.daemon = True
+        self._guard.start()
+
+    def close(self) -> None:
+        """Ends the process; nothing is saved."""
+        self._guard.cancel()
+        self.api.command("qall!", async_=True)
+        self.api.close()
+
+    def lua(self, code: str, *arguments: Any) -> Any:
+        """Runs Lua in the child and returns its result."""
+        return self.api.exec_lua(code, *arguments)
+
+    def type(self, keys: str) -> None:
+        """Sends keys as a user would type them, one event each (`<Esc>` and the like are one)."""
+        self.api.input(keys)
+
+    def buffer(self) -> str:
+        """The current buffer's text."""
+        return "\n".join(self.api.current.buffer[:]) + "\n"
+
+    def refresh(self) -> Screen:
+        """The screen after everything that Neovim has drawn so far."""
+        self.lua("vim.rpcnotify(...)", self.api.channel_id, "drawn")
+        while True:
+            message = self.api.next_message()
+            if message is None:
+                raise EOFError("Neovim has ended.")
+            _, name, events = message
+            if name == "drawn":
+                return self.screen
+            for event, *calls in events:
+                for arguments in calls:
+                    self.screen.apply(event, arguments)
+
+    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+        """The condition's first true value, asked anew after each look at the screen."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.refresh()
+            if value := condition():
+                return value
+            if time.monotonic() > deadline:
+                shown = "\n".join(self.screen.lines()).rstrip()
+                raise AssertionError(f"{what}: not within {seconds:.0f} s. The screen:\n{shown}")
+            time.sleep(0.05)
