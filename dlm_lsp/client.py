@@ -1,0 +1,377 @@
+"""The client of the engine host: finds it, starts it, heals it, and streams completions from it.
+
+Owns one HTTP session and what was learned about the host being up. Shared by the language server
+and the command line. Knows neither documents nor LSP, and imports no torch; aiohttp (0.2 s) is
+imported at the first call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from dlm_lsp.host.errors import HostError
+from dlm_lsp.host.options import IDLE_SECONDS, ServeOptions
+from dlm_lsp.host.paths import HostPaths, host_paths
+from dlm_lsp.host.starter import Backoff, Starter
+from dlm_lsp.messages import (
+    DraftEvent,
+    ErrorEvent,
+    FinishedEvent,
+    GenerateBody,
+    HostEvent,
+    StoppedEvent,
+    parse_event,
+)
+from dlm_lsp.version import PROTOCOL, VERSION
+from engine.config import EngineSettings
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["Health", "HostClient", "HostError", "HostSettings"]
+
+_START_SECONDS_MAX = 30.0  # until the socket accepts; loading the model comes after that
+_SILENCE_SECONDS_MAX = 300.0  # between two lines: a load and a long prefill on a slow machine
+_LINE_BYTES_MAX = 16 << 20
+_LAST_EVENTS = (FinishedEvent, StoppedEvent, ErrorEvent)
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """Which host to use.
+
+    Attributes:
+        engine: what a host on this machine loads.
+        url: of a host started by hand ("http://gpu-box:8123"); None means this machine's own.
+        token: bearer token for `url`.
+        idle_seconds: a host started from here ends after so long without a request; 0 means never.
+    """
+
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    url: str | None = None
+    token: str | None = None
+    idle_seconds: float = IDLE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the host is.
+
+    Attributes:
+        state: "absent" (nothing accepts connections), "loading", "ready" or "error".
+        message: one sentence for people; with the remedy where the state is "error".
+        detail: what the host said: protocol, version, checkpoint, device, dtype, pid, contextMax …
+    """
+
+    state: Literal["absent", "loading", "ready", "error"]
+    message: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class _HostLost(Exception):
+    """The connection broke, or could not be made."""
+
+
+class HostClient:
+    """Talks to one host; any number of requests at once, all on one event loop."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self._settings = settings
+        self._starter = Starter(ServeOptions(settings.engine, settings.idle_seconds))
+        self._backoff = Backoff()
+        self._reaching = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+        self._paths: HostPaths | None = None
+        self._reached = False
+
+    async def health(self) -> Health:
+        """How the host is now. Starts nothing and raises nothing."""
+        import aiohttp  # lazily: see the head of this file
+
+        try:
+            session = await self._open()
+        except HostError as error:
+            return Health("error", str(error), {"code": error.code, "remedy": error.remedy})
+        timeout = aiohttp.ClientTimeout(total=10)
+        try:
+            async with session.get("/health", timeout=timeout) as response:
+                return _to_health(response.status, await response.read())
+        except TimeoutError:
+            return Health("error", f"The engine host at {self._where()} does not answer.")
+        except (aiohttp.ClientError, OSError) as error:
+            return Health("absent", f"No engine host answers: {error}.")
+
+    async def ensure(self) -> None:
+        """Returns once a host accepts connections; starts one where none does.
+
+        Cheap when the host was up at the last call. The model may still be loading afterwards:
+        `generate` waits for it, `health` tells.
+
+        Raises:
+            HostError: no host can be reached or started, or it cannot load the checkpoint.
+        """
+        await self._open()
+        if self._reached:
+            return
+        async with self._reaching:
+            if not self._reached:
+                try:
+                    await self._reach()
+                finally:
+                    self._starter.settle()
+
+    async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        """Streams one completion: started, drafts, then finished, stopped or error.
+
+        A host that died is started again, once, as long as no event has come yet. Drafts that a
+        newer one has already overtaken are left out. Close the generator (`aclosing`) to cancel
+        the request in the engine.
+
+        Raises:
+            HostError: the request was refused, or the host cannot be reached, started or kept.
+        """
+        payload = body.model_dump_json(by_alias=True, exclude_none=True).encode()
+        has_begun = False
+        for is_last_try in (False, True):
+            await self.ensure()
+            try:
+                async with aclosing(self._stream(payload)) as events:
+                    async for event in events:
+                        has_begun = True
+                        if isinstance(event, _LAST_EVENTS):
+                            self._backoff.succeeded()
+                        yield event
+                return
+            except _HostLost as lost:
+                self._reached = False
+                if has_begun or is_last_try:
+                    raise self._lost(lost) from None
+
+    async def shut_down(self) -> bool:
+        """Asks the host to end after the requests in flight; whether one was there to ask."""
+        import aiohttp
+
+        session = await self._open()
+        self._reached = False
+        try:
+            async with session.post("/v1/shutdown", json={}) as response:
+                return response.status == 202
+        except (aiohttp.ClientError, OSError):
+            return False
+
+    async def close(self) -> None:
+        """Closes the connections, which cancels what is in flight. The host lives on."""
+        self._starter.detach()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _open(self) -> aiohttp.ClientSession:
+        """The session to the host that the settings name now."""
+        import aiohttp
+
+        if self._settings.url is not None:
+            if self._session is None:
+                headers = {}
+                if self._settings.token:
+                    headers["Authorization"] = f"Bearer {self._settings.token}"
+                self._session = _session(
+                    aiohttp.TCPConnector(), self._settings.url.rstrip("/"), headers
+                )
+            return self._session
+        paths = host_paths(self._settings.engine)
+        if self._session is None or paths != self._paths:
+            # The checkpoint's files changed: another host serves the new ones.
+            if self._session is not None:
+                await self._session.close()
+            self._paths, self._reached = paths, False
+            self._backoff.succeeded()
+            self._session = _session(aiohttp.UnixConnector(str(paths.socket)), "http://host", {})
+        return self._session
+
+    async def _reach(self) -> None:
+        """Connects, or starts a host and waits until it accepts connections."""
+        self._backoff.check(time.monotonic())
+        give_up = time.monotonic() + _START_SECONDS_MAX
+        pause = 0.02
+        while True:
+            health = await self.health()
+            if health.state in ("ready", "loading") and await self._accepts(health):
+                self._reached = True
+                return
+            if health.state == "error":
+                raise self._failed(_to_error(health))
+            if self._settings.url is not None and health.state == "absent":
+                raise HostError(health.message, remedy=f"Is {self._settings.url} right, and up?")
+            if health.state == "absent":
+                self._start()
+            if time.monotonic() > give_up:
+                raise self._failed(self._too_late())
+            await asyncio.sleep(pause)
+            pause = min(0.1, pause * 1.5)
+
+    async def _accepts(self, health: Health) -> bool:
+        """Whether this client can use the host; an older one of this machine is asked to end."""
+        protocol, version = health.detail.get("protocol"), str(health.detail.get("version", ""))
+        if protocol != PROTOCOL:
+            raise HostError(
+                f"The engine host at {self._where()} speaks protocol {protocol}, "
+                f"this client {PROTOCOL}.",
+                remedy="Bring both to the same version of dlm-lsp.",
+                code="protocol",
+            )
+        if self._settings.url is None and _release(version) < _release(VERSION):
+            await self.shut_down()
+            return False
+        return True
+
+    def _start(self) -> None:
+        assert self._paths is not None
+        try:
+            self._starter.check(self._paths)
+            if self._starter.attempt(self._paths):
+                self._backoff.starts += 1
+        except HostError as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: HostError) -> HostError:
+        self._reached = False
+        self._backoff.failed(error, time.monotonic())
+        return error
+
+    def _lost(self, lost: _HostLost) -> HostError:
+        error = HostError(
+            f"The engine host ended in the middle of a request: {lost}.",
+            remedy="It is started again at the next request."
+            if self._paths is None
+            else f"It is started again at the next request; see {self._paths.log}.",
+            code="host_lost",
+        )
+        # One death heals at once; a host that dies at every request is given pauses.
+        return self._failed(error) if self._backoff.starts > 1 else error
+
+    def _too_late(self) -> HostError:
+        return HostError(
+            f"No engine host accepted connections within {_START_SECONDS_MAX:.0f} s.",
+            remedy=f"See {self._paths.log}." if self._paths else "",
+            code="start_failed",
+        )
+
+    def _where(self) -> str:
+        return self._settings.url or str(self._paths and self._paths.socket)
+
+    async def _stream(self, payload: bytes) -> AsyncGenerator[HostEvent, None]:
+        import aiohttp
+
+        session = await self._open()
+        try:
+            response = await session.post(
+                "/v1/generate", data=payload, headers={"Content-Type": "application/json"}
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise _HostLost(str(error) or type(error).__name__) from None
+        try:
+            if response.status != 200:
+                raise self._refusal(response.status, await response.read())
+            async with aclosing(_events(response.content)) as events:
+                async for event in events:
+                    yield event
+        except (aiohttp.ClientError, OSError) as error:
+            raise _HostLost(str(error) or type(error).__name__) from None
+        finally:
+            response.close()  # before the last event this cancels the request in the engine
+
+    def _refusal(self, status: int, body: bytes) -> HostError:
+        """The error that an HTTP answer other than 200 means. Raises _HostLost for "ending"."""
+        error = _error_object(body)
+        message = str(error.get("message") or f"The engine host answered HTTP {status}.")
+        remedy = str(error.get("remedy") or "")
+        code = str(error.get("code") or "unavailable")
+        if code == "stopping":
+            raise _HostLost("it is ending")
+        refusal = HostError(message, remedy=remedy, code=code)
+        return self._failed(refusal) if code == "load_failed" else refusal
+
+
+def _session(
+    connector: aiohttp.BaseConnector, base_url: str, headers: dict[str, str]
+) -> aiohttp.ClientSession:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_SILENCE_SECONDS_MAX)
+    return aiohttp.ClientSession(
+        base_url, connector=connector, headers=headers, timeout=timeout, trust_env=False
+    )
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[HostEvent, None]:
+    """The events of a response. Raises _HostLost if it ends before a last event."""
+    rest = b""
+    event: HostEvent | None = None
+    while chunk := await content.readany():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > _LINE_BYTES_MAX:
+            raise _unreadable("a line longer than 16 MiB")
+        try:
+            events = [parse_event(line) for line in lines if line]
+        except ValidationError as error:
+            raise _unreadable(f"an event with {error.error_count()} wrong fields") from None
+        for index, event in enumerate(events):
+            following = events[index + 1] if index + 1 < len(events) else None
+            if not (isinstance(event, DraftEvent) and isinstance(following, DraftEvent)):
+                yield event
+    if not isinstance(event, _LAST_EVENTS):
+        raise _HostLost("the answer broke off")
+
+
+def _unreadable(what: str) -> HostError:
+    return HostError(
+        f"The engine host sent {what}.",
+        remedy="Bring client and host to the same version of dlm-lsp.",
+        code="protocol",
+    )
+
+
+def _to_health(status: int, body: bytes) -> Health:
+    try:
+        detail = json.loads(body)
+    except ValueError:
+        detail = None
+    if not isinstance(detail, dict):
+        return Health("error", f"HTTP {status}: this is no dlm-lsp host.", {"code": "protocol"})
+    if status == 200:
+        return Health("ready", "The engine is ready.", detail)
+    error = _error_object(body)
+    message, remedy = str(error.get("message", "")), str(error.get("remedy", ""))
+    if status == 503 and error.get("type") == "unavailable_error":
+        return Health("loading", message, detail)
+    detail = {**detail, "code": error.get("code", "unavailable"), "remedy": remedy}
+    return Health("error", f"{message or f'HTTP {status}'} {remedy}".strip(), detail)
+
+
+def _to_error(health: Health) -> HostError:
+    remedy = str(health.detail.get("remedy", ""))
+    message = health.message.removesuffix(remedy).rstrip()
+    return HostError(message, remedy=remedy, code=str(health.detail.get("code", "unavailable")))
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return {}
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """ "0.10.2" as (0, 10, 2), so that releases compare as numbers."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

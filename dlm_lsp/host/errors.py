@@ -1,0 +1,20 @@
+"""The one error of the host and its client, naming what is wrong and the remedy."""
+
+from __future__ import annotations
+
+
+class HostError(Exception):
+    """The host cannot be reached, started or used, or it refused a request.
+
+    Attributes:
+        message: what is wrong, naming the field, folder or address.
+        remedy: what the user can do about it; may be empty.
+        code: for machines: "unavailable", "start_failed", "load_failed", "host_lost", "busy",
+            "unauthorized", "invalid_request", "protocol", "path", "option".
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", code: str = "unavailable") -> None:
+        super().__init__(f"{message} {remedy}".strip())
+        self.message = message
+        self.remedy = remedy
+        self.code = code
