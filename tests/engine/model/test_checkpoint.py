@@ -1,0 +1,234 @@
+"""Checkpoints: what is written is read back, and whatever is wrong with a folder is named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import CheckpointError, EngineError, MemoryExhausted
+from engine.model import checkpoint
+from engine.model.checkpoint import load_network, save_checkpoint
+from engine.model.config import parse_config, read_config, to_json
+from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
+
+WEIGHTS = "model.safetensors"
+# The released 8B config, as public notes quote it: keys we read and keys we do not.
+NLD_8B = {
+    "architectures": ["NemotronLabsDiffusionModel"],
+    "model_type": "nemotron_labs_diffusion",
+    "vocab_size": 131072,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 262144,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 11,
+    "mask_token_id": 100,
+    "block_size": 32,
+    "dlm_paradigm": "bidirectional",
+    "ar_loss_weight": 1.0,
+    "dlm_loss_weight": None,
+    "dp_varying_mask_ratio": False,
+    "use_cache": False,
+    "torch_dtype": "bfloat16",
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 1e6,
+        "factor": 16,
+        "original_max_position_embeddings": 16384,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1,
+        "mscale_all_dim": 1,
+        "llama_4_scaling_beta": 0.1,
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path, seeded_network(), metadata={"training": {"tokens": 1}})
+    return tmp_path
+
+
+def load(folder: Path):
+    return load_network(folder, read_config(folder), device=CPU, dtype=torch.bfloat16)
+
+
+def test_a_saved_checkpoint_computes_the_same(folder: Path) -> None:
+    tokens = prompt_of(30)
+    expected = causal_logits(seeded_network().to(torch.bfloat16), tokens)
+    assert torch.equal(causal_logits(load(folder), tokens), expected)
+    assert read_config(folder) == CONFIG
+
+
+def test_tensor_names_are_those_of_the_released_checkpoints(folder: Path) -> None:
+    names = set(load_file(folder / WEIGHTS))
+    layer = "encoder.layers.1."
+    assert {name for name in names if name.startswith(layer)} == {
+        f"{layer}{part}.weight"
+        for part in (
+            "input_layernorm",
+            "post_attention_layernorm",
+            *(f"self_attn.{p}_proj" for p in "qkvo"),
+            *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
+        )
+    }
+    outside = {name for name in names if not name.startswith("encoder.layers.")}
+    assert outside == {
+        "encoder.embed_tokens.weight",
+        "encoder.norm.weight",
+        "diffusion_head.weight",
+    }
+
+
+def test_a_sharded_checkpoint_equals_the_single_file(folder: Path) -> None:
+    expected = causal_logits(load(folder), prompt_of(9))
+    shard(folder)
+    assert torch.equal(causal_logits(load(folder), prompt_of(9)), expected)
+
+
+def shard(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    names = sorted(tensors)
+    index = {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, str(folder / file))
+        index.update(dict.fromkeys(part, file))
+    (folder / WEIGHTS).unlink()
+    text = json.dumps({"metadata": {}, "weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+def test_a_tied_head_needs_no_tensor_of_its_own(tmp_path: Path) -> None:
+    network = seeded_network(config=replace(CONFIG, tied_head=True))
+    save_checkpoint(tmp_path, network)
+    assert "diffusion_head.weight" not in load_file(tmp_path / WEIGHTS)
+    loaded = load(tmp_path)
+    assert torch.equal(loaded.diffusion_head.weight, loaded.encoder.embed_tokens.weight)
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, str(folder / WEIGHTS))
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def lose_shard(folder: Path) -> None:
+    shard(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+def escape(folder: Path) -> None:
+    shard(folder)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(path.read_text().replace("model-00001", "../model-00001"))
+
+
+def only_pickle(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+
+
+NORM = "encoder.norm.weight"
+BREAKAGES = {
+    "missing tensor": (lambda f: edit_weights(f, lambda t: t.pop(NORM)), NORM),
+    "wrong shape": (
+        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(5)})),
+        rf"{NORM} has shape \[5\], config.json says \[32\]",
+    ),
+    "unknown tensor": (
+        lambda f: edit_weights(f, lambda t: t.update({"lm_head.weight": torch.ones(5)})),
+        "lm_head.weight",
+    ),
+    "truncated file": (truncate, f"{WEIGHTS} is truncated or damaged"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "neither"),
+    "pickle weights": (only_pickle, "pickle"),
+    "missing shard": (lose_shard, "model-00002-of-00002"),
+    "shard outside the folder": (escape, r"\.\./model-00001"),
+    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
+    "broken config": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_checkpoint_is_named(folder: Path, breakage: str) -> None:
+    break_it, named = BREAKAGES[breakage]
+    break_it(folder)
+    with pytest.raises(CheckpointError, match=named) as error:
+        load(folder)
+    assert error.value.param
+
+
+def test_too_little_memory_is_named_before_loading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "available_memory_bytes", lambda: 1000)
+    with pytest.raises(MemoryExhausted, match="GiB") as error:
+        load(folder)
+    assert "smaller checkpoint" in error.value.remedy
+
+
+def test_the_released_config_is_read() -> None:
+    config = parse_config(NLD_8B)
+    assert round(config.parameters() / 1e9, 2) == 8.49
+    assert (config.mask_id, config.end_ids, config.block_length) == (100, (11,), 32)
+    assert config.rope.attention_factor == 1.0
+    assert parse_config(to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"vocab_size": None}, "vocab_size"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"head_dim": 7}, "head_dim"),
+        ({"model_type": "gpt2"}, "model_type"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"sliding_window": 4096}, "sliding_window"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads"),
+        ({"mask_token_id": 131072}, "mask_token_id"),
+        ({"rope_parameters": None}, "rope_parameters"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "longrope"}}, "rope_type"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}}, "original_max"),
+    ],
+)
+def test_wrong_and_missing_keys_are_named(change: dict[str, object], named: str) -> None:
+    with pytest.raises(EngineError, match=named):
+        parse_config({**NLD_8B, **change})
+    key = next(iter(change))
+    without = {name: value for name, value in NLD_8B.items() if name != key}
+    if key in ("vocab_size", "hidden_size", "num_hidden_layers", "rope_parameters"):
+        with pytest.raises(EngineError, match=key):
+            parse_config(without)
+
+
+def test_the_older_rope_keys_are_read() -> None:
+    older = {name: value for name, value in NLD_8B.items() if name != "rope_parameters"}
+    rope = dict(NLD_8B["rope_parameters"])
+    older.update(rope_theta=rope.pop("rope_theta"), rope_scaling=rope)
+    assert parse_config(older) == parse_config(NLD_8B)

@@ -1,0 +1,67 @@
+"""Sampling draws from the distribution it names, and its randomness is a function of two numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.api import Sampling
+from engine.sampling import choose, distribution, uniform
+
+
+def test_uniform_is_uniform_and_unrelated_between_neighbours() -> None:
+    draws = [uniform(seed, position) for seed in range(100) for position in range(100)]
+    assert all(0 <= draw < 1 for draw in draws)
+    bins = [0] * 20
+    for draw in draws:
+        bins[int(draw * 20)] += 1
+    assert chi_square(bins, [500.0] * 20) < 43.8  # 0.1 % point at 19 degrees of freedom
+    pairs = [0] * 16
+    for first, second in zip(draws[::2], draws[1::2], strict=True):
+        pairs[int(first * 4) * 4 + int(second * 4)] += 1
+    assert chi_square(pairs, [5000 / 16] * 16) < 37.7  # 15 degrees of freedom
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8)])
+def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
+    logits = torch.tensor([[0.3, -1.0, 1.7, 0.0, 0.9, -3.0]])
+    sampling = Sampling(temperature, top_p, seed=7)
+    count = 6000
+    expected = (distribution(logits, sampling)[0] * count).tolist()
+    tokens, _ = choose(logits.repeat(count, 1), range(count), sampling, mask_id=5)
+    observed = [tokens.count(token) for token in range(6)]
+    assert observed[5] == 0  # the mask
+    kept = [index for index in range(5) if expected[index] > 0]
+    assert sum(observed[index] for index in kept) == count
+    scale = count / sum(expected[index] for index in kept)
+    statistic = chi_square(
+        [observed[index] for index in kept], [expected[index] * scale for index in kept]
+    )
+    assert statistic < 18.5  # 0.1 % point at 4 degrees of freedom
+
+
+def test_the_nucleus_is_the_smallest_set_that_holds_its_mass() -> None:
+    logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
+    kept = distribution(logits, Sampling(1.0, 0.65))[0]
+    torch.testing.assert_close(
+        kept, torch.tensor([0, 4 / 7, 0, 3 / 7], dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
+    assert distribution(logits, Sampling(1.0, 1e-6))[0].tolist() == [0, 1, 0, 0]
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=4, max_size=12))
+def test_greedy_takes_the_lowest_of_equal_maxima(row: list[float]) -> None:
+    tokens, confidences = choose(torch.tensor([row]), [0], Sampling(), mask_id=len(row) - 1)
+    allowed = row[:-1]
+    assert tokens == [allowed.index(max(allowed))]
+    assert confidences[0] == pytest.approx(
+        math.exp(max(allowed)) / sum(math.exp(value) for value in row), rel=1e-5
+    )
+
+
+def chi_square(observed: list[int], expected: list[float]) -> float:
+    return sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True))
