@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import torch
@@ -127,7 +127,7 @@ class Engine:
         torch.set_num_threads(self._threads or default_threads())
         self._scheduler.run_forever()
 
-    def _events(self, request: Request, is_cancelled: Callable[[], bool]) -> Iterator[Event]:
+    def _events(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
         """The text events of one request, one per forward."""
         clock = _Clock(len(request.prompt))
         transcript = Transcript(self.tokenizer, request.stop)

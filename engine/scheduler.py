@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from engine.api import LAST_EVENTS, Emit, Event, Failed, Request
@@ -18,7 +18,7 @@ from engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
-Run = Callable[[Request, Callable[[], bool]], Iterator[Event]]
+Run = Callable[[Request, Callable[[], bool]], Generator[Event]]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +28,7 @@ class Job:
     request: Request
     emit: Emit
     cancelled: threading.Event = field(default_factory=threading.Event)
-    events: Iterator[Event] | None = None
+    events: Generator[Event] | None = None
 
     def cancel(self) -> None:
         """Asks the engine to stop before its next forward. Any thread; idempotent."""
@@ -121,5 +121,8 @@ class Scheduler:
         except Exception as error:  # the boundary: one request's failure must not end the engine
             logger.exception("decoding failed")
             event = Failed("engine_failure", f"The engine failed: {type(error).__name__}.")
+        is_last = isinstance(event, LAST_EVENTS)
+        if is_last:
+            job.events.close()  # its cache is free before its client can ask for more
         job.emit(event)
-        return not isinstance(event, LAST_EVENTS)
+        return not is_last

@@ -1,0 +1,1 @@
+"""The K/V cache: a page table in pure Python and the tensors behind it."""

@@ -1,0 +1,1 @@
+"""The network, its checkpoint format, its tokenizer, and the runner that computes one step."""

@@ -6,6 +6,8 @@ tolerance of fp32 rounding; equalities of tokens and of cache content carry none
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -212,7 +214,7 @@ def test_closing_the_iterator_leaks_nothing(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_committed_tokens_never_change(mode: str) -> None:
     states = run(MODEL, empty_cache(), request_of(mode, prompt_of(21), 30))
-    for earlier, later in zip(states, states[1:], strict=False):
+    for earlier, later in itertools.pairwise(states):
         committed = earlier.progress.committed
         assert later.progress.committed[: len(committed)] == committed
     assert states[-1].progress.finished == "length"

@@ -1,4 +1,4 @@
-"""Sampling draws from the distribution it names, and its randomness is a function of two numbers."""
+"""Sampling draws from the distribution it names, from randomness of (seed, position) alone."""
 
 from __future__ import annotations
 

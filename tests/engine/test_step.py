@@ -1,4 +1,4 @@
-"""The visibility rule, against the sentence in design: same sequence and (self, ancestor, group)."""
+"""The visibility rule: same sequence, and itself, an ancestor or of the same group."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ def feed(text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], Transcript]:
     return shown, transcript
 
 
-@given(st.text(alphabet="ab\né€😀", max_size=20), st.lists(st.text("ab\né", min_size=1, max_size=4)))
+@given(
+    st.text(alphabet="ab\né€😀", max_size=20), st.lists(st.text("ab\né", min_size=1, max_size=4))
+)
 def test_committed_grows_into_the_text_before_the_first_stop(text: str, stops: list[str]) -> None:
     shown, transcript = feed(text, tuple(stops))
     ends = [text.find(stop) for stop in stops if stop in text]

@@ -1,4 +1,4 @@
-"""Laws of the page table: nothing leaks, nothing is shared that differs, nothing runs out midway."""
+"""Laws of the page table: nothing leaks, only equals are shared, nothing runs out midway."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ def trained() -> Backend:
         initial_alphabet=list(byte_alphabet().values()),
         show_progress=False,
     )
-    backend.train_from_iterator(["def add(first, second):\n    return first + second\n"] * 5, trainer)
+    backend.train_from_iterator(
+        ["def add(first, second):\n    return first + second\n"] * 5, trainer
+    )
     return backend
 
 
@@ -86,7 +88,9 @@ def test_the_infill_layout_is_found_by_its_markers() -> None:
 )
 def test_broken_tokenizers_are_named(tmp_path: Path, content: str | None, named: str) -> None:
     if content == "word-level":
-        Backend(models.WordLevel({"▁day": 0}, unk_token="▁day")).save(str(tmp_path / "tokenizer.json"))
+        Backend(models.WordLevel({"▁day": 0}, unk_token="▁day")).save(
+            str(tmp_path / "tokenizer.json")
+        )
     elif content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(CheckpointError, match=named):

@@ -1,0 +1,197 @@
+"""The engine as its callers see it: text events from token prompts, and named refusals."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.api import (
+    MODES,
+    BlockOptions,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    Limits,
+    Request,
+    Sampling,
+    Started,
+    Stopped,
+)
+from engine.config import EngineSettings
+from engine.engine import Engine, resolve
+from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
+from engine.model.checkpoint import save_checkpoint
+from tests.engine.model.test_tokenizer import TOKENIZER
+from tests.engine.seeded import CONFIG, seeded_network
+
+SETTINGS = EngineSettings(device="cpu", dtype="float32", threads=1, cache_tokens=2048)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    config = replace(CONFIG, vocabulary=400)
+    save_checkpoint(folder, seeded_network(config=config))
+    TOKENIZER.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path):
+    engine = Engine.load(replace(SETTINGS, checkpoint=folder))
+    yield engine
+    engine.close()
+
+
+def events_of(engine: Engine, request: Request) -> list[Event]:
+    received: queue.Queue[Event] = queue.Queue()
+    engine.submit(request, received.put)
+    events = []
+    while not events or not isinstance(events[-1], Finished | Stopped | Failed):
+        events.append(received.get(timeout=60))
+    return events
+
+
+def prompt(engine: Engine, text: str = "def add(first, second):\n") -> tuple[int, ...]:
+    return tuple(engine.tokenizer.encode(text))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_grow_into_the_finished_text(engine: Engine, mode: str, temperature: float) -> None:
+    request = Request(prompt(engine), mode, Limits(24), Sampling(temperature), BlockOptions(8, 0.2))
+    started, *drafts, finished = events_of(engine, request)
+    assert isinstance(started, Started)
+    assert isinstance(finished, Finished)
+    assert finished.reason == "length"
+    for earlier, later in itertools.pairwise(drafts):
+        assert isinstance(earlier, Draft)
+        assert isinstance(later, Draft)
+        assert later.committed.startswith(earlier.committed)
+        assert later.usage.forwards >= earlier.usage.forwards
+    assert finished.text.startswith(drafts[-1].committed)
+    assert 0 < finished.confidence <= 1
+    usage = finished.usage
+    assert usage.tokens == 24
+    assert usage.forwards == (23 if mode == "ar" else usage.forwards)
+    assert 0 < usage.prefill_ms <= (usage.first_draft_ms or 0) <= usage.total_ms
+    assert finished == replace(events_of(engine, request)[-1], usage=usage)
+
+
+def test_a_repeated_prompt_comes_from_the_cache(engine: Engine) -> None:
+    request = Request(prompt(engine, "x = [1, 2, 3]\n" * 10), "ar", Limits(2))
+    events_of(engine, request)
+    started = events_of(engine, request)[0]
+    assert isinstance(started, Started)
+    assert started.usage.cached_tokens >= len(request.prompt) - 16
+
+
+def test_a_stop_text_ends_decoding_and_frees_the_cache(engine: Engine) -> None:
+    free = events_of(engine, Request(prompt(engine), "ar", Limits(40)))[-1]
+    assert isinstance(free, Finished)
+    stop = free.text[3:5]
+    request = Request(prompt(engine), "ar", Limits(40), stop=(stop,))
+    finished = events_of(engine, request)[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason == "stop"
+    assert finished.text == free.text[: free.text.index(stop)]
+    assert finished.usage.tokens < 40
+    assert engine._cache.counts().in_use == 0
+
+
+def test_cancelling_from_another_thread_stops(engine: Engine) -> None:
+    received: queue.Queue[Event] = queue.Queue()
+    handle = engine.submit(Request(prompt(engine), "ar", Limits(1500)), received.put)
+    assert isinstance(received.get(timeout=60), Started)
+    handle.cancel()
+    handle.cancel()
+    while isinstance(event := received.get(timeout=60), Draft):
+        pass
+    assert isinstance(event, Stopped)
+    assert event.usage.tokens < 1500
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"limits": Limits(2000)}, "limits.tokens_max"),
+        ({"prompt": (400,)}, "outside"),
+        ({"prompt": (-1,)}, "outside"),
+    ],
+)
+def test_requests_that_cannot_fit_are_refused(
+    engine: Engine, change: dict[str, object], named: str
+) -> None:
+    with pytest.raises(RequestError, match=named):
+        engine.submit(replace(Request((5,) * 100), **change), lambda event: None)
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: Request(()), "prompt"),
+        (lambda: Request((1,), "diffuse"), "mode"),
+        (lambda: Request((1,), stop=("",)), "stop"),
+        (lambda: Limits(-1), "limits.tokens_max"),
+        (lambda: Limits(5, 0), "limits.steps_max"),
+        (lambda: Sampling(-1.0), "sampling.temperature"),
+        (lambda: Sampling(float("nan")), "sampling.temperature"),
+        (lambda: Sampling(top_p=0.0), "sampling.top_p"),
+        (lambda: BlockOptions(1), "block.length"),
+        (lambda: BlockOptions(threshold=-0.1), "block.threshold"),
+        (lambda: EngineSettings(device="tpu"), "engine.device"),
+        (lambda: EngineSettings(dtype="int4"), "engine.dtype"),
+        (lambda: EngineSettings(threads=0), "engine.threads"),
+        (lambda: EngineSettings(cache_tokens=1), "engine.cache_tokens"),
+    ],
+)
+def test_out_of_range_fields_are_named(build, named: str) -> None:
+    with pytest.raises((RequestError, ConfigError), match=named) as error:
+        build()
+    assert error.value.param == named
+
+
+def test_a_missing_folder_and_a_foreign_tokenizer_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a folder"):
+        Engine.load(replace(SETTINGS, checkpoint=tmp_path / "nothing"))
+    save_checkpoint(tmp_path, seeded_network())  # 97 entries, the tokenizer has more
+    TOKENIZER.save(tmp_path)
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        Engine.load(replace(SETTINGS, checkpoint=tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is there")
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.device"):
+        resolve(EngineSettings(device="cuda"))
+
+
+def test_a_cache_that_does_not_fit_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    with pytest.raises(MemoryExhausted, match="cache_tokens"):
+        Engine.load(replace(SETTINGS, checkpoint=folder))
+
+
+def test_running_out_of_memory_in_a_step_fails_that_request_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*args: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    request = Request(prompt(engine), "block", Limits(4))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine._model), "_forward", exhaust)
+        failed = events_of(engine, request)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == "out_of_memory"
+    assert isinstance(events_of(engine, request)[-1], Finished)
+    assert engine._cache.counts().in_use == 0

@@ -1,0 +1,144 @@
+"""The queue: turns, order, failures contained, cancellation of what waits and what runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+
+import pytest
+
+from engine.api import Draft, Event, Failed, Finished, Request, Started, Stopped, Usage
+from engine.cache.pages import CacheFull
+from engine.errors import EngineError, RequestError
+from engine.scheduler import Scheduler
+
+USAGE = Usage()
+
+
+class Script:
+    """A `run` that plays one behaviour per prompt token: (token, forwards)."""
+
+    def __init__(self) -> None:
+        self.room = 100
+        self.turns: list[int] = []
+
+    def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
+        number, forwards = request.prompt
+        if number > self.room:
+            raise CacheFull
+        yield Started(USAGE)
+        for _ in range(forwards):
+            if is_cancelled():
+                yield Stopped("", USAGE)
+                return
+            self.turns.append(number)
+            if number == 13:
+                raise ValueError("unlucky")
+            if number == 14:
+                raise RequestError("bad.", param="prompt")
+            yield Draft("", "", (), USAGE)
+        yield Finished("", "end", 1.0, USAGE)
+
+
+def play(script: Script, *prompts: tuple[int, int], active_max: int = 4) -> list[list[Event]]:
+    """Submits all before the first turn, runs them to their ends, returns their events."""
+    scheduler = Scheduler(script, active_max=active_max)
+    events: list[list[Event]] = [[] for _ in prompts]
+    for prompt, received in zip(prompts, events, strict=True):
+        scheduler.submit(Request(prompt), received.append)
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    return events
+
+
+def is_last(event: Event) -> bool:
+    return isinstance(event, Finished | Stopped | Failed)
+
+
+def run_until_idle(scheduler: Scheduler, is_done: Callable[[], bool]) -> None:
+    thread = threading.Thread(target=scheduler.run_forever)
+    thread.start()
+    waited = threading.Event()
+    for _ in range(1000):
+        if is_done():
+            break
+        waited.wait(0.01)
+    scheduler.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert is_done()
+
+
+def test_requests_take_turns() -> None:
+    script = Script()
+    play(script, (1, 3), (2, 3))
+    assert script.turns == [1, 2, 1, 2, 1, 2]
+
+
+def test_more_than_the_active_ones_wait_in_order() -> None:
+    script = Script()
+    play(script, (1, 2), (2, 1), (3, 1), active_max=1)
+    assert script.turns == [1, 1, 2, 3]
+
+
+def test_every_request_has_one_last_event() -> None:
+    for events in play(Script(), (1, 2), (13, 2), (14, 2), (2, 0)):
+        assert isinstance(events[0], Started)
+        assert [is_last(event) for event in events] == [False] * (len(events) - 1) + [True]
+
+
+def test_a_failure_ends_its_request_alone() -> None:
+    first, unlucky, refused = play(Script(), (1, 3), (13, 3), (14, 3))
+    assert isinstance(first[-1], Finished)
+    assert unlucky[-1] == Failed("engine_failure", "The engine failed: ValueError.")
+    assert refused[-1] == Failed("request_error", "bad.", "prompt")
+
+
+def test_what_does_not_fit_at_all_is_told_so() -> None:
+    (events,) = play(Script(), (101, 1))
+    assert isinstance(events[0], Failed)
+    assert events[0].code == "out_of_memory"
+
+
+def test_what_does_not_fit_yet_waits_for_room() -> None:
+    class Filling(Script):
+        def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
+            if request.prompt[0] > self.room:
+                raise CacheFull
+            self.room -= request.prompt[0]
+            try:
+                yield from super().__call__(Request((0, request.prompt[1])), is_cancelled)
+            finally:
+                self.room += request.prompt[0]
+
+    script = Filling()
+    first, second = play(script, (60, 3), (70, 1))
+    assert isinstance(first[-1], Finished)
+    assert isinstance(second[-1], Finished)
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_cancelling_stops_before_the_next_forward(waiting: bool) -> None:
+    script = Script()
+    scheduler = Scheduler(script, active_max=1)
+    first: list[Event] = []
+    second: list[Event] = []
+
+    def receive_first(event: Event) -> None:
+        first.append(event)
+        if len(first) == 3:
+            jobs[1 if waiting else 0].cancel()
+
+    jobs = [
+        scheduler.submit(Request((1, 10)), receive_first),
+        scheduler.submit(Request((2, 10)), second.append),
+    ]
+    run_until_idle(scheduler, lambda: bool(first and second) and is_last(second[-1]))
+    assert isinstance((second if waiting else first)[-1], Stopped)
+    assert script.turns.count(2 if waiting else 1) == (0 if waiting else 2)
+
+
+def test_a_closed_scheduler_takes_nothing() -> None:
+    scheduler = Scheduler(Script())
+    scheduler.close()
+    with pytest.raises(EngineError, match="closed"):
+        scheduler.submit(Request((1, 1)), lambda event: None)

@@ -1,0 +1,96 @@
+"""Who may import whom, as ARCHITECTURE.md states it, read from the source of every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    path.relative_to(ROOT) for top in ("engine", "dlm_lsp") for path in (ROOT / top).rglob("*.py")
+)
+TORCH_FREE_ENGINE = (
+    "engine.api",
+    "engine.config",
+    "engine.device",
+    "engine.errors",
+    "engine.prompt",
+    "engine.model.tokenizer",
+)
+
+# (which modules, what they may not import, unless it is one of these)
+RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+    ("engine/*", ("dlm_lsp",), ()),
+    ("dlm_lsp/[!h]*", ("engine",), TORCH_FREE_ENGINE),
+    ("dlm_lsp/*", ("torch",), ()),
+    (
+        "engine/decoders/*",
+        ("engine.model", "engine.cache", "engine.kernels", "engine.engine"),
+        (),
+    ),
+    ("engine/kernels/*", ("engine", "dlm_lsp"), ("engine.kernels",)),
+    ("engine/scheduler.py", ("torch", "engine.model"), ()),
+    ("engine/step.py", ("torch", "engine"), ()),
+    ("engine/cache/pages.py", ("torch", "numpy"), ()),
+]
+PYGLS_MODULES = ("dlm_lsp/server*.py", "dlm_lsp/wire*.py")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that the file names in an import, the ones inside functions too."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_follow_the_rules(path: Path) -> None:
+    names = list(imports_of(path))
+    for pattern, forbidden, allowed in RULES:
+        if fnmatch(str(path), pattern):
+            bad = [
+                name
+                for name in names
+                if is_within(name, forbidden)
+                and not is_within(name, allowed)
+                and not any(entry.startswith(name + ".") for entry in allowed)
+            ]
+            assert not bad, f"{path} imports {bad}"
+    if not any(fnmatch(str(path), pattern) for pattern in PYGLS_MODULES):
+        assert not [name for name in names if is_within(name, ("pygls", "lsprotocol"))]
+
+
+def test_the_rules_catch_what_they_forbid(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("def f():\n    from engine.engine import Engine\n")
+    names = list(imports_of(path))
+    assert is_within(names[0], ("engine",))
+    assert not is_within(names[0], TORCH_FREE_ENGINE)
+
+
+@pytest.mark.parametrize("module", [*TORCH_FREE_ENGINE, "engine.step", "engine.cache.pages"])
+def test_torch_free_modules_import_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_modules_keep_no_state(path: Path) -> None:
+    """Module level holds constants, types, functions and loggers; nothing mutable is rebound."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+        assert not isinstance(node, ast.Global), f"{path}:{node.lineno} rebinds module state"
