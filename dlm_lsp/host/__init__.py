@@ -1,1 +1,1 @@
-"""The engine host: one process per user and checkpoint that keeps the engine loaded and serves it."""
+"""The engine host: one process per user and checkpoint, with the engine loaded, serving all."""

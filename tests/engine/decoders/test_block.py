@@ -1,0 +1,136 @@
+"""Block diffusion on hand-written logits: which places are decided, and when a block ends."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from engine.api import BlockOptions, Limits, Request
+from engine.decoders.block import BlockDiffusion, BlockState
+from engine.decoders.strategy import Task
+from engine.step import visible_rows
+
+MASK, END, VOCABULARY = 0, 1, 10
+STRATEGY = BlockDiffusion()
+
+
+def logits_of(*wanted: tuple[int, float]) -> Tensor:
+    """One row per (token, probability); the rest of the mass is spread evenly."""
+    rows = []
+    for token, probability in wanted:
+        row = torch.full((VOCABULARY,), math.log((1 - probability) / (VOCABULARY - 1)))
+        row[token] = math.log(probability)
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> BlockState:
+    """A state whose prompt (5, 6) is fed and whose first block has the seed 7."""
+    request = Request(
+        (5, 6),
+        "block",
+        Limits(tokens_max),
+        block=BlockOptions(length, threshold),
+        stop_token_ids=(END,),
+    )
+    state = STRATEGY.start(Task(request, cached=0, sequence=0, mask_id=MASK))
+    step = STRATEGY.plan(state)
+    assert (step.token, step.read) == ((5, 6), (1,))
+    state, kept = STRATEGY.resolve(state, step, logits_of((7, 0.8)))
+    assert kept == (0, 1)
+    return state
+
+
+def advance(state: BlockState, *wanted: tuple[int, float]) -> BlockState:
+    """One denoising step in which the masked places get these tokens and confidences."""
+    step = STRATEGY.plan(state)
+    state, kept = STRATEGY.resolve(state, step, logits_of(*wanted))
+    assert kept == ()
+    return state
+
+
+def drawn(state: BlockState) -> list[int | None]:
+    return [place.token for place in state.progress.draft]
+
+
+def test_a_block_is_the_seed_and_masks_in_one_group_behind_the_cache() -> None:
+    step = STRATEGY.plan(begin())
+    assert step.token == (7, MASK, MASK, MASK)
+    assert step.position == (2, 3, 4, 5)
+    assert visible_rows(step) == (0b1111,) * 4
+    assert step.read == (1, 2, 3)
+
+
+def test_the_most_confident_place_is_always_decided() -> None:
+    state = advance(begin(), (4, 0.3), (5, 0.6), (6, 0.5))
+    assert drawn(state) == [None, 5, None]
+    assert state.progress.committed == (7,)
+
+
+def test_of_equally_confident_places_the_first_is_decided() -> None:
+    assert drawn(advance(begin(), (4, 0.5), (5, 0.5), (6, 0.5))) == [None, None]
+    assert advance(begin(), (4, 0.5), (5, 0.5), (6, 0.5)).progress.committed == (7, 4)
+
+
+def test_every_place_above_the_threshold_is_decided() -> None:
+    state = advance(begin(), (4, 0.5), (5, 0.95), (6, 0.92))
+    assert drawn(state) == [None, 5, 6]
+
+
+def test_decided_places_are_frozen_and_read_no_more() -> None:
+    state = advance(begin(), (4, 0.3), (5, 0.6), (6, 0.5))
+    step = STRATEGY.plan(state)
+    assert step.token == (7, MASK, 5, MASK)
+    assert step.read == (1, 3)
+
+
+def test_the_leading_decided_run_is_committed() -> None:
+    state = advance(begin(), (4, 0.95), (5, 0.2), (6, 0.2))
+    assert state.progress.committed == (7, 4)
+    assert drawn(state) == [None, None]
+
+
+def test_a_full_block_is_fed_causally_and_gives_the_next_seed() -> None:
+    state = advance(begin(), (4, 0.95), (5, 0.95), (6, 0.95))
+    assert state.progress.committed == (7, 4, 5, 6)
+    step = STRATEGY.plan(state)
+    assert step.token == (7, 4, 5, 6)
+    assert step.position == (2, 3, 4, 5)
+    assert visible_rows(step) == (0b1, 0b11, 0b111, 0b1111)
+    assert step.read == (3,)
+    state, kept = STRATEGY.resolve(state, step, logits_of((8, 0.9)))
+    assert kept == (0, 1, 2, 3)
+    assert state.progress.committed == (7, 4, 5, 6, 8)
+    assert STRATEGY.plan(state).token == (8, MASK, MASK, MASK)
+    assert STRATEGY.plan(state).position == (6, 7, 8, 9)
+
+
+def test_an_end_with_no_mask_before_it_ends_the_request() -> None:
+    state = advance(begin(), (4, 0.95), (END, 0.95), (6, 0.2))
+    assert state.progress.finished == "end"
+    assert state.progress.committed == (7, 4)
+
+
+def test_places_behind_a_decided_end_are_neither_denoised_nor_shown() -> None:
+    state = advance(begin(5), (4, 0.3), (5, 0.95), (END, 0.95), (6, 0.95))
+    assert state.progress.finished is None
+    assert drawn(state) == [None, 5]
+    assert STRATEGY.plan(state).read == (1,)
+    assert advance(state, (4, 0.3)).progress.committed == (7, 4, 5)
+    assert advance(state, (4, 0.3)).progress.finished == "end"
+
+
+def test_places_behind_the_length_limit_are_neither_denoised_nor_shown() -> None:
+    state = begin(4, tokens_max=3)
+    assert STRATEGY.plan(state).read == (1, 2)
+    state = advance(state, (4, 0.95), (5, 0.95))
+    assert (state.progress.finished, state.progress.committed) == ("length", (7, 4, 5))
+
+
+def test_a_seed_that_is_an_end_ends_at_once() -> None:
+    request = Request((5,), "block", stop_token_ids=(END,))
+    state = STRATEGY.start(Task(request, cached=0, sequence=0, mask_id=MASK))
+    state, _ = STRATEGY.resolve(state, STRATEGY.plan(state), logits_of((END, 0.9)))
+    assert (state.progress.finished, state.progress.committed) == ("end", ())
