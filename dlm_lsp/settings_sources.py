@@ -1,0 +1,166 @@
+# pyright: strict
+"""Reading one source of settings: a TOML file or a client's object, checked field by field.
+
+What is wrong becomes a sentence that names source and field, and is left out; the rest stands.
+Files may come from strangers, so size, line length and nesting are bounded. Knows no setting by
+name: the shape is whatever pydantic model it is given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pydantic import BaseModel, ValidationError
+
+FILE_BYTES_MAX = 65_536
+LINE_CHARS_MAX = 2_000  # a dotted key takes the TOML parser time with the square of its parts
+_SHOWN_CHARS_MAX = 60
+
+Fields = dict[str, object]  # by dotted name, "context.prefixTokens"
+
+
+def read_toml(path: Path, problems: list[str]) -> object:
+    """The file's table; None where there is no file, and with a problem where it is broken."""
+    problem = ""
+    try:
+        if not path.is_file():  # reading a fifo or a device would block
+            return None
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+        text = raw.decode()
+        long = [n for n, line in enumerate(text.split("\n"), 1) if len(line) > LINE_CHARS_MAX]
+        if len(raw) > FILE_BYTES_MAX:
+            problem = f"is larger than {FILE_BYTES_MAX} bytes; shorten it"
+        elif long:
+            problem = f"has more than {LINE_CHARS_MAX} characters in line {long[0]}; break it"
+        else:
+            return tomllib.loads(text)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem = f"is not UTF-8 in line {line}; save it as UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        problem = f"is not valid TOML: {error}"
+    except RecursionError:
+        problem = "nests too deeply; flatten it"
+    problems.append(f"{path} {problem}. The file is ignored.")
+    return None
+
+
+def valid_fields(
+    model: type[BaseModel], raw: object, source: str, problems: list[str], secret: Sequence[str]
+) -> Fields:
+    """The fields of `raw` that fit the model, each by its dotted name; nulls count as not set.
+
+    Args:
+        raw: a table, with or without an outer "dlm"; None is an empty one.
+        secret: fields whose value no problem may show.
+    """
+    if raw is None:
+        return {}
+    if not is_table(raw):
+        problems.append(f"{source}: the settings should be an object of fields. They are ignored.")
+        return {}
+    if "dlm" in raw:
+        problems += [
+            f"{source}: {name} is not a setting beside dlm. It is ignored."
+            for name in raw
+            if name != "dlm"
+        ]
+        return valid_fields(model, raw["dlm"], source, problems, secret)
+    # Through JSON, so that TOML's dates and a client's own types become plain values.
+    table = _without_nulls(json.loads(json.dumps(raw, default=str)))
+    while True:
+        try:
+            model.model_validate_json(json.dumps(table))
+            return flattened(table)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_context=False)
+        found = list[str]()
+        for fault in reversed(faults):  # so that entries of a list keep their numbers
+            location = fault["loc"]
+            name = _dotted(location)
+            if not location:
+                table, problem = {}, f"the settings are not valid ({fault['msg']})"
+            elif fault["type"] == "extra_forbidden":
+                _take(table, location)
+                problem = f"{name} is not a setting{_similar(model, name)}"
+            else:
+                expected = fault["msg"].partition(" ")[2]  # behind "Input", "String", "Tuple"
+                value = _take(table, location)
+                problem = f"{name} {expected}" + (
+                    "" if name in secret else f", not {_shown(value)}"
+                )
+            found.append(f"{source}: {problem}. It is ignored.")
+        problems += reversed(found)
+
+
+def flattened(table: Mapping[str, object], outer: str = "") -> Fields:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    fields: Fields = {}
+    for name, value in table.items():
+        if is_table(value):
+            fields |= flattened(value, f"{outer}{name}.")
+        else:
+            fields[f"{outer}{name}"] = value
+    return fields
+
+
+def nested(fields: Mapping[str, object]) -> dict[str, object]:
+    """{"a.b": 1} as {"a": {"b": 1}}; fields are one or two names deep."""
+    tables: dict[str, dict[str, object]] = {}
+    plain: dict[str, object] = {}
+    for name, value in fields.items():
+        section, dot, inner = name.partition(".")
+        if dot:
+            tables.setdefault(section, {})[inner] = value
+        else:
+            plain[name] = value
+    return {**plain, **tables}
+
+
+def is_table(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether the value is an object of named fields."""
+    return isinstance(value, Mapping)
+
+
+def _without_nulls(table: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: _without_nulls(value) if is_table(value) else value
+        for name, value in table.items()
+        if value is not None
+    }
+
+
+def _take(table: dict[str, object], location: Sequence[int | str]) -> object:
+    """Removes what lies at a location, an entry of a list or a field, and returns it."""
+    parent: Any = table
+    for part in location[:-1]:
+        parent = parent[part]
+    return parent.pop(location[-1])
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    """("silence", "globs", 1) as "silence.globs[1]"."""
+    parts = (f".{part}" if isinstance(part, str) else f"[{part}]" for part in location)
+    return "".join(parts).removeprefix(".")
+
+
+def _similar(model: type[BaseModel], name: str) -> str:
+    """A hint at the setting that was probably meant, in the same section or at the same level."""
+    defaults = flattened(model().model_dump(by_alias=True))
+    known = [*defaults, *nested(defaults)]
+    same_depth = [other for other in known if other.count(".") == name.count(".")]
+    close = difflib.get_close_matches(name, same_depth, n=1, cutoff=0.75)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}…"
