@@ -1,0 +1,110 @@
+"""The noisy half of the joint objective: blocks over the middles, what is masked, what sees what.
+
+A noisy copy repeats the middle of an example, cut into blocks that start at the first token behind
+MIDDLE, as decoding cuts them. The last block is filled up with end-of-middle. Owns the noise and
+the visibility rule; knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.training.packing import Example
+
+BLOCK_LENGTHS = (32, 16, 8)
+_BLOCK_SHARES = (0.6, 0.25, 0.15)
+_FULL_SHARE = 0.3
+_SEED_SHARE = 0.75
+_NOISE_MIN = 1e-3
+# 1/p is cut off here: a lone mask among known tokens must not outweigh a whole block.
+_WEIGHT_MAX = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Noisy rows that belong to one example; N rows.
+
+    Attributes:
+        tokens: (N,) int64, the mask id where masked.
+        labels: (N,) int64, the token of that very place.
+        positions: (N,) int64, within the example.
+        blocks: (N,) int64; rows of one number see each other, both ways.
+        starts: (N,) int64; the row sees the example's clean tokens at positions below this.
+        weights: (N,) float32; 0 where not masked, else the row's share times 1/p.
+        shares: (N,) float32; 1, but the filling behind the end of the middle shares 1 together.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    positions: np.ndarray
+    blocks: np.ndarray
+    starts: np.ndarray
+    weights: np.ndarray
+    shares: np.ndarray
+
+
+def add_noise(
+    example: Example, *, mask_id: int, copies: int, rng: np.random.Generator
+) -> Noise | None:
+    """`copies` independently masked copies of the example's middle; None if it has no hole."""
+    if example.middle is None:
+        return None
+    parts = [_noisy_copy(example, mask_id, rng) for _ in range(copies)]
+    offset = 0
+    for part in parts:
+        part["blocks"] += offset
+        offset = int(part["blocks"][-1]) + 1
+    return Noise(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def visible(noise: Noise, clean: int) -> np.ndarray:
+    """(N, clean + N) bool: what each noisy row sees of `clean` clean rows, then of the noisy ones.
+
+    Clean tokens before its own block, and every row of its own block. Clean rows never see a
+    noisy one: for them the mask is the plain causal one.
+    """
+    earlier = np.arange(clean)[None, :] < noise.starts[:, None]
+    same = noise.blocks[:, None] == noise.blocks[None, :]
+    return np.concatenate((earlier, same), axis=1)
+
+
+def _noisy_copy(example: Example, mask_id: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    first = example.middle
+    assert first is not None
+    length = int(rng.choice(BLOCK_LENGTHS, p=_BLOCK_SHARES))
+    middle = example.tokens[first:]
+    blocks_count = -(-len(middle) // length)
+    rows = blocks_count * length
+    labels = np.full(rows, middle[-1], dtype=np.int64)
+    labels[: len(middle)] = middle
+    shares = np.ones(rows, dtype=np.float32)
+    if rows > len(middle):
+        shares[len(middle) :] = 1.0 / (rows - len(middle))
+    blocks = np.arange(rows) // length
+    masked, chance = _mask(blocks_count, length, rng)
+    weights = np.where(masked, shares * np.minimum(1.0 / chance, _WEIGHT_MAX), 0.0)
+    return {
+        "tokens": np.where(masked, mask_id, labels),
+        "labels": labels,
+        "positions": first + np.arange(rows),
+        "blocks": blocks,
+        "starts": first + blocks * length,
+        "weights": weights.astype(np.float32),
+        "shares": shares,
+    }
+
+
+def _mask(blocks: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(rows,) bool which rows are masked, (rows,) float64 with what chance they were.
+
+    Each block draws its own noise level. A share of the blocks is masked whole, as decoding starts
+    them; most keep their first token, which decoding has from the causal row before.
+    """
+    level = (1 - _NOISE_MIN) * rng.random((blocks, 1)) + _NOISE_MIN
+    level[rng.random((blocks, 1)) < _FULL_SHARE] = 1.0
+    masked = rng.random((blocks, length)) < level
+    seeded = rng.random(blocks) < _SEED_SHARE
+    masked[seeded, 0] = False
+    return masked.reshape(-1), np.broadcast_to(level, masked.shape).reshape(-1)

@@ -1,0 +1,89 @@
+"""What noisy rows may see, against the rule stated pair by pair; and what is masked, and how much."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.training.masking import BLOCK_LENGTHS, Noise, add_noise, visible
+from engine.training.packing import Example
+
+MASK, END_OF_MIDDLE = 3, 8
+
+
+def example(prompt: int, middle: int) -> Example:
+    """`prompt` distinct tokens, `middle` more, and end-of-middle."""
+    tokens = np.append(np.arange(100, 100 + prompt + middle), END_OF_MIDDLE)
+    return Example(tokens, np.ones(len(tokens), dtype=np.float32), prompt)
+
+
+def noise(prompt: int, middle: int, seed: int, copies: int = 2) -> Noise:
+    rng = np.random.default_rng(seed)
+    made = add_noise(example(prompt, middle), mask_id=MASK, copies=copies, rng=rng)
+    assert made is not None
+    return made
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 70), st.integers(0, 2**32))
+def test_visible_is_earlier_clean_tokens_and_the_own_block(prompt: int, middle: int, seed: int):
+    rows = noise(prompt, middle, seed)
+    clean = prompt + middle + 1
+    seen = visible(rows, clean)
+    assert seen.shape == (len(rows.tokens), clean + len(rows.tokens))
+    for query in range(len(rows.tokens)):
+        block_start = min(rows.positions[rows.blocks == rows.blocks[query]])
+        for key in range(clean):
+            assert seen[query, key] == (key < block_start)
+        for key in range(len(rows.tokens)):
+            assert seen[query, clean + key] == (rows.blocks[query] == rows.blocks[key])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 70), st.integers(0, 2**32))
+def test_blocks_start_at_the_middle_and_repeat_it_filled_with_its_end(
+    prompt: int, middle: int, seed: int
+):
+    whole = example(prompt, middle)
+    rows = noise(prompt, middle, seed, copies=1)
+    lengths = {int((rows.blocks == block).sum()) for block in set(rows.blocks.tolist())}
+    assert len(lengths) == 1
+    assert lengths <= set(BLOCK_LENGTHS)
+    assert rows.positions.tolist() == list(range(prompt, prompt + len(rows.tokens)))
+    assert set(((rows.starts - prompt) % lengths.pop()).tolist()) == {0}
+    assert rows.labels[: middle + 1].tolist() == whole.tokens[prompt:].tolist()
+    assert set(rows.labels[middle:].tolist()) == {END_OF_MIDDLE}
+    # However long the filling is, it counts as one token.
+    assert rows.shares.sum() == pytest.approx(middle + 1 + (len(rows.labels) > middle + 1))
+
+
+def test_rows_show_their_token_or_the_mask_and_only_masks_are_weighted():
+    rows = noise(5, 400, seed=1, copies=20)
+    masked = rows.tokens == MASK
+    assert (rows.tokens[~masked] == rows.labels[~masked]).all()
+    assert (rows.weights[~masked] == 0).all()
+    assert (rows.weights[masked] > 0).all()
+
+
+def test_weights_are_on_average_the_shares_where_rows_can_be_masked():
+    rows = noise(5, 400, seed=2, copies=300)
+    inside = rows.positions != rows.starts
+    # 1/p is cut at 10, which takes 5 % off the lowest tenth of the noise levels.
+    assert rows.weights[inside].mean() == pytest.approx(rows.shares[inside].mean(), rel=0.06)
+
+
+def test_many_blocks_are_masked_whole_with_and_without_their_first_token():
+    rows = noise(5, 400, seed=3, copies=200)
+    masked = rows.tokens == MASK
+    blocks = [masked[rows.blocks == block] for block in range(rows.blocks[-1] + 1)]
+    whole = [block for block in blocks if block[1:].all()]
+    assert len(whole) / len(blocks) >= 0.25
+    seedless = sum(bool(block[0]) for block in whole) / len(whole)
+    assert 0.15 < seedless < 0.4
+
+
+def test_an_example_without_a_hole_has_no_noise():
+    plain = Example(np.arange(10), np.ones(10, dtype=np.float32), None)
+    assert add_noise(plain, mask_id=MASK, copies=1, rng=np.random.default_rng(0)) is None
