@@ -237,8 +237,7 @@ class HostClient:
         assert self._paths is not None
         try:
             self._starter.check(self._paths)
-            if self._starter.attempt(self._paths):
-                self._backoff.starts += 1
+            self._starter.attempt(self._paths)
         except HostError as error:
             raise self._failed(error) from None
 
@@ -256,7 +255,8 @@ class HostClient:
             code="host_lost",
         )
         # One death heals at once; a host that dies at every request is given pauses.
-        return self._failed(error) if self._backoff.starts > 1 else error
+        self._backoff.failed(error, time.monotonic(), free=1)
+        return error
 
     def _too_late(self) -> HostError:
         return HostError(
@@ -353,7 +353,8 @@ def _to_health(status: int, body: bytes) -> Health:
     message, remedy = str(error.get("message", "")), str(error.get("remedy", ""))
     if status == 503 and error.get("type") == "unavailable_error":
         return Health("loading", message, detail)
-    detail = {**detail, "code": error.get("code", "unavailable"), "remedy": remedy}
+    code = "load_failed" if error.get("type") == "load_error" else error.get("code", "unavailable")
+    detail = {**detail, "code": str(code), "remedy": remedy}
     return Health("error", f"{message or f'HTTP {status}'} {remedy}".strip(), detail)
 
 

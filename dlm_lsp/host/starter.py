@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dlm_lsp
@@ -90,22 +90,28 @@ class Starter:
 class Backoff:
     """When to try again after a failure. Times are seconds of one monotonic clock.
 
-    The first restart is immediate, so that a killed host heals; each further failure in a row
-    doubles the pause, so that a host that cannot load is not started under every keystroke.
+    Each failure in a row doubles the pause, so that a host that cannot load is not started under
+    every keystroke.
     """
 
-    starts: int = 0  # since the last answer
+    failures: int = 0  # since the last answer
     until: float = 0.0
     error: HostError | None = None
 
-    def failed(self, error: HostError, now: float) -> None:
-        """Notes a failure; until the pause is over `check` raises the same error."""
+    def failed(self, error: HostError, now: float, *, free: int = 0) -> None:
+        """Notes a failure; until its pause is over `check` raises the same error.
+
+        Args:
+            free: so many failures since the last answer make no pause.
+        """
+        self.failures += 1
         self.error = error
-        self.until = now + min(_PAUSE_SECONDS_MAX, 2.0 ** min(self.starts, 10))
+        if self.failures > free:
+            self.until = now + min(_PAUSE_SECONDS_MAX, 2.0 ** min(self.failures, 10))
 
     def succeeded(self) -> None:
         """Notes an answer: all is forgotten."""
-        self.starts, self.until, self.error = 0, 0.0, None
+        self.failures, self.until, self.error = 0, 0.0, None
 
     def check(self, now: float) -> None:
         """Raises the last error while its pause lasts."""
@@ -114,7 +120,8 @@ class Backoff:
 
 
 def _spawn(options: ServeOptions, paths: HostPaths) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "dlm_lsp", *options.arguments()]
+    arguments = replace(options, log_file=paths.log).arguments()
+    command = [sys.executable, "-P", "-m", "dlm_lsp", *arguments]
     log = os.open(paths.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(log).st_size > _LOG_BYTES_MAX:

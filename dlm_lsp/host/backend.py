@@ -1,0 +1,45 @@
+"""What the host needs of an engine, and how it gets one. Imports no torch until asked to load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from dlm_lsp.host.layout import TextEncoder
+from engine.api import Emit, EngineInfo, Handle, Request
+from engine.config import EngineSettings
+
+
+class Backend(Protocol):
+    """A loaded checkpoint; `engine.engine.Engine` is one. Callable from any thread."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+    @property
+    def tokenizer(self) -> TextEncoder: ...
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text."""
+        ...
+
+    @property
+    def block_length(self) -> int:
+        """The checkpoint's own; `info.context_max` has room for one block already taken off."""
+        ...
+
+    def submit(self, request: Request, emit: Emit) -> Handle:
+        """`emit` is called on the engine's thread. Raises RequestError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Load = Callable[[EngineSettings], Backend]
+
+
+def load_engine(settings: EngineSettings) -> Backend:
+    """Loads the checkpoint; takes seconds. Raises EngineError."""
+    # Lazily: torch takes a second to import, and the socket is to accept before.
+    from engine.engine import Engine
+
+    return Engine.load(settings)

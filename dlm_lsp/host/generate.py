@@ -1,0 +1,350 @@
+"""`POST /v1/generate`: text with marks in, newline-delimited JSON events out.
+
+Owns one request from its body to its last event: layout, engine request, deadline, cancellation,
+the log line. Text never goes to the log. Knows no document and no editor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from dlm_lsp.host.backend import Backend
+from dlm_lsp.host.bridge import EventStream
+from dlm_lsp.host.layout import Layout, Pieces, budget_for, lay_out
+from dlm_lsp.host.replies import ApiError, invalid, unavailable
+from dlm_lsp.host.state import Host
+from dlm_lsp.messages import (
+    DraftEvent,
+    ErrorBody,
+    ErrorEvent,
+    FinishedEvent,
+    GenerateBody,
+    HostEvent,
+    Marks,
+    SpanBody,
+    StartedEvent,
+    StoppedEvent,
+    UsageBody,
+    to_line,
+)
+from engine.api import (
+    LAST_EVENTS,
+    BlockOptions,
+    Draft,
+    EngineInfo,
+    Event,
+    Failed,
+    Finished,
+    Handle,
+    Limits,
+    Request,
+    Sampling,
+    Started,
+    Stopped,
+    Usage,
+)
+
+logger = logging.getLogger(__name__)
+
+TOKENS_MAX = 128  # of a completion whose request does not say
+_GRACE_SECONDS = 0.25  # past a deadline, for the engine to come out of the forward it is in
+# In JSON: an escaped surrogate pair, an escaped surrogate without its other half, another escape.
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|\\.",
+    re.DOTALL,
+)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def parse_body(raw: bytes) -> GenerateBody:
+    """The body of a request. An unpaired surrogate becomes U+FFFD, so that offsets stay right.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    if _SURROGATE.search(raw):  # pydantic would refuse the whole document for one of them
+        raw = _ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], raw)
+    try:
+        return GenerateBody.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise invalid(f"{param} is not a known field.", param) from None
+        raise invalid(f"{param or 'body'}: {first['msg']}.", param or None) from None
+
+
+def resolve_mode(asked: str, info: EngineInfo) -> str:
+    """The mode to decode in. "auto" is block diffusion wherever the checkpoint can do it."""
+    if asked != "auto":
+        return asked
+    return "block" if "block" in info.modes else "ar"
+
+
+def to_engine(body: GenerateBody, backend: Backend) -> tuple[Request, Layout]:
+    """What the engine is asked for a body, and how the text was laid out.
+
+    Raises:
+        RequestError: the request does not fit the loaded model; names the field.
+    """
+    tokens_max = TOKENS_MAX if body.limits.tokens_max is None else body.limits.tokens_max
+    block_length = body.block.length or backend.block_length
+    longer = max(0, block_length - backend.block_length)
+    budget = budget_for(
+        backend.info.context_max - longer,
+        tokens_max,
+        prefix=body.budget.prefix_tokens,
+        suffix=body.budget.suffix_tokens,
+    )
+    pieces = Pieces(body.prefix, body.suffix, body.marks.prefix_start, body.marks.far_suffix_start)
+    layout = lay_out(pieces, backend.tokenizer, budget)
+    infill = backend.tokenizer.infill
+    sampling = body.sampling
+    request = Request(
+        prompt=layout.prompt,
+        mode=resolve_mode(body.mode, backend.info),
+        limits=Limits(tokens_max=tokens_max, steps_max=body.limits.steps_max),
+        sampling=Sampling(sampling.temperature, sampling.top_p, sampling.seed),
+        block=BlockOptions(block_length, body.block.threshold),
+        stop=body.stop,
+        stop_token_ids=(*((infill.end_of_middle,) if infill else ()), *backend.end_ids),
+    )
+    return request, layout
+
+
+async def generate(http: web.Request, host: Host) -> web.StreamResponse:
+    """Handles one request. A closed connection cancels this task, and with it the engine's work.
+
+    Raises:
+        ApiError: before the first event.
+        RequestError: the request does not fit the loaded model.
+    """
+    taken = time.monotonic()
+    body = parse_body(await _read(http, host))
+    if host.requests >= host.limits.requests_max:
+        raise unavailable("busy", f"{host.requests} requests are in flight already.")
+    with host.working():
+        backend = await _loaded(host)
+        request, layout = to_engine(body, backend)
+        exchange = _Exchange(taken, body, request, layout)
+        try:
+            async with aclosing(_events(exchange, backend, host)) as events:
+                return await _respond(http, events, host)
+        finally:
+            exchange.account(host)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request the engine has taken, and what became of it."""
+
+    taken: float  # time.monotonic()
+    body: GenerateBody
+    request: Request
+    layout: Layout
+    id: str = field(default_factory=lambda: secrets.token_hex(4))
+    has_started: bool = False
+    drafts: int = 0
+    committed: str = ""
+    engine_usage: Usage = field(default_factory=Usage)
+    usage: UsageBody = field(default_factory=UsageBody)
+    outcome: str = "cancelled"
+    is_late: bool = False
+
+    def message(self, event: Event, waited_ms: float) -> HostEvent:
+        """The client's form of an event, and a note of what it says.
+
+        Args:
+            waited_ms: between taking the request up here and in the engine.
+        """
+        if not isinstance(event, Failed):
+            self.engine_usage = event.usage
+            self.usage = _to_usage(event.usage, waited_ms)
+        match event:
+            case Started():
+                self.has_started = True
+                marks = Marks(
+                    prefix_start=self.layout.prefix_start,
+                    far_suffix_start=self.layout.far_suffix_start,
+                )
+                return StartedEvent(mode=self.request.mode, marks=marks, usage=self.usage)
+            case Draft():
+                self.drafts += 1
+                self.committed = event.committed
+                spans = tuple(
+                    SpanBody(start=s.start, end=s.end, confidence=s.confidence) for s in event.spans
+                )
+                return DraftEvent(
+                    sequence=self.drafts,
+                    committed=event.committed,
+                    draft=event.draft,
+                    spans=spans,
+                    usage=self.usage,
+                )
+            case Finished():
+                is_warm = self.request.limits.tokens_max == 0
+                return self._finished(
+                    event.text, "warm" if is_warm else event.reason, event.confidence
+                )
+            case Stopped():
+                # Only the deadline and the end of the host stop a request whose client listens.
+                if self.is_late:
+                    # How sure the model is of a part is not known.
+                    return self._finished(event.text, "time", 0.0)
+                self.outcome = "stopped"
+                return StoppedEvent(text=event.text, usage=self.usage)
+            case Failed():
+                self.outcome = event.code
+                error = ErrorBody(code=event.code, message=event.message, param=event.param)
+                return ErrorEvent(error=error)
+
+    def _finished(self, text: str, reason: str, confidence: float) -> FinishedEvent:
+        self.outcome = reason
+        return FinishedEvent.model_validate(
+            {
+                "text": text,
+                "finish_reason": reason,
+                "confidence": confidence,
+                "mode": self.request.mode,
+                "usage": self.usage,
+            }
+        )
+
+    def account(self, host: Host) -> None:
+        """Counts and logs the request, once it is over."""
+        total_ms = (time.monotonic() - self.taken) * 1000
+        self.usage = self.usage.model_copy(update={"total_ms": total_ms})
+        host.metrics.count_request(self.request.mode, self.outcome, self.usage)
+        logger.info(
+            "request %s mode=%s outcome=%s prompt=%d cached=%d forwards=%d tokens=%d ms=%.0f",
+            self.id,
+            self.request.mode,
+            self.outcome,
+            self.usage.prompt_tokens,
+            self.usage.cached_tokens,
+            self.usage.forwards,
+            self.usage.tokens,
+            total_ms,
+        )
+
+
+def _to_usage(usage: Usage, waited_ms: float) -> UsageBody:
+    first = usage.first_draft_ms
+    return UsageBody(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        tokens=usage.tokens,
+        forwards=usage.forwards,
+        prefill_ms=usage.prefill_ms,
+        first_draft_ms=None if first is None else first + waited_ms,
+        total_ms=usage.total_ms + waited_ms,
+    )
+
+
+async def _read(http: web.Request, host: Host) -> bytes:
+    if http.content_type != "application/json":
+        raise invalid(f"Content-Type is {http.content_type}; send application/json.", status=415)
+    try:
+        async with asyncio.timeout(host.limits.body_seconds):
+            return await http.read()
+    except TimeoutError:
+        raise invalid("The body did not arrive in time.", status=408) from None
+
+
+async def _loaded(host: Host) -> Backend:
+    """The backend, once it is loaded."""
+    try:
+        await host.loader.wait(host.limits.load_seconds)
+    except TimeoutError:
+        raise unavailable("loading", "Loading model", retry_seconds=5) from None
+    if host.loader.error is not None:
+        error = host.loader.error
+        raise ApiError(503, ErrorBody(code=error.code, message=str(error), type="load_error"))
+    if host.stop.is_set() or host.loader.backend is None:
+        raise unavailable("stopping", "The host is ending.")
+    return host.loader.backend
+
+
+async def _events(
+    exchange: _Exchange, backend: Backend, host: Host
+) -> AsyncGenerator[HostEvent, None]:
+    """Submits the request and yields its events for the client; closing cancels it.
+
+    The deadline counts from here: a load that had to be waited for does not use it up.
+    """
+    loop = asyncio.get_running_loop()
+    stream = EventStream()
+    handle = backend.submit(exchange.request, stream.emit)
+    timer, give_up = None, None
+    milliseconds_max = exchange.body.limits.milliseconds_max
+    if milliseconds_max is not None:
+        # A timer rather than a time-out below: a client that reads slowly must not delay it.
+        timer = loop.call_later(milliseconds_max / 1000, _expire, exchange, handle)
+        give_up = loop.time() + milliseconds_max / 1000 + _GRACE_SECONDS
+    try:
+        with host.metrics.queued.track_inprogress():
+            event = await _next(stream, exchange, give_up)
+        waited_ms = ((stream.first_event_at or time.monotonic()) - exchange.taken) * 1000
+        with host.metrics.in_flight.track_inprogress():
+            while not isinstance(event, LAST_EVENTS):
+                message = exchange.message(event, waited_ms)
+                if exchange.body.draft or not isinstance(event, Draft):
+                    yield message
+                event = await _next(stream, exchange, give_up)
+            yield exchange.message(event, waited_ms)
+    finally:
+        handle.cancel()
+        if timer is not None:
+            timer.cancel()
+
+
+def _expire(exchange: _Exchange, handle: Handle) -> None:
+    exchange.is_late = True
+    handle.cancel()
+
+
+async def _next(stream: EventStream, exchange: _Exchange, give_up: float | None) -> Event:
+    """The engine's next event, or in its place what is final when it comes too late.
+
+    Args:
+        give_up: on the loop's clock.
+    """
+    try:
+        async with asyncio.timeout_at(give_up):
+            return await stream.next()
+    except TimeoutError:
+        if not exchange.has_started:
+            return Started(Usage(prompt_tokens=len(exchange.request.prompt)))
+        return Stopped(exchange.committed, exchange.engine_usage)
+
+
+async def _respond(
+    http: web.Request, events: AsyncGenerator[HostEvent, None], host: Host
+) -> web.StreamResponse:
+    """Writes events as they come; a client that does not read is cut off, not buffered for."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    try:
+        async for event in events:
+            if not response.prepared:
+                await response.prepare(http)
+            async with asyncio.timeout(host.limits.write_seconds):
+                await response.write(to_line(event))
+        await response.write_eof()
+    except TimeoutError:
+        if http.transport is not None:
+            http.transport.abort()
+    except ConnectionError:
+        pass  # the client has gone: leaving cancels the request
+    return response

@@ -1,0 +1,224 @@
+"""Lays text with marks out as the tokens of a prompt, so that typing changes only its tail.
+
+    <s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]
+
+Pure: the same pieces, budget and tokenizer give the same prompt. The marks of the answer, sent back
+with the next keystroke, keep every piece starting where it did, and with it almost the whole prompt
+in the K/V cache. Work is bounded by the budget, not by the size of the document. Knows neither
+files nor requests, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.errors import RequestError
+from engine.prompt import BEGIN, InfillFormat
+
+# What the bundled model was trained with: 448 prefix, 128 far and 64 near suffix tokens.
+PREFIX_TOKENS = 448
+SUFFIX_TOKENS = 192
+# Code has 3 to 4 characters a token; text with more than this many is over budget unread.
+_CHARS_PER_TOKEN_MAX = 12
+_NEAR_LINES = 2  # below the cursor, where a far suffix starts when its mark is set
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+class TextEncoder(Protocol):
+    """What of a tokenizer a layout needs; `engine.model.tokenizer.Tokenizer` has it."""
+
+    @property
+    def infill(self) -> InfillFormat | None: ...
+    def id_of(self, token: str) -> int | None: ...
+    def encode(self, text: str) -> list[int]: ...
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The text around a cursor. Neither holds an unpaired surrogate.
+
+    Attributes:
+        prefix, suffix: up to the cursor and from it on.
+        prefix_start: offset into `prefix` where the prompt's prefix starts; None lets it be chosen.
+        far_suffix_start: offset into `suffix` where the far suffix starts; None lets it be chosen.
+    """
+
+    prefix: str
+    suffix: str
+    prefix_start: int | None = None
+    far_suffix_start: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Most tokens of each side; the suffix's are far and near together."""
+
+    prefix: int
+    suffix: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A prompt and what became of the text.
+
+    Attributes:
+        prompt: token ids, at least one.
+        prefix_start, far_suffix_start: the marks used, to be sent back with the next request.
+            `prefix_start` is the one asked for unless the text behind it was over budget.
+    """
+
+    prompt: tuple[int, ...]
+    prefix_start: int
+    far_suffix_start: int
+
+
+def budget_for(
+    context_max: int, tokens_max: int, *, prefix: int | None = None, suffix: int | None = None
+) -> Budget:
+    """The budget within a context that also has to hold the completion.
+
+    The suffix never takes more than a third, so that a small context keeps the text that is
+    being continued.
+
+    Args:
+        context_max: most tokens of prompt and completion together.
+        tokens_max: most tokens of the completion.
+        prefix, suffix: what was asked for; None means what the bundled model was trained with.
+
+    Raises:
+        RequestError: the completion leaves no room for a prompt.
+    """
+    room = context_max - tokens_max - _overhead_max()
+    if room < 1:
+        raise RequestError(
+            f"limits.tokensMax is {tokens_max}; the model's context holds {context_max} tokens, "
+            "the prompt's included.",
+            remedy=f"Use at most {max(0, context_max - _overhead_max() - 1)}.",
+            param="limits.tokensMax",
+        )
+    suffix_tokens = min(SUFFIX_TOKENS if suffix is None else suffix, room // 3)
+    prefix_tokens = min(PREFIX_TOKENS if prefix is None else prefix, room - suffix_tokens)
+    return Budget(prefix_tokens, suffix_tokens)
+
+
+def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
+    """The prompt for these pieces.
+
+    A checkpoint without infilling markers gets the prefix alone behind its begin token: it could
+    not tell a suffix from the text to be continued.
+
+    Raises:
+        RequestError: a mark lies outside its text, or there is nothing to make a prompt of.
+    """
+    _check_mark("marks.prefixStart", pieces.prefix_start, pieces.prefix)
+    _check_mark("marks.farSuffixStart", pieces.far_suffix_start, pieces.suffix)
+    start, prefix = _prefix(pieces.prefix, pieces.prefix_start, encoder, budget.prefix)
+    far_start, far, near = _suffix(pieces.suffix, pieces.far_suffix_start, encoder, budget.suffix)
+    infill = encoder.infill
+    if infill is not None:
+        prompt = infill.prompt(far, prefix, near)
+    else:
+        begin = encoder.id_of(BEGIN)
+        prompt = (*(() if begin is None else (begin,)), *prefix)
+    if not prompt:
+        raise RequestError(
+            "prefix is empty, and this checkpoint has no begin token to start from.",
+            remedy="Ask behind at least one character.",
+            param="prefix",
+        )
+    return Layout(prompt, start, far_start)
+
+
+def _overhead_max() -> int:
+    return InfillFormat(0, 0, 0, 0, 0, 0).overhead
+
+
+def _check_mark(name: str, mark: int | None, text: str) -> None:
+    if mark is not None and not 0 <= mark <= len(text):
+        raise RequestError(
+            f"{name} is {mark}; its text has {len(text)} characters.",
+            remedy="Move marks with the edits, or leave them out.",
+            param=name,
+        )
+
+
+def _prefix(
+    text: str, mark: int | None, encoder: TextEncoder, budget: int
+) -> tuple[int, Sequence[int]]:
+    """Where the prefix starts, and its tokens: at the mark as long as they fit the budget.
+
+    If they do not, the oldest quarter goes, so that the next keystrokes find the new mark in place
+    instead of moving it by a token each.
+    """
+    start = 0 if mark is None else mark
+    readable = max(start, len(text) - budget * _CHARS_PER_TOKEN_MAX)
+    tokens, offsets = encoder.encode_with_offsets(text[readable:])
+    if readable == start and len(tokens) <= budget:
+        return start, tokens
+    start = readable + _shortened(text[readable:], offsets, budget)
+    tokens = encoder.encode(text[start:])
+    # A cut inside a word or a character can cost a token more than it saved.
+    return start, tokens[max(0, len(tokens) - budget) :]
+
+
+def _shortened(text: str, offsets: Sequence[int], budget: int) -> int:
+    """The offset at which the last three quarters of a budget start: at a line where one starts
+    between that and one half, else (a giant line) between two characters."""
+    cut = _tail_start(text, offsets, budget - budget // 4)
+    latest = _tail_start(text, offsets, budget - budget // 2)
+    line = _line_start(text, cut)
+    return line if line is not None and line <= latest else cut
+
+
+def _tail_start(text: str, offsets: Sequence[int], tokens: int) -> int:
+    """Where the last so many tokens start, or as many characters as those can be read as."""
+    by_tokens = offsets[-tokens] if len(offsets) > tokens else 0
+    return max(by_tokens, len(text) - tokens * _CHARS_PER_TOKEN_MAX)
+
+
+def _line_start(text: str, offset: int) -> int | None:
+    """The first line start at or behind an offset, or None."""
+    if offset == 0:
+        return 0
+    # From one character before, so that an offset that is a line start is found itself, and an
+    # offset between \r and \n is not taken for one.
+    end = _LINE_END.search(text, offset - 1)
+    return None if end is None else end.end()
+
+
+def _suffix(
+    text: str, mark: int | None, encoder: TextEncoder, budget: int
+) -> tuple[int, Sequence[int], Sequence[int]]:
+    """Where the far suffix starts, its tokens and the near suffix's.
+
+    A third of the budget is the near suffix's. If the text up to the mark does not fit into it,
+    the mark is set anew, so that near and far stay contiguous while lines are of ordinary length.
+    """
+    near_budget = budget // 3
+    start = _lines_below(text, _NEAR_LINES) if mark is None else mark
+    near = _head(text[:start], encoder, near_budget + 1)
+    if mark is not None and len(near) > near_budget:
+        start = min(start, _lines_below(text, _NEAR_LINES))
+        near = _head(text[:start], encoder, near_budget)
+    far = _head(text[start:], encoder, budget - near_budget)
+    return start, far, near[:near_budget]
+
+
+def _lines_below(text: str, lines: int) -> int:
+    """The offset at which the line so many below the first one starts; the end if there is none."""
+    offset = 0
+    for _ in range(lines):
+        end = _LINE_END.search(text, offset)
+        if end is None:
+            return len(text)
+        offset = end.end()
+    return offset
+
+
+def _head(text: str, encoder: TextEncoder, tokens_max: int) -> Sequence[int]:
+    """The first tokens of a text."""
+    return encoder.encode(text[: tokens_max * _CHARS_PER_TOKEN_MAX])[:tokens_max]

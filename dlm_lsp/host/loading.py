@@ -1,0 +1,84 @@
+"""Loads the backend on a thread of its own, while the host already answers.
+
+Owns the backend: loading, ready or failed, and its end. Knows neither HTTP nor what a backend does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+from dlm_lsp.host.backend import Backend, Load
+from dlm_lsp.host.errors import HostError
+from engine.config import EngineSettings
+from engine.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+
+class Loader:
+    """One backend, from its loading to its closing. All methods on the event loop."""
+
+    def __init__(self, load: Load, settings: EngineSettings) -> None:
+        self._load = load
+        self._settings = settings
+        self._done = asyncio.Event()
+        self.backend: Backend | None = None
+        self.error: HostError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether loading has ended, well or badly."""
+        return self._done.is_set()
+
+    def start(self) -> None:
+        """Begins to load; returns at once."""
+        loop = asyncio.get_running_loop()
+        # A daemon: a load cannot be interrupted, and must not keep a host that ends alive.
+        threading.Thread(target=self._run, args=(loop,), name="load", daemon=True).start()
+
+    async def wait(self, seconds_max: float | None = None) -> None:
+        """Returns when loading has ended, well or badly. Raises TimeoutError."""
+        async with asyncio.timeout(seconds_max):
+            await self._done.wait()
+
+    async def close(self) -> None:
+        """Ends the backend, if there is one, and with it the requests it still has."""
+        if self.backend is not None:
+            await asyncio.to_thread(self.backend.close)
+            self.backend = None
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        started = time.monotonic()
+        backend, error = None, None
+        try:
+            backend = self._load(self._settings)
+            logger.info(
+                "loaded %s on %s (%s) in %.1f s",
+                backend.info.checkpoint,
+                backend.info.device,
+                backend.info.dtype,
+                time.monotonic() - started,
+            )
+        except EngineError as failure:
+            error = HostError(failure.message, remedy=failure.remedy, code="load_failed")
+        except Exception as failure:  # the thread's boundary: every client is to hear of it
+            logger.exception("loading failed")
+            error = HostError(
+                f"The engine cannot be loaded: {type(failure).__name__}: {failure}.",
+                remedy="See the host's log.",
+                code="load_failed",
+            )
+        try:
+            loop.call_soon_threadsafe(self._finish, backend, error)
+        except RuntimeError:  # the host ended meanwhile
+            if backend is not None:
+                backend.close()
+
+    def _finish(self, backend: Backend | None, error: HostError | None) -> None:
+        self.backend, self.error = backend, error
+        if error is not None:
+            logger.error("%s", error)
+        self._done.set()

@@ -1,0 +1,142 @@
+"""The host's HTTP face: which path does what, who may ask, and how errors look.
+
+Owns authorisation and the mapping of every error to one JSON shape. What a completion is stands in
+`generate`; starting and ending in `lifecycle`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from dlm_lsp.host.generate import generate
+from dlm_lsp.host.replies import ApiError, error_reply, invalid, reply, unavailable
+from dlm_lsp.host.state import Host
+from dlm_lsp.messages import ErrorBody
+from dlm_lsp.version import PROTOCOL, VERSION
+from engine.errors import EngineError, RequestError
+
+logger = logging.getLogger(__name__)
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(host: Host) -> web.Application:
+    """The application of one host. Run it with `handler_cancellation=True`: without it a client
+    that leaves during a long prefill goes unnoticed."""
+    app = web.Application(
+        middlewares=[_errors(host), _authorisation(host)],
+        client_max_size=host.limits.body_bytes_max,
+    )
+
+    async def post_generate(request: web.Request) -> web.StreamResponse:
+        return await generate(request, host)
+
+    async def get_health(request: web.Request) -> web.Response:
+        return _health(host)
+
+    async def get_metrics(request: web.Request) -> web.Response:
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=host.metrics.text(), headers=headers)
+
+    async def post_shutdown(request: web.Request) -> web.Response:
+        logger.info("asked to end")
+        host.stop.set()
+        return reply({"status": "stopping", "pid": os.getpid()}, status=202)
+
+    app.router.add_post("/v1/generate", post_generate)
+    app.router.add_get("/health", get_health)
+    app.router.add_get("/metrics", get_metrics)
+    app.router.add_post("/v1/shutdown", post_shutdown)
+    return app
+
+
+def _health(host: Host) -> web.Response:
+    identity: dict[str, Any] = {"protocol": PROTOCOL, "version": VERSION, "pid": os.getpid()}
+    error, backend = host.loader.error, host.loader.backend
+    if host.stop.is_set():
+        return _unhealthy("The host is ending.", "unavailable_error", identity)
+    if error is not None:
+        return _unhealthy(error.message, "load_error", identity, remedy=error.remedy)
+    if backend is None:
+        return _unhealthy("Loading model", "unavailable_error", identity)
+    info = backend.info
+    return reply(
+        {
+            "status": "ok",
+            **identity,
+            "checkpoint": info.checkpoint,
+            "device": info.device,
+            "dtype": info.dtype,
+            "threads": info.threads,
+            "parameters": info.parameters,
+            "contextMax": info.context_max,
+            "vocabulary": info.vocabulary,
+            "modes": info.modes,
+            "infilling": info.infilling,
+            "requests": host.requests,
+        }
+    )
+
+
+def _unhealthy(
+    message: str, kind: str, identity: dict[str, Any], *, remedy: str = ""
+) -> web.Response:
+    error = {"code": 503, "message": message, "type": kind}  # llama.cpp's shape, its number too
+    if remedy:
+        error["remedy"] = remedy
+    return reply({"error": error, **identity}, status=503)
+
+
+def _authorisation(host: Host) -> Any:
+    expected = None if host.token is None else f"Bearer {host.token}".encode()
+
+    @web.middleware
+    async def authorise(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if expected is not None and not hmac.compare_digest(given, expected):
+            body = ErrorBody(
+                code="unauthorized",
+                message="The bearer token is missing or wrong. Set engine.token to the host's.",
+                type="authentication_error",
+            )
+            raise ApiError(401, body, headers={"WWW-Authenticate": "Bearer"})
+        return await handler(request)
+
+    return authorise
+
+
+def _errors(host: Host) -> Any:
+    """Turns whatever a handler raises into the one JSON shape: the request handler's boundary."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            found = error
+        except RequestError as error:
+            found = invalid(str(error), error.param)
+        except EngineError as error:
+            found = unavailable(error.code, str(error))
+        except web.HTTPRequestEntityTooLarge:
+            limit = host.limits.body_bytes_max
+            found = invalid(f"The body is larger than {limit} bytes.", status=413)
+        except web.HTTPException as error:
+            found = invalid(
+                f"{request.method} {request.path}: {error.reason}.", status=error.status
+            )
+        except Exception as error:
+            logger.exception("a request failed")
+            message = f"The host failed: {type(error).__name__}. See its log."
+            body = ErrorBody(code="host_failure", message=message, type="server_error")
+            found = ApiError(500, body)
+        host.metrics.count_error(found.body.code)
+        return error_reply(found)
+
+    return answer
