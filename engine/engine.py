@@ -28,6 +28,7 @@ from engine.api import (
 from engine.cache.storage import CacheShape, KVCache
 from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
+from engine.decoders.strategy import Traits
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.errors import CheckpointError, ConfigError, RequestError
 from engine.loop import TokenState, decode
@@ -57,6 +58,7 @@ class Engine:
         self._model = model
         self._cache = cache
         self._config = config
+        self._traits = Traits(config.mask_id)
         self._room = min(config.positions_max, cache.capacity)
         self._threads = settings.threads
         self._scheduler = Scheduler(self._events)
@@ -136,7 +138,7 @@ class Engine:
             self._cache,
             STRATEGIES[request.mode],
             request,
-            self._config.mask_id,
+            self._traits,
             is_cancelled,
         )
         try:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from engine.api import Request
-from engine.decoders.strategy import Progress, Strategy, Task
+from engine.decoders.strategy import Progress, Strategy, Task, Traits
 from engine.step import Step
 
 
@@ -52,7 +52,7 @@ def decode(
     cache: StepCache,
     strategy: Strategy[Any],
     request: Request,
-    mask_id: int,
+    traits: Traits,
     is_cancelled: Callable[[], bool],
 ) -> Generator[TokenState]:
     """Decodes one request; the last state is finished or stopped.
@@ -68,7 +68,7 @@ def decode(
     room = len(request.prompt) + request.limits.tokens_max + request.block.length
     sequence, cached = cache.open(request.prompt, room)
     try:
-        task = Task(request, cached, sequence, mask_id)
+        task = Task(request, cached, sequence, traits)
         state = strategy.start(task)
         forwards = 0
         yield TokenState(state.progress, cached, forwards)

@@ -18,7 +18,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from engine.decoders.strategy import Feed, Place, Progress, Task, commit
+from engine.decoders.strategy import (
+    Feed,
+    Place,
+    Progress,
+    Task,
+    before_stop,
+    commit,
+    room_left,
+)
 from engine.sampling import choose
 from engine.step import Step, group
 
@@ -84,15 +92,9 @@ class BlockDiffusion:
 def _undecided(state: BlockState) -> tuple[int, ...]:
     """Masked places that can still be shown: before the first stop token and the length limit."""
     assert state.block is not None
-    request = state.task.request
-    room = request.limits.tokens_max - len(state.before.committed)
-    places: list[int] = []
-    for index, place in enumerate(state.block[:room]):
-        if place.token is None:
-            places.append(index)
-        elif place.token in request.stop_token_ids:
-            break
-    return tuple(places)
+    room = room_left(state.before, state.task)
+    shown = before_stop(state.block[:room], state.task)
+    return tuple(index for index, place in enumerate(shown) if place.token is None)
 
 
 def _decide(state: BlockState, places: Sequence[int], logits: Tensor) -> tuple[Place, ...]:
@@ -134,11 +136,5 @@ def _settle(state: BlockState) -> BlockState:
 def _visible_draft(state: BlockState, start: int) -> tuple[Place, ...]:
     """The block behind its final run, up to a decided stop token or the length limit."""
     assert state.block is not None
-    request = state.task.request
-    room = request.limits.tokens_max - len(state.before.committed)
-    draft: list[Place] = []
-    for place in state.block[start:room]:
-        if place.token in request.stop_token_ids:
-            break
-        draft.append(place)
-    return tuple(draft)
+    room = room_left(state.before, state.task)
+    return before_stop(state.block[start:room], state.task)

@@ -7,6 +7,7 @@ them for many requests and concatenate the rows. Knows neither model nor cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -21,19 +22,35 @@ PREFILL_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What a strategy must know of the checkpoint.
+
+    Attributes:
+        mask_id: fills undecided places, and is never emitted.
+        has_drafter: it has a drafter LoRA.
+    """
+
+    mask_id: int
+    has_drafter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A request as a strategy sees it.
 
     Attributes:
         cached: prompt tokens whose K/V are in the cache already; less than the whole prompt.
         sequence: the cache sequence its rows belong to.
-        mask_id: fills undecided places, and is never emitted.
     """
 
     request: Request
     cached: int
     sequence: int
-    mask_id: int
+    traits: Traits
+
+    @property
+    def mask_id(self) -> int:
+        return self.traits.mask_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +68,7 @@ class Progress:
     Attributes:
         committed: emitted tokens, final; grows only.
         confidences: of each committed token.
-        draft: places behind them, the first undecided (else it would be committed).
+        draft: places behind them, which may change; never reaches a stop token.
         finished: "end", "length", or None while decoding goes on.
         prefilling: no token was decided yet.
     """
@@ -136,3 +153,30 @@ def commit(
         finished=finished,
         prefilling=False,
     )
+
+
+def accepted_run(drafts: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many verified tokens are emitted: the leading ones that were drafted, and one more.
+
+    Args:
+        drafts: what was guessed for each place.
+        tokens: what the causal rows gave, for these places and the one behind them.
+    """
+    assert len(tokens) == len(drafts) + 1
+    for index, draft in enumerate(drafts):
+        if tokens[index] != draft:
+            return index + 1
+    return len(tokens)
+
+
+def room_left(progress: Progress, task: Task) -> int:
+    """Tokens that may still be emitted."""
+    return task.request.limits.tokens_max - len(progress.committed)
+
+
+def before_stop(places: tuple[Place, ...], task: Task) -> tuple[Place, ...]:
+    """The part of a draft that can be shown: up to the first stop token."""
+    for index, place in enumerate(places):
+        if place.token in task.request.stop_token_ids:
+            return places[:index]
+    return places

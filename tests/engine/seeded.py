@@ -11,6 +11,7 @@ from torch.nn import functional
 from engine.api import Request
 from engine.cache.storage import CacheShape, KVCache
 from engine.decoders import STRATEGIES
+from engine.decoders.strategy import Traits
 from engine.loop import TokenState, decode
 from engine.model.config import ModelConfig, RopeConfig
 from engine.model.network import Network
@@ -18,6 +19,7 @@ from engine.model.runner import Model
 
 CPU = torch.device("cpu")
 MASK_ID = 3
+TRAITS = Traits(MASK_ID)
 END_ID = 2
 CONFIG = ModelConfig(
     vocabulary=97,
@@ -68,7 +70,7 @@ def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
 def run(model: Model, cache: KVCache, request: Request) -> list[TokenState]:
     """All states of one request."""
     strategy = STRATEGIES[request.mode]
-    return list(decode(model, cache, strategy, request, MASK_ID, lambda: False))
+    return list(decode(model, cache, strategy, request, TRAITS, lambda: False))
 
 
 def causal_logits(network: Network, tokens: tuple[int, ...]) -> Tensor:

@@ -24,6 +24,7 @@ from engine.step import chain, concatenate, group
 from tests.engine.seeded import (
     CONFIG,
     MASK_ID,
+    TRAITS,
     causal_logits,
     empty_cache,
     masked_logits,
@@ -194,7 +195,7 @@ def drive(cache: KVCache, request: Request, cancel_after: int) -> list[TokenStat
     states: list[TokenState] = []
     strategy = STRATEGIES[request.mode]
     is_cancelled = lambda: len(states) > cancel_after  # noqa: E731
-    for state in decode(MODEL, cache, strategy, request, MASK_ID, is_cancelled):
+    for state in decode(MODEL, cache, strategy, request, TRAITS, is_cancelled):
         states.append(state)
     return states
 
@@ -203,7 +204,7 @@ def drive(cache: KVCache, request: Request, cancel_after: int) -> list[TokenStat
 def test_closing_the_iterator_leaks_nothing(mode: str) -> None:
     cache = empty_cache()
     states = decode(
-        MODEL, cache, STRATEGIES[mode], request_of(mode, prompt_of(50)), MASK_ID, lambda: False
+        MODEL, cache, STRATEGIES[mode], request_of(mode, prompt_of(50)), TRAITS, lambda: False
     )
     next(states)
     next(states)

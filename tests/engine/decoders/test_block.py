@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.api import BlockOptions, Limits, Request
 from engine.decoders.block import BlockDiffusion, BlockState
-from engine.decoders.strategy import Task
+from engine.decoders.strategy import Task, Traits
 from engine.step import visible_rows
 
 MASK, END, VOCABULARY = 0, 1, 10
@@ -35,7 +35,7 @@ def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> Blo
         block=BlockOptions(length, threshold),
         stop_token_ids=(END,),
     )
-    state = STRATEGY.start(Task(request, cached=0, sequence=0, mask_id=MASK))
+    state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=Traits(MASK)))
     step = STRATEGY.plan(state)
     assert (step.token, step.read) == ((5, 6), (1,))
     state, kept = STRATEGY.resolve(state, step, logits_of((7, 0.8)))
@@ -132,6 +132,6 @@ def test_places_behind_the_length_limit_are_neither_denoised_nor_shown() -> None
 
 def test_a_seed_that_is_an_end_ends_at_once() -> None:
     request = Request((5,), "block", stop_token_ids=(END,))
-    state = STRATEGY.start(Task(request, cached=0, sequence=0, mask_id=MASK))
+    state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=Traits(MASK)))
     state, _ = STRATEGY.resolve(state, STRATEGY.plan(state), logits_of((END, 0.9)))
     assert (state.progress.finished, state.progress.committed) == ("end", ())
