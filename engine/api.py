@@ -13,7 +13,7 @@ from typing import Protocol
 
 from engine.errors import RequestError
 
-MODES = ("ar", "block")
+MODES = ("ar", "block", "linear_spec", "quadratic_spec", "copy_spec")
 MASKED = "\u2591"  # how an undecided place is drawn in `Draft.draft`; never part of a result
 
 

@@ -34,6 +34,7 @@ from tests.engine.seeded import (
 )
 
 MODES = tuple(STRATEGIES)
+SPECULATIVE = ("linear_spec", "quadratic_spec", "copy_spec")
 MODEL = seeded_model()
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -57,6 +58,21 @@ def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(length: int) -> None:
     logits = causal_logits(MODEL.network, prompt + emitted)
     logits[:, MASK_ID] = float("-inf")
     assert emitted == tuple(logits[length - 1 : -1].argmax(-1).tolist())
+
+
+@pytest.mark.parametrize("mode", SPECULATIVE)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("tokens_max", [1, 2, 9, 40])
+def test_speculation_emits_what_ar_emits(mode: str, temperature: float, tokens_max: int) -> None:
+    """Exact mode: token for token in fp32, at any temperature, since draws depend on the place."""
+    for seed in range(4):
+        prompt = prompt_of(30 + seed, seed) * 2  # repeats itself, so that there is something to copy
+        options = {"temperature": temperature, "seed": seed}
+        expected = run(MODEL, empty_cache(), request_of("ar", prompt, tokens_max, **options))[-1]
+        last = run(MODEL, empty_cache(), request_of(mode, prompt, tokens_max, **options))[-1]
+        assert last.progress.committed == expected.progress.committed
+        assert last.progress.confidences == pytest.approx(expected.progress.confidences, rel=1e-3)
+        assert last.forwards <= 2 * tokens_max
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 2.0])
@@ -233,7 +249,7 @@ def test_decoding_ends_before_the_first_stop_token(mode: str, at: int) -> None:
     last = run(MODEL, empty_cache(), request)[-1].progress
     assert last.finished == "end"
     assert stop not in last.committed
-    if mode == "ar":  # a block's other places may fall differently once the end is known
+    if mode != "block":  # a block's other places may fall differently once the end is known
         assert last.committed == tokens[:first]
 
 

@@ -1,0 +1,122 @@
+"""Quadratic self-speculation: one forward verifies a draft and drafts for every way it can end.
+
+A causal chain of the seed and its drafts; on each row of the chain hangs a group of masks. The
+chain's logits verify; the group of the last accepted row already holds the next draft (its first
+mask stands where the causal token goes, so the drafts are the masks behind it). Described in
+arXiv 2607.05722; B tokens of chain and B masks each are B (B + 1) rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from engine.decoders.strategy import (
+    Feed,
+    Place,
+    Progress,
+    Task,
+    accepted_run,
+    before_stop,
+    commit,
+    room_left,
+)
+from engine.sampling import choose
+from engine.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class QuadraticState:
+    """Feeding the prompt, then one forward per cycle.
+
+    Attributes:
+        feed: the prompt's rest; afterwards its `cached` ends before the chain.
+        chain: the seed, which is the token committed last, and the drafts behind it.
+    """
+
+    task: Task
+    feed: Feed
+    progress: Progress
+    chain: tuple[int, ...] = ()
+
+
+class QuadraticSpec:
+    """Strategy "quadratic_spec"."""
+
+    def start(self, task: Task) -> QuadraticState:
+        feed = Feed(task.cached, task.request.prompt[task.cached :])
+        return QuadraticState(task, feed, Progress())
+
+    def plan(self, state: QuadraticState) -> Step:
+        if state.feed.pending:
+            return state.feed.plan(state.task.sequence)
+        return _step(state.chain, state.task.request.block.length, state)
+
+    def resolve(
+        self, state: QuadraticState, step: Step, logits: Tensor
+    ) -> tuple[QuadraticState, tuple[int, ...]]:
+        task = state.task
+        sampling, mask_id = task.request.sampling, task.mask_id
+        if state.feed.pending:
+            feed = state.feed.after(step)
+            if feed.pending:
+                return replace(state, feed=feed), tuple(range(step.rows))
+            seed, confidence = choose(logits, [feed.cached], sampling, mask_id=mask_id)
+            progress = commit(state.progress, tuple(seed), tuple(confidence), task)
+            return QuadraticState(task, feed, progress, tuple(seed)), tuple(range(step.rows))
+        length = len(state.chain)
+        positions = [position + 1 for position in step.position[:length]]
+        tokens, confidences = choose(logits[:length], positions, sampling, mask_id=mask_id)
+        emitted = accepted_run(state.chain[1:], tokens)
+        progress = commit(
+            state.progress, tuple(tokens[:emitted]), tuple(confidences[:emitted]), task
+        )
+        feed = Feed(state.feed.cached + emitted)
+        following = QuadraticState(task, feed, progress, (tokens[emitted - 1],))
+        if progress.finished is None:
+            following = _with_drafts(following, emitted - 1, step, logits)
+        return following, tuple(range(emitted))
+
+
+def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
+    """The chain's rows, then `masks` rows for each of them: group i + 1 hangs on row i."""
+    task, start = state.task, state.feed.cached
+    length = len(tokens)
+    of_masks = [(row, offset) for row in range(length) for offset in range(1, masks + 1)]
+    rows = length + len(of_masks)
+    # The first mask of a group stands where the causal token will: nobody reads it.
+    drafts = [length + index for index, (_, offset) in enumerate(of_masks) if offset > 1]
+    return Step(
+        token=tokens + (task.mask_id,) * len(of_masks),
+        sequence=(task.sequence,) * rows,
+        position=(
+            *range(start, start + length),
+            *(start + row + offset for row, offset in of_masks),
+        ),
+        parent=(*range(-1, length - 1), *(row for row, _ in of_masks)),
+        group=(0,) * length + tuple(row + 1 for row, _ in of_masks),
+        drafter=(False,) * length + (task.traits.has_drafter,) * len(of_masks),
+        read=(*range(length), *drafts),
+    )
+
+
+def _with_drafts(state: QuadraticState, row: int, step: Step, logits: Tensor) -> QuadraticState:
+    """The chain for the next cycle: the seed and what the group on `row` drafted behind it."""
+    task = state.task
+    per_group = task.request.block.length - 1
+    length = len(step.read) // (per_group + 1)
+    first = length + row * per_group
+    count = min(per_group, room_left(state.progress, task) - 1)
+    if count <= 0:
+        return state
+    reads = range(first, first + count)
+    drafts, confidences = choose(
+        logits[first : first + count],
+        [step.position[step.read[index]] for index in reads],
+        task.request.sampling,
+        mask_id=task.mask_id,
+    )
+    places = before_stop(tuple(map(Place, drafts, confidences)), task)
+    progress = replace(state.progress, draft=places)
+    return replace(state, progress=progress, chain=(*state.chain, *drafts))

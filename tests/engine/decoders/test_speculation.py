@@ -1,0 +1,212 @@
+"""Self-speculation on hand-written logits: what is drafted, what is accepted, what is kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from engine.api import BlockOptions, Limits, Request
+from engine.decoders.copy_spec import MATCH_MIN, CopySpec, copied_draft
+from engine.decoders.linear_spec import WINDOW_FIRST, LinearSpec, LinearState
+from engine.decoders.quadratic_spec import QuadraticSpec, QuadraticState
+from engine.decoders.strategy import Task, Traits, accepted_run
+from engine.step import CACHED, visible_rows
+
+MASK, END, VOCABULARY = 0, 1, 30
+LINEAR, QUADRATIC, COPY = LinearSpec(), QuadraticSpec(), CopySpec()
+
+
+def logits_of(*tokens: int) -> Tensor:
+    """One row per token, which is its argmax."""
+    rows = torch.zeros(len(tokens), VOCABULARY)
+    rows[range(len(tokens)), list(tokens)] = 5.0
+    return rows
+
+
+def task_of(prompt: tuple[int, ...] = (5, 6), length: int = 4, tokens_max: int = 100) -> Task:
+    request = Request(
+        prompt,
+        "linear_spec",
+        Limits(tokens_max),
+        block=BlockOptions(length),
+        stop_token_ids=(END,),
+    )
+    return Task(request, 0, 0, Traits(MASK, has_drafter=True))
+
+
+def begin(strategy, task: Task):
+    """The state behind the prompt, with the seed 7."""
+    state = strategy.start(task)
+    state, kept = strategy.resolve(state, strategy.plan(state), logits_of(7))
+    assert kept == tuple(range(len(task.request.prompt)))
+    assert state.progress.committed == (7,)
+    return state
+
+
+@given(st.lists(st.integers(2, 4), max_size=6), st.lists(st.integers(2, 4), max_size=7))
+def test_the_accepted_run_is_the_longest_match_and_one_more(
+    drafts: list[int], tokens: list[int]
+) -> None:
+    tokens = (tokens + [9] * 7)[: len(drafts) + 1]
+    count = accepted_run(drafts, tokens)
+    assert tokens[: count - 1] == drafts[: count - 1]
+    assert count == len(tokens) or tokens[count - 1] != drafts[count - 1]
+
+
+def test_linear_drafts_in_a_group_with_the_drafter_and_verifies_in_a_chain_without() -> None:
+    state = begin(LINEAR, task_of())
+    draft = LINEAR.plan(state)
+    assert draft.token == (7, MASK, MASK, MASK)
+    assert draft.position == (2, 3, 4, 5)
+    assert draft.drafter == (True,) * 4
+    assert visible_rows(draft) == (0b1111,) * 4
+    assert draft.read == (1, 2, 3)
+    state, kept = LINEAR.resolve(state, draft, logits_of(11, 12, 13))
+    assert kept == ()
+    assert state.progress.committed == (7,)
+    assert [place.token for place in state.progress.draft] == [11, 12, 13]
+    verify = LINEAR.plan(state)
+    assert verify.token == (7, 11, 12, 13)
+    assert verify.drafter == (False,) * 4
+    assert visible_rows(verify) == (0b1, 0b11, 0b111, 0b1111)
+    assert verify.read == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("causal", "emitted"),
+    [
+        ((21, 22, 23, 24), (21,)),
+        ((11, 22, 23, 24), (11, 22)),
+        ((11, 12, 23, 24), (11, 12, 23)),
+        ((11, 12, 13, 24), (11, 12, 13, 24)),
+    ],
+)
+def test_linear_keeps_the_seed_and_the_matches_and_goes_on_from_the_bonus(
+    causal: tuple[int, ...], emitted: tuple[int, ...]
+) -> None:
+    state = begin(LINEAR, task_of())
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(11, 12, 13))
+    state, kept = LINEAR.resolve(state, LINEAR.plan(state), logits_of(*causal))
+    assert state.progress.committed == (7, *emitted)
+    assert kept == tuple(range(len(emitted)))
+    following = LINEAR.plan(state)
+    assert following.token[0] == emitted[-1]
+    assert following.position[0] == 2 + len(emitted)
+
+
+def test_the_window_grows_with_acceptance_and_shrinks_without() -> None:
+    state = begin(LINEAR, task_of(length=32))
+    windows = []
+    for accepts in (True, True, True, False, False):
+        windows.append(state.window)
+        state = linear_cycle(state, accepts)
+    windows.append(state.window)
+    assert windows == [WINDOW_FIRST, 16, 32, 32, 16, 8]
+
+
+def linear_cycle(state: LinearState, accepts: bool) -> LinearState:
+    drafts = [11] * (state.window - 1)
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(*drafts))
+    causal = [*drafts, 12] if accepts else [12] * (len(drafts) + 1)
+    return LINEAR.resolve(state, LINEAR.plan(state), logits_of(*causal))[0]
+
+
+def test_an_accepted_end_ends_and_is_not_shown_in_the_draft() -> None:
+    state = begin(LINEAR, task_of())
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(11, END, 13))
+    assert [place.token for place in state.progress.draft] == [11]
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(11, END, 13, 14))
+    assert (state.progress.finished, state.progress.committed) == ("end", (7, 11))
+
+
+def test_no_more_is_drafted_than_can_be_emitted() -> None:
+    state = begin(LINEAR, task_of(tokens_max=3))
+    assert LINEAR.plan(state).token == (7, MASK)  # a draft and its bonus
+    state = begin(LINEAR, task_of(tokens_max=2))
+    assert LINEAR.plan(state).token == (7,)  # the bonus alone: a causal row
+    assert LINEAR.plan(state).group == (0,)
+
+
+def test_quadratic_hangs_a_group_of_masks_on_every_row_of_the_chain() -> None:
+    state = begin(QUADRATIC, task_of(length=3))
+    step = QUADRATIC.plan(state)
+    assert step.token == (7, MASK, MASK, MASK)
+    assert step.parent == (CACHED, 0, 0, 0)
+    assert step.position == (2, 3, 4, 5)
+    assert step.drafter == (False, True, True, True)
+    assert visible_rows(step) == (0b0001, 0b1111, 0b1111, 0b1111)
+    assert step.read == (0, 2, 3)  # the first mask stands where the causal token goes
+    state, kept = QUADRATIC.resolve(state, step, logits_of(21, 22, 23))
+    assert kept == (0,)
+    assert state.progress.committed == (7, 21)
+    assert state.chain == (21, 22, 23)
+    step = QUADRATIC.plan(state)
+    assert step.rows == 3 + 3 * 3
+    assert step.position == (3, 4, 5, 4, 5, 6, 5, 6, 7, 6, 7, 8)
+    for group in range(3):
+        for row in range(3 + 3 * group, 6 + 3 * group):
+            ancestors = (1 << (group + 1)) - 1
+            members = 0b111 << (3 + 3 * group)
+            assert visible_rows(step)[row] == ancestors | members
+
+
+@pytest.mark.parametrize("accepted", [0, 1, 2])
+def test_quadratic_goes_on_with_the_group_of_the_last_accepted_row(accepted: int) -> None:
+    state = QuadraticState(*vars_of(begin(QUADRATIC, task_of(length=3))), chain=(7, 8, 9))
+    step = QUADRATIC.plan(state)
+    causal = [(8, 9, 10)[row] if row < accepted else 20 + row for row in range(3)]
+    drafts = [(11, 12), (13, 14), (15, 16)]
+    reads = logits_of(*causal, *(token for pair in drafts for token in pair))
+    state, kept = QUADRATIC.resolve(state, step, reads)
+    emitted = tuple(causal[: accepted + 1])
+    assert state.progress.committed == (7, *emitted)
+    assert kept == tuple(range(accepted + 1))
+    assert state.chain == (emitted[-1], *drafts[accepted])
+
+
+def vars_of(state: QuadraticState):
+    return state.task, state.feed, state.progress
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 8))
+def test_a_copied_draft_followed_the_same_tokens_before(tokens: list[int], length: int) -> None:
+    draft, match = copied_draft(tokens, length)
+    longest = max(
+        (
+            size
+            for size in range(MATCH_MIN, 9)
+            for start in range(len(tokens) - size)
+            if tokens[start : start + size] == tokens[-size:] and size < len(tokens)
+        ),
+        default=0,
+    )
+    assert match == longest
+    if match:
+        starts = [
+            start
+            for start in range(len(tokens) - match)
+            if tokens[start : start + match] == tokens[-match:]
+        ]
+        follow = starts[-1] + match
+        assert draft == tuple(tokens[follow : follow + length])
+        assert draft
+    else:
+        assert draft == ()
+
+
+def test_copying_verifies_what_followed_before() -> None:
+    task = task_of(prompt=(9, 7, 11, 12, 13, 14, 9), length=4)
+    state = begin(COPY, task)
+    step = COPY.plan(state)
+    assert step.token == (7, 11, 12, 13)  # 9 7 stood before, followed by 11 12 13
+    state, kept = COPY.resolve(state, step, logits_of(11, 12, 20, 21))
+    assert kept == (0, 1, 2)
+    assert state.progress.committed == (7, 11, 12, 20)
+
+
+def test_without_a_match_copying_is_autoregressive() -> None:
+    state = begin(COPY, task_of(prompt=(5, 6)))
+    assert COPY.plan(state).token == (7,)
