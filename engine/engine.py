@@ -32,6 +32,7 @@ from engine.decoders.strategy import Traits
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.errors import CheckpointError, ConfigError, RequestError
 from engine.loop import TokenState, decode
+from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import ModelConfig, read_config
 from engine.model.runner import Model
@@ -58,7 +59,7 @@ class Engine:
         self._model = model
         self._cache = cache
         self._config = config
-        self._traits = Traits(config.mask_id)
+        self._traits = Traits(config.mask_id, has_drafter=model.adapter is not None)
         self._room = min(config.positions_max, cache.capacity)
         self._threads = settings.threads
         self._scheduler = Scheduler(self._events)
@@ -93,7 +94,9 @@ class Engine:
         network = load_network(folder, config, device=device, dtype=dtype)
         shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
         cache = KVCache(shape, settings.cache_tokens, device=device, dtype=dtype)
-        return cls(Model(network, device=device), cache, tokenizer, settings)
+        adapter = load_adapter(folder, config, device=device, dtype=dtype)
+        model = Model(network, device=device, adapter=adapter)
+        return cls(model, cache, tokenizer, settings)
 
     def submit(self, request: Request, emit: Emit) -> Handle:
         """Queues a request: Started, a Draft after every forward, then one of the last events.

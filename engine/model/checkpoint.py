@@ -43,7 +43,7 @@ def load_network(
     if config.tied_head:
         expected.pop("diffusion_head.weight")
     _check_memory(config, device, dtype)
-    tensors = _read_tensors(files, expected, device, dtype)
+    tensors = read_tensors(files, expected, device, dtype)
     if config.tied_head:
         tensors["diffusion_head.weight"] = tensors["encoder.embed_tokens.weight"]
     network.load_state_dict(tensors, strict=True, assign=True)
@@ -110,12 +110,21 @@ def _sharded_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _read_tensors(
+def read_tensors(
     files: list[Path],
     expected: dict[str, tuple[int, ...]],
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
+    """Reads tensors straight onto the device, their names and shapes checked first.
+
+    Args:
+        expected: every name that must be there, none besides, and its shape.
+
+    Raises:
+        CheckpointError: truncated file; missing, unknown or misshapen tensor.
+        MemoryExhausted: they do not fit.
+    """
     tensors: dict[str, Tensor] = {}
     for path in files:
         try:

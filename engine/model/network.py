@@ -26,6 +26,14 @@ class Attend(Protocol):
         ...
 
 
+class Draft(Protocol):
+    """What the drafter LoRA adds to a layer's o_proj."""
+
+    def __call__(self, layer: int, x: Tensor, /) -> Tensor:
+        """(..., T, H * D), o_proj's input → (..., T, hidden)."""
+        ...
+
+
 class Rotation:
     """For one set of positions: cos, sin (..., T, 1, D), query scale (..., T, 1, 1) or None."""
 
@@ -67,14 +75,15 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden, kv_width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden, bias=False)
 
-    def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, attend: Attend, draft: Draft | None) -> Tensor:
         query = rotation.rotate(self.q_proj(x).unflatten(-1, (self.heads, self.head_dim)))
         key = rotation.rotate(self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)))
         value = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))
         if rotation.query_scale is not None:
             query = query * rotation.query_scale
-        mixed = attend(self.layer, query, key, value)
-        return self.o_proj(mixed.flatten(-2))
+        mixed = attend(self.layer, query, key, value).flatten(-2)
+        out = self.o_proj(mixed)
+        return out if draft is None else out + draft(self.layer, mixed)
 
 
 class MLP(nn.Module):
@@ -100,8 +109,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, attend)
+    def forward(self, x: Tensor, rotation: Rotation, attend: Attend, draft: Draft | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, attend, draft)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -128,12 +137,15 @@ class Network(nn.Module):
         # fp32 whatever the weights are, and never in the state dict: derived from the config.
         self.frequencies = rotary_frequencies(config.rope, config.head_dim)
 
-    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor, attend: Attend, draft: Draft | None = None
+    ) -> Tensor:
         """Hidden states after the final norm.
 
         Args:
             tokens: (..., T) int64.
             positions: (..., T) int64.
+            draft: the drafter LoRA, where some rows run with it.
 
         Returns:
             (..., T, hidden) in the weights' dtype.
@@ -141,7 +153,7 @@ class Network(nn.Module):
         x = self.encoder.embed_tokens(tokens)
         rotation = self._rotation(positions, x.dtype)
         for layer in self.encoder.layers:
-            x = layer(x, rotation, attend)
+            x = layer(x, rotation, attend, draft)
         return self.encoder.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -13,15 +13,19 @@ from torch.nn import functional
 
 from engine.cache.storage import KVCache
 from engine.errors import MemoryExhausted
-from engine.model.network import Network
+from engine.model.adapter import DrafterAdapter
+from engine.model.network import Draft, Network
 from engine.step import Step, visible_rows
 
 
 class Model:
     """A loaded network as a function of steps. Called by the engine thread alone."""
 
-    def __init__(self, network: Network, *, device: torch.device) -> None:
+    def __init__(
+        self, network: Network, *, device: torch.device, adapter: DrafterAdapter | None = None
+    ) -> None:
         self.network = network
+        self.adapter = adapter
         self.device = device
 
     @torch.inference_mode()
@@ -31,7 +35,6 @@ class Model:
         Raises:
             MemoryExhausted: the step does not fit on the device.
         """
-        assert not any(step.drafter), "no drafter adapter is loaded"
         try:
             return self._forward(step, cache)
         except torch.OutOfMemoryError:
@@ -53,9 +56,17 @@ class Model:
 
         tokens = torch.tensor(step.token, dtype=torch.int64).to(self.device)
         positions = torch.tensor(step.position, dtype=torch.int64).to(self.device)
-        hidden = self.network(tokens, positions, attend)
+        hidden = self.network(tokens, positions, attend, self._draft(step))
         read = torch.tensor(step.read, dtype=torch.int64).to(self.device)
         return self.network.logits(hidden.index_select(0, read)).float()
+
+    def _draft(self, step: Step) -> Draft | None:
+        if not any(step.drafter):
+            return None
+        adapter = self.adapter
+        assert adapter is not None, "no drafter adapter is loaded"
+        rows = torch.tensor(step.drafter, dtype=adapter.up[0].dtype)[:, None].to(self.device)
+        return lambda layer, x: adapter(layer, x, rows)
 
 
 def visibility_mask(step: Step, lengths: list[tuple[int, int]]) -> Tensor:
