@@ -1,0 +1,212 @@
+# pyright: strict
+"""Where a completion has to end: at its scope's end, or where it repeats itself or the suffix.
+
+Lines are judged one after the other and only by what stands before them; the last one, which may
+still grow, can be undecided and is then held back whole. Works on text with \\n line ends and the
+document's own indentation. Knows no language but words that continue a block.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from dlm_lsp.postprocess_pairs import is_inside
+
+TAB_WIDTH = 4
+PERIOD_MAX = 4  # most lines in a block whose repetition is noticed
+REPEATED_CHARS_MIN = 3  # shorter repeats of what follows the cursor must begin at a word's start
+
+_CONTINUES = ("else", "elif", "except", "finally", "catch")
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class LineRules:
+    """What the lines of a completion are judged by.
+
+    Attributes:
+        line_before: the cursor's line up to the cursor.
+        repeated: what follows the cursor on its line, stripped, if a completion must not end a
+            line with it; brackets that pair are not meant here.
+        next_line: the next line of the suffix that is not blank, without trailing spaces.
+        is_scoped: end with the scope of the cursor's line.
+        is_single_line: end with the cursor's line.
+    """
+
+    line_before: str
+    repeated: str
+    next_line: str
+    is_scoped: bool
+    is_single_line: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """text[:end] stays; `is_final`: whatever follows the text, no more and no less will stay."""
+
+    end: int
+    is_final: bool
+
+
+class _Verdict(Enum):
+    KEEP = 0
+    UNSURE = 1  # the line may grow into one that has to go
+    END = 2
+
+
+def cut(rules: LineRules, text: str, is_whole: bool) -> Cut:
+    """Where the text ends by the rules.
+
+    `is_whole`: no more text will come; else what more text could still remove is left out, so
+    that the result grows with the text and never shrinks.
+    """
+    lines = text.split("\n")
+    judge = _Judge(rules)
+    start = 0
+    for number, line in enumerate(lines):
+        can_grow = number == len(lines) - 1
+        if number > 0 and rules.is_single_line:
+            return Cut(start - 1, True)
+        repeat = _repeat_start(rules, text, start, start + len(line), can_grow)
+        verdict = judge.verdict(number, line, can_grow)
+        if verdict is _Verdict.END:
+            return Cut(start, True)
+        if repeat is not None and not can_grow:
+            return Cut(repeat, True)
+        if can_grow and is_whole:
+            if judge.verdict(number, line, False) is _Verdict.END:
+                return Cut(start, False)
+            repeat = _repeat_start(rules, text, start, start + len(line), False)
+            return Cut(len(text) if repeat is None else repeat, False)
+        if verdict is _Verdict.UNSURE:
+            return Cut(start, False)
+        if repeat is not None:
+            return Cut(repeat, False)
+        judge.keep(number, line)
+        start += len(line) + 1
+    return Cut(len(text), False)
+
+
+def indentation(line: str) -> str:
+    """The spaces and tabs that a line starts with."""
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def width(whitespace: str) -> int:
+    """Columns that an indentation takes."""
+    return len(whitespace.expandtabs(TAB_WIDTH))
+
+
+class _Judge:
+    """Judges line after line; remembers the lines kept so far."""
+
+    def __init__(self, rules: LineRules) -> None:
+        self._rules = rules
+        self._base = width(indentation(rules.line_before))
+        self._is_owner = False  # the cursor's line opens the block that the completion fills
+        self._is_paragraph_over = False
+        self._kept: list[str] = []  # the lines that are not blank
+        self._has_text = False  # of the completion's own
+
+    def verdict(self, number: int, line: str, can_grow: bool) -> _Verdict:
+        """Whether the line has to go; `can_grow`: more of this very line may come."""
+        before = self._rules.line_before
+        whole = before + line if number == 0 else line
+        verdicts = [self._repetition(whole, can_grow)]
+        if number > 0 or not before.strip():
+            verdicts.append(_same(whole, self._rules.next_line, can_grow))
+        if number > 0 and self._rules.is_scoped:
+            verdicts.append(self._scope(line, can_grow))
+        return max(verdicts, key=lambda verdict: verdict.value)
+
+    def keep(self, number: int, line: str) -> None:
+        """Takes a line in that stays."""
+        before = self._rules.line_before
+        columns = width(indentation(line))
+        if number == 0:
+            if not before.strip() and line.strip():
+                self._base = width(before + indentation(line))
+            self._has_text = bool(line.strip())
+            if (before + line).strip():
+                self._kept.append((before + line).rstrip())
+        elif not line.strip():
+            self._is_paragraph_over = self._has_text
+        else:
+            if len(self._kept) <= 1 and before.strip() and columns > self._base:
+                self._is_owner = True
+            self._is_paragraph_over = False
+            self._has_text = True
+            self._kept.append(line.rstrip())
+
+    def _scope(self, line: str, can_grow: bool) -> _Verdict:
+        """A dedent ends the scope; so does a second paragraph or statement on its level."""
+        text = line.strip()
+        if not text:
+            return _Verdict.UNSURE if can_grow else _Verdict.KEEP
+        columns = width(indentation(line))
+        if columns != self._base:
+            return _Verdict.END if columns < self._base else _Verdict.KEEP
+        if not self._is_owner:
+            return _Verdict.END if self._is_paragraph_over else _Verdict.KEEP
+        return _continuation(text, can_grow)
+
+    def _repetition(self, line: str, can_grow: bool) -> _Verdict:
+        """A third copy of a block of up to PERIOD_MAX lines ends the text."""
+        kept = self._kept
+        worst = _Verdict.KEEP
+        for period in range(1, min(PERIOD_MAX, len(kept) // 2) + 1):
+            if kept[-2 * period : -period] == kept[-period:]:
+                verdict = _same(line, kept[-period], can_grow)
+                worst = max(worst, verdict, key=lambda one: one.value)
+        return worst
+
+
+def _same(line: str, other: str, can_grow: bool) -> _Verdict:
+    """Whether the line is the other one, or may become it."""
+    if not other:
+        return _Verdict.KEEP
+    is_same = line.rstrip() == other
+    if can_grow:
+        return _Verdict.UNSURE if is_same or other.startswith(line) else _Verdict.KEEP
+    return _Verdict.END if is_same else _Verdict.KEEP
+
+
+def _continuation(text: str, can_grow: bool) -> _Verdict:
+    """Whether a line on the level of the block's owner still belongs to it: `}`, `else`."""
+    if text[0] in ")]}":
+        return _Verdict.KEEP
+    word = _WORD.match(text)
+    name = word.group() if word else ""
+    if name in _CONTINUES and not (can_grow and name == text):
+        return _Verdict.KEEP
+    if can_grow and any(keyword.startswith(text) for keyword in _CONTINUES):
+        return _Verdict.UNSURE
+    return _Verdict.END
+
+
+def _repeat_start(rules: LineRules, text: str, start: int, end: int, can_grow: bool) -> int | None:
+    """Where the line text[start:end] begins to repeat what follows the cursor, if it does.
+
+    A call that was opened in the completion may well end like what follows: `g(x)` before `)`.
+    """
+    repeated = rules.repeated
+    if not repeated:
+        return None
+    stop = start + len(text[start:end].rstrip())
+    starts = [stop - len(repeated)]
+    if can_grow:
+        starts += (at for at in range(end - len(repeated) + 1, end))
+    for at in starts:
+        if at < start or not repeated.startswith(text[at : stop if at == starts[0] else end]):
+            continue
+        joins_word = at > start and _is_word(text[at - 1]) and _is_word(repeated[0])
+        is_long = len(repeated) >= REPEATED_CHARS_MIN
+        if (is_long or not joins_word) and not is_inside(text, at):
+            return at
+    return None
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
