@@ -106,8 +106,10 @@ class HostClient:
                 return _to_health(response.status, await response.read())
         except TimeoutError:
             return Health("error", f"The engine host at {self._where()} does not answer.")
+        except aiohttp.ClientConnectorError as error:
+            return Health("absent", f"No engine host at {self._where()}: {error.strerror}.")
         except (aiohttp.ClientError, OSError) as error:
-            return Health("absent", f"No engine host answers: {error}.")
+            return Health("absent", f"No engine host answers at {self._where()}: {error}.")
 
     async def ensure(self) -> None:
         """Returns once a host accepts connections; starts one where none does.
@@ -202,15 +204,21 @@ class HostClient:
         self._backoff.check(time.monotonic())
         give_up = time.monotonic() + _START_SECONDS_MAX
         pause = 0.02
+        may_replace = self._settings.url is None
         while True:
             health = await self.health()
-            if health.state in ("ready", "loading") and await self._accepts(health):
-                self._reached = True
-                return
+            if health.state in ("ready", "loading"):
+                self._check_protocol(health)
+                if not (may_replace and _is_older(health)):
+                    self._reached = True
+                    return
+                may_replace = False
+                await self.shut_down()
             if health.state == "error":
                 raise self._failed(_to_error(health))
             if self._settings.url is not None and health.state == "absent":
-                raise HostError(health.message, remedy=f"Is {self._settings.url} right, and up?")
+                remedy = "Check engine.url, and that `dlm-lsp serve` runs there."
+                raise self._failed(HostError(health.message, remedy=remedy))
             if health.state == "absent":
                 self._start()
             if time.monotonic() > give_up:
@@ -218,9 +226,8 @@ class HostClient:
             await asyncio.sleep(pause)
             pause = min(0.1, pause * 1.5)
 
-    async def _accepts(self, health: Health) -> bool:
-        """Whether this client can use the host; an older one of this machine is asked to end."""
-        protocol, version = health.detail.get("protocol"), str(health.detail.get("version", ""))
+    def _check_protocol(self, health: Health) -> None:
+        protocol = health.detail.get("protocol")
         if protocol != PROTOCOL:
             raise HostError(
                 f"The engine host at {self._where()} speaks protocol {protocol}, "
@@ -228,15 +235,10 @@ class HostClient:
                 remedy="Bring both to the same version of dlm-lsp.",
                 code="protocol",
             )
-        if self._settings.url is None and _release(version) < _release(VERSION):
-            await self.shut_down()
-            return False
-        return True
 
     def _start(self) -> None:
         assert self._paths is not None
         try:
-            self._starter.check(self._paths)
             self._starter.attempt(self._paths)
         except HostError as error:
             raise self._failed(error) from None
@@ -261,7 +263,8 @@ class HostClient:
     def _too_late(self) -> HostError:
         return HostError(
             f"No engine host accepted connections within {_START_SECONDS_MAX:.0f} s.",
-            remedy=f"See {self._paths.log}." if self._paths else "",
+            remedy=f"See {self._paths and self._paths.log}; after an upgrade of dlm-lsp restart "
+            "the editor.",
             code="start_failed",
         )
 
@@ -353,6 +356,8 @@ def _to_health(status: int, body: bytes) -> Health:
     message, remedy = str(error.get("message", "")), str(error.get("remedy", ""))
     if status == 503 and error.get("type") == "unavailable_error":
         return Health("loading", message, detail)
+    if status == 503 and error.get("type") == "stopping":
+        return Health("absent", message, detail)
     code = "load_failed" if error.get("type") == "load_error" else error.get("code", "unavailable")
     detail = {**detail, "code": str(code), "remedy": remedy}
     return Health("error", f"{message or f'HTTP {status}'} {remedy}".strip(), detail)
@@ -371,6 +376,11 @@ def _error_object(body: bytes) -> dict[str, Any]:
         return {}
     error = answer.get("error") if isinstance(answer, dict) else None
     return error if isinstance(error, dict) else {}
+
+
+def _is_older(health: Health) -> bool:
+    """Whether a host is of an earlier release than this client, which then replaces it."""
+    return _release(str(health.detail.get("version", ""))) < _release(VERSION)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +17,30 @@ from tests.tiny import write_tiny_checkpoint
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder that a real engine can load."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def private_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory of the test's own, also for processes it starts: hosts found there are
+    the test's alone, and are asked to end after it. Short, as a socket's path must be."""
+    folder = Path(tempfile.mkdtemp(prefix="dlm-"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    monkeypatch.delenv("DLM_LSP_TOKEN", raising=False)
+    yield folder
+    for path in folder.glob("dlm-lsp/*.sock"):
+        _shut_down(path)
+    shutil.rmtree(folder)
+
+
+def _shut_down(path: Path) -> None:
+    request = b"POST /v1/shutdown HTTP/1.1\r\nHost: host\r\nConnection: close\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect(str(path))
+            connection.sendall(request)
+            while connection.recv(4096):
+                pass
+        except OSError:
+            pass  # a stale socket, left by a host that was killed

@@ -102,11 +102,19 @@ def private_folder(name: str) -> Path:
 
 
 def _candidates() -> list[Path]:
-    runtime = Path(platformdirs.user_runtime_path(_NAME))
-    own = f"{_NAME}-{os.getuid()}"
-    temporary = [Path(tempfile.gettempdir()) / own, Path("/tmp") / own]
-    usable = runtime.is_absolute() and _is_private(runtime.parent)
-    return [runtime, *temporary] if usable else temporary
+    """Short, private and the same for every process of a user, best first.
+
+    Not platformdirs: what it falls back to without XDG_RUNTIME_DIR is neither made nor checked.
+    """
+    user = os.getuid()
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    runtime = [Path(named)] if named else []
+    runtime.append(Path(f"/run/user/{user}"))
+    temporary = [Path(tempfile.gettempdir()), Path("/tmp")]
+    return [
+        *(folder / _NAME for folder in runtime if folder.is_absolute() and _is_private(folder)),
+        *(folder / f"{_NAME}-{user}" for folder in temporary),
+    ]
 
 
 def _is_private(folder: Path) -> bool:

@@ -60,7 +60,7 @@ def _health(host: Host) -> web.Response:
     identity: dict[str, Any] = {"protocol": PROTOCOL, "version": VERSION, "pid": os.getpid()}
     error, backend = host.loader.error, host.loader.backend
     if host.stop.is_set():
-        return _unhealthy("The host is ending.", "unavailable_error", identity)
+        return _unhealthy("The host is ending.", "stopping", identity)
     if error is not None:
         return _unhealthy(error.message, "load_error", identity, remedy=error.remedy)
     if backend is None:

@@ -32,58 +32,57 @@ class Starter:
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
         self._lock: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._starting: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
 
-    def attempt(self, paths: HostPaths) -> bool:
+    def attempt(self, paths: HostPaths) -> None:
         """Starts a host unless one runs, or this or another client is already starting one.
 
-        Returns:
-            Whether a process was started. The start lock stays with this client until `settle`.
+        The start lock stays with this client until `settle`.
 
         Raises:
-            HostError: the process cannot be started.
+            HostError: the process cannot be started, or the one started before has failed.
         """
-        if self._process is not None and self._process.poll() is None:
-            return False
+        self._started = [child for child in self._started if child.poll() is None]  # reaps
+        if self._is_starting(paths):
+            return
         if self._lock is None:
             self._lock = _try_lock(paths.start_lock)
-        if self._lock is None or _is_locked(paths.lock):
-            return False
-        self._process = _spawn(self._options, paths)
-        return True
-
-    def check(self, paths: HostPaths) -> None:
-        """Raises HostError with the log's last line if the process started here has failed."""
-        if self._process is None:
-            return
-        code = self._process.poll()
-        if code is None:
-            return
-        self._process = None
-        if code in (0, EXIT_TAKEN):
-            return  # another host serves, or one has just ended: both leave room to go on
-        how = f"by signal {-code}" if code < 0 else f"with code {code}"
-        raise HostError(
-            f"The engine host ended {how} while starting: {_last_line(paths.log)}",
-            remedy=f"See {paths.log}.",
-            code="start_failed",
-        )
+        if self._lock is not None and not _is_locked(paths.lock):
+            self._starting = _spawn(self._options, paths)
 
     def settle(self) -> None:
-        """Gives the start lock back: the host answers, or this client gave up."""
+        """Gives the start lock back: the host answers, or this client has given up."""
+        if self._starting is not None:
+            self._started.append(self._starting)
+            self._starting = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def detach(self) -> None:
-        """Lets go of the process, which outlives this client and serves others."""
+        """Lets go of the processes, which outlive this client and serve others."""
         self.settle()
-        if self._process is not None and self._process.poll() is None:
-            with warnings.catch_warnings():
-                # Popen warns of children that still run; this one is meant to.
-                warnings.simplefilter("ignore", ResourceWarning)
-                self._process = None
-        self._process = None
+        with warnings.catch_warnings():
+            # Popen warns of children that still run; these are meant to.
+            warnings.simplefilter("ignore", ResourceWarning)
+            self._started.clear()
+
+    def _is_starting(self, paths: HostPaths) -> bool:
+        if self._starting is None:
+            return False
+        code = self._starting.poll()
+        if code is None:
+            return True
+        self._starting = None
+        if code in (0, EXIT_TAKEN):
+            return False  # another host serves, or one has just ended: ask again, then start again
+        how = f"by signal {-code}" if code < 0 else f"with status {code}"
+        raise HostError(
+            f"The engine host ended {how} while starting: {_last_line(paths.log)}",
+            remedy=f"See {paths.log}.",
+            code="start_failed",
+        )
 
 
 @dataclass(slots=True)

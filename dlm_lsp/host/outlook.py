@@ -1,0 +1,57 @@
+"""What an engine host would load on this machine, told without starting one.
+
+Asks the engine's own code, so that the forecast is what would happen. Owns nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import EngineSettings
+from engine.errors import EngineError
+
+TRIAL_BYTES_MAX = 2 << 30  # of weights that are loaded to see whether they can be
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What would be loaded.
+
+    Attributes:
+        settings: without "auto", as the engine resolves them; as given where it cannot.
+        parameters: of the checkpoint; None where it cannot be read.
+        load_seconds: how long a trial took; None where the weights were too large for one.
+        problem: why it would not load, with the remedy; None where it would.
+    """
+
+    settings: EngineSettings
+    parameters: int | None = None
+    load_seconds: float | None = None
+    problem: str | None = None
+
+
+def outlook(settings: EngineSettings) -> Outlook:
+    """What would be loaded for these settings. Takes seconds: it imports torch and tries."""
+    from engine.engine import Engine, resolve  # torch: only who asks for an outlook waits for it
+    from engine.model.config import read_config
+    from engine.model.tokenizer import read_tokenizer
+
+    try:
+        settings = resolve(settings)
+        folder = settings.checkpoint_path()
+        if folder.is_dir() and _weight_bytes(folder) > TRIAL_BYTES_MAX:
+            read_tokenizer(folder)
+            return Outlook(settings, read_config(folder).parameters())
+        started = time.monotonic()
+        engine = Engine.load(settings)
+        seconds = time.monotonic() - started
+        engine.close()
+        return Outlook(settings, engine.info.parameters, seconds)
+    except EngineError as error:
+        return Outlook(settings, problem=str(error))
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())

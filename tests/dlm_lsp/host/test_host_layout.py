@@ -1,0 +1,219 @@
+"""Laws of the layout: what stays put while typing, what never exceeds a budget."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dlm_lsp.host.layout import Budget, Layout, Pieces, budget_for, lay_out
+from engine.errors import RequestError
+from engine.prompt import SPECIAL_TOKENS
+from tests.tiny import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+INFILL = TOKENIZER.infill
+assert INFILL is not None
+MARKERS = {INFILL.begin, INFILL.far, INFILL.prefix, INFILL.near, INFILL.middle}
+
+# Words of at most 12 characters, so that one more changes few tokens; all kinds of line ends.
+words = st.text(
+    st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=0, max_size=12
+) | st.sampled_from(["[MASK]", "</s>", "<s>", "[MIDDLE]", "    ", "\t", "return", "def", "é", "😀"])
+lines = st.builds(
+    lambda parts, end: " ".join(parts) + end,
+    st.lists(words, max_size=6),
+    st.sampled_from(["\n", "\n", "\n", "\r\n", "\r"]),
+)
+texts = st.lists(lines, max_size=40).map("".join)
+budgets = st.builds(Budget, st.integers(16, 120), st.integers(0, 60))
+
+
+def pieces_of(tokens: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]:
+    """Far, prefix and near of an infilling prompt."""
+    assert INFILL is not None
+    assert tokens[:2] == (INFILL.begin, INFILL.far)
+    assert tokens[-1] == INFILL.middle
+    prefix, near = tokens.index(INFILL.prefix), tokens.index(INFILL.near)
+    return list(tokens[2:prefix]), list(tokens[prefix + 1 : near]), list(tokens[near + 1 : -1])
+
+
+def again(layout: Layout, prefix: str, suffix: str, budget: Budget) -> Layout:
+    """The layout of a later text with the marks that an earlier one came with."""
+    pieces = Pieces(prefix, suffix, layout.prefix_start, layout.far_suffix_start)
+    return lay_out(pieces, TOKENIZER, budget)
+
+
+@given(texts, texts, budgets)
+def test_layout_any_text_fits_the_budget_and_has_markers_only_where_they_belong(
+    prefix: str, suffix: str, budget: Budget
+) -> None:
+    layout = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+    far, before, near = pieces_of(layout.prompt)
+    assert len(before) <= budget.prefix
+    assert len(far) + len(near) <= budget.suffix
+    special = range(len(SPECIAL_TOKENS))
+    assert not any(token in special for token in (*far, *before, *near))
+    assert sorted(token for token in layout.prompt if token in special) == sorted(MARKERS)
+
+
+@given(texts, texts, budgets)
+def test_layout_pieces_are_text_around_the_cursor(prefix: str, suffix: str, budget: Budget) -> None:
+    layout = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+    far, before, near = (TOKENIZER.to_bytes(piece) for piece in pieces_of(layout.prompt))
+    assert prefix[layout.prefix_start :].encode().endswith(before)
+    assert suffix[: layout.far_suffix_start].encode().startswith(near)
+    assert suffix[layout.far_suffix_start :].encode().startswith(far)
+
+
+@given(texts, texts, budgets)
+def test_layout_same_input_same_prompt(prefix: str, suffix: str, budget: Budget) -> None:
+    pieces = Pieces(prefix, suffix)
+    assert lay_out(pieces, TOKENIZER, budget) == lay_out(pieces, TOKENIZER, budget)
+
+
+@given(texts, texts, budgets)
+def test_layout_own_marks_sent_back_change_nothing(
+    prefix: str, suffix: str, budget: Budget
+) -> None:
+    layout = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+    assert again(layout, prefix, suffix, budget) == layout
+
+
+@settings(max_examples=200)
+@given(texts, texts, budgets, st.characters(codec="utf-8"))
+def test_layout_one_more_character_changes_only_the_end_of_the_prefix(
+    prefix: str, suffix: str, budget: Budget, typed: str
+) -> None:
+    first = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+    second = again(first, prefix + typed, suffix, budget)
+    assume(second.prefix_start == first.prefix_start)  # else the oldest quarter has gone
+    far, before, near = pieces_of(first.prompt)
+    far_after, before_after, near_after = pieces_of(second.prompt)
+    assert (far, near) == (far_after, near_after)
+    # Only the last word, of at most 12 characters, and the space before it are merged anew.
+    ids, starts = TOKENIZER.encode_with_offsets(prefix[first.prefix_start :])
+    assume(before == ids)  # else a cut inside a character cost a token
+    unchanged = sum(start < len(prefix) - first.prefix_start - 16 for start in starts)
+    assert before_after[:unchanged] == before[:unchanged]
+
+
+@given(texts, budgets)
+def test_layout_typing_on_drops_a_quarter_at_a_time(prefix: str, budget: Budget) -> None:
+    """After the prefix start had to move, at least an eighth of the budget can be typed before it
+    moves again (an eighth, not a quarter: a line's start may be late, a cut may cost tokens)."""
+    layout = lay_out(Pieces(prefix, ""), TOKENIZER, budget)
+    moves = []
+    for count in range(1, budget.prefix * 2):
+        text = prefix + "z" * count
+        after = again(layout, text, "", budget)
+        if after.prefix_start != layout.prefix_start:
+            moves.append(count)
+        layout = after
+    assert moves
+    assert all(b - a >= budget.prefix // 8 for a, b in pairwise(moves))
+
+
+def test_layout_prefix_over_budget_starts_at_a_line() -> None:
+    prefix = "".join(f"line number {number}\n" for number in range(200)) + "here"
+    layout = lay_out(Pieces(prefix, ""), TOKENIZER, Budget(120, 0))
+    assert layout.prefix_start > 0
+    assert prefix[layout.prefix_start - 1] == "\n"
+    _, before, _ = pieces_of(layout.prompt)
+    assert 60 <= len(before) <= 90  # half to three quarters of the budget
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_layout_prefix_start_is_behind_the_whole_line_end(end: str) -> None:
+    prefix = f"some words here{end}" * 100
+    layout = lay_out(Pieces(prefix, ""), TOKENIZER, Budget(120, 0))
+    assert layout.prefix_start % len(f"some words here{end}") == 0
+
+
+def test_layout_giant_line_is_cut_between_characters() -> None:
+    prefix = "é" * 5000
+    layout = lay_out(Pieces(prefix, ""), TOKENIZER, Budget(100, 0))
+    _, before, _ = pieces_of(layout.prompt)
+    assert TOKENIZER.decode(before) == prefix[layout.prefix_start :]
+    assert 75 <= len(before) <= 100
+
+
+def test_layout_long_text_is_read_only_as_far_as_the_budget_reaches() -> None:
+    read = 0
+
+    class Counting:
+        infill = INFILL
+
+        def id_of(self, token: str) -> int | None:
+            return TOKENIZER.id_of(token)
+
+        def encode(self, text: str) -> list[int]:
+            nonlocal read
+            read += len(text)
+            return TOKENIZER.encode(text)
+
+        def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+            nonlocal read
+            read += len(text)
+            return TOKENIZER.encode_with_offsets(text)
+
+    lay_out(Pieces("x = 1\n" * 30_000, "y = 2\n" * 15_000), Counting(), Budget(448, 192))
+    assert read < 20_000
+
+
+def test_layout_far_suffix_starts_two_lines_below_the_cursor() -> None:
+    suffix = ")\nsecond\nthird\nfourth\n"
+    layout = lay_out(Pieces("f(", suffix), TOKENIZER, Budget(64, 192))
+    far, _, near = pieces_of(layout.prompt)
+    assert layout.far_suffix_start == suffix.index("third")
+    assert (TOKENIZER.decode(near), TOKENIZER.decode(far)) == (")\nsecond\n", "third\nfourth\n")
+
+
+def test_layout_far_suffix_mark_too_far_below_is_set_anew() -> None:
+    suffix = "".join(f"a line of some words, number {number}\n" for number in range(20))
+    mark = suffix.index("a line of some words, number 9")
+    layout = lay_out(Pieces("", suffix, None, mark), TOKENIZER, Budget(64, 192))
+    assert layout.far_suffix_start == suffix.index("a line of some words, number 2")
+
+
+def test_layout_without_markers_is_the_prefix_alone() -> None:
+    tokenizer = byte_tokenizer(infilling=False)
+    layout = lay_out(Pieces("return", "never seen"), tokenizer, Budget(64, 64))
+    assert layout.prompt == (tokenizer.id_of("<s>"), *tokenizer.encode("return"))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "param"),
+    [
+        (Pieces("abc", "", 4), "marks.prefixStart"),
+        (Pieces("abc", "de", None, 3), "marks.farSuffixStart"),
+    ],
+)
+def test_layout_mark_outside_its_text_is_named(pieces: Pieces, param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        lay_out(pieces, TOKENIZER, Budget(64, 64))
+    assert caught.value.param == param
+
+
+@given(st.integers(16, 4096), st.integers(0, 4096), st.integers(16, 10**6), st.integers(0, 10**6))
+def test_budget_always_leaves_room_for_the_completion(
+    context_max: int, tokens_max: int, prefix: int, suffix: int
+) -> None:
+    assume(context_max - tokens_max > 5)
+    budget = budget_for(context_max, tokens_max, prefix=prefix, suffix=suffix)
+    assert 1 <= budget.prefix <= prefix
+    assert 0 <= budget.suffix <= suffix
+    assert budget.prefix + budget.suffix + 5 + tokens_max <= context_max
+
+
+def test_budget_completion_without_room_for_a_prompt_is_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        budget_for(2048, 2043)
+    assert caught.value.param == "limits.tokensMax"
+    assert "2042" in caught.value.remedy
+
+
+def test_budget_default_is_what_the_bundled_model_was_trained_with() -> None:
+    assert budget_for(2048, 128) == Budget(448, 192)
