@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,10 +17,14 @@ from pathlib import Path
 
 import torch
 
+from engine.bench.quality import draw_holes, measure
+from engine.config import EngineSettings
+from engine.engine import Engine
 from engine.errors import EngineError
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.training.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
+from engine.training.export import export_checkpoint, read_record, write_card
 from engine.training.loop import Budget, Trainer, held_out_batches, train
 from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, model_config, preset
@@ -63,6 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help="the last to run")
+    parser.add_argument("--holes", type=int, default=100, help="held-out holes of each kind")
     return parser.parse_args(arguments)
 
 
@@ -94,6 +100,28 @@ def run(options: argparse.Namespace) -> None:
     budget = Budget(minutes, options.tokens)
     until = 1.0 - recipe.joint_share if STAGES[last] == "ar" else 1.0
     train(trainer, Packer(sources, tokenizer), held_out, budget, out, until=until)
+    if options.stage == "export":
+        export(options, trainer, tokenizer)
+
+
+def export(options: argparse.Namespace, trainer: Trainer, tokenizer: Tokenizer) -> None:
+    """Writes `checkpoint/` with weights, measures them through the engine, then writes the card.
+
+    Raises:
+        EngineError: the engine cannot run what was written.
+    """
+    out: Path = options.out
+    folder = out / "checkpoint"
+    record = read_record(out, options.preset)
+    export_checkpoint(folder, trainer.network, tokenizer, record)
+    engine = Engine.load(EngineSettings(checkpoint=folder, device=options.device))
+    try:
+        holes = draw_holes(read_sources(out / "corpus", HELD), options.holes)
+        figures = measure(engine, holes)
+    finally:
+        engine.close()
+    manifest = json.loads((out / "corpus" / "manifest.json").read_text("utf-8"))
+    write_card(folder, manifest, trainer.recipe, record, figures)
 
 
 def new_trainer(recipe: Recipe, tokenizer: Tokenizer, options: argparse.Namespace) -> Trainer:

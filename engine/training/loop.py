@@ -184,6 +184,8 @@ def train(
     state = folder / "state.pt"
     if state.is_file():
         trainer.load(state)
+    if trainer.progress.share(budget) >= until:
+        return
     saved = time.monotonic()
     recent: list[Losses] = []
     window = trainer.progress

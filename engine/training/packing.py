@@ -75,14 +75,12 @@ class Packer:
 
     def infilling(self, pieces: Pieces, rng: np.random.Generator) -> Example | None:
         """The example of these pieces under random budgets; None if the middle is too long."""
-        encode = self._tokenizer.encode
         far_budget = _budget(rng, FAR_TOKENS_MAX)
-        far = encode(pieces.far[: far_budget * _CHARS_PER_TOKEN])[:far_budget]
-        near = encode(pieces.near)
-        prefix = self.prefix_tokens(pieces.prefix, _budget(rng, PREFIX_TOKENS_MAX))
-        middle = encode(pieces.middle)
-        prompt = self._infill.prompt(far, prefix, near)
-        if len(near) > NEAR_TOKENS_MAX or len(prompt) + len(middle) >= EXAMPLE_TOKENS_MAX:
+        prefix_budget = _budget(rng, PREFIX_TOKENS_MAX)
+        prompt = prompt_tokens(pieces, self._tokenizer, prefix_budget, far_budget)
+        middle = self._tokenizer.encode(pieces.middle)
+        near_tokens = len(prompt) - prompt.index(self._infill.near) - 2
+        if near_tokens > NEAR_TOKENS_MAX or len(prompt) + len(middle) >= EXAMPLE_TOKENS_MAX:
             return None
         tokens = np.array([*prompt, *middle, self._infill.end_of_middle], dtype=np.int64)
         weights = np.full(len(tokens), _CONTEXT_WEIGHT, dtype=np.float32)
@@ -104,21 +102,6 @@ class Packer:
         weights[0] = 0.0
         return Example(tokens, weights, None)
 
-    def prefix_tokens(self, text: str, budget: int) -> list[int]:
-        """The end of `text` from a line start on, in at most `budget` tokens.
-
-        While it is too long the oldest quarter goes, at a line; of a single line, its front.
-        """
-        text = _from_line(text, len(text) - budget * _CHARS_PER_TOKEN)
-        ids = self._tokenizer.encode(text)
-        while len(ids) > budget:
-            shorter = _from_line(text, len(text) // 4)
-            if shorter == text or not shorter:
-                return ids[len(ids) - budget :]
-            text = shorter
-            ids = self._tokenizer.encode(text)
-        return ids
-
     def _draw(self, rng: np.random.Generator) -> Iterator[Example]:
         while True:
             place = rng.random() * self._cumulative[-1]
@@ -133,6 +116,37 @@ class Packer:
     def _markers(self) -> list[int]:
         infill = self._infill
         return [infill.begin, infill.far, infill.prefix, infill.near, infill.middle]
+
+
+def prompt_tokens(
+    pieces: Pieces, tokenizer: Tokenizer, prefix_budget: int, far_budget: int
+) -> tuple[int, ...]:
+    """The prompt of these pieces: prefix and far suffix cut to their budgets, the near one whole.
+
+    Raises ValueError if the tokenizer lacks the infilling markers.
+    """
+    infill = tokenizer.infill
+    if infill is None:
+        raise ValueError("the tokenizer has no infilling markers")
+    far = tokenizer.encode(pieces.far[: far_budget * _CHARS_PER_TOKEN])[:far_budget]
+    prefix = prefix_tokens(pieces.prefix, tokenizer, prefix_budget)
+    return infill.prompt(far, prefix, tokenizer.encode(pieces.near))
+
+
+def prefix_tokens(text: str, tokenizer: Tokenizer, budget: int) -> list[int]:
+    """The end of `text` from a line start on, in at most `budget` tokens.
+
+    While it is too long the oldest quarter goes, at a line; of a single line, its front.
+    """
+    text = _from_line(text, len(text) - budget * _CHARS_PER_TOKEN)
+    ids = tokenizer.encode(text)
+    while len(ids) > budget:
+        shorter = _from_line(text, len(text) // 4)
+        if shorter == text or not shorter:
+            return ids[len(ids) - budget :]
+        text = shorter
+        ids = tokenizer.encode(text)
+    return ids
 
 
 def file_weights(sources: Sequence[Source]) -> np.ndarray:

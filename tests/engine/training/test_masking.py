@@ -1,4 +1,4 @@
-"""What noisy rows may see, against the rule stated pair by pair; and what is masked, and how much."""
+"""What noisy rows may see, against the rule stated pair by pair; what is masked, how much."""
 
 from __future__ import annotations
 

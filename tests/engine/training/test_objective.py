@@ -107,9 +107,7 @@ def test_losses_are_weighted_sums_of_next_and_of_same_place(network: Network):
     clean = len(whole.tokens)
     next_tokens = torch.from_numpy(whole.tokens[1:])
     ar = functional.cross_entropy(rows[: clean - 1], next_tokens, reduction="sum")
-    each = functional.cross_entropy(
-        rows[clean:], torch.from_numpy(noise.labels), reduction="none"
-    )
+    each = functional.cross_entropy(rows[clean:], torch.from_numpy(noise.labels), reduction="none")
     diffusion = (each * torch.from_numpy(noise.weights)).sum()
     got_ar, got_diffusion = losses(network, batch)
     torch.testing.assert_close(got_ar, ar)

@@ -1,0 +1,237 @@
+"""How often the model fills a real hole exactly, on files of packages it was never trained on.
+
+Cuts holes of fixed kinds with a fixed seed, runs them through the real engine, compares texts.
+Owns the kinds of holes and the figures; knows nothing of how an engine decodes.
+`python -m engine.bench.quality --corpus runs/nano/corpus` prints a table, or JSON with --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
+from engine.config import EngineSettings
+from engine.engine import Engine
+from engine.errors import EngineError, EngineFailure
+from engine.training.corpus import HELD, Source, read_sources
+from engine.training.examples import LineIndex, Pieces
+from engine.training.packing import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX, prompt_tokens
+
+MODES = ("ar", "block")
+_SEED = 7
+_TOKENS_MAX = 192
+_LINES_BELOW = 2
+_PREFIX_LINES_MIN = 5
+_CONTENT_CHARS_MIN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Text around a hole, and what stood in it."""
+
+    kind: str
+    pieces: Pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Means over the holes of one kind in one mode.
+
+    Attributes:
+        exact: share whose text equals what stood there, to the character.
+        first_line: share whose first line does.
+        endless: share that did not end by itself within 192 tokens.
+        forwards: device calls after the prompt.
+        tokens_per_forward: all emitted tokens over all forwards.
+    """
+
+    mode: str
+    kind: str
+    holes: int
+    exact: float
+    first_line: float
+    endless: float
+    forwards: float
+    tokens_per_forward: float
+
+
+def whole_line(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
+    """From behind the indentation to the line's end."""
+    del rng
+    return lines.start(line) + lines.indentation(line), lines.end(line)
+
+
+def line_tail(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
+    """From behind a random word or sign inside the line to the line's end."""
+    first, end = lines.start(line) + lines.indentation(line), lines.end(line)
+    places = [match.end() for match in re.finditer(r"\w+|[^\w\s]", lines.text[first : end - 1])]
+    return first + places[rng.integers(len(places))], end
+
+
+def mid_word(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
+    """From inside a random word of at least two characters to the line's end."""
+    start, end = lines.start(line), lines.end(line)
+    words = [match.span() for match in re.finditer(r"\w{2,}", lines.text[start:end])]
+    low, high = words[rng.integers(len(words))]
+    return start + int(rng.integers(low + 1, high)), end
+
+
+def multi_line(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
+    """From behind the indentation to the end of the second to fourth line from there."""
+    last = min(line + int(rng.integers(1, 4)), len(lines) - 1)
+    while lines.indentation(last) < 0:
+        last -= 1
+    return lines.start(line) + lines.indentation(line), lines.end(last)
+
+
+Cut = Callable[[LineIndex, int, np.random.Generator], tuple[int, int]]
+KINDS: dict[str, Cut] = {
+    "whole_line": whole_line,
+    "line_tail": line_tail,
+    "mid_word": mid_word,
+    "multi_line": multi_line,
+}
+
+
+def draw_holes(sources: Sequence[Source], per_kind: int, seed: int = _SEED) -> list[Hole]:
+    """`per_kind` holes of each kind, spread evenly over the packages."""
+    packages: dict[str, list[Source]] = {}
+    for source in sources:
+        packages.setdefault(source.package, []).append(source)
+    groups = [packages[name] for name in sorted(packages)]
+    holes = []
+    for kind, cut in KINDS.items():
+        rng = np.random.default_rng([seed, len(holes)])
+        for index in range(per_kind):
+            holes.append(Hole(kind, _cut(groups[index % len(groups)], cut, rng)))
+    return holes
+
+
+def measure(engine: Engine, holes: Sequence[Hole], modes: Sequence[str] = MODES) -> list[Figures]:
+    """Runs every hole in every mode, greedily, one at a time.
+
+    Raises:
+        EngineError: the checkpoint knows no infilling, or decoding failed.
+    """
+    figures = []
+    for mode in modes:
+        for kind in KINDS:
+            chosen = [hole for hole in holes if hole.kind == kind]
+            if chosen:
+                results = [complete(engine, hole.pieces, mode) for hole in chosen]
+                figures.append(_figures(mode, kind, chosen, results))
+    return figures
+
+
+def complete(engine: Engine, pieces: Pieces, mode: str) -> Finished:
+    """One completion by the real engine under the full token budgets.
+
+    Raises:
+        EngineError: as `measure`.
+    """
+    infill = engine.tokenizer.infill
+    if infill is None:
+        raise EngineFailure("The checkpoint's tokenizer has no infilling markers.")
+    request = Request(
+        prompt=prompt_tokens(pieces, engine.tokenizer, PREFIX_TOKENS_MAX, FAR_TOKENS_MAX),
+        mode=mode,
+        limits=Limits(tokens_max=_TOKENS_MAX),
+        stop_token_ids=(infill.end_of_middle, *engine.end_ids),
+    )
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.submit(request, events.put)
+    event = events.get()
+    while not isinstance(event, LAST_EVENTS):
+        event = events.get()
+    if not isinstance(event, Finished):
+        raise EngineFailure(f"The engine answered {event}.")
+    return event
+
+
+def to_table(figures: Sequence[Figures]) -> str:
+    """Markdown."""
+    rows = [
+        "| mode | hole | holes | exact | first line | endless | forwards | tokens/forward |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in figures:
+        rows.append(
+            f"| {each.mode} | {each.kind.replace('_', ' ')} | {each.holes} | {each.exact:.1%} "
+            f"| {each.first_line:.1%} | {each.endless:.1%} | {each.forwards:.1f} "
+            f"| {each.tokens_per_forward:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the figures; 0, or 1 with the error on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m engine.bench.quality", description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True, help="the recipe's corpus folder")
+    parser.add_argument("--checkpoint", type=Path, help="default: the bundled model")
+    parser.add_argument("--holes", type=int, default=100, help="holes of each kind")
+    parser.add_argument("--mode", choices=MODES, action="append", help="repeatable; default: all")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        engine = Engine.load(EngineSettings(checkpoint=options.checkpoint))
+        try:
+            holes = draw_holes(read_sources(options.corpus, HELD), options.holes)
+            figures = measure(engine, holes, options.mode or MODES)
+        finally:
+            engine.close()
+    except EngineError as error:
+        print(f"engine.bench.quality: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps([asdict(each) for each in figures]) if options.json else to_table(figures))
+    return 0
+
+
+def _cut(sources: Sequence[Source], cut: Cut, rng: np.random.Generator) -> Pieces:
+    """A hole on a random line with content and some lines above it, in a random file."""
+    sizes = np.cumsum([len(source.text) for source in sources])
+    while True:
+        place = rng.integers(sizes[-1])
+        lines = LineIndex(sources[int(np.searchsorted(sizes, place, side="right"))].text)
+        line = int(rng.integers(len(lines)))
+        content = lines.text[lines.start(line) : lines.end(line)].strip()
+        if line < _PREFIX_LINES_MIN or len(content) < _CONTENT_CHARS_MIN:
+            continue
+        if re.search(r"\w{2,}", content):
+            break
+    start, end = cut(lines, line, rng)
+    far = lines.start(lines.line_of(end) + _LINES_BELOW)
+    text = lines.text
+    return Pieces(far=text[far:], prefix=text[:start], near=text[end:far], middle=text[start:end])
+
+
+def _figures(mode: str, kind: str, holes: Sequence[Hole], results: Sequence[Finished]) -> Figures:
+    pairs = [(hole.pieces.middle, done.text) for hole, done in zip(holes, results, strict=True)]
+    count = len(pairs)
+    forwards = sum(done.usage.forwards for done in results)
+    return Figures(
+        mode=mode,
+        kind=kind,
+        holes=count,
+        exact=sum(wanted == got for wanted, got in pairs) / count,
+        first_line=sum(_first_line(wanted) == _first_line(got) for wanted, got in pairs) / count,
+        endless=sum(done.reason != "end" for done in results) / count,
+        forwards=forwards / count,
+        tokens_per_forward=sum(done.usage.tokens for done in results) / max(1, forwards),
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.split("\n", 1)[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Writes the finished model: a checkpoint folder in NLD layout with a card that states what it is.
+
+Every figure of the card comes from the run's own files: the manifest, the log, and the measured
+quality. Knows nothing of how they were made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.bench.quality import Figures, to_table
+from engine.model.checkpoint import save_checkpoint
+from engine.model.config import read_config
+from engine.model.network import Network
+from engine.model.tokenizer import Tokenizer
+from engine.training.corpus import HELD, TRAIN
+from engine.training.packing import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX
+from engine.training.recipe import Recipe
+
+_AVERAGED_ROWS = 20
+_LIMITS = """## What it is not good at
+
+It is a model for trying the whole line on any laptop, not an assistant. It has seen little text and
+only Python (with English docstrings): other languages come out as noise. It finishes names, calls,
+signatures and idioms that its surroundings suggest; it does not reason, know APIs reliably, or keep
+a plan over several lines, and what it writes must be read before it is run. Contexts beyond the
+token counts above are unlike its training. It can repeat fragments of its training files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a run did, for config.json and the card.
+
+    Attributes:
+        tokens: trained rows, of which `joint_tokens` in stage 2 (noisy rows included).
+        ar, diffusion: training losses in nats, averaged over the end of the log; diffusion is None
+            where stage 2 has not begun.
+        held_out_ar, held_out_diffusion: of the last held-out evaluation; middles alone.
+    """
+
+    preset: str
+    steps: int
+    tokens: int
+    joint_tokens: int
+    minutes: float
+    ar: float
+    diffusion: float | None
+    held_out_ar: float
+    held_out_diffusion: float
+
+
+def read_record(folder: Path, preset: str) -> Record:
+    """Sums a run's `log.jsonl` up; it must hold training and held-out rows."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    training = [row for row in rows if "ar" in row]
+    held_out = [row for row in rows if "held_out_ar" in row][-1]
+    last = training[-_AVERAGED_ROWS:]
+    diffusion = [row["diffusion"] for row in last if row["diffusion"] is not None]
+    return Record(
+        preset=preset,
+        steps=held_out["step"],
+        tokens=held_out["tokens"],
+        joint_tokens=held_out["joint_tokens"],
+        minutes=round(held_out["seconds"] / 60, 1),
+        ar=round(sum(row["ar"] for row in last) / len(last), 3),
+        diffusion=round(sum(diffusion) / len(diffusion), 3) if diffusion else None,
+        held_out_ar=round(held_out["held_out_ar"], 3),
+        held_out_diffusion=round(held_out["held_out_diffusion"], 3),
+    )
+
+
+def export_checkpoint(folder: Path, network: Network, tokenizer: Tokenizer, record: Record) -> None:
+    """Writes config, weights (bf16) and tokenizer into the folder."""
+    save_checkpoint(folder, network, metadata={"training": asdict(record)})
+    tokenizer.save(folder)
+
+
+def write_card(
+    folder: Path,
+    manifest: dict[str, Any],
+    recipe: Recipe,
+    record: Record,
+    figures: Sequence[Figures],
+) -> None:
+    """Writes `README.md`, the model card, beside the weights."""
+    sections = [
+        _head(folder, record),
+        _data(manifest),
+        _training(recipe, record),
+        _quality(figures),
+        _LIMITS,
+    ]
+    (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _head(folder: Path, record: Record) -> str:
+    config = read_config(folder)
+    return f"""# {record.preset}: the bundled model
+
+A small decoder in the layout of Nemotron-Labs-Diffusion that fills holes in Python source, token by
+token (`ar`) or by block diffusion (`block`), made by `python -m engine.training --preset
+{record.preset}` alone. Apache-2.0, as the project.
+
+{config.parameters() / 1e6:.1f} M parameters: {config.layers} layers, hidden
+{config.hidden}, {config.heads} query and {config.kv_heads}
+key heads of {config.head_dim}, SwiGLU {config.intermediate}, untied head, byte-level BPE
+vocabulary of {config.vocabulary}, blocks of {config.block_length}. Weights are bf16.
+
+Prompt: `<s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]`, then the middle, then
+`[EOM]`. Pieces are tokenised one by one. Trained with up to {PREFIX_TOKENS_MAX} tokens of prefix,
+{FAR_TOKENS_MAX} of far suffix and {NEAR_TOKENS_MAX} of near suffix; nothing longer."""
+
+
+def _data(manifest: dict[str, Any]) -> str:
+    rows = ["| licence | packages | files | MB | which (largest first) |", "|---|---|---|---|---|"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for package in _used(manifest, TRAIN):
+        groups.setdefault(package["licence"], []).append(package)
+    for licence, group in sorted(groups.items(), key=lambda item: -_bytes(item[1])):
+        names = ", ".join(package["name"] for package in group)
+        files = sum(package["files"] for package in group)
+        rows.append(f"| {licence} | {len(group)} | {files} | {_bytes(group) / 1e6:.1f} | {names} |")
+    train, held = _used(manifest, TRAIN), _used(manifest, HELD)
+    refused = sorted(p["name"] for p in manifest["packages"] if p["skipped"])
+    held_names = ", ".join(f"{p['name']} ({p['licence']})" for p in held)
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
+    return f"""## Data
+
+Python files of {len(train)} installed packages, {_bytes(train) / 1e6:.1f} MB, permissive licences
+only, as the packages' own metadata state them. Packages count with the 0.6th power of their size.
+
+{chr(10).join(rows)}
+
+Held out whole: {held_names}; {_bytes(held) / 1e6:.1f} MB. Training files that copy
+them are dropped. Refused for their licence: {", ".join(refused) or "none"}.
+Files left out: {dropped}."""
+
+
+def _training(recipe: Recipe, record: Record) -> str:
+    diffusion = "not begun" if record.diffusion is None else f"{record.diffusion:.3f}"
+    return f"""## Training
+
+{record.tokens / 1e6:.1f} M rows in {record.steps:,} steps and {record.minutes:.0f} minutes: stage 1
+next token, then {record.joint_tokens / 1e6:.1f} M rows of next token plus masked blocks (weight
+{recipe.alpha}; noisy rows counted in). Muon and AdamW at {recipe.learning_rate}.
+
+| loss, nats per token | AR | diffusion |
+|---|---|---|
+| training (context weighs 0.3, middles 1) | {record.ar:.3f} | {diffusion} |
+| held-out packages, middles alone | {record.held_out_ar:.3f} | {record.held_out_diffusion:.3f} |
+
+Training losses are means over the last {_AVERAGED_ROWS} log rows. The diffusion loss is the
+1/p-weighted mean over noise levels; about a third of the blocks are masked whole."""
+
+
+def _quality(figures: Sequence[Figures]) -> str:
+    return f"""## Held-out infilling
+
+Greedy, through the engine, on holes in the held-out packages, spread evenly over them; fixed seed;
+`exact` is the whole text to the character. A whole line starts behind its indentation, a line tail
+behind a random word or sign of it, mid word inside a word; all run to the line's end. Multi line
+runs over two to four lines. Blocks of 32 tokens, confidence threshold 0.9.
+
+{to_table(figures)}
+
+Made with `python -m engine.bench.quality`."""
+
+
+def _used(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
+    return [p for p in manifest["packages"] if p["split"] == split and p["files"]]
+
+
+def _bytes(packages: Sequence[dict[str, Any]]) -> int:
+    return sum(package["bytes"] for package in packages)
