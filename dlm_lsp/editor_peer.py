@@ -34,6 +34,7 @@ class EditorPeer:
         self._tasks: list[asyncio.Task[None]] = []
         self._complaint = b""  # the end of what the server wrote to stderr
         self._ended: PeerError | None = None
+        self._has_ended = asyncio.Event()
         self._last_id = 0
 
     async def start(self, command: Sequence[str]) -> None:
@@ -64,6 +65,17 @@ class EditorPeer:
     def notify(self, method: str, params: dict[str, Any]) -> None:
         """Tells the server something that has no answer."""
         self._send({"method": method, "params": params})
+
+    async def until(self, event: asyncio.Event) -> None:
+        """Waits for an event of the caller's. Raises PeerError if the server ends before it."""
+        waits = [asyncio.create_task(one.wait()) for one in (event, self._has_ended)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._ended is not None and not event.is_set():
+            raise self._ended
 
     async def close(self) -> None:
         """Ends the server, by force where asking does not help."""
@@ -103,6 +115,7 @@ class EditorPeer:
         except ValueError as error:
             reason = f"The language server sent what is not LSP: {error}"
         self._ended = PeerError(reason.strip())
+        self._has_ended.set()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(self._ended)

@@ -1,0 +1,275 @@
+"""`dlm-lsp doctor`: what is installed, what would run and why, and why there is no suggestion.
+
+Owns the report: facts by section, and problems with their remedies. It looks and starts nothing.
+Each fact comes from the part of the program that acts on it, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.text import Text
+
+import dlm_lsp
+from dlm_lsp.client import Health, HostClient, HostSettings
+from dlm_lsp.context import why_silent
+from dlm_lsp.engine_link import to_host_settings
+from dlm_lsp.host.errors import HostError
+from dlm_lsp.host.outlook import Outlook, outlook
+from dlm_lsp.host.paths import host_paths
+from dlm_lsp.place import PlaceError, open_place, to_place
+from dlm_lsp.settings import (
+    CLIENT,
+    PROJECT_FILE,
+    SECRET_FIELDS,
+    LoadedSettings,
+    Settings,
+    load_settings,
+)
+from dlm_lsp.settings_files import project_dir, user_file
+from dlm_lsp.version import PROTOCOL, VERSION
+from engine.device import cpu_has_bfloat16
+
+PACKAGES = (
+    "torch",
+    "pygls",
+    "lsprotocol",
+    "aiohttp",
+    "pydantic",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "rich",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One line of the report; `why` says where the value comes from or what it means."""
+
+    name: str
+    value: str
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """Facts by section, and what is wrong, each with its remedy."""
+
+    sections: dict[str, list[Fact]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def to_object(self) -> dict[str, object]:
+        """What `--json` prints."""
+        return {
+            "ok": not self.problems,
+            "problems": self.problems,
+            "sections": {
+                title: {
+                    fact.name: {"value": fact.value, **({"why": fact.why} if fact.why else {})}
+                    for fact in facts
+                }
+                for title, facts in self.sections.items()
+            },
+        }
+
+
+def run(place: str | None, client_settings: Mapping[str, object], as_json: bool) -> int:
+    """Prints the report; 0 if all is well, 1 with problems."""
+    report = asyncio.run(examine(place, client_settings))
+    if as_json:
+        print(json.dumps(report.to_object(), indent=2))
+    else:
+        _print(report, Console(highlight=False, soft_wrap=True))
+    return 1 if report.problems else 0
+
+
+async def examine(place: str | None, client_settings: Mapping[str, object]) -> Report:
+    """Looks at everything. Takes seconds where no host runs, as a trial load is needed."""
+    report = Report()
+    _add_program(report)
+    folder = project_dir(Path.cwd() / "file")
+    if place is not None:
+        with contextlib.suppress(PlaceError):
+            folder = project_dir(to_place(place).path)
+    loaded = load_settings(client_settings, folder, user_file())
+    await _add_engine(report, loaded)
+    _add_settings(report, loaded, folder)
+    if place is not None:
+        _add_place(report, place, loaded.settings)
+    return report
+
+
+def _add_program(report: Report) -> None:
+    facts = [
+        Fact("dlm-lsp", VERSION, str(Path(dlm_lsp.__file__).parent)),
+        Fact("python", platform.python_version(), sys.executable),
+        Fact("system", f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPUs"),
+    ]
+    for package in PACKAGES:
+        try:
+            facts.append(Fact(package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            facts.append(Fact(package, "missing"))
+            report.problems.append(f"{package} is not installed. Install dlm-lsp again with pip.")
+    report.sections["program"] = facts
+
+
+async def _add_engine(report: Report, loaded: LoadedSettings) -> None:
+    """What a host that runs says of itself; where none runs, what one would do."""
+    settings = to_host_settings(loaded.settings)
+    client = HostClient(settings)
+    try:
+        health = await client.health()
+    finally:
+        await client.close()
+    report.sections["engine host"] = _host_facts(settings, health)
+    if health.state == "error":
+        report.problems.append(health.message)
+    if health.state == "ready":
+        report.sections["engine"] = _running_facts(health, loaded)
+    elif settings.url is None:
+        seen = outlook(settings.engine)
+        report.sections["engine"] = _outlook_facts(seen, loaded)
+        if seen.problem is not None:
+            report.problems.append(seen.problem)
+    elif health.state == "absent":
+        report.problems.append(
+            f"{health.message} Start `dlm-lsp serve` there, or unset engine.url."
+        )
+
+
+def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
+    detail = health.detail
+    is_asleep = health.state == "absent" and settings.url is None
+    why = "the first request starts it" if is_asleep else health.message
+    facts = [Fact("state", health.state, why)]
+    if settings.url is not None:
+        facts.append(Fact("url", settings.url.rpartition("@")[2]))  # a password may stand before
+    else:
+        with contextlib.suppress(HostError):  # then `health` has said so
+            paths = host_paths(settings.engine)
+            facts += [Fact("socket", str(paths.socket)), Fact("log", str(paths.log))]
+            if health.state in ("ready", "loading"):
+                since = datetime.fromtimestamp(paths.socket.stat().st_mtime)
+                facts.append(Fact("since", f"{since:%Y-%m-%d %H:%M:%S}"))
+    if "pid" in detail:
+        facts.insert(1, Fact("pid", str(detail["pid"])))
+    if "protocol" in detail and detail["protocol"] != PROTOCOL:
+        facts.append(Fact("protocol", str(detail["protocol"]), f"this client speaks {PROTOCOL}"))
+    return facts
+
+
+def _running_facts(health: Health, loaded: LoadedSettings) -> list[Fact]:
+    detail = health.detail
+    return [
+        Fact("checkpoint", str(detail["checkpoint"]), "is loaded"),
+        Fact("parameters", _parameters(detail["parameters"])),
+        *_choices(detail["device"], detail["dtype"], detail["threads"], loaded),
+        Fact("context", f"{detail['contextMax']} tokens"),
+        Fact("modes", ", ".join(detail["modes"])),
+    ]
+
+
+def _outlook_facts(seen: Outlook, loaded: LoadedSettings) -> list[Fact]:
+    settings = seen.settings
+    state = "would be loaded" if seen.problem is None else "cannot be loaded"
+    if seen.load_seconds is not None:
+        state += f": a trial took {seen.load_seconds:.1f} s"
+    facts = [
+        Fact("checkpoint", str(settings.checkpoint_path()), state),
+        *_choices(settings.device, settings.dtype, settings.threads, loaded),
+    ]
+    if seen.parameters is not None:
+        facts.insert(1, Fact("parameters", _parameters(seen.parameters)))
+    return facts
+
+
+def _choices(device: str, dtype: str, threads: int | None, loaded: LoadedSettings) -> list[Fact]:
+    """What is computed with, and why: because somebody set it, or what "auto" saw."""
+    asked, origins = loaded.settings.engine, loaded.origins
+    cuda = "torch finds a CUDA device" if device == "cuda" else "torch finds no CUDA device"
+    has_bfloat16 = device == "cuda" or cpu_has_bfloat16()
+    bfloat16 = f"the device has {'' if has_bfloat16 else 'no '}bf16 arithmetic"
+    return [
+        Fact(
+            name, str(value), reason if is_auto else f"set by {_origin(origins[f'engine.{name}'])}"
+        )
+        for name, value, is_auto, reason in (
+            ("device", device, asked.device == "auto", cuda),
+            ("dtype", dtype, asked.dtype == "auto", bfloat16),
+            ("threads", threads, asked.threads is None, f"{os.cpu_count()} CPUs"),
+        )
+    ]
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e6:.1f} million" if count >= 100_000 else str(count)
+
+
+def _add_settings(report: Report, loaded: LoadedSettings, folder: Path | None) -> None:
+    report.problems += loaded.problems
+    values = loaded.settings.model_dump(by_alias=True)
+    facts = []
+    for name, origin in loaded.origins.items():
+        value: object = values
+        for part in name.split("."):
+            value = cast("dict[str, object]", value)[part]
+        shown = "(hidden)" if name in SECRET_FIELDS and value is not None else json.dumps(value)
+        facts.append(Fact(name, shown, _origin(origin)))
+    report.sections["settings"] = facts
+    files = [("user", user_file()), ("project", folder and folder / PROJECT_FILE)]
+    report.sections["settings files"] = [
+        Fact(name, str(path or "none"), "read" if path and path.is_file() else "not there")
+        for name, path in files
+    ]
+
+
+def _origin(origin: str) -> str:
+    return "the command line" if origin == CLIENT else origin
+
+
+def _add_place(report: Report, argument: str, settings: Settings) -> None:
+    try:
+        document, offset = open_place(to_place(argument))
+    except PlaceError as error:
+        report.problems.append(str(error))
+        return
+    typing = why_silent(document, offset, settings, automatic=True)
+    asking = why_silent(document, offset, settings, automatic=False)
+    report.sections["place"] = [
+        Fact("place", argument),
+        Fact("language", document.language_id),
+        Fact("while typing", "silent" if typing else "suggests", typing or ""),
+        Fact("when asked", "silent" if asking else "suggests", asking or ""),
+    ]
+    if typing:
+        report.problems.append(f"{argument}: nothing is suggested while typing. {typing}")
+
+
+def _print(report: Report, console: Console) -> None:
+    width = max(len(fact.name) for facts in report.sections.values() for fact in facts)
+    for title, facts in report.sections.items():
+        console.print(Text(title, "bold"))
+        for fact in facts:
+            why = f"  ({fact.why})" if fact.why else ""
+            console.print(
+                Text.assemble(f"  {fact.name:<{width}}  {fact.value}", (why, "bright_black"))
+            )
+        console.print()
+    for problem in report.problems:
+        console.print(Text.assemble(("problem: ", "bold red"), problem))
+    if not report.problems:
+        console.print(Text("All is well.", "bold green"))
