@@ -14,6 +14,7 @@ from typing import Protocol
 from engine.errors import RequestError
 
 MODES = ("ar", "block", "linear_spec", "quadratic_spec", "copy_spec")
+CAUSAL_MODES = ("ar", "copy_spec")  # all that a checkpoint can do that fills no masks
 MASKED = "\u2591"  # how an undecided place is drawn in `Draft.draft`; never part of a result
 
 

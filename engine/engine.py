@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from engine.api import (
+    CAUSAL_MODES,
+    MODES,
     Draft,
     Emit,
     EngineInfo,
@@ -120,6 +122,12 @@ class Engine:
                 f"prompt holds a token outside 0..{self._config.vocabulary - 1}.",
                 remedy="Use this checkpoint's tokenizer.",
                 param="prompt",
+            )
+        if request.mode not in self.info.modes:
+            raise RequestError(
+                f"mode {request.mode!r} needs a checkpoint that fills masks.",
+                remedy=f"Use one of {self.info.modes}.",
+                param="mode",
             )
         return self._scheduler.submit(request, emit)
 
@@ -234,5 +242,6 @@ def _info(
         parameters=config.parameters(),
         context_max=min(config.positions_max, cache.capacity) - config.block_length,
         vocabulary=config.vocabulary,
+        modes=MODES if config.family.fills_masks else CAUSAL_MODES,
         infilling=tokenizer.infill is not None,
     )

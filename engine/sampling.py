@@ -24,7 +24,7 @@ def uniform(seed: int, position: int) -> float:
 
 
 def choose(
-    logits: Tensor, positions: Sequence[int], sampling: Sampling, *, mask_id: int
+    logits: Tensor, positions: Sequence[int], sampling: Sampling, *, mask_id: int | None
 ) -> tuple[list[int], list[float]]:
     """One token per row, and its confidence.
 
@@ -38,7 +38,11 @@ def choose(
         N token ids (greedy: argmax, lowest id on ties) and N probabilities at temperature 1.
     """
     probabilities = torch.softmax(logits, dim=-1)
-    allowed = logits.index_fill(1, torch.tensor([mask_id], device=logits.device), float("-inf"))
+    if mask_id is None:
+        allowed = logits
+    else:
+        mask = torch.tensor([mask_id], device=logits.device)
+        allowed = logits.index_fill(1, mask, float("-inf"))
     if sampling.temperature == 0:
         tokens = allowed.argmax(dim=-1)  # torch returns the first of equal maxima
     else:

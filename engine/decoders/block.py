@@ -60,8 +60,9 @@ class BlockDiffusion:
         if state.block is None:
             return state.feed.plan(state.task.sequence)
         task = state.task
+        (mask,) = task.masks(1)
         return group(
-            tuple(task.mask_id if p.token is None else p.token for p in state.block),
+            tuple(mask if place.token is None else place.token for place in state.block),
             state.feed.cached,
             read=_undecided(state),
             sequence=task.sequence,

@@ -66,7 +66,7 @@ class LinearSpec:
             read = tuple(range(len(tokens)))
             return chain(tokens, state.feed.cached, read=read, sequence=task.sequence)
         return group(
-            (seed, *[task.mask_id] * (state.window - 1)),
+            (seed, *task.masks(state.window - 1)),
             state.feed.cached,
             read=tuple(range(1, state.window)),
             sequence=task.sequence,

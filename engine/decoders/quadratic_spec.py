@@ -88,7 +88,7 @@ def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
     # The first mask of a group stands where the causal token will: nobody reads it.
     drafts = [length + index for index, (_, offset) in enumerate(of_masks) if offset > 1]
     return Step(
-        token=tokens + (task.mask_id,) * len(of_masks),
+        token=tokens + task.masks(len(of_masks)),
         sequence=(task.sequence,) * rows,
         position=(
             *range(start, start + length),

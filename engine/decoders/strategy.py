@@ -26,11 +26,11 @@ class Traits:
     """What a strategy must know of the checkpoint.
 
     Attributes:
-        mask_id: fills undecided places, and is never emitted.
+        mask_id: fills undecided places, and is never emitted; None where it fills no masks.
         has_drafter: it has a drafter LoRA.
     """
 
-    mask_id: int
+    mask_id: int | None
     has_drafter: bool = False
 
 
@@ -49,8 +49,13 @@ class Task:
     traits: Traits
 
     @property
-    def mask_id(self) -> int:
+    def mask_id(self) -> int | None:
         return self.traits.mask_id
+
+    def masks(self, count: int) -> tuple[int, ...]:
+        """So many masked places."""
+        assert self.traits.mask_id is not None, "this checkpoint fills no masks"
+        return (self.traits.mask_id,) * count
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,17 @@ def load_network(
     with torch.device("meta"):
         network = Network(config)
     network.frequencies = rotary_frequencies(config.rope, config.head_dim)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    theirs = {name: config.family.tensor_name(name) for name in network.state_dict()}
     if config.tied_head:
-        expected.pop("diffusion_head.weight")
+        theirs.pop("diffusion_head.weight")
+    expected = {
+        theirs[name]: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if name in theirs
+    }
     _check_memory(config, device, dtype)
-    tensors = read_tensors(files, expected, device, dtype)
+    read = read_tensors(files, expected, device, dtype)
+    tensors = {name: read[their] for name, their in theirs.items()}
     if config.tied_head:
         tensors["diffusion_head.weight"] = tensors["encoder.embed_tokens.weight"]
     network.load_state_dict(tensors, strict=True, assign=True)
@@ -60,11 +66,13 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
-        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        network.config.family.tensor_name(name): tensor.detach()
+        .to("cpu", torch.bfloat16)
+        .contiguous()
         for name, tensor in network.state_dict().items()
     }
     if network.config.tied_head:
-        state.pop("diffusion_head.weight")
+        state.pop(network.config.family.tensor_name("diffusion_head.weight"))
     partial = folder / (_SINGLE + ".partial")
     save_file(state, str(partial), metadata={"format": "pt"})
     partial.replace(folder / _SINGLE)

@@ -1,4 +1,4 @@
-"""`config.json` of a Nemotron-Labs-Diffusion checkpoint as a frozen, checked object.
+"""`config.json` of a checkpoint as a frozen, checked object.
 
 Unknown keys are tolerated (released configs carry many that only training reads); wrong or missing
 ones are named. The defaults of NLD's config *class* differ from the released JSON, so nothing that
@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import CheckpointError
+from engine.model.families import FAMILIES, NEMOTRON, Family
 
-MODEL_TYPES = ("nemotron_labs_diffusion",)
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -47,10 +47,10 @@ class _Json(BaseModel):
     num_hidden_layers: Positive
     num_attention_heads: Positive
     num_key_value_heads: Positive
-    head_dim: Positive
+    head_dim: Positive | None = None
     rms_norm_eps: float = Field(gt=0, lt=0.1)
     max_position_embeddings: Positive
-    mask_token_id: int = Field(ge=0)
+    mask_token_id: int | None = Field(default=None, ge=0)
     eos_token_id: int | list[int]
     bos_token_id: int | None = None
     block_size: int = Field(default=32, ge=2)
@@ -59,6 +59,7 @@ class _Json(BaseModel):
     attention_bias: bool = False
     mlp_bias: bool = False
     sliding_window: int | None = None
+    use_sliding_window: bool = True
     rope_parameters: _Rope
 
 
@@ -83,7 +84,10 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shape of the network and its special ids."""
+    """Shape of the network and its special ids.
+
+    `mask_id` is None for a checkpoint that was not trained to fill masks.
+    """
 
     vocabulary: int
     hidden: int
@@ -95,15 +99,18 @@ class ModelConfig:
     norm_eps: float
     positions_max: int
     tied_head: bool
-    mask_id: int
+    mask_id: int | None
     begin_id: int | None
     end_ids: tuple[int, ...]
     block_length: int
     rope: RopeConfig
+    family: Family = NEMOTRON
 
     def parameters(self) -> int:
         """Number of weights, the output head included."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        if self.family.qkv_bias:
+            attention += self.head_dim * (self.heads + 2 * self.kv_heads)
         mlp = 3 * self.hidden * self.intermediate
         embeddings = self.vocabulary * self.hidden * (1 if self.tied_head else 2)
         return embeddings + self.layers * (attention + mlp + 2 * self.hidden) + self.hidden
@@ -166,55 +173,62 @@ def _rope_object(raw: dict[str, Any]) -> Any:
 
 
 def _check_supported(fields: _Json, source: str) -> None:
-    """Refuses what this network does not compute, rather than computing something else."""
+    """Raises CheckpointError for what this network does not compute."""
 
-    def refuse(key: str, value: object, expected: str) -> None:
-        raise CheckpointError(
+    def refusal(key: str, value: object, expected: str) -> CheckpointError:
+        return CheckpointError(
             f"{source}: {key} is {value!r}; this engine computes {expected}.",
             remedy="Use a checkpoint of a supported kind.",
             param=key,
         )
 
-    if fields.model_type not in MODEL_TYPES:
-        refuse("model_type", fields.model_type, " or ".join(MODEL_TYPES))
+    family = FAMILIES.get(fields.model_type)
+    if family is None:
+        raise refusal("model_type", fields.model_type, " or ".join(FAMILIES))
     if fields.hidden_act != "silu":
-        refuse("hidden_act", fields.hidden_act, "'silu'")
+        raise refusal("hidden_act", fields.hidden_act, "'silu'")
     if fields.attention_bias or fields.mlp_bias:
-        refuse("attention_bias / mlp_bias", True, "projections without biases")
-    if fields.sliding_window is not None:
-        refuse("sliding_window", fields.sliding_window, "full attention (null)")
+        raise refusal("attention_bias / mlp_bias", True, "projections without biases")
+    if fields.sliding_window is not None and fields.use_sliding_window:
+        raise refusal("sliding_window", fields.sliding_window, "full attention (null)")
     if fields.num_attention_heads % fields.num_key_value_heads:
-        refuse(
+        raise refusal(
             "num_key_value_heads",
             fields.num_key_value_heads,
             f"a divisor of num_attention_heads ({fields.num_attention_heads})",
         )
-    if fields.head_dim % 2:
-        refuse("head_dim", fields.head_dim, "an even number")
-    if fields.mask_token_id >= fields.vocab_size:
-        refuse("mask_token_id", fields.mask_token_id, f"an id below {fields.vocab_size}")
+    if fields.head_dim is None and family.fills_masks:
+        raise refusal("head_dim", None, "a given head_dim")
+    if fields.head_dim is not None and fields.head_dim % 2:
+        raise refusal("head_dim", fields.head_dim, "an even number")
+    if family.fills_masks and fields.mask_token_id is None:
+        raise refusal("mask_token_id", None, "a model with a mask token")
+    if fields.mask_token_id is not None and fields.mask_token_id >= fields.vocab_size:
+        raise refusal("mask_token_id", fields.mask_token_id, f"an id below {fields.vocab_size}")
     rope = fields.rope_parameters
     if rope.rope_type not in ("default", "yarn"):
-        refuse("rope_parameters.rope_type", rope.rope_type, "'yarn' or 'default'")
+        raise refusal("rope_parameters.rope_type", rope.rope_type, "'yarn' or 'default'")
     if rope.rope_type == "yarn" and rope.original_max_position_embeddings is None:
-        refuse("rope_parameters.original_max_position_embeddings", None, "a positive number")
+        raise refusal("rope_parameters.original_max_position_embeddings", None, "a positive number")
 
 
 def _to_model_config(fields: _Json) -> ModelConfig:
     rope = fields.rope_parameters
     ends = fields.eos_token_id
+    family = FAMILIES[fields.model_type]
     return ModelConfig(
+        family=family,
         vocabulary=fields.vocab_size,
         hidden=fields.hidden_size,
         intermediate=fields.intermediate_size,
         layers=fields.num_hidden_layers,
         heads=fields.num_attention_heads,
         kv_heads=fields.num_key_value_heads,
-        head_dim=fields.head_dim,
+        head_dim=fields.head_dim or fields.hidden_size // fields.num_attention_heads,
         norm_eps=fields.rms_norm_eps,
         positions_max=fields.max_position_embeddings,
         tied_head=fields.tie_word_embeddings,
-        mask_id=fields.mask_token_id,
+        mask_id=fields.mask_token_id if family.fills_masks else None,
         begin_id=fields.bos_token_id,
         end_ids=tuple(ends) if isinstance(ends, list) else (ends,),
         block_length=fields.block_size,
@@ -238,7 +252,7 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
     rope = config.rope
     return {
         "architectures": ["NemotronLabsDiffusionModel"],
-        "model_type": MODEL_TYPES[0],
+        "model_type": config.family.model_type,
         "vocab_size": config.vocabulary,
         "hidden_size": config.hidden,
         "intermediate_size": config.intermediate,

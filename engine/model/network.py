@@ -70,9 +70,10 @@ class Attention(nn.Module):
         self.layer = layer
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden, width, bias=False)
-        self.k_proj = nn.Linear(config.hidden, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden, kv_width, bias=False)
+        has_bias = config.family.qkv_bias
+        self.q_proj = nn.Linear(config.hidden, width, bias=has_bias)
+        self.k_proj = nn.Linear(config.hidden, kv_width, bias=has_bias)
+        self.v_proj = nn.Linear(config.hidden, kv_width, bias=has_bias)
         self.o_proj = nn.Linear(width, config.hidden, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend, draft: Draft | None) -> Tensor:

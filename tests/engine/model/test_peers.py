@@ -1,15 +1,23 @@
-"""The network equals an implementation that nobody here wrote: transformers' Ministral 3."""
+"""The network equals implementations that nobody here wrote: Ministral 3 and Qwen 2."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import Ministral3Config, Ministral3ForCausalLM
+from transformers import (
+    Ministral3Config,
+    Ministral3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
+from engine.model.checkpoint import load_network
+from engine.model.config import read_config
 from engine.model.network import Network
-from tests.engine.seeded import CONFIG, causal_logits, prompt_of, seeded_network
+from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
 
 
 def peer_of(network: Network) -> Ministral3ForCausalLM:
@@ -67,3 +75,34 @@ def test_rotary_frequencies_equal_transformers(factor: float) -> None:
     peer = peer_of(network).model.rotary_emb
     torch.testing.assert_close(network.frequencies, peer.inv_freq, rtol=1e-6, atol=0)
     assert peer.attention_scaling == 1.0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_qwen2_checkpoint_of_transformers_is_read_and_computes_the_same(
+    tmp_path: Path, tied: bool
+) -> None:
+    torch.manual_seed(0)
+    peer = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=97,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=tied,
+            eos_token_id=2,
+            initializer_range=0.3,
+        )
+    ).eval()
+    for layer in peer.model.layers:
+        torch.nn.init.normal_(layer.self_attn.q_proj.bias)  # zero at construction
+    peer.save_pretrained(tmp_path)
+    network = load_network(tmp_path, read_config(tmp_path), device=CPU, dtype=torch.float32)
+    tokens = prompt_of(200)
+    with torch.inference_mode():
+        expected = peer(torch.tensor([tokens])).logits[0]
+    torch.testing.assert_close(causal_logits(network, tokens), expected, rtol=1e-4, atol=1e-4)
+    assert network.config.parameters() == sum(p.numel() for p in peer.parameters())
+    assert network.config.mask_id is None

@@ -1,0 +1,40 @@
+"""Other model families as mappings onto the one network: which keys and which tensor names differ.
+
+A family is data, not code: the network computes what its config says (biases, tied head, rotary
+kind), whoever the checkpoint came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one `model_type` differs from Nemotron-Labs-Diffusion.
+
+    Attributes:
+        qkv_bias: q, k and v projections have biases (not a config key in Qwen2).
+        fills_masks: trained to fill masks; others decode causally only.
+        prefixes: (ours, theirs) beginnings of tensor names.
+    """
+
+    model_type: str
+    qkv_bias: bool = False
+    fills_masks: bool = True
+    prefixes: tuple[tuple[str, str], ...] = ()
+
+    def tensor_name(self, ours: str) -> str:
+        """The checkpoint's name of one of the network's tensors."""
+        for mine, theirs in self.prefixes:
+            if ours.startswith(mine):
+                return theirs + ours.removeprefix(mine)
+        return ours
+
+
+_TRANSFORMERS = (("encoder.", "model."), ("diffusion_head.", "lm_head."))
+
+NEMOTRON = Family("nemotron_labs_diffusion")
+QWEN2 = Family("qwen2", qkv_bias=True, fills_masks=False, prefixes=_TRANSFORMERS)
+
+FAMILIES = {family.model_type: family for family in (NEMOTRON, QWEN2)}
