@@ -1,0 +1,177 @@
+"""The engine host as one session sees it: brought up in the background, watched, replaced.
+
+Owns the host client, the state of loading, and which of the host's errors the user has seen. Tells
+the editor through `Editor`. Knows neither documents nor LSP, and nothing of how a host is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from dlm_lsp.client import Health, HostClient, HostError, HostSettings
+from dlm_lsp.editor import Editor, Status
+from dlm_lsp.messages import GenerateBody, HostEvent
+from dlm_lsp.settings import Settings
+from engine.config import EngineSettings
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+# Codes of errors that heal by themselves: a status and a line in the log, no message box.
+_HEALING = ("host_lost", "busy", "stopping")
+
+
+def to_host_settings(settings: Settings) -> HostSettings:
+    """The host that the settings ask for."""
+    engine = settings.engine
+    return HostSettings(
+        engine=EngineSettings(
+            checkpoint=Path(engine.checkpoint).expanduser() if engine.checkpoint else None,
+            device=engine.device,
+            dtype=engine.dtype,
+            threads=engine.threads,
+            cache_tokens=engine.cache_tokens,
+        ),
+        url=engine.url,
+        token=engine.token,
+        idle_seconds=engine.idle_seconds,
+    )
+
+
+class Client(Protocol):
+    """What is used of `HostClient`; tests stand in for it."""
+
+    async def health(self) -> Health: ...
+    async def ensure(self) -> None: ...
+    def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]: ...
+    async def shut_down(self) -> bool: ...
+    async def close(self) -> None: ...
+
+
+class EngineLink:
+    """One engine host for one session. All on one event loop."""
+
+    def __init__(
+        self, editor: Editor, make_client: Callable[[HostSettings], Client] = HostClient
+    ) -> None:
+        self._editor = editor
+        self._make_client = make_client
+        self._settings: HostSettings | None = None
+        self._client: Client | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._shown: set[tuple[str, str]] = set()
+        self.current = Status("loading", "The engine is not started yet.")
+
+    @property
+    def client(self) -> Client:
+        """The client to generate with; `use` must have been called."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the model was loaded when last looked at."""
+        return self.current.state in ("ready", "busy")
+
+    async def use(self, settings: HostSettings) -> None:
+        """Turns to the host that these settings name, and begins to bring it up."""
+        if settings == self._settings:
+            return
+        await self.close()
+        self._settings, self._client = settings, self._make_client(settings)
+        self._shown.clear()
+        self.load()
+
+    def load(self) -> None:
+        """Brings the host up in the background, unless that is already going on."""
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._bring_up())
+
+    async def restart(self) -> None:
+        """Asks the host to end and starts it again."""
+        await self._stop_loading()
+        self._shown.clear()
+        await self.client.shut_down()
+        self.tell(replace(self.current, state="loading", message="The engine restarts."))
+        self.load()
+
+    async def close(self) -> None:
+        """Lets go of the host, which lives on for others."""
+        await self._stop_loading()
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def tell(self, status: Status) -> None:
+        """Makes a status the current one."""
+        if status != self.current:
+            self.current = status
+            self._editor.status(status)
+
+    def failed(self, error: HostError) -> None:
+        """Reports a host's error: each one once, until something worked again."""
+        heals = error.code in _HEALING
+        state = "loading" if heals else "error"
+        self.tell(replace(self.current, state=state, message=str(error), reason=error.message))
+        if heals:
+            self._editor.log(str(error))
+            self.load()
+        elif (error.code, error.message) not in self._shown:
+            self._shown.add((error.code, error.message))
+            self._editor.show_error(str(error))
+
+    def worked(self) -> None:
+        """Notes that the engine answered: it is up, and errors are new again after this."""
+        self._shown.clear()
+        if not self.is_ready:
+            self.tell(replace(self.current, state="ready", message="The engine is ready."))
+
+    async def _bring_up(self) -> None:
+        self.tell(replace(self.current, state="loading", message="The engine is being started."))
+        self._editor.loading("starting the engine")
+        try:
+            await self.client.ensure()
+            health = await self.client.health()
+            while health.state == "loading":
+                self.tell(replace(self.current, message=health.message))
+                self._editor.loading(health.message)
+                await asyncio.sleep(_POLL_SECONDS)
+                health = await self.client.health()
+            self._settle(health)
+        except HostError as error:
+            self.failed(error)
+        finally:
+            self._editor.loading(None)
+
+    def _settle(self, health: Health) -> None:
+        """Takes over what the host says of itself once it has loaded, or why it has not."""
+        if health.state != "ready":
+            detail = health.detail
+            raise HostError(
+                health.message,
+                code="host_lost" if health.state == "absent" else str(detail.get("code")),
+            )
+        model, device = health.detail.get("checkpoint"), health.detail.get("device")
+        self.tell(
+            replace(
+                self.current,
+                state="ready",
+                message=health.message,
+                reason=None,
+                model=str(model) if model else None,
+                device=str(device) if device else None,
+            )
+        )
+
+    async def _stop_loading(self) -> None:
+        if self._loading is not None:
+            self._loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loading
+            self._loading = None
