@@ -1,0 +1,25 @@
+"""A language server process that talks to a scripted host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.dlm_lsp.lsp_client import LspClient, lsp_client
+from tests.dlm_lsp.scripted_host import ScriptedHost, scripted_host
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[ScriptedHost]:
+    """An engine host that plays what the test says."""
+    async with scripted_host() as running:
+        yield running
+
+
+@pytest.fixture
+async def editor(tmp_path: Path) -> AsyncIterator[LspClient]:
+    """A server process, not yet initialised."""
+    async with lsp_client(tmp_path) as client:
+        yield client
