@@ -19,6 +19,7 @@ import torch
 
 from engine.bench.quality import draw_holes, measure
 from engine.config import EngineSettings
+from engine.device import default_threads
 from engine.engine import Engine
 from engine.errors import EngineError
 from engine.model.network import Network
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     keep_freed_memory()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or default_threads())
     try:
         run(options)
     except EngineError as error:
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="training time; default: the preset's")
     budget.add_argument("--tokens", type=int, help="training tokens, instead of a time")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: as the engine's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help="the last to run")

@@ -297,7 +297,8 @@ def initial_weight(name: str, shape: torch.Size, layers: int) -> Tensor:
 def _assembled(
     trainer: Trainer, examples: Sequence[Example], joint: bool, rng: np.random.Generator
 ) -> Batch:
-    mask_id, copies = trainer.network.config.mask_id, trainer.recipe.copies if joint else 0
+    mask_id, copies = trainer.network.config.mask_id, trainer.recipe.copies
+    assert mask_id is not None
     noises = [
         add_noise(example, mask_id=mask_id, copies=copies, rng=rng) if joint else None
         for example in examples

@@ -1,0 +1,197 @@
+"""Training: both losses fall, an interrupted run ends as an undisturbed one, the schedule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.errors import ConfigError
+from engine.model.network import Network
+from engine.model.tokenizer import Tokenizer
+from engine.training.corpus import Source
+from engine.training.loop import Budget, Trainer, evaluate, held_out_batches, train
+from engine.training.packing import Packer
+from engine.training.recipe import PRESETS, Recipe, Shape, model_config, preset
+from engine.training.vocabulary import train_tokenizer
+
+CODE = """def area(width, height):
+    if width < 0 or height < 0:
+        raise ValueError("a side is negative")
+    return width * height
+
+
+def volume(width, height, depth):
+    return area(width, height) * depth
+"""
+SOURCES = [Source("p", "shapes.py", CODE)]
+TINY = Recipe(
+    Shape(hidden=64, intermediate=128, layers=2, heads=2, kv_heads=1, vocabulary=300),
+    learning_rate=1e-2,
+    batch_tokens=600,
+    batches=2,
+    minutes=1,
+    warmup_steps=5,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads take 30 times as long as one where another process is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([CODE], 300)
+
+
+@pytest.fixture
+def packer(tokenizer: Tokenizer) -> Packer:
+    return Packer(SOURCES, tokenizer)
+
+
+def new_trainer(tokenizer: Tokenizer, recipe: Recipe = TINY) -> Trainer:
+    shape = replace(recipe.shape, vocabulary=tokenizer.size)
+    network = Network(model_config(shape))
+    return Trainer(network, recipe, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def log_rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+
+
+def test_both_losses_fall_on_a_text_to_be_memorised(
+    tokenizer: Tokenizer, packer: Packer, tmp_path: Path
+):
+    trainer = new_trainer(tokenizer)
+    held_out = held_out_batches(trainer, packer, tokens=1200)
+    before = evaluate(trainer.network, held_out)
+    train(trainer, packer, held_out, Budget(tokens=90_000), tmp_path)
+    after = evaluate(trainer.network, held_out)
+    assert before.diffusion is not None
+    assert after.diffusion is not None
+    assert after.ar < before.ar / 2
+    assert after.diffusion < before.diffusion / 2
+    rows = [row for row in log_rows(tmp_path) if "ar" in row]
+    assert rows[0]["diffusion"] is None  # stage 1
+    assert rows[-1]["diffusion"] is not None  # stage 2
+    assert rows[-1]["ar"] < rows[0]["ar"] / 2
+    assert all(row["tokens_per_second"] > 0 for row in rows)
+    assert 0 < trainer.progress.joint_tokens < trainer.progress.tokens
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(
+    tokenizer: Tokenizer, packer: Packer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    budget = Budget(tokens=16_000)
+
+    def run(folder: Path) -> Trainer:
+        folder.mkdir(exist_ok=True)
+        trainer = new_trainer(tokenizer)
+        held_out = held_out_batches(trainer, packer, 600)
+        train(trainer, packer, held_out, budget, folder, save_seconds=0.0)
+        return trainer
+
+    whole = run(tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    step, steps = Trainer.step, [0]
+
+    def step_or_die(self: Trainer, *arguments: object) -> object:
+        steps[0] += 1
+        if steps[0] in (4, 9):  # before and after stage 2 begins
+            raise Killed
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "step", step_or_die)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(tmp_path / "broken")
+    resumed = run(tmp_path / "broken")
+    assert steps[0] > 9
+    assert resumed.progress.step == whole.progress.step
+    assert resumed.progress.tokens == whole.progress.tokens
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
+def test_a_half_written_state_is_not_taken_up(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
+    (tmp_path / "state.partial").write_bytes(b"half")
+    trainer = new_trainer(tokenizer)
+    train(trainer, packer, held_out_batches(trainer, packer, 600), Budget(tokens=2000), tmp_path)
+    assert trainer.progress.step > 0
+
+
+def test_a_finished_run_is_left_alone(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
+    first = new_trainer(tokenizer)
+    held_out = held_out_batches(first, packer, 600)
+    train(first, packer, held_out, Budget(tokens=2000), tmp_path)
+    log = (tmp_path / "log.jsonl").read_bytes()
+    again = new_trainer(tokenizer)
+    train(again, packer, held_out, Budget(tokens=2000), tmp_path)
+    assert (tmp_path / "log.jsonl").read_bytes() == log
+    assert again.progress == first.progress
+
+
+def test_a_state_of_another_shape_is_refused(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
+    trainer = new_trainer(tokenizer)
+    trainer.save(tmp_path / "state.pt")
+    other = new_trainer(tokenizer, replace(TINY, shape=replace(TINY.shape, hidden=128)))
+    with pytest.raises(ConfigError, match="another shape"):
+        other.load(tmp_path / "state.pt")
+
+
+def test_losses_of_several_batches_are_one_mean(tokenizer: Tokenizer, packer: Packer):
+    trainer = new_trainer(tokenizer)
+    batches = held_out_batches(trainer, packer, tokens=1800)
+    assert len(batches) > 1
+    alone = [evaluate(trainer.network, [batch]) for batch in batches]
+    together = evaluate(trainer.network, batches)
+    total = sum(batch.ar_total for batch in batches)
+    expected = sum(v.ar * b.ar_total for v, b in zip(alone, batches, strict=True)) / total
+    assert together.ar == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("minutes", "tokens"), [(None, None), (1.0, 5), (0.0, None), (None, -1)])
+def test_a_budget_is_minutes_or_tokens(minutes: float | None, tokens: int | None):
+    with pytest.raises(ConfigError):
+        Budget(minutes, tokens)
+
+
+def test_the_schedule_warms_up_stays_and_falls_to_nothing():
+    recipe = PRESETS["nano"]
+    assert recipe.learning_rate_at(0, 0.0) < recipe.learning_rate / 50
+    assert recipe.learning_rate_at(1000, 0.5) == recipe.learning_rate
+    late = [recipe.learning_rate_at(1000, share) for share in (0.7, 0.8, 0.9, 0.99, 1.0, 1.01)]
+    assert late == sorted(late, reverse=True)
+    assert late[-1] == 0.0
+    assert not recipe.is_joint(0.0)
+    assert recipe.is_joint(0.99)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("nano", 5e6, 10e6), ("small", 25e6, 35e6)])
+def test_presets_have_the_sizes_they_promise(name: str, low: float, high: float):
+    config = model_config(preset(name).shape)
+    assert low < config.parameters() < high
+    with torch.device("meta"):
+        network = Network(config)
+    assert sum(p.numel() for p in network.parameters()) == config.parameters()
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ConfigError, match="huge"):
+        preset("huge")
