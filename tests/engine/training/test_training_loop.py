@@ -83,7 +83,8 @@ def test_both_losses_fall_on_a_text_to_be_memorised(
     assert before.diffusion is not None
     assert after.diffusion is not None
     assert after.ar < before.ar / 2
-    assert after.diffusion < before.diffusion / 2
+    # Where the middle ends is drawn at random, so that a block masked whole stays uncertain.
+    assert after.diffusion < before.diffusion * 0.6
     rows = [row for row in log_rows(tmp_path) if "ar" in row]
     assert rows[0]["diffusion"] is None  # stage 1
     assert rows[-1]["diffusion"] is not None  # stage 2
