@@ -174,16 +174,18 @@ def to_object(place: Place, suggestion: Suggestion) -> dict[str, Any]:
 def figures_of(suggestion: Suggestion) -> str:
     """One line for people about how the text came about."""
     usage = suggestion.usage
-    facts = [
-        f"{usage.tokens} tokens in {usage.forwards} forwards "
-        f"({_tokens_per_forward(suggestion):.2f} per forward, {suggestion.mode})",
-        f"{usage.total_ms:.0f} ms",
-        f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens cached",
-        f"ended by {suggestion.finish_reason}",
-    ]
+    times = f"{usage.total_ms:.0f} ms"
     if usage.first_draft_ms is not None:
-        facts.insert(1, f"first draft {usage.first_draft_ms:.0f} ms")
-    return " · ".join(facts)
+        times += f", first draft after {usage.first_draft_ms:.0f} ms"
+    return " · ".join(
+        (
+            f"{usage.tokens} tokens in {usage.forwards} forwards "
+            f"({_tokens_per_forward(suggestion):.1f} each)",
+            times,
+            f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens cached",
+            f"{suggestion.mode}, {suggestion.finish_reason}",
+        )
+    )
 
 
 def _tokens_per_forward(suggestion: Suggestion) -> float:

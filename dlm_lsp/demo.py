@@ -192,11 +192,12 @@ def _conclude(console: Console, heard: Conversation, answer: Answer) -> int:
         print(f"dlm-lsp demo: the hole was not filled: {reason}.", file=sys.stderr)
         return 1
     status = heard.status
-    facts = [f"{len(answer.text.splitlines())} lines in {answer.total_ms:.0f} ms"]
+    count = len(answer.text.splitlines())
+    facts = [f"{count} line{'' if count == 1 else 's'} in {answer.total_ms:.0f} ms"]
     if heard.first_draft_ms is not None:
         facts.append(f"first draft after {heard.first_draft_ms:.0f} ms, {heard.num_drafts} drafts")
     if status.get("tokensPerForward"):
         facts.append(f"{status['tokensPerForward']:.1f} tokens per forward")
-    facts.append(f"{status.get('model')} on {status.get('device')}")
+    facts.append(f"{Path(str(status.get('model'))).name} on {status.get('device')}")
     console.print(Text(" " + " · ".join(facts), GUTTER), soft_wrap=True)
     return 0

@@ -111,10 +111,11 @@ class EditorPeer:
                     if isinstance(body, FramingError):
                         raise ValueError(body.message)
                     self._receive(json.loads(body))
-            reason = f"The language server ended. {self._complaint.decode(errors='replace')}"
+            last_words = self._complaint.decode(errors="replace").strip().splitlines()[-1:]
+            reason = " ".join(["The language server ended.", *last_words])
         except ValueError as error:
             reason = f"The language server sent what is not LSP: {error}"
-        self._ended = PeerError(reason.strip())
+        self._ended = PeerError(reason)
         self._has_ended.set()
         for answer in self._waiting.values():
             if not answer.done():

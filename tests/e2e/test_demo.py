@@ -1,0 +1,101 @@
+"""`make demo`'s command as a user runs it: into a pipe, in a terminal, and where it cannot work."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+from dlm_lsp.demo import FILE, HOLE
+from engine.api import MASKED
+from tests.e2e.conftest import ROOT, Home
+
+SECONDS_MAX = 300
+DEMO = [sys.executable, "-P", "-m", "dlm_lsp", "demo"]
+STYLE = re.compile(r"\x1b\[([\d;]*)m([^\x1b\r\n]*)")
+
+
+def run_in_terminal(command: list[str], home: Home) -> tuple[int, str]:
+    """Exit code and everything written, by a command whose output is a terminal of 100 by 40."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    process = subprocess.Popen(
+        ["timeout", str(SECONDS_MAX), *command],
+        env=home.environment,
+        cwd=ROOT,
+        stdin=slave,
+        stdout=slave,
+        stderr=subprocess.STDOUT,
+    )
+    os.close(slave)
+    written = b""
+    while True:
+        try:
+            data = os.read(master, 65_536)
+        except OSError:  # how Linux says that the last writer has gone
+            break
+        written += data
+    os.close(master)
+    return process.wait(), written.decode()
+
+
+def picture_rows(drawing: str) -> str:
+    """The numbered rows of a drawing; the legend below them also holds every shade."""
+    return "\n".join(row for row in drawing.split("\n") if "│" in row)
+
+
+def test_demo_file_is_python_with_one_hole_in_ascii():
+    source = FILE.read_text("ascii")
+    assert source.count(HOLE) == 1
+    compile(source, str(FILE), "exec")
+
+
+def test_demo_into_a_pipe_prints_the_text_and_figures_without_control_codes(home: Home):
+    done = subprocess.run(
+        DEMO, env=home.environment, cwd=home.folder, capture_output=True, timeout=SECONDS_MAX
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().split("\n")
+    assert lines[0].startswith(f"fixtures/demo/{FILE.name}:")
+    assert lines[1].strip()
+    assert "\x1b" not in done.stdout.decode()
+    assert re.search(r"in \d+ ms · first draft after \d+ ms, \d+ drafts", done.stdout.decode())
+
+
+def test_demo_in_a_terminal_draws_drafts_in_shades_until_the_text_stands(home: Home):
+    code, written = run_in_terminal(DEMO, home)
+    assert code == 0, written
+    drawings = written.split(f"fixtures/demo/{FILE.name}:")[1:]
+    assert len(drawings) > 2, "it did not refine"
+    styles: dict[str, str] = {}
+    for style, text in STYLE.findall("".join(map(picture_rows, drawings))):
+        styles[style] = styles.get(style, "") + text
+    masks = {style for style, text in styles.items() if MASKED in text}
+    committed = {style for style in styles if style in ("1;32", "32;1")}  # bold green
+    drafts = {style for style in styles if "36" in style}  # cyan
+    assert masks, "no undecided place was drawn"
+    assert committed
+    assert drafts
+    assert not masks & (committed | drafts)
+    last = picture_rows(drawings[-1])
+    assert MASKED not in last
+    assert any(text.strip() for style, text in STYLE.findall(last) if style in committed)
+    assert re.search(r"in \d+ ms", drawings[-1])
+
+
+def test_demo_with_a_broken_checkpoint_says_why_and_fails(home: Home):
+    done = subprocess.run(
+        [*DEMO, "--checkpoint", str(home.folder / "nowhere")],
+        env=home.environment,
+        cwd=home.folder,
+        capture_output=True,
+        timeout=SECONDS_MAX,
+    )
+    assert done.returncode == 1
+    assert b"nowhere is not a folder" in done.stderr
+    assert b"Traceback" not in done.stderr
