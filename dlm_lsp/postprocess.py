@@ -126,6 +126,9 @@ def shape_final(rules: Rules, text: str) -> Shaped:
     end, pairs = _settled(rules, kept)
     replaced = pairs[-1][1] + 1 if pairs else 0
     gap = kept[end : len(kept) - len(kept[end:].lstrip())]
+    if "\n" in gap and end + len(gap) == ending.end < len(normal):
+        # The model went on: the space behind the gap is that of what was cut off.
+        gap = "" if rules.pairs.quote else "\n" + indentation(rules.lines.line_before)
     shown = kept[:end] + _separator(rules, gap, rules.line_after[replaced:])
     shown = shown.replace("\n", rules.line_end)
     if not end or not _extends_selected(rules, shown):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 _CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
 _CLOSERS = frozenset(_CLOSER_OF.values())
 _QUOTES = frozenset("\"'`")
+_TRIPLE_QUOTES = ('"""', "'''")
 _ONLY_CLOSERS = re.compile(r"[\s)\]}\"'`]*[:;,]?\s*")
 _LINE_REST = re.compile(r"[ \t]*(?=\n|\Z)")
 
@@ -40,6 +41,8 @@ def pairs_for(line_before: str, line_after: str) -> Pairs:
     if not is_only_closers(line_after):
         return Pairs("", "", "")
     stack, quote = _opened(line_before)
+    if not quote and line_after.lstrip()[:3] in _TRIPLE_QUOTES:
+        quote = line_after.lstrip()[:3]  # a string that was opened on a line above
     missing = list(reversed(stack))
     for character in line_after:
         if character in missing:
@@ -75,40 +78,46 @@ def is_inside(text: str, index: int) -> bool:
 
 def _opened(text: str) -> tuple[list[str], str]:
     """The closers that the text leaves open, outermost first, and the quote it stands in."""
-    scan = _Scan("")
-    for character in text:
-        scan.read(character)
+    scan = _Scan(text, "")
+    for index in range(len(text)):
+        scan.closes_outer(index)
     return scan.stack, scan.quote
 
 
 def _loose(text: str, quote: str) -> Iterator[tuple[int, str]]:
     """Characters that close what the text did not open, and punctuation that ends a line."""
-    scan = _Scan(quote)
+    scan = _Scan(text, quote)
     for index, character in enumerate(text):
-        outside = not scan.stack and not scan.quote
-        if scan.read(character) or (
-            outside and character in ":;," and _LINE_REST.match(text, index + 1)
+        is_outside = not scan.stack and not scan.quote
+        if scan.closes_outer(index) or (
+            is_outside and character in ":;," and _LINE_REST.match(text, index + 1)
         ):
             yield index, character
 
 
 class _Scan:
-    """Reads a text character by character; single-line strings end with their line."""
+    """Reads a text from its start; strings of one quote end with their line."""
 
-    def __init__(self, quote: str) -> None:
+    def __init__(self, text: str, quote: str) -> None:
         self.stack: list[str] = []
         self.quote = quote
+        self._text = text
         self._is_outer_string = bool(quote)
-        self._is_escaped = False
+        self._num_taken = 0  # characters that belong to the one read before
+        self._taken_close = False
 
-    def read(self, character: str) -> bool:
-        """Takes one character in; whether it closes something from before the text."""
-        if self._is_escaped:
-            self._is_escaped = False
-        elif self.quote:
-            return self._read_in_string(character)
-        elif character in _QUOTES:
-            self.quote = character
+    def closes_outer(self, index: int) -> bool:
+        """Reads the next character; whether it closes something from before the text."""
+        if self._num_taken:
+            self._num_taken -= 1
+            return self._taken_close
+        character = self._text[index]
+        if self.quote:
+            return self._closes_outer_string(index)
+        if character in _QUOTES:
+            is_triple = self._text.startswith(character * 3, index)
+            self.quote = character * 3 if is_triple else character
+            self._take(len(self.quote) - 1, False)
         elif character in _CLOSER_OF:
             self.stack.append(_CLOSER_OF[character])
         elif character in _CLOSERS:
@@ -118,13 +127,18 @@ class _Scan:
                 pass  # what stands open inside was never closed
         return False
 
-    def _read_in_string(self, character: str) -> bool:
+    def _closes_outer_string(self, index: int) -> bool:
+        character, quote = self._text[index], self.quote
         if character == "\\":
-            self._is_escaped = True
-        elif character == self.quote:
+            self._take(1, False)
+        elif self._text.startswith(quote, index) or quote.startswith(self._text[index:]):
             closes_outer = self._is_outer_string
+            self._take(len(quote) - 1, closes_outer)
             self.quote, self._is_outer_string = "", False
             return closes_outer
-        elif character == "\n" and self.quote != "`":
+        elif character == "\n" and quote in ("'", '"'):
             self.quote, self._is_outer_string = "", False
         return False
+
+    def _take(self, count: int, close: bool) -> None:
+        self._num_taken, self._taken_close = count, close
