@@ -88,9 +88,9 @@ class ToyBackend:
     block_length = 16
     end_ids = (2,)
 
-    def __init__(self, script: Script = count_up, *, infilling: bool = True) -> None:
+    def __init__(self, script: Script = count_up) -> None:
         self.script = script
-        self.tokenizer = byte_tokenizer(infilling=infilling)
+        self.tokenizer = byte_tokenizer()
         self.jobs: list[ToyJob] = []
         self.is_closed = False
         self.info = EngineInfo(
@@ -101,7 +101,6 @@ class ToyBackend:
             parameters=1,
             context_max=2032,
             vocabulary=self.tokenizer.size,
-            infilling=infilling,
         )
 
     def submit(self, request: Request, emit: Emit) -> ToyJob:
@@ -150,17 +149,22 @@ async def toy_host(
     load: Load | None = None,
     token: str | None = None,
     limits: HostLimits | None = None,
-    infilling: bool = True,
+    path: Path | None = None,
 ) -> AsyncIterator[ToyHost]:
-    """Serves a toy backend below `folder`, which must have a short path."""
-    backend = ToyBackend(script, infilling=infilling)
+    """Serves a toy backend on a unix socket.
+
+    Args:
+        folder: one with a short path.
+        path: of the socket, where a name in `folder` will not do.
+    """
+    backend = ToyBackend(script)
     loader = Loader(load or (lambda settings: backend), EngineSettings())
     host = Host(loader, token, limits or HostLimits())
     runner = web.AppRunner(
         make_app(host), handler_cancellation=True, access_log=None, shutdown_timeout=1
     )
     await runner.setup()
-    path = folder / "toy.sock"
+    path = path or folder / "toy.sock"
     await web.UnixSite(runner, str(path)).start()
     loader.start()
     connector = aiohttp.UnixConnector(str(path))
