@@ -235,7 +235,7 @@ class Server(LanguageServer):
         """
         await self.session.start()
         answer = None
-        if self.session.is_ready:
+        if self.session.settings.completion and self.session.is_ready:
             ask = Ask(params.text_document.uri, wire.to_position(params.position))
             answer = await self.complete(ask)
         offers = answer.offers[:1] if answer is not None else ()

@@ -100,10 +100,14 @@ class SilenceSection(_Section):
 
 
 class Settings(_Section):
-    """Everything that can be set. `version` is that of this shape."""
+    """Everything that can be set. `version` is that of this shape.
+
+    With `completion`, editors without inline completion get suggestions in their popup menu.
+    """
 
     version: Literal[1] = 1
     mode: Literal["auto", "ar", "block"] = "auto"
+    completion: bool = True
     drafts: bool = False
     status_notifications: bool = False
     snooze_minutes: float = Field(default=15.0, gt=0, le=10_080)

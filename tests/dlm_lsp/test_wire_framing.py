@@ -15,9 +15,7 @@ def read(data: bytes, cuts: list[int] | None = None) -> list[bytes | FramingErro
     reader = FrameReader()
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts or []), len(data)]
     return [
-        item
-        for start, end in itertools.pairwise(edges)
-        for item in reader.feed(data[start:end])
+        item for start, end in itertools.pairwise(edges) for item in reader.feed(data[start:end])
     ]
 
 
