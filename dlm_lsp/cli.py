@@ -21,6 +21,8 @@ from engine.errors import ConfigError, RequestError
 # Modules of the commands are imported where they run: a command waits for nothing it does not use
 # (pygls 0.25 s, aiohttp 0.15 s).
 
+STOP_TEXTS_MAX, STOP_CHARS_MAX = 16, 200  # as `messages.GenerateBody` has them
+
 _TOP_EXAMPLES = """\
 examples:
   dlm-lsp --stdio                       the language server, as editors start it
@@ -158,7 +160,12 @@ def _add_complete(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     parser.add_argument("--block-length", type=int, metavar="N", help="block: tokens per block")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable"
+        "--stop",
+        action="append",
+        type=_stop_text,
+        default=[],
+        metavar="TEXT",
+        help="end before this text; up to 16 times",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per place")
     _add_engine_options(parser)
@@ -197,6 +204,12 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_mode(parser)
     _add_engine_options(parser)
     parser.set_defaults(run=_run_demo)
+
+
+def _stop_text(text: str) -> str:
+    if not 1 <= len(text) <= STOP_CHARS_MAX:
+        raise argparse.ArgumentTypeError(f"has {len(text)} characters; use 1 to {STOP_CHARS_MAX}")
+    return text
 
 
 def _command(
@@ -270,9 +283,12 @@ def _run_server(options: argparse.Namespace) -> int:
 def _run_complete(options: argparse.Namespace) -> int:
     from dlm_lsp.complete import run
 
-    drawn = Sampling(options.temperature, options.top_p, options.seed)
-    stop = tuple(options.stop)
-    return run(options.places, _client_settings(options), drawn, stop, options.json)
+    if len(options.stop) > STOP_TEXTS_MAX:
+        raise ConfigError(f"--stop is given {len(options.stop)} times; {STOP_TEXTS_MAX} are read.")
+    sampling = Sampling(options.temperature, options.top_p, options.seed)
+    return run(
+        options.places, _client_settings(options), sampling, tuple(options.stop), options.json
+    )
 
 
 def _run_doctor(options: argparse.Namespace) -> int:

@@ -87,7 +87,7 @@ async def _fill_all(
     try:
         for job in jobs:
             options = options_for(
-                job.settings, automatic=False, drafts=True, document=str(job.place.path)
+                job.settings, automatic=False, drafts=True, document=job.document.uri[:4096]
             )
             options = replace(options, client="cli", sampling=sampling, stop=stop)
             try:

@@ -173,4 +173,5 @@ def _nearest(rows: list[Text], centre: int, count: int) -> list[Text]:
 
 
 def _visible(text: str) -> str:
-    return text.translate(_CONTROL_PICTURES)
+    shown = text.translate(_CONTROL_PICTURES)
+    return shown.encode("utf-8", "replace").decode()  # names of files may hold lone surrogates

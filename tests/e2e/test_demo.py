@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 
 from dlm_lsp.demo import FILE, HOLE
 from engine.api import MASKED
-from tests.e2e.conftest import ROOT, Home
+from tests.e2e.conftest import Home
+from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal
 
-SECONDS_MAX = 300
 DEMO = [sys.executable, "-P", "-m", "dlm_lsp", "demo"]
 STYLE = re.compile(r"\x1b\[([\d;]*)m([^\x1b\r\n]*)")
-
-
-def run_in_terminal(command: list[str], home: Home) -> tuple[int, str]:
-    """Exit code and everything written, by a command whose output is a terminal of 100 by 40."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    process = subprocess.Popen(
-        ["timeout", str(SECONDS_MAX), *command],
-        env=home.environment,
-        cwd=ROOT,
-        stdin=slave,
-        stdout=slave,
-        stderr=subprocess.STDOUT,
-    )
-    os.close(slave)
-    written = b""
-    while True:
-        try:
-            data = os.read(master, 65_536)
-        except OSError:  # how Linux says that the last writer has gone
-            break
-        written += data
-    os.close(master)
-    return process.wait(), written.decode()
 
 
 def picture_rows(drawing: str) -> str:

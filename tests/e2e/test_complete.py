@@ -1,0 +1,142 @@
+"""`dlm-lsp complete` and `doctor` as commands, on a real file through a real engine host."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.api import MASKED
+from tests.e2e.conftest import ROOT, Home
+from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal
+
+FIGURES = {
+    "text",
+    "mode",
+    "finish_reason",
+    "tokens",
+    "forwards",
+    "tokens_per_forward",
+    "first_draft_ms",
+    "total_ms",
+    "cached_tokens",
+}
+SOURCE = ROOT / "engine" / "prompt.py"
+LINE = SOURCE.read_text("utf-8").split("\n").index("        return 5") + 1
+PLACE, NEXT_PLACE = f"{SOURCE}:{LINE}:9", f"{SOURCE}:{LINE}:16"
+
+
+def run(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program, its output into pipes."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "dlm_lsp", *arguments],
+        env=home.environment,
+        cwd=home.folder,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+    )
+
+
+def objects(home: Home, *arguments: str) -> list[dict[str, object]]:
+    """What `complete --json` prints, one object per line."""
+    done = run(home, "complete", "--json", "--max-tokens", "16", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_json_prints_one_object_per_place_from_one_host(home: Home):
+    first, second, third = objects(home, PLACE, PLACE, NEXT_PLACE)
+    assert first.keys() >= FIGURES
+    assert first["text"] == second["text"]
+    assert (second["line"], third["column"]) == (LINE, 16)
+    assert isinstance(second["cached_tokens"], int)
+    assert second["cached_tokens"] > 0, "the second request did not reuse the first one's prompt"
+    assert first["mode"] == "block"
+    assert first["total_ms"] >= first["first_draft_ms"] > 0  # type: ignore[operator]
+    assert first["tokens_per_forward"] == pytest.approx(
+        first["tokens"] / first["forwards"],  # type: ignore[operator]
+        abs=1e-3,
+    )
+
+
+def test_mode_seed_and_stop_reach_the_engine(home: Home):
+    (one_by_one,) = objects(home, "--mode", "ar", PLACE)
+    assert one_by_one["mode"] == "ar"
+    assert one_by_one["tokens"] <= one_by_one["forwards"] + 1  # type: ignore[operator]
+    drawn = ["--temperature", "1.5", PLACE]
+    texts = [objects(home, "--seed", seed, *drawn)[0]["text"] for seed in ("1", "1", "2")]
+    assert texts[0] == texts[1] != texts[2]
+    mark = next(character for character in str(one_by_one["text"]) if "!" <= character <= "~")
+    (stopped,) = objects(home, "--mode", "ar", "--stop", mark, PLACE)
+    assert mark not in str(stopped["text"])
+
+
+def test_plain_output_is_the_text_alone(home: Home):
+    (expected,) = objects(home, PLACE)
+    done = run(home, "complete", "--max-tokens", "16", PLACE)
+    assert done.stdout.removesuffix("\n") == str(expected["text"]).removesuffix("\n")
+    assert re.search(r"\d+ tokens in \d+ forwards", done.stderr)
+
+
+def test_a_terminal_shows_the_text_refining_in_its_surroundings(home: Home):
+    command = [sys.executable, "-P", "-m", "dlm_lsp", "complete", "--max-tokens", "24", PLACE]
+    code, written = run_in_terminal(command, home)
+    assert code == 0, written
+    drawings = written.split(f"{SOURCE.name}:{LINE}:9")[1:]
+    assert len(drawings) > 2
+    assert any(MASKED in drawing for drawing in drawings)
+    assert MASKED not in drawings[-1]
+    assert re.search(rf" {LINE - 1} │", drawings[-1])
+    assert re.search(r"\d+ tokens in \d+ forwards", drawings[-1])
+
+
+def test_a_workspace_cannot_shadow_the_program(home: Home, tmp_path: Path):
+    for name in ("engine", "dlm_lsp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('shadowed')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "dlm_lsp", "complete", "--max-tokens", "4", PLACE],
+        env=home.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_doctor_reports_the_running_host_and_where_settings_come_from(home: Home):
+    objects(home, PLACE)  # brings the host up
+    done = run(home, "doctor", "--json", "--threads", "1", PLACE)
+    assert done.returncode == 0, done.stdout
+    report = json.loads(done.stdout)
+    assert report["ok"]
+    assert report["problems"] == []
+    sections = report["sections"]
+    assert sections["engine host"]["state"]["value"] == "ready"
+    assert sections["engine"]["device"]["value"] in ("cpu", "cuda")
+    user_file = home.folder / "config" / "dlm-lsp" / "dlm-lsp.toml"
+    assert sections["settings"]["engine.checkpoint"]["why"] == str(user_file)
+    assert sections["settings"]["engine.threads"]["why"] == "the command line"
+    assert sections["settings"]["mode"]["why"] == "default"
+    assert sections["place"]["while typing"]["value"] == "suggests"
+
+
+def test_a_truncated_checkpoint_is_named_by_complete_and_doctor(
+    home: Home, tiny_checkpoint: Path, tmp_path: Path
+):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for command in (["complete", PLACE], ["doctor"]):
+        done = run(home, *command, "--checkpoint", str(broken))
+        assert done.returncode == 1
+        assert "model.safetensors" in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
