@@ -62,18 +62,18 @@ def valid_fields(
         raw: a table, with or without an outer "dlm"; None is an empty one.
         secret: fields whose value no problem may show.
     """
-    if raw is None:
-        return {}
-    if not is_table(raw):
-        problems.append(f"{source}: the settings should be an object of fields. They are ignored.")
-        return {}
-    if "dlm" in raw:
+    if is_table(raw) and "dlm" in raw:
         problems += [
             f"{source}: {name} is not a setting beside dlm. It is ignored."
             for name in raw
             if name != "dlm"
         ]
-        return valid_fields(model, raw["dlm"], source, problems, secret)
+        raw = raw["dlm"]
+    if raw is None:
+        return {}
+    if not is_table(raw):
+        problems.append(f"{source}: the settings should be an object of fields. They are ignored.")
+        return {}
     # Through JSON, so that TOML's dates and a client's own types become plain values.
     table = _without_nulls(json.loads(json.dumps(raw, default=str)))
     while True:
