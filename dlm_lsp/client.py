@@ -8,28 +8,27 @@ imported at the first call.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
+from dlm_lsp.host.answers import (
+    LAST_EVENTS,
+    Health,
+    HostLost,
+    read_events,
+    read_health,
+    read_refusal,
+    to_error,
+)
 from dlm_lsp.host.errors import HostError
 from dlm_lsp.host.options import IDLE_SECONDS, ServeOptions
 from dlm_lsp.host.paths import HostPaths, host_paths
 from dlm_lsp.host.starter import Backoff, Starter
-from dlm_lsp.messages import (
-    DraftEvent,
-    ErrorEvent,
-    FinishedEvent,
-    GenerateBody,
-    HostEvent,
-    StoppedEvent,
-    parse_event,
-)
+from dlm_lsp.messages import GenerateBody, HostEvent
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.config import EngineSettings
 
@@ -40,8 +39,6 @@ __all__ = ["Health", "HostClient", "HostError", "HostSettings"]
 
 _START_SECONDS_MAX = 30.0  # until the socket accepts; loading the model comes after that
 _SILENCE_SECONDS_MAX = 300.0  # between two lines: a load and a long prefill on a slow machine
-_LINE_BYTES_MAX = 16 << 20
-_LAST_EVENTS = (FinishedEvent, StoppedEvent, ErrorEvent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +56,6 @@ class HostSettings:
     url: str | None = None
     token: str | None = None
     idle_seconds: float = IDLE_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How the host is.
-
-    Attributes:
-        state: "absent" (nothing accepts connections), "loading", "ready" or "error".
-        message: one sentence for people; with the remedy where the state is "error".
-        detail: what the host said: protocol, version, checkpoint, device, dtype, pid, contextMax …
-    """
-
-    state: Literal["absent", "loading", "ready", "error"]
-    message: str
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
-class _HostLost(Exception):
-    """The connection broke, or could not be made."""
 
 
 class HostClient:
@@ -102,8 +80,8 @@ class HostClient:
             return Health("error", str(error), {"code": error.code, "remedy": error.remedy})
         timeout = aiohttp.ClientTimeout(total=10)
         try:
-            async with session.get("/health", timeout=timeout) as response:
-                return _to_health(response.status, await response.read())
+            async with session.get("/health", timeout=timeout, allow_redirects=False) as response:
+                return read_health(response.status, await response.read())
         except TimeoutError:
             return Health("error", f"The engine host at {self._where()} does not answer.")
         except aiohttp.ClientConnectorError as error:
@@ -148,11 +126,11 @@ class HostClient:
                 async with aclosing(self._stream(payload)) as events:
                     async for event in events:
                         has_begun = True
-                        if isinstance(event, _LAST_EVENTS):
+                        if isinstance(event, LAST_EVENTS):
                             self._backoff.succeeded()
                         yield event
                 return
-            except _HostLost as lost:
+            except HostLost as lost:
                 self._reached = False
                 if has_begun or is_last_try:
                     raise self._lost(lost) from None
@@ -164,7 +142,7 @@ class HostClient:
         session = await self._open()
         self._reached = False
         try:
-            async with session.post("/v1/shutdown", json={}) as response:
+            async with session.post("/v1/shutdown", allow_redirects=False) as response:
                 return response.status == 202
         except (aiohttp.ClientError, OSError):
             return False
@@ -182,12 +160,8 @@ class HostClient:
 
         if self._settings.url is not None:
             if self._session is None:
-                headers = {}
-                if self._settings.token:
-                    headers["Authorization"] = f"Bearer {self._settings.token}"
-                self._session = _session(
-                    aiohttp.TCPConnector(), self._settings.url.rstrip("/"), headers
-                )
+                url, headers = _address(self._settings.url), _headers(self._settings.token)
+                self._session = _session(aiohttp.TCPConnector(), url, headers)
             return self._session
         paths = host_paths(self._settings.engine)
         if self._session is None or paths != self._paths:
@@ -215,7 +189,7 @@ class HostClient:
                 may_replace = False
                 await self.shut_down()
             if health.state == "error":
-                raise self._failed(_to_error(health))
+                raise self._failed(to_error(health))
             if self._settings.url is not None and health.state == "absent":
                 remedy = "Check engine.url, and that `dlm-lsp serve` runs there."
                 raise self._failed(HostError(health.message, remedy=remedy))
@@ -248,7 +222,7 @@ class HostClient:
         self._backoff.failed(error, time.monotonic())
         return error
 
-    def _lost(self, lost: _HostLost) -> HostError:
+    def _lost(self, lost: HostLost) -> HostError:
         error = HostError(
             f"The engine host ended in the middle of a request: {lost}.",
             remedy="It is started again at the next request."
@@ -277,31 +251,24 @@ class HostClient:
         session = await self._open()
         try:
             response = await session.post(
-                "/v1/generate", data=payload, headers={"Content-Type": "application/json"}
+                "/v1/generate",
+                data=payload,
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,  # the text goes where the settings say
             )
         except (aiohttp.ClientError, OSError) as error:
-            raise _HostLost(str(error) or type(error).__name__) from None
+            raise HostLost(str(error) or type(error).__name__) from None
         try:
             if response.status != 200:
-                raise self._refusal(response.status, await response.read())
-            async with aclosing(_events(response.content)) as events:
+                error = read_refusal(response.status, await response.read())
+                raise self._failed(error) if error.code == "load_failed" else error
+            async with aclosing(read_events(response.content)) as events:
                 async for event in events:
                     yield event
         except (aiohttp.ClientError, OSError) as error:
-            raise _HostLost(str(error) or type(error).__name__) from None
+            raise HostLost(str(error) or type(error).__name__) from None
         finally:
             response.close()  # before the last event this cancels the request in the engine
-
-    def _refusal(self, status: int, body: bytes) -> HostError:
-        """The error that an HTTP answer other than 200 means. Raises _HostLost for "ending"."""
-        error = _error_object(body)
-        message = str(error.get("message") or f"The engine host answered HTTP {status}.")
-        remedy = str(error.get("remedy") or "")
-        code = str(error.get("code") or "unavailable")
-        if code == "stopping":
-            raise _HostLost("it is ending")
-        refusal = HostError(message, remedy=remedy, code=code)
-        return self._failed(refusal) if code == "load_failed" else refusal
 
 
 def _session(
@@ -315,67 +282,31 @@ def _session(
     )
 
 
-async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[HostEvent, None]:
-    """The events of a response. Raises _HostLost if it ends before a last event."""
-    rest = b""
-    event: HostEvent | None = None
-    while chunk := await content.readany():
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > _LINE_BYTES_MAX:
-            raise _unreadable("a line longer than 16 MiB")
-        try:
-            events = [parse_event(line) for line in lines if line]
-        except ValidationError as error:
-            raise _unreadable(f"an event with {error.error_count()} wrong fields") from None
-        for index, event in enumerate(events):
-            following = events[index + 1] if index + 1 < len(events) else None
-            if not (isinstance(event, DraftEvent) and isinstance(following, DraftEvent)):
-                yield event
-    if not isinstance(event, _LAST_EVENTS):
-        raise _HostLost("the answer broke off")
-
-
-def _unreadable(what: str) -> HostError:
-    return HostError(
-        f"The engine host sent {what}.",
-        remedy="Bring client and host to the same version of dlm-lsp.",
-        code="protocol",
-    )
-
-
-def _to_health(status: int, body: bytes) -> Health:
+def _address(url: str) -> str:
+    """Scheme, host and port of a host's URL. Raises HostError for anything else."""
     try:
-        detail = json.loads(body)
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_address = is_address and parts.path in ("", "/") and parts.port != 0
     except ValueError:
-        detail = None
-    if not isinstance(detail, dict):
-        return Health("error", f"HTTP {status}: this is no dlm-lsp host.", {"code": "protocol"})
-    if status == 200:
-        return Health("ready", "The engine is ready.", detail)
-    error = _error_object(body)
-    message, remedy = str(error.get("message", "")), str(error.get("remedy", ""))
-    if status == 503 and error.get("type") == "unavailable_error":
-        return Health("loading", message, detail)
-    if status == 503 and error.get("type") == "stopping":
-        return Health("absent", message, detail)
-    code = "load_failed" if error.get("type") == "load_error" else error.get("code", "unavailable")
-    detail = {**detail, "code": str(code), "remedy": remedy}
-    return Health("error", f"{message or f'HTTP {status}'} {remedy}".strip(), detail)
+        is_address = False
+    if not is_address:
+        raise HostError(
+            f"engine.url is {url!r}.", remedy="Use one like http://gpu-box:8123.", code="option"
+        )
+    return url.rstrip("/")
 
 
-def _to_error(health: Health) -> HostError:
-    remedy = str(health.detail.get("remedy", ""))
-    message = health.message.removesuffix(remedy).rstrip()
-    return HostError(message, remedy=remedy, code=str(health.detail.get("code", "unavailable")))
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(body)
-    except ValueError:
+def _headers(token: str | None) -> dict[str, str]:
+    if not token:
         return {}
-    error = answer.get("error") if isinstance(answer, dict) else None
-    return error if isinstance(error, dict) else {}
+    if not all("!" <= character <= "~" for character in token):
+        raise HostError(
+            "engine.token cannot be sent in a header.",
+            remedy="Use letters, digits and ASCII signs without spaces.",
+            code="option",
+        )
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _is_older(health: Health) -> bool:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from dlm_lsp.host.backend import Load
 from dlm_lsp.host.loading import Loader
-from dlm_lsp.host.routes import make_app
+from dlm_lsp.host.routes import make_runner
 from dlm_lsp.host.state import Host, HostLimits
 from engine.api import (
     LAST_EVENTS,
@@ -159,10 +159,8 @@ async def toy_host(
     """
     backend = ToyBackend(script)
     loader = Loader(load or (lambda settings: backend), EngineSettings())
-    host = Host(loader, token, limits or HostLimits())
-    runner = web.AppRunner(
-        make_app(host), handler_cancellation=True, access_log=None, shutdown_timeout=1
-    )
+    host = Host(loader, token, limits or HostLimits(drain_seconds=1))
+    runner = make_runner(host)
     await runner.setup()
     path = path or folder / "toy.sock"
     await web.UnixSite(runner, str(path)).start()

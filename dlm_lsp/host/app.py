@@ -27,7 +27,7 @@ from dlm_lsp.host.lifecycle import bind_private, serving_lock, watch
 from dlm_lsp.host.loading import Loader
 from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.host.paths import HostPaths, host_paths
-from dlm_lsp.host.routes import make_app
+from dlm_lsp.host.routes import make_runner
 from dlm_lsp.host.starter import EXIT_TAKEN
 from dlm_lsp.host.state import Host
 
@@ -103,12 +103,7 @@ async def _run(
 ) -> int:
     """Serves on a listening socket; `unlink` makes it unreachable for new clients."""
     host = Host(Loader(load, options.engine), token)
-    runner = web.AppRunner(
-        make_app(host),
-        handler_cancellation=True,
-        access_log=None,  # one line per completion is enough
-        shutdown_timeout=host.limits.drain_seconds,
-    )
+    runner = make_runner(host)
     await runner.setup()
     await web.SockSite(runner, listener).start()
     loop = asyncio.get_running_loop()

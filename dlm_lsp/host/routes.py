@@ -26,9 +26,17 @@ logger = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(host: Host) -> web.Application:
-    """The application of one host. Run it with `handler_cancellation=True`: without it a client
-    that leaves during a long prefill goes unnoticed."""
+def make_runner(host: Host) -> web.AppRunner:
+    """Runs one host's application; give it a site."""
+    return web.AppRunner(
+        _application(host),
+        handler_cancellation=True,  # else a client that leaves during a long prefill goes unnoticed
+        access_log=None,  # one line per completion is enough
+        shutdown_timeout=host.limits.drain_seconds,
+    )
+
+
+def _application(host: Host) -> web.Application:
     app = web.Application(
         middlewares=[_errors(host), _authorisation(host)],
         client_max_size=host.limits.body_bytes_max,

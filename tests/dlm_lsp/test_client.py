@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dlm_lsp import client as client_module
 from dlm_lsp.client import HostClient, HostError, HostSettings
-from dlm_lsp.host import routes
+from dlm_lsp.host import answers, routes
 from dlm_lsp.host.paths import host_paths
 from dlm_lsp.host.starter import Backoff
 from dlm_lsp.messages import (
@@ -245,7 +244,7 @@ async def test_generate_garbled_or_broken_answer_is_one_named_error(
 
 @pytest.mark.usefixtures("private_runtime")
 async def test_generate_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_LINE_BYTES_MAX", 1 << 16)
+    monkeypatch.setattr(answers, "LINE_BYTES_MAX", 1 << 16)
 
     async def generate(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -289,7 +288,7 @@ async def test_generate_host_lost_before_the_first_event_is_asked_once_more() ->
 async def remote(folder: Path, token: str) -> AsyncIterator[str]:
     """The URL of a toy host behind TCP that wants a token."""
     async with toy_host(folder, token=token) as host:
-        runner = web.AppRunner(routes.make_app(host.host), handler_cancellation=True)
+        runner = routes.make_runner(host.host)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
@@ -325,6 +324,47 @@ async def test_remote_nobody_there_is_an_error_and_nothing_is_started(
     assert "engine.url" in caught.value.remedy
     assert not list(private_runtime.glob("dlm-lsp/*"))
     await client.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["gpu-box:8123", "ftp://gpu-box", "http://", "http://host/path", "http://host:port", ""]
+)
+async def test_remote_address_that_is_none_is_named(url: str) -> None:
+    client = HostClient(HostSettings(url=url, token="t"))
+    assert (await client.health()).state == "error"
+    with pytest.raises(HostError, match=r"engine\.url") as caught:
+        await client.ensure()
+    assert "http://" in caught.value.remedy
+    await client.close()
+
+
+async def test_remote_token_that_no_header_can_carry_is_named_but_not_shown() -> None:
+    client = HostClient(HostSettings(url="http://127.0.0.1:9", token="two\r\nlines"))
+    with pytest.raises(HostError, match=r"engine\.token") as caught:
+        await client.ensure()
+    assert "lines" not in str(caught.value)
+    await client.close()
+
+
+async def test_remote_redirect_is_not_followed() -> None:
+    """Source text and token go where the settings say, and nowhere else."""
+    asked: list[str] = []
+
+    async def redirect(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        raise web.HTTPTemporaryRedirect("/elsewhere")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", redirect)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    client = HostClient(HostSettings(url=f"http://127.0.0.1:{runner.addresses[0][1]}", token="t"))
+    with pytest.raises(HostError):
+        await client.ensure()
+    assert asked == ["/health"]
+    await client.close()
+    await runner.cleanup()
 
 
 def test_backoff_doubles_its_pause_until_an_answer_comes() -> None:

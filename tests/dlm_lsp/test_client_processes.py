@@ -133,6 +133,7 @@ async def test_generate_closed_stream_leaves_the_real_engine_free(settings: Host
         while (await client.health()).detail["requests"]:
             await asyncio.sleep(0.02)
     assert isinstance(await last_event(client), FinishedEvent)
+    assert host_paths(settings.engine).log.read_text().count("outcome=cancelled") == 8
     await client.close()
 
 
