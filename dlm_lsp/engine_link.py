@@ -94,12 +94,18 @@ class EngineLink:
             self._loading = asyncio.create_task(self._bring_up())
 
     async def restart(self) -> None:
-        """Asks the host to end and starts it again."""
+        """Starts this machine's host anew; to one that was started by hand, connects anew."""
+        assert self._settings is not None
+        settings, client = self._settings, self.client
         await self._stop_loading()
-        self._shown.clear()
-        await self.client.shut_down()
         self.tell(replace(self.current, state="loading", message="The engine restarts."))
-        self.load()
+        if settings.url is None:
+            await client.shut_down()
+            self._shown.clear()
+            self.load()
+        else:
+            self._settings = None
+            await self.use(settings)
 
     async def close(self) -> None:
         """Lets go of the host, which lives on for others."""

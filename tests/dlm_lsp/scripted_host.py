@@ -44,7 +44,7 @@ class Job:
 
     def __init__(self, body: GenerateBody) -> None:
         self.body = body
-        self._lines: asyncio.Queue[BaseModel] = asyncio.Queue()
+        self._lines: asyncio.Queue[BaseModel | None] = asyncio.Queue()
         self._closed = asyncio.Event()
         self._sequence = 0
 
@@ -82,10 +82,18 @@ class Job:
     def fail(self, code: str, message: str) -> None:
         self._lines.put_nowait(ErrorEvent(error=ErrorBody(code=code, message=message)))
 
-    async def play(self, response: web.StreamResponse) -> None:
+    def die(self) -> None:
+        """Breaks the connection, as a killed host does."""
+        self._lines.put_nowait(None)
+
+    async def play(self, request: web.Request, response: web.StreamResponse) -> None:
         try:
             while True:
                 event = await self._lines.get()
+                if event is None:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return
                 await response.write(to_line(event))
                 if isinstance(event, FinishedEvent | ErrorEvent):
                     return
@@ -135,7 +143,7 @@ class ScriptedHost:
             self._jobs.put_nowait(job)
         response = web.StreamResponse()
         await response.prepare(request)
-        await job.play(response)
+        await job.play(request, response)
         return response
 
 
