@@ -66,7 +66,9 @@ def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(length: int) -> None:
 def test_speculation_emits_what_ar_emits(mode: str, temperature: float, tokens_max: int) -> None:
     """Exact mode: token for token in fp32, at any temperature, since draws depend on the place."""
     for seed in range(4):
-        prompt = prompt_of(30 + seed, seed) * 2  # repeats itself, so that there is something to copy
+        prompt = (
+            prompt_of(30 + seed, seed) * 2
+        )  # repeats itself, so that there is something to copy
         options = {"temperature": temperature, "seed": seed}
         expected = run(MODEL, empty_cache(), request_of("ar", prompt, tokens_max, **options))[-1]
         last = run(MODEL, empty_cache(), request_of(mode, prompt, tokens_max, **options))[-1]
