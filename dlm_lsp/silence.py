@@ -16,11 +16,12 @@ from dlm_lsp.document import Document
 from dlm_lsp.settings import Settings
 
 _DATA = ("", ".json", ".yml", ".yaml", ".toml", ".ini", ".cfg", ".conf", ".xml", ".txt", ".csv")
+_COPIES = ("", ".pub", ".bak", ".old", ".orig")
 SECRET_GLOBS = (
     *(".env", ".env.*", "*.env", ".envrc", ".dev.vars"),
     *("*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ovpn"),
     *("*.gpg", "*.asc", "*.age"),
-    *(f"id_{kind}{end}" for kind in ("rsa", "dsa", "ecdsa", "ed25519") for end in ("", ".*")),
+    *(f"id_{kind}{end}" for kind in ("rsa", "dsa", "ecdsa", "ed25519") for end in _COPIES),
     *(f"{stem}{end}" for stem in ("credentials", "credential", "secrets") for end in _DATA),
     *("client_secret*.json", "service[-_]account*.json", "*.tfvars", "*.tfstate"),
     *(".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd"),
@@ -72,6 +73,8 @@ def matches(path: str, glob: str) -> bool:
     everything below a folder of that name. Time grows with names times parts, whatever the glob.
     """
     parts = [part for part in glob.lower().replace("\\", "/").split("/") if part]
+    if not glob:
+        return False
     if not glob.startswith("/"):
         parts.insert(0, "**")
     if glob.endswith("/"):
