@@ -1,0 +1,108 @@
+"""The laws of showing, for any document, any raw text and any way of cutting it into pieces."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlm_lsp.context import gather
+from dlm_lsp.document import Document
+from dlm_lsp.postprocess import (
+    Rules,
+    draft_sources,
+    rules_for,
+    shape_committed,
+    shape_draft,
+    shape_final,
+)
+from engine.api import MASKED
+
+# What the rules look at: indentation, line ends, brackets, quotes, lines that come twice.
+PIECES = [
+    *("a", "b", "x = 1", "return x", "else", "el", "f(", "\\", ":", ";", ",", "."),
+    *(" ", "  ", "    ", "\t", "\n", "\n", "\r\n", "\r", "\u2028", MASKED),
+    *("(", ")", "[", "]", "{", "}", '"', "'", "`", '"""'),
+]
+SUFFIXES = ["", ")", ");\n}", '")', '"""\n  x = 1', "]\n", "):\n    return x", " + b\nx = 1", "b"]
+
+pieces = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
+suffixes = st.sampled_from(SUFFIXES) | pieces
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Rules, str]:
+    """Rules at a cursor, and a raw text that often goes on into the suffix."""
+    prefix, suffix = draw(pieces), draw(suffixes)
+    text = draw(pieces)
+    if draw(st.booleans()):
+        text += suffix[: draw(st.integers(0, 12))] + draw(pieces)
+    document = Document("file:///a.py", "python", 1, prefix + suffix)
+    selected = draw(st.sampled_from([None, None, None, text[:3], "a"]))
+    context = gather(document, len(prefix), None)
+    return rules_for(context, draw(st.booleans()), selected), text
+
+
+@settings(max_examples=800, deadline=None)
+@given(cases())
+def test_what_is_shown_only_grows_and_the_final_text_starts_with_it(
+    case: tuple[Rules, str],
+) -> None:
+    rules, text = case
+    shown = ""
+    final = shape_final(rules, text).text
+    for end in range(len(text) + 1):
+        committed = shape_committed(rules, text[:end])
+        assert committed.startswith(shown)
+        assert shape_final(rules, text[:end]).text.startswith(committed)
+        shown = committed
+    assert final.startswith(shown)
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_what_is_complete_never_changes(case: tuple[Rules, str]) -> None:
+    rules, text = case
+    shapes = [shape_final(rules, text[:end]) for end in range(len(text) + 1)]
+    complete = [shaped for shaped in shapes if shaped.complete]
+    assert shapes[len(shapes) - len(complete) :] == complete
+    assert len(set(complete)) <= 1
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_a_suggestion_is_text_within_its_bounds(case: tuple[Rules, str]) -> None:
+    rules, text = case
+    shaped = shape_final(rules, text)
+    assert not shaped.text or shaped.text.strip()
+    assert not shaped.text or len(shaped.text) > len(rules.selected)
+    assert shaped.text.startswith(rules.selected if shaped.text else "")
+    assert 0 <= shaped.replaced <= len(rules.line_after)
+    if rules.lines.is_single_line:
+        assert "\n" not in shaped.text
+    ends = shaped.text.replace(rules.line_end, "")
+    assert "\n" not in ends
+    assert "\r" not in ends
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases(), st.integers(0, 30))
+def test_a_draft_shows_what_it_would_as_committed(case: tuple[Rules, str], cut: int) -> None:
+    rules, text = case
+    committed, draft = text[:cut], text[cut:]
+    firm, loose = shape_draft(rules, committed, draft)
+    assert firm == shape_committed(rules, committed)
+    assert firm + loose == shape_committed(rules, text)
+    sources = draft_sources(rules, committed, draft)
+    assert len(sources) == len(loose)
+    for character, source in zip(loose, sources, strict=True):
+        assert source >= -1
+        if source >= 0 and not character.isspace():
+            assert character == draft[source]
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_the_raw_text_s_own_line_ends_do_not_matter(case: tuple[Rules, str]) -> None:
+    rules, text = case
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    assert shape_final(rules, plain.replace("\n", "\r\n")) == shape_final(rules, plain)
