@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -135,6 +135,12 @@ async def _add_engine(report: Report, loaded: LoadedSettings) -> None:
         health = await client.health()
     finally:
         await client.close()
+    if settings.url is not None:  # it may hold a password, which is nobody's to read here
+        bare = settings.url.rpartition("@")[2]
+        settings, health = (
+            replace(settings, url=bare),
+            replace(health, message=health.message.replace(settings.url, bare)),
+        )
     report.sections["engine host"] = _host_facts(settings, health)
     if health.state == "error":
         report.problems.append(health.message)
@@ -157,7 +163,7 @@ def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
     why = "the first request starts it" if is_asleep else health.message
     facts = [Fact("state", health.state, why)]
     if settings.url is not None:
-        facts.append(Fact("url", settings.url.rpartition("@")[2]))  # a password may stand before
+        facts.append(Fact("url", settings.url))
     else:
         with contextlib.suppress(HostError):  # then `health` has said so
             paths = host_paths(settings.engine)

@@ -1,0 +1,150 @@
+"""`dlm-lsp doctor`: every problem is named, every setting's source told, no secret shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dlm_lsp import doctor
+from dlm_lsp.doctor import Fact, Report, examine
+from dlm_lsp.host.outlook import Outlook, outlook
+from engine.config import EngineSettings
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture
+def project(tmp_path: Path, private_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder, where doctor is run; its user has no settings, its host never runs."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "project"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "app.py").write_text("x = 1\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares tests that look at something else the trial load."""
+    monkeypatch.setattr(doctor, "outlook", lambda settings: Outlook(settings))
+
+
+def values(report: Report, section: str) -> dict[str, tuple[str, str]]:
+    return {fact.name: (fact.value, fact.why) for fact in report.sections[section]}
+
+
+async def test_a_sound_installation_has_no_problems(project: Path, tiny_checkpoint: Path):
+    report = await examine("app.py:1:5", {"engine": {"checkpoint": str(tiny_checkpoint)}})
+    assert report.problems == []
+    assert values(report, "engine host")["state"] == ("absent", "the first request starts it")
+    engine = values(report, "engine")
+    assert engine["checkpoint"][0] == str(tiny_checkpoint)
+    assert engine["checkpoint"][1].startswith("would be loaded: a trial took")
+    assert engine["device"][0] in ("cpu", "cuda")
+    assert engine["dtype"][0] in ("float32", "bfloat16")
+    assert values(report, "place")["while typing"] == ("suggests", "")
+    assert all(value != "missing" for value, _ in values(report, "program").values())
+
+
+async def test_a_missing_checkpoint_is_a_problem_with_a_remedy(project: Path):
+    report = await examine(None, {"engine": {"checkpoint": "/nowhere"}})
+    assert len(report.problems) == 1
+    assert "/nowhere is not a folder" in report.problems[0]
+    assert values(report, "engine")["checkpoint"] == ("/nowhere", "cannot be loaded")
+
+
+@pytest.mark.usefixtures("no_trial")
+async def test_each_setting_is_told_with_its_source(project: Path, tmp_path: Path):
+    user_file = tmp_path / "config" / "dlm-lsp" / "dlm-lsp.toml"
+    user_file.parent.mkdir(parents=True)
+    user_file.write_text('mode = "ar"\n[engine]\nthreads = 2\ndevice = "cpu"\n')
+    project_file = project / "dlm-lsp.toml"
+    project_file.write_text('mode = "block"\n[engine]\nthreads = 99\n')
+    report = await examine(None, {"engine": {"dtype": "float32"}})
+    settings = values(report, "settings")
+    assert settings["mode"] == ('"block"', str(project_file))
+    assert settings["engine.threads"] == ("2", str(user_file))
+    assert settings["engine.dtype"] == ('"float32"', "the command line")
+    assert settings["limits.tokensMax"][1] == "default"
+    engine = values(report, "engine")
+    assert engine["device"][1] == f"set by {user_file}"
+    assert engine["dtype"][1] == "set by the command line"
+    assert [problem for problem in report.problems if "engine.threads" in problem]
+    assert values(report, "settings files")["project"] == (str(project_file), "read")
+
+
+@pytest.mark.usefixtures("no_trial")
+async def test_a_broken_settings_file_is_named_with_its_line(project: Path):
+    (project / "dlm-lsp.toml").write_text('mode = "ar"\nmode = = 1\n')
+    report = await examine(None, {})
+    assert any("dlm-lsp.toml" in problem and "line 2" in problem for problem in report.problems)
+
+
+@pytest.mark.usefixtures("no_trial")
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        (".env", "KEY=1\n", "silence.secretFiles"),
+        ("notes.md", "text\n", "silence.languages"),
+        ("data.py", "a\0b\n", "does not look like text"),
+    ],
+)
+async def test_a_silent_place_is_explained(project: Path, name: str, text: str, reason: str):
+    (project / name).write_text(text)
+    report = await examine(f"{name}:1:1", {"silence": {"languages": ["markdown"]}})
+    assert reason in values(report, "place")["while typing"][1]
+    assert any(reason in problem for problem in report.problems)
+
+
+@pytest.mark.usefixtures("no_trial")
+@pytest.mark.parametrize("place", ["nowhere.py:1:1", "app.py:7:1", "app.py"])
+async def test_a_place_that_is_not_there_is_a_problem(project: Path, place: str):
+    report = await examine(place, {})
+    assert any(place.partition(":")[0] in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [{"url": f"http://user:{SECRET}@127.0.0.1:9"}, {"url": "http://127.0.0.1:9", "token": SECRET}],
+)
+async def test_a_host_elsewhere_that_does_not_answer_is_a_problem_and_no_secret_is_shown(
+    project: Path, engine: dict[str, object]
+):
+    report = await examine(None, {"engine": engine})
+    assert any("dlm-lsp serve" in problem for problem in report.problems)
+    assert values(report, "engine host")["url"][0].endswith("127.0.0.1:9")
+    assert "engine" not in report.sections, "nothing would be loaded on this machine"
+    assert SECRET not in json.dumps(report.to_object())
+
+
+@pytest.mark.usefixtures("no_trial")
+async def test_a_package_that_is_missing_is_a_problem(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    report = await examine(None, {})
+    assert any("no-such-package is not installed" in problem for problem in report.problems)
+
+
+def test_the_report_prints_every_fact_and_problem():
+    report = Report({"engine": [Fact("device", "cpu", "set by you")]}, ["All is [bold]lost[/]."])
+    console = Console(file=io.StringIO(), width=40, soft_wrap=True)
+    doctor._print(report, console)
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "device  cpu  (set by you)" in printed
+    assert "problem: All is [bold]lost[/]." in printed
+    assert "All is well" not in printed
+
+
+def test_outlook_tells_what_a_host_would_run(tiny_checkpoint: Path):
+    seen = outlook(EngineSettings(tiny_checkpoint, device="cpu", dtype="float32", threads=1))
+    assert seen.problem is None
+    assert seen.parameters
+    assert seen.load_seconds is not None
+    assert seen.settings.dtype == "float32"
