@@ -70,9 +70,13 @@ class LspClient:
         if id is None:
             self._last_id += 1
             id = self._last_id
-        self._waiting[id] = asyncio.get_running_loop().create_future()
+        self.expect(id)
         self.send({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
         return id
+
+    def expect(self, id: int | str) -> None:
+        """Waits for one answer with this id; `ask` does so by itself."""
+        self._waiting[id] = asyncio.get_running_loop().create_future()
 
     async def answer(self, id: int | str) -> Any:
         """The result of a request. Raises LspError."""
@@ -208,7 +212,8 @@ class LspClient:
                 self.refusals.append(message["error"])
             else:
                 self.answered.append(message["id"])
-                self._waiting[message["id"]].set_result(message)  # raises on a second answer
+                if (waiting := self._waiting.get(message["id"])) is not None:
+                    waiting.set_result(message)  # raises on a second answer
             self._news.notify_all()
 
 

@@ -110,9 +110,9 @@ async def test_fill_of_another_version_or_document_is_refused_by_name(
         await run(editor, "dlm.fill", fill_arguments() | {"uri": "file:///nowhere.py"})
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments", "named"),
-    [
+async def test_wrong_argument_is_named(editor: LspClient, scripted: ScriptedHost) -> None:
+    await greet(editor, scripted)
+    wrong: list[tuple[str, list[Any], str]] = [
         ("dlm.fill", [], "uri"),
         ("dlm.fill", [{"uri": URI, "position": {"line": -1, "character": 0}}], "position"),
         ("dlm.fill", [{"uri": URI, "position": [1, 2]}], "position"),
@@ -122,15 +122,11 @@ async def test_fill_of_another_version_or_document_is_refused_by_name(
         ("dlm.accepted", [{"id": "1", "kind": "most"}], "kind"),
         ("dlm.cancel", [{"token": [1]}], "token"),
         ("dlm.setMode", [{"mode": "warp"}], "mode"),
-    ],
-)
-async def test_wrong_argument_is_named(
-    editor: LspClient, scripted: ScriptedHost, command: str, arguments: list[Any], named: str
-) -> None:
-    await greet(editor, scripted)
-    with pytest.raises(LspError, match=named) as error:
-        await run(editor, command, *arguments)
-    assert error.value.code == -32602
+    ]
+    for command, arguments, named in wrong:
+        with pytest.raises(LspError, match=named) as error:
+            await run(editor, command, *arguments)
+        assert error.value.code == -32602
 
 
 async def test_cancel_by_token_stops_the_engine(editor: LspClient, scripted: ScriptedHost) -> None:
@@ -204,23 +200,17 @@ async def test_fill_here_is_offered_at_a_cursor_and_runs_the_command(
     assert result["edit"]["changes"][URI][0]["newText"] == "a + b"
 
 
-@pytest.mark.parametrize(
-    ("end", "context", "count"),
-    [
-        (11, {}, 1),
-        (12, {}, 0),  # a selection
-        (11, {"triggerKind": 2}, 0),  # the light bulb
-        (11, {"only": ["refactor"], "triggerKind": 2}, 1),
-        (11, {"only": ["quickfix"]}, 0),
-    ],
-)
 async def test_fill_here_is_offered_only_where_it_is_wanted(
-    editor: LspClient, scripted: ScriptedHost, end: int, context: dict[str, Any], count: int
+    editor: LspClient, scripted: ScriptedHost
 ) -> None:
     await greet(editor, scripted)
-    actions = await fill_actions(editor, end, **context)
-    assert len(actions) == count
-    assert all("tags" not in action for action in actions)
+    selection, light_bulb = 12, {"triggerKind": 2}
+    assert len(await fill_actions(editor)) == 1
+    assert len(await fill_actions(editor, only=["refactor"], **light_bulb)) == 1
+    assert await fill_actions(editor, selection) == []
+    assert await fill_actions(editor, **light_bulb) == []
+    assert await fill_actions(editor, only=["quickfix"]) == []
+    assert "tags" not in (await fill_actions(editor))[0]
 
 
 # Loading
