@@ -76,6 +76,7 @@ async def watch(host: Host, idle_seconds: float, path: Path | None) -> int:
     if host.loader.error is not None:
         await _stopped_within(host, host.limits.linger_seconds)
         return 1
+    host.last_active = time.monotonic()  # a slow load is not idleness
     inode = path.stat().st_ino if path is not None and path.exists() else None
     while not host.stop.is_set():
         pause = _CHECK_SECONDS

@@ -61,7 +61,5 @@ class Host:
             self.last_active = time.monotonic()
 
     def idle_seconds(self) -> float:
-        """Since the last request, or since the model was loaded; 0 while there is work."""
-        if self.requests or not self.loader.is_done:
-            self.last_active = time.monotonic()
-        return time.monotonic() - self.last_active
+        """Since the last request ended, or the model was loaded; 0 while there is work."""
+        return 0.0 if self.requests else time.monotonic() - self.last_active

@@ -346,25 +346,17 @@ async def test_remote_token_that_no_header_can_carry_is_named_but_not_shown() ->
     await client.close()
 
 
-async def test_remote_redirect_is_not_followed() -> None:
+@pytest.mark.usefixtures("private_runtime")
+@pytest.mark.parametrize("status", [302, 307])
+async def test_redirect_is_not_followed(status: int) -> None:
     """Source text and token go where the settings say, and nowhere else."""
-    asked: list[str] = []
 
     async def redirect(request: web.Request) -> web.Response:
-        asked.append(request.path)
-        raise web.HTTPTemporaryRedirect("/elsewhere")
+        return web.Response(status=status, headers={"Location": "/health"})
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", redirect)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    client = HostClient(HostSettings(url=f"http://127.0.0.1:{runner.addresses[0][1]}", token="t"))
-    with pytest.raises(HostError):
-        await client.ensure()
-    assert asked == ["/health"]
-    await client.close()
-    await runner.cleanup()
+    async with peculiar_host({"protocol": PROTOCOL, "version": VERSION}, redirect) as client:
+        with pytest.raises(HostError, match=f"HTTP {status}"):
+            await all_events(client)
 
 
 def test_backoff_doubles_its_pause_until_an_answer_comes() -> None:

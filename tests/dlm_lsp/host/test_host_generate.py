@@ -140,7 +140,8 @@ async def test_generate_block_longer_than_the_checkpoints_takes_its_room_from_th
     private_runtime: Path,
 ) -> None:
     body = {
-        "prefix": "x = 1\n" * 3000,
+        "prefix": "x\n" * 850,
+        "suffix": "y\n" * 500,
         "budget": {"prefixTokens": 100_000},
         "block": {"length": 256},
     }
@@ -190,11 +191,12 @@ async def test_generate_deadline_that_the_engine_misses_is_answered_without_it(
     def stuck(job: ToyJob) -> Iterator[Event]:
         yield Started(Usage(prompt_tokens=3))
         yield Draft("fin", "al", (), Usage(prompt_tokens=3, tokens=1))
-        hold.wait(20)
+        hold.wait(60)
 
     hold = threading.Event()
     async with toy_host(private_runtime, stuck) as host:
-        events = await events_of(host, {**BODY, "limits": {"millisecondsMax": 50}})
+        async with asyncio.timeout(20):
+            events = await events_of(host, {**BODY, "limits": {"millisecondsMax": 50}})
         hold.set()
     assert isinstance(events[-1], FinishedEvent)
     assert (events[-1].text, events[-1].finish_reason) == ("fin", "time")

@@ -140,6 +140,46 @@ def test_layout_giant_line_is_cut_between_characters() -> None:
     assert 75 <= len(before) <= 100
 
 
+def test_layout_giant_line_above_a_short_one_is_kept_in_part() -> None:
+    layout = lay_out(Pieces("x" * 5000 + "\nshort", ""), TOKENIZER, Budget(100, 0))
+    _, before, _ = pieces_of(layout.prompt)
+    assert len(before) >= 50
+
+
+def test_layout_line_that_starts_where_three_quarters_do_is_kept() -> None:
+    layout = lay_out(Pieces("ab\n" * 100, ""), TOKENIZER, Budget(16, 0))
+    _, before, _ = pieces_of(layout.prompt)
+    assert TOKENIZER.decode(before) == "ab\n" * 4
+
+
+class Coarse:
+    """Tokens of fifty characters, as runs of spaces can be: few for much text."""
+
+    infill = INFILL
+
+    def id_of(self, token: str) -> int | None:
+        return TOKENIZER.id_of(token)
+
+    def encode(self, text: str) -> list[int]:
+        return [20 + len(text[start : start + 50]) for start in range(0, len(text), 50)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        return self.encode(text), list(range(0, len(text), 50))
+
+
+def test_layout_start_of_text_with_few_tokens_stays_while_typing() -> None:
+    text, budget = " " * 10_000, Budget(100, 0)
+    layout = lay_out(Pieces(text, ""), Coarse(), budget)
+    moves = 0
+    for count in range(1, 200):
+        pieces = Pieces(text + " " * count, "", layout.prefix_start)
+        after = lay_out(pieces, Coarse(), budget)
+        moves += after.prefix_start != layout.prefix_start
+        layout = after
+    assert layout.prefix_start > 0
+    assert moves <= 1
+
+
 def test_layout_long_text_is_read_only_as_far_as_the_budget_reaches() -> None:
     read = 0
 
@@ -169,6 +209,15 @@ def test_layout_far_suffix_starts_two_lines_below_the_cursor() -> None:
     far, _, near = pieces_of(layout.prompt)
     assert layout.far_suffix_start == suffix.index("third")
     assert (TOKENIZER.decode(near), TOKENIZER.decode(far)) == (")\nsecond\n", "third\nfourth\n")
+
+
+def test_layout_far_suffix_mark_stays_while_the_text_up_to_it_fits() -> None:
+    suffix = "".join(f"y = {number}\n" for number in range(20))
+    mark = suffix.index("y = 5")
+    layout = lay_out(Pieces("f(", suffix, None, mark), TOKENIZER, Budget(64, 192))
+    _, _, near = pieces_of(layout.prompt)
+    assert layout.far_suffix_start == mark
+    assert TOKENIZER.decode(near) == suffix[:mark]
 
 
 def test_layout_far_suffix_mark_too_far_below_is_set_anew() -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -104,9 +105,11 @@ async def test_watch_loading_host_is_not_idle() -> None:
     watching = asyncio.create_task(watch(host, 0.05, None))
     done, _ = await asyncio.wait({watching}, timeout=0.5)
     assert not done
+    before = time.monotonic()
     loaded.set()
     async with asyncio.timeout(20):
         assert await watching == 0
+    assert host.last_active >= before
 
 
 async def test_watch_host_without_an_idle_time_waits_to_be_asked() -> None:
