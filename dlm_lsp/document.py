@@ -68,6 +68,8 @@ class _Splice:
 class Document:
     """One version of one open document. Never changes; `apply` gives the next one.
 
+    Lone surrogates, which JSON can carry, are kept as they come and count as one character.
+
     Attributes:
         line_starts: offset of each line's first character; computed from the text when left out.
     """

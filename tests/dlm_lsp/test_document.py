@@ -132,6 +132,10 @@ def test_characters_beyond_the_basic_plane_count_by_encoding(
     assert subject.offset_at(Position(0, character - 1), encoding) == 1
 
 
+def test_an_offset_inside_a_line_end_is_the_line_s_end() -> None:
+    assert document("a\r\nb").position_at(2, Encoding.UTF16) == Position(0, 1)
+
+
 def test_changes_from_the_bottom_up_are_made_in_one_splice() -> None:
     lines = 2_000
     before = document("value = value\n" * lines)

@@ -124,6 +124,8 @@ SCOPE = [
         "last.y - first.y\n    run = last.x - first.x\n    return rise / run",
         complete=True,
     ),
+    # Blank lines before the first words end no paragraph.
+    Case("python_body.py", "\n\n    gaps = []\n", "\n\n    gaps = []"),
 ]
 
 REPEATS = [
@@ -138,6 +140,7 @@ REPEATS = [
     ),
     Case("python_rows.py", "[0, 1, 0],\n    [0, 0, 1],\n]", "[0, 1, 0],", complete=True),
     Case("python_rows.py", "[0, 0, 1],", ""),
+    Case("python_rows.py", "[0, 0, 1],  \n    [0", "", complete=True),
     # … but no line that only starts like it.
     Case("python_rows.py", "[0, 0, 1], [0", "[0, 0, 1], [0"),
     Case("python_rows.py", "[0, 0, 1", "[0, 0, 1", held="[0, 0, 1"),
@@ -181,6 +184,12 @@ PAIRS = [
     Case("python_string.py", 'a \\"b\\"', 'a \\"b\\"'),
     Case("python_string.py", 'to %s", host)', 'to %s", host', replaced=1),
     Case("python_docstring.py", 'variance of values."""\n', "variance of values."),
+    Case(
+        "python_docstring.py",
+        'variance.\n\n    The mean of squares.\n    """\n',
+        "variance.",
+        complete=True,
+    ),
     Case("python_docstring.py", 'value"s variance', 'value"s variance'),
     Case(
         "javascript_callback.js",
@@ -193,6 +202,13 @@ PAIRS = [
         "\n    sockets.add(socket);\n  });\n}\n",
         "\n    sockets.add(socket);\n  ",
         complete=True,
+        held="\n  ",
+    ),
+    # An apostrophe in a comment opens no string beyond its line.
+    Case(
+        "javascript_callback.js",
+        "\n    // don't leak\n    sockets.add(socket);\n  });",
+        "\n    // don't leak\n    sockets.add(socket);\n  ",
         held="\n  ",
     ),
     # What follows the scope was cut: the closers go to the level of their line.
@@ -250,6 +266,7 @@ SPACES = [
     Case("python_body.py", "  \n\n", ""),
     Case("python_body.py", "return center  \n    ", "return center"),
     Case("python_body.py", "a = 1  \n    b = 2\t\n", "a = 1\n    b = 2"),
+    Case("python_body.py", "a = 1\n    \n    b = 2", "a = 1\n\n    b = 2", automatic=False),
     Case("python_typed.py", " last.y", "last.y"),
     Case(
         "go_body.go",
