@@ -115,9 +115,11 @@ async def _serve(
         else:
             assert address is not None
             connection = await _over_tcp(server, address, stack)
-        watch = asyncio.create_task(_watch_editor(server, client_process_id, connection.end))
+        watch = _EditorWatch(connection.end)
+        stack.callback(watch.stop)
+        watch.start(client_process_id)
+        server.on_process_id = watch.start
         code = await connection.ended
-        watch.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS_MAX):
                 await server.close()
@@ -199,24 +201,32 @@ async def _over_tcp(
     return connection
 
 
-async def _watch_editor(
-    server: Server, client_process_id: int | None, end: Callable[[int], None]
-) -> None:
-    """Ends this process with the editor's, whose end of a pipe may live on in a child of it.
+class _EditorWatch:
+    """Ends this process with the editor's, whose end of a pipe may live on in a child of it."""
 
-    A process that was never seen alive is in another namespace and tells nothing.
-    """
-    seen: int | None = None
-    while True:
-        process_id = client_process_id or server.process_id
-        if process_id is not None and process_id > 0 and os.name == "posix":
-            if _is_alive(process_id):
-                seen = process_id
-            elif seen == process_id:
-                logger.warning("the editor's process %d has ended", process_id)
-                end(1)
-                return
-        await asyncio.sleep(_WATCH_SECONDS)
+    def __init__(self, end: Callable[[int], None]) -> None:
+        self._end = end
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, process_id: int | None) -> None:
+        """Watches a process, unless one is watched already.
+
+        One that is not alive now is in another namespace, and its absence tells nothing.
+        """
+        is_watchable = process_id is not None and process_id > 0 and os.name == "posix"
+        if self._task is None and is_watchable and _is_alive(process_id):
+            self._task = asyncio.create_task(self._watch(process_id))
+
+    def stop(self) -> None:
+        """Watches no longer."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _watch(self, process_id: int) -> None:
+        while _is_alive(process_id):
+            await asyncio.sleep(_WATCH_SECONDS)
+        logger.warning("the editor's process %d has ended", process_id)
+        self._end(1)
 
 
 def _is_alive(process_id: int) -> bool:

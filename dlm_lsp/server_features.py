@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,11 @@ SECTION = "dlm"
 
 
 class Server(LanguageServer):
-    """One editor's language server; also the `Editor` that its session talks to."""
+    """One editor's language server; also the `Editor` that its session talks to.
+
+    Attributes:
+        on_process_id: called with the editor's process id, as `initialize` tells it.
+    """
 
     protocol: StrictProtocol  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -51,6 +56,7 @@ class Server(LanguageServer):
         self._client: types.InitializeParams | None = None
         self._later_options: object = None  # what the client has sent since `initialize`
         self._is_zero_based = False
+        self.on_process_id: Callable[[int | None], None] = lambda process_id: None
         self._progress = LoadProgress(self.protocol)
         self._commands = Commands(self)
         self.protocol.on_broken = self._on_broken
@@ -134,6 +140,7 @@ class Server(LanguageServer):
 
     def _initialize(self, params: types.InitializeParams) -> None:
         self._client = params
+        self.on_process_id(params.process_id)
         text_document = params.capabilities.text_document
         if text_document is None or text_document.inline_completion is None:
             # An editor that has inline completions would only show the same text twice.
