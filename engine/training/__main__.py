@@ -19,7 +19,7 @@ import torch
 
 from engine.bench.quality import draw_holes, measure
 from engine.config import EngineSettings
-from engine.device import default_threads
+from engine.device import cpu_has_bfloat16, default_threads
 from engine.engine import Engine
 from engine.errors import EngineError
 from engine.model.network import Network
@@ -66,7 +66,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     budget.add_argument("--tokens", type=int, help="training tokens, instead of a time")
     parser.add_argument("--threads", type=int, help="CPU threads; default: as the engine's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), help="default: bfloat16 where it is native"
+    )
     parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help="the last to run")
     parser.add_argument("--holes", type=int, default=100, help="held-out holes of each kind")
     return parser.parse_args(arguments)
@@ -127,11 +129,13 @@ def export(options: argparse.Namespace, trainer: Trainer, tokenizer: Tokenizer) 
 def new_trainer(recipe: Recipe, tokenizer: Tokenizer, options: argparse.Namespace) -> Trainer:
     """A trainer with fresh weights. A small corpus may fill less than the vocabulary."""
     shape = replace(recipe.shape, vocabulary=tokenizer.size)
+    native = options.device != "cpu" or cpu_has_bfloat16()
+    dtype = options.dtype or ("bfloat16" if native else "float32")
     return Trainer(
         Network(model_config(shape)),
         recipe,
         device=torch.device(options.device),
-        dtype=getattr(torch, options.dtype),
+        dtype=getattr(torch, dtype),
     )
 
 
