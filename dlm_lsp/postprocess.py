@@ -126,10 +126,9 @@ def shape_final(rules: Rules, text: str) -> Shaped:
     end, pairs = _settled(rules, kept)
     replaced = pairs[-1][1] + 1 if pairs else 0
     gap = kept[end : len(kept) - len(kept[end:].lstrip())]
-    if "\n" in gap and end + len(gap) == ending.end < len(normal):
-        # The model went on: the space behind the gap is that of what was cut off.
-        gap = "" if rules.pairs.quote else "\n" + indentation(rules.lines.line_before)
-    shown = kept[:end] + _separator(rules, gap, rules.line_after[replaced:])
+    shown = kept[:end] + _separator(
+        rules, gap, rules.line_after[replaced:], ending.end < len(normal)
+    )
     shown = shown.replace("\n", rules.line_end)
     if not end or not _extends_selected(rules, shown):
         return Shaped("", 0, ending.is_final)
@@ -169,13 +168,19 @@ def _settled(rules: Rules, kept: str) -> tuple[int, list[tuple[int, int]]]:
     return end, pairs
 
 
-def _separator(rules: Rules, gap: str, rest: str) -> str:
-    """What stays of the space between the completion and the rest of the line."""
+def _separator(rules: Rules, gap: str, rest: str, is_cut: bool) -> str:
+    """What stays of the space between the completion and the rest of the line.
+
+    `is_cut`: the model went on, so that the indentation in the gap is that of what was cut off.
+    """
     if not rest.strip():
         return ""
-    if "\n" in gap:
+    if "\n" not in gap:
+        return "" if rules.pairs.closers or rest[0].isspace() else gap
+    if not is_cut:
         return "\n" + gap.rpartition("\n")[2]
-    return "" if rules.pairs.closers or rest[0].isspace() else gap
+    ends_string = rules.pairs.quote and rest.lstrip().startswith(rules.pairs.quote)
+    return "" if ends_string else "\n" + indentation(rules.lines.line_before)
 
 
 def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:

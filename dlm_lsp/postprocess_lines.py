@@ -16,7 +16,6 @@ from dlm_lsp.postprocess_pairs import is_inside
 
 TAB_WIDTH = 4
 PERIOD_MAX = 4  # most lines in a block whose repetition is noticed
-REPEATED_CHARS_MIN = 3  # shorter repeats of what follows the cursor must begin at a word's start
 
 _CONTINUES = ("else", "elif", "except", "finally", "catch")
 _WORD = re.compile(r"\w+")
@@ -201,12 +200,6 @@ def _repeat_start(rules: LineRules, text: str, start: int, end: int, can_grow: b
     for at in starts:
         if at < start or not repeated.startswith(text[at : stop if at == starts[0] else end]):
             continue
-        joins_word = at > start and _is_word(text[at - 1]) and _is_word(repeated[0])
-        is_long = len(repeated) >= REPEATED_CHARS_MIN
-        if (is_long or not joins_word) and not is_inside(text, at):
+        if not is_inside(text, at):
             return at
     return None
-
-
-def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"

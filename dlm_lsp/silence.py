@@ -97,8 +97,6 @@ def _past_stars(reached: set[int], parts: list[str]) -> set[int]:
 
 
 def _fits(name: str, part: str) -> bool:
-    if part == "**":
-        return False
     has_wildcard = any(character in part for character in "*?[")
     return fnmatchcase(name, part) if has_wildcard else name == part
 

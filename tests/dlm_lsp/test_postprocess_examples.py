@@ -118,6 +118,12 @@ SCOPE = [
         "{\n    size_t found = 0;\n\n    return found;\n}",
         complete=True,
     ),
+    # A block inside the scope does not end it.
+    Case(
+        "python_typed.py",
+        "0\n    for point in points:\n        rise += point.y\n    return rise",
+        "0\n    for point in points:\n        rise += point.y\n    return rise",
+    ),
     Case(
         "python_typed.py",
         "last.y - first.y\n    run = last.x - first.x\n    return rise / run\n\n\nclass",
@@ -239,6 +245,7 @@ MIDDLE_OF_A_LINE = [
     Case("python_middle.py", "\n        net", "", complete=True),
     Case("python_word.py", "adline", "adline"),
     Case("python_word.py", "adlines()", "adline"),
+    Case("python_sum.py", "tax_rate", "tax_"),
     Case("html_attribute.html", 'orders">\n    <h1>Orders</h1>', "orders", complete=True),
     Case("html_attribute.html", 'orders" id="orders">', 'orders" id="orders'),
     # Before a statement: a line of its own needs a line end, which one line cannot have.
@@ -263,6 +270,9 @@ MIDDLE_OF_A_LINE = [
 
 SPACES = [
     Case("python_body.py", "    return center", "return center"),
+    # … but not where the cursor stands left of its block.
+    Case("python_outdented.py", "    return self.name", "    return self.name"),
+    Case("python_outdented.py", "return self.name", "return self.name"),
     Case("python_body.py", "  \n\n", ""),
     Case("python_body.py", "return center  \n    ", "return center"),
     Case("python_body.py", "a = 1  \n    b = 2\t\n", "a = 1\n    b = 2"),
