@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.errors import CheckpointError, MemoryExhausted
 from engine.model.config import ModelConfig, to_json
-from engine.model.network import Network, rotary_frequencies
+from engine.model.network import Network
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -38,7 +38,6 @@ def load_network(
     files = _weight_files(folder)
     with torch.device("meta"):
         network = Network(config)
-    network.frequencies = rotary_frequencies(config.rope, config.head_dim)
     theirs = {name: config.family.tensor_name(name) for name in network.state_dict()}
     if config.tied_head:
         theirs.pop("diffusion_head.weight")

@@ -120,7 +120,10 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden)
+        # Given its weight, an embedding draws none: drawing one under the meta device imports the
+        # whole of torch's compiler, a second at every start.
+        weight = torch.empty(config.vocabulary, config.hidden)
+        self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
 
@@ -183,7 +186,8 @@ def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     original context are interpolated by `factor`, those above `beta_fast` are kept, with a ramp
     between.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    # On the CPU even while a network is laid out under the meta device.
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     plain = 1.0 / rope.theta**exponents
     if not rope.yarn:
         return plain
@@ -195,5 +199,6 @@ def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     low = max(math.floor(dimension(rope.beta_fast)), 0)
     high = min(math.ceil(dimension(rope.beta_slow)), head_dim - 1)
     width = max(high - low, 0.001)
-    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    dimensions = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
+    ramp = ((dimensions - low) / width).clamp(0, 1)
     return plain / rope.factor * ramp + plain * (1 - ramp)
