@@ -123,7 +123,7 @@ class Encoder(nn.Module):
         # Given its weight, an embedding draws none: drawing one under the meta device imports the
         # whole of torch's compiler, a second at every start.
         weight = torch.empty(config.vocabulary, config.hidden)
-        self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden, _weight=weight)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
 
