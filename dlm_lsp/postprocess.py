@@ -17,6 +17,7 @@ from dlm_lsp.postprocess_pairs import Pairs, is_only_closers, paired, pairs_for
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEARBY_CHARS = 20_000  # how far the document's habits are looked up on each side
+_REPEATED_CHARS_MAX = 400  # of a longer rest of the line, repeats are not looked for
 _BLOCK_OPENERS = (":", "{", "(", "[", ",", "=", "\\")
 
 
@@ -72,12 +73,13 @@ def rules_for(context: Context, automatic: bool, selected: str | None = None) ->
     lines_below = [line for line in _LINE_END.split(below) if line.strip()]
     indent = _indent_unit([line_before, *lines_above, *lines_below])
     has_code_after = not is_only_closers(line_after)
+    has_code_to_repeat = has_code_after and len(line_after) <= _REPEATED_CHARS_MAX
     is_single_line = automatic and has_code_after
     line_before = _reindented(line_before, indent)
     return Rules(
         lines=LineRules(
             line_before=line_before,
-            repeated=line_after.strip() if has_code_after else "",
+            repeated=line_after.strip() if has_code_to_repeat else "",
             next_line=_reindented(lines_below[0], indent).rstrip() if lines_below else "",
             is_scoped=automatic,
             is_single_line=is_single_line,

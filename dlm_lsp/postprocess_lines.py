@@ -196,7 +196,7 @@ def _repeat_start(rules: LineRules, text: str, start: int, end: int, can_grow: b
     stop = start + len(text[start:end].rstrip())
     starts = [stop - len(repeated)]
     if can_grow:
-        starts += (at for at in range(end - len(repeated) + 1, end))
+        starts += range(max(end - len(repeated) + 1, start), end)
     for at in starts:
         if at < start or not repeated.startswith(text[at : stop if at == starts[0] else end]):
             continue

@@ -16,7 +16,7 @@ _CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
 _CLOSERS = frozenset(_CLOSER_OF.values())
 _QUOTES = frozenset("\"'`")
 _TRIPLE_QUOTES = ('"""', "'''")
-_ONLY_CLOSERS = re.compile(r"[\s)\]}\"'`]*[:;,]?\s*")
+_ONLY_CLOSERS = re.compile(r"[\s)\]}\"'`]*[:;,]?")
 _LINE_REST = re.compile(r"[ \t]*(?=\n|\Z)")
 
 
@@ -52,7 +52,7 @@ def pairs_for(line_before: str, line_after: str) -> Pairs:
 
 def is_only_closers(line_after: str) -> bool:
     """Whether nothing but closers, spaces and one punctuation mark stands right of the cursor."""
-    return _ONLY_CLOSERS.fullmatch(line_after) is not None
+    return _ONLY_CLOSERS.fullmatch(line_after.rstrip()) is not None
 
 
 def paired(pairs: Pairs, text: str) -> list[tuple[int, int]]:

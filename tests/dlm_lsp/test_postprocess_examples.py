@@ -304,6 +304,13 @@ def test_every_document_has_one_cursor_and_an_example(path: Path) -> None:
     assert any(case.document == name for case in ALL)
 
 
+@pytest.mark.parametrize("rest", [" " * 90_000 + "x", "a" * 90_000, ")" * 90_000, '"' * 90_000])
+def test_an_endless_rest_of_the_line_does_no_harm(rest: str) -> None:
+    document = Document("file:///a.js", "javascript", 1, "f(" + rest)
+    rules = rules_for(gather(document, 2, None), automatic=False)
+    assert shape_final(rules, "b").text == "b"
+
+
 def test_a_selected_item_is_extended_or_nothing_is_shown() -> None:
     rules = rules_for(context_at("python_body.py"), automatic=True, selected="return")
     assert shape_final(rules, "return center").text == "return center"
