@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.version import VERSION
-from engine.api import Sampling
+from engine.api import ASKED_MODES, Sampling
 from engine.config import DEVICES, DTYPES, EngineSettings
 from engine.errors import ConfigError, RequestError
 
@@ -231,7 +231,7 @@ def _command(
 def _add_mode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
-        choices=("auto", "ar", "block"),
+        choices=ASKED_MODES,
         help="how to decode: one token at a time, in refined blocks, or what is faster here",
     )
 

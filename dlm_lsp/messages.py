@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from engine.api import AskedMode
+
 PREFIX_CHARS_MAX = 200_000
 SUFFIX_CHARS_MAX = 100_000
 
@@ -79,7 +81,7 @@ class GenerateBody(_Message):
     suffix: str = Field(default="", max_length=SUFFIX_CHARS_MAX)
     marks: Marks = Marks()
     budget: BudgetBody = BudgetBody()
-    mode: Literal["auto", "ar", "block"] = "auto"
+    mode: AskedMode = "auto"
     limits: LimitsBody = LimitsBody()
     sampling: SamplingBody = SamplingBody()
     block: BlockBody = BlockBody()

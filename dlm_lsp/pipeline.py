@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import Protocol
 
 from dlm_lsp.client import HostError
 from dlm_lsp.context import Context
@@ -31,6 +31,7 @@ from dlm_lsp.messages import (
 )
 from dlm_lsp.postprocess import Rules, draft_sources, shape_draft, shape_final
 from dlm_lsp.settings import Settings
+from engine.api import AskedMode
 
 
 class Generator(Protocol):
@@ -47,7 +48,7 @@ class Options:
 
     client: str = ""
     document: str = ""
-    mode: Literal["auto", "ar", "block"] = "auto"
+    mode: AskedMode = "auto"
     limits: LimitsBody = field(default_factory=LimitsBody)
     sampling: SamplingBody = field(default_factory=SamplingBody)
     block: BlockBody = field(default_factory=BlockBody)

@@ -15,12 +15,12 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 from dlm_lsp import wire
 from dlm_lsp.document import Position
 from dlm_lsp.editor import Answer, Ask
+from engine.api import ASKED_MODES
 
 if TYPE_CHECKING:
     from dlm_lsp.server_features import Server
 
 ACCEPTED_KINDS = ("full", "word", "line", "partial")
-MODES = ("auto", "ar", "block")
 TOKENS_MAX = 4096
 
 Fields = dict[str, Any]
@@ -71,9 +71,9 @@ class Commands:
         return {"cancelled": self._server.session.cancel(token)}
 
     async def _set_mode(self, fields: Fields, _: Token) -> object:
-        mode = fields.get("mode")
-        if mode not in MODES:
-            raise _wrong("dlm.setMode", "mode", f"one of {MODES}")
+        mode = next((known for known in ASKED_MODES if known == fields.get("mode")), None)
+        if mode is None:
+            raise _wrong("dlm.setMode", "mode", f"one of {ASKED_MODES}")
         self._server.session.set_mode(mode)
         return {"mode": mode}
 

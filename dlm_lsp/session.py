@@ -17,7 +17,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from dlm_lsp.cache import Completion, ResultCache, remainder
 from dlm_lsp.context import anchored, gather, moved
@@ -32,6 +31,7 @@ from dlm_lsp.pipeline import Suggestion, complete, options_for
 from dlm_lsp.postprocess import rules_for
 from dlm_lsp.settings import Settings, load_settings
 from dlm_lsp.silence import why_silent
+from engine.api import AskedMode
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class Session:
         self._cache.clear()
         await self.start()
 
-    def set_mode(self, mode: Literal["auto", "ar", "block"]) -> None:
+    def set_mode(self, mode: AskedMode) -> None:
         """How to decode from now on."""
         self.settings = self.settings.model_copy(update={"mode": mode})
         self._cache.clear()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from dlm_lsp.settings_sources import Fields, flattened, nested, read_toml, valid_fields
+from engine.api import AskedMode
 
 PROJECT_FILE = "dlm-lsp.toml"
 NAMES_MAX = 256
@@ -106,7 +107,7 @@ class Settings(_Section):
     """
 
     version: Literal[1] = 1
-    mode: Literal["auto", "ar", "block"] = "auto"
+    mode: AskedMode = "auto"
     completion: bool = True
     drafts: bool = False
     status_notifications: bool = False

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from engine.errors import RequestError
 
-MODES = ("ar", "block", "linear_spec", "quadratic_spec", "copy_spec")
+# What may be asked for; "auto" is resolved before a request reaches the engine.
+AskedMode = Literal["auto", "ar", "block", "linear_spec", "quadratic_spec", "copy_spec"]
+ASKED_MODES: tuple[AskedMode, ...] = get_args(AskedMode)
+MODES: tuple[str, ...] = ASKED_MODES[1:]
 CAUSAL_MODES = ("ar", "copy_spec")  # all that a checkpoint can do that fills no masks
 MASKED = "\u2591"  # how an undecided place is drawn in `Draft.draft`; never part of a result
 
