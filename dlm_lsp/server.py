@@ -213,8 +213,9 @@ class _EditorWatch:
 
         One that is not alive now is in another namespace, and its absence tells nothing.
         """
-        is_watchable = process_id is not None and process_id > 0 and os.name == "posix"
-        if self._task is None and is_watchable and _is_alive(process_id):
+        if self._task is not None or process_id is None or process_id <= 0:
+            return
+        if os.name == "posix" and _is_alive(process_id):  # elsewhere signal 0 would kill
             self._task = asyncio.create_task(self._watch(process_id))
 
     def stop(self) -> None:
