@@ -31,7 +31,6 @@ class Rules:
         drops_lead: the space that a completion would start with is there already.
         needs_one_line: the completion goes before a statement on its line; more than one line
             would need a line end that a single-line suggestion cannot have.
-        selected: what a suggestion must start with and go beyond.
     """
 
     lines: LineRules
@@ -41,7 +40,6 @@ class Rules:
     indent: str
     drops_lead: bool
     needs_one_line: bool
-    selected: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +54,12 @@ class Shaped:
     complete: bool
 
 
-def rules_for(context: Context, automatic: bool, selected: str | None = None) -> Rules:
+def rules_for(context: Context, automatic: bool) -> Rules:
     """The rules at the context's cursor.
 
     Args:
         automatic: the request came from typing: stay within the scope, and on the line where
             more than closers stand right of the cursor.
-        selected: what accepting the popup's selected item would insert at the cursor. The text
-            to shape then starts with it, so send it to the model behind the prefix.
     """
     line_before = re.split(r"[\r\n]", context.prefix[-_NEARBY_CHARS:])[-1]
     line_after = re.split(r"[\r\n]", context.suffix, maxsplit=1)[0]
@@ -90,7 +86,6 @@ def rules_for(context: Context, automatic: bool, selected: str | None = None) ->
         indent=indent,
         drops_lead=_drops_lead(line_before, lines_above, indent),
         needs_one_line=is_single_line and not line_before.strip(),
-        selected=selected or "",
     )
 
 
@@ -132,7 +127,7 @@ def shape_final(rules: Rules, text: str) -> Shaped:
         rules, gap, rules.line_after[replaced:], ending.end < len(normal)
     )
     shown = shown.replace("\n", rules.line_end)
-    if not end or not _extends_selected(rules, shown):
+    if not end:
         return Shaped("", 0, ending.is_final)
     return Shaped(shown, replaced, ending.is_final)
 
@@ -146,14 +141,8 @@ def _shown(rules: Rules, text: str) -> tuple[str, list[int]]:
     end, _ = _settled(rules, kept)
     characters = [rules.line_end if one == "\n" else one for one in kept[:end]]
     shown = "".join(characters)
-    if not _extends_selected(rules, shown):
-        return "", []
     counted = zip(characters, sources, strict=False)
     return shown, [source for one, source in counted for _ in one]
-
-
-def _extends_selected(rules: Rules, shown: str) -> bool:
-    return shown.startswith(rules.selected) and len(shown) > len(rules.selected)
 
 
 def _settled(rules: Rules, kept: str) -> tuple[int, list[tuple[int, int]]]:

@@ -15,7 +15,7 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 from dlm_lsp import wire
 from dlm_lsp.document import Position
 from dlm_lsp.editor import Answer, Ask
-from engine.api import ASKED_MODES
+from engine.api import ASKED_MODES, AskedMode
 
 if TYPE_CHECKING:
     from dlm_lsp.server_features import Server
@@ -71,11 +71,12 @@ class Commands:
         return {"cancelled": self._server.session.cancel(token)}
 
     async def _set_mode(self, fields: Fields, _: Token) -> object:
-        mode = next((known for known in ASKED_MODES if known == fields.get("mode")), None)
-        if mode is None:
-            raise _wrong("dlm.setMode", "mode", f"one of {ASKED_MODES}")
-        self._server.session.set_mode(mode)
-        return {"mode": mode}
+        asked = fields.get("mode")
+        for mode in ASKED_MODES:
+            if mode == asked:
+                self._server.session.set_mode(cast("AskedMode", mode))
+                return {"mode": mode}
+        raise _wrong("dlm.setMode", "mode", f"one of {ASKED_MODES}")
 
     async def _restart(self, _: Fields, __: Token) -> object:
         await self._server.session.restart()

@@ -111,7 +111,6 @@ class Settings(_Section):
     completion: bool = True
     drafts: bool = False
     status_notifications: bool = False
-    snooze_minutes: float = Field(default=15.0, gt=0, le=10_080)
     engine: EngineSection = EngineSection()
     context: ContextSection = ContextSection()
     limits: LimitsSection = LimitsSection()

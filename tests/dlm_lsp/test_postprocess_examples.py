@@ -311,15 +311,6 @@ def test_an_endless_rest_of_the_line_does_no_harm(rest: str) -> None:
     assert shape_final(rules, "b").text == "b"
 
 
-def test_a_selected_item_is_extended_or_nothing_is_shown() -> None:
-    rules = rules_for(context_at("python_body.py"), automatic=True, selected="return")
-    assert shape_final(rules, "return center").text == "return center"
-    assert shape_final(rules, "return").text == ""
-    assert shape_final(rules, "retry()").text == ""
-    assert shape_committed(rules, "ret") == ""
-    assert shape_committed(rules, "return c") == "return c"
-
-
 def test_a_draft_shows_masks_and_ends_with_the_scope() -> None:
     rules = rules_for(context_at("python_body.py"), automatic=True)
     raw = f"return {MASKED}{MASKED}(values)\n\n\ndef {MASKED}():"

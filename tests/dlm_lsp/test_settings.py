@@ -77,7 +77,6 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
         "completion": False,
         "drafts": True,
         "statusNotifications": True,
-        "snoozeMinutes": 5,
         "engine": {
             "url": "http://gpu.example:8000",
             "token": "t",
