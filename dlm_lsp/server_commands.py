@@ -15,7 +15,7 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 from dlm_lsp import wire
 from dlm_lsp.document import Position
 from dlm_lsp.editor import Answer, Ask
-from engine.api import ASKED_MODES, AskedMode
+from engine.api import ASKED_MODES
 
 if TYPE_CHECKING:
     from dlm_lsp.server_features import Server
@@ -74,7 +74,7 @@ class Commands:
         asked = fields.get("mode")
         for mode in ASKED_MODES:
             if mode == asked:
-                self._server.session.set_mode(cast("AskedMode", mode))
+                self._server.session.set_mode(mode)
                 return {"mode": mode}
         raise _wrong("dlm.setMode", "mode", f"one of {ASKED_MODES}")
 

@@ -1,10 +1,13 @@
 """How an infilling prompt is put together: the one place that training and serving share.
 
+Checkpoints of ours are trained with
+
     <s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE] → middle [EOM]
 
 The far suffix comes first because it changes least while typing; the near suffix is cut anew at
 each request and stands last. Pieces are tokenised separately, so that a cut inside a word is seen
-in training exactly as in serving and needs no token healing. Torch-free; knows no text.
+in training exactly as in serving and needs no token healing. Checkpoints trained with ordinary
+sentinels get those. Torch-free; knows no text.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ class InfillFormat:
     end_of_middle: int
 
     @property
-    def overhead(self) -> int:
-        """Marker tokens in a prompt besides its three pieces."""
-        return 5
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a middle."""
+        return (self.end_of_middle,)
 
     def prompt(
         self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
@@ -48,3 +51,43 @@ class InfillFormat:
             *near,
             self.middle,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelFormat:
+    """Prefix, suffix, middle, each behind a sentinel token: Qwen2.5-Coder, StarCoder, Granite.
+
+        <|fim_prefix|> prefix <|fim_suffix|> suffix <|fim_middle|> → middle
+
+    (Bavarian et al., arXiv 2207.14255.) The near and the far suffix are one text here. These models
+    were trained on whole tokens: inside a word they do less well than at its end.
+    """
+
+    prefix: int
+    suffix: int
+    middle: int
+    end_ids: tuple[int, ...]
+
+    def prompt(
+        self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
+    ) -> tuple[int, ...]:
+        """As `InfillFormat.prompt`."""
+        return (self.prefix, *prefix, self.suffix, *near, *far, self.middle)
+
+
+Infill = InfillFormat | SentinelFormat
+MARKERS_MAX = 5  # tokens of a prompt besides its pieces, in any format
+
+# (prefix, suffix, middle) sentinels of released tokenizers, and what they write behind a middle.
+SENTINELS = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+)
+SENTINEL_ENDS = (
+    "<|endoftext|>",
+    "<|fim_pad|>",
+    "<|file_sep|>",
+    "<|repo_name|>",
+    "<file_sep>",
+    "<fim_pad>",
+)

@@ -119,7 +119,7 @@ def to_engine(body: GenerateBody, backend: Backend) -> tuple[Request, Layout]:
         sampling=Sampling(sampling.temperature, sampling.top_p, sampling.seed),
         block=BlockOptions(block_length, body.block.threshold),
         stop=body.stop,
-        stop_token_ids=(*((infill.end_of_middle,) if infill else ()), *backend.end_ids),
+        stop_token_ids=(*(infill.end_ids if infill else ()), *backend.end_ids),
     )
     return request, layout
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.errors import RequestError
-from engine.prompt import BEGIN, InfillFormat
+from engine.prompt import BEGIN, MARKERS_MAX, Infill
 
 # What the bundled model was trained with: 448 prefix, 128 far and 64 near suffix tokens.
 PREFIX_TOKENS = 448
@@ -31,7 +31,7 @@ class TextEncoder(Protocol):
     """What of a tokenizer a layout needs; `engine.model.tokenizer.Tokenizer` has it."""
 
     @property
-    def infill(self) -> InfillFormat | None: ...
+    def infill(self) -> Infill | None: ...
     def id_of(self, token: str) -> int | None: ...
     def encode(self, text: str) -> list[int]: ...
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]: ...
@@ -92,12 +92,12 @@ def budget_for(
     Raises:
         RequestError: the completion leaves no room for a prompt.
     """
-    room = context_max - tokens_max - _overhead_max()
+    room = context_max - tokens_max - MARKERS_MAX
     if room < 1:
         raise RequestError(
             f"limits.tokensMax is {tokens_max}; the model's context holds {context_max} tokens, "
             "the prompt's included.",
-            remedy=f"Use at most {max(0, context_max - _overhead_max() - 1)}.",
+            remedy=f"Use at most {max(0, context_max - MARKERS_MAX - 1)}.",
             param="limits.tokensMax",
         )
     suffix_tokens = min(SUFFIX_TOKENS if suffix is None else suffix, room // 3)
@@ -131,10 +131,6 @@ def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
             param="prefix",
         )
     return Layout(prompt, start, far_start)
-
-
-def _overhead_max() -> int:
-    return InfillFormat(0, 0, 0, 0, 0, 0).overhead
 
 
 def _check_mark(name: str, mark: int | None, text: str) -> None:

@@ -145,7 +145,7 @@ def complete(engine: Engine, pieces: Pieces, mode: str) -> Finished:
         prompt=prompt_tokens(pieces, engine.tokenizer, PREFIX_TOKENS_MAX, FAR_TOKENS_MAX),
         mode=mode,
         limits=Limits(tokens_max=_TOKENS_MAX),
-        stop_token_ids=(infill.end_of_middle, *engine.end_ids),
+        stop_token_ids=(*infill.end_ids, *engine.end_ids),
     )
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     engine.submit(request, events.put)

@@ -21,7 +21,11 @@ from engine.prompt import (
     MIDDLE,
     NEAR,
     PREFIX,
+    SENTINEL_ENDS,
+    SENTINELS,
+    Infill,
     InfillFormat,
+    SentinelFormat,
 )
 
 
@@ -41,16 +45,25 @@ class Tokenizer:
         return len(self._bytes)
 
     @property
-    def infill(self) -> InfillFormat | None:
+    def infill(self) -> Infill | None:
         """The infilling layout this tokenizer has markers for, or None."""
-        ids = [self.id_of(token) for token in (BEGIN, FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE)]
-        if any(token is None for token in ids):
-            return None
-        return InfillFormat(*(token for token in ids if token is not None))
+        ours = self._ids_of((BEGIN, FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE))
+        if ours is not None:
+            return InfillFormat(*ours)
+        for names in SENTINELS:
+            if (ids := self._ids_of(names)) is not None:
+                ends = (self.id_of(name) for name in (*SENTINEL_ENDS, *names))
+                return SentinelFormat(*ids, end_ids=tuple(end for end in ends if end is not None))
+        return None
 
     def id_of(self, token: str) -> int | None:
         """The id of a special token by its exact name, or None."""
         return self._backend.token_to_id(token)
+
+    def _ids_of(self, tokens: tuple[str, ...]) -> list[int] | None:
+        """Their ids, or None if one is missing."""
+        ids = [token_id for token in tokens if (token_id := self.id_of(token)) is not None]
+        return ids if len(ids) == len(tokens) else None
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text; adds no special token. Unpaired surrogates become U+FFFD."""

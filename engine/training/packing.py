@@ -54,7 +54,7 @@ class Packer:
         """Raises ValueError if the tokenizer lacks the infilling markers."""
         infill = tokenizer.infill
         end = tokenizer.id_of(END)
-        if infill is None or end is None:
+        if not isinstance(infill, InfillFormat) or end is None:
             raise ValueError("the tokenizer has no infilling markers")
         self._sources = sources
         self._tokenizer = tokenizer
