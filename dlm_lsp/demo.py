@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 from dlm_lsp.editor_peer import EditorPeer, PeerError
@@ -89,11 +90,12 @@ async def _run(console: Console, text: str, offset: int, settings: dict[str, obj
     hole = hole_at(f"fixtures/demo/{FILE.name}:{line + 1}:{column + 1}", text, offset)
     heard = Conversation()
     editor = EditorPeer(heard.hear)
-    await editor.start([sys.executable, "-P", "-m", "dlm_lsp", "--stdio"])
     try:
         async with asyncio.timeout(SECONDS_MAX):
-            await _open(editor, text, settings)
-            await _wait_for_engine(console, editor, heard)
+            with console.status("Starting the language server …") as spinner:
+                await editor.start([sys.executable, "-P", "-m", "dlm_lsp", "--stdio"])
+                await _open(editor, text, settings)
+                await _wait_for_engine(spinner, editor, heard)
             asking = asyncio.create_task(_ask(editor, heard, line, column))
             if console.is_terminal:
                 await _watch(console, hole, heard, asking)
@@ -128,15 +130,14 @@ async def _open(editor: EditorPeer, text: str, settings: dict[str, object]) -> N
     editor.notify("textDocument/didOpen", {"textDocument": document})
 
 
-async def _wait_for_engine(console: Console, editor: EditorPeer, heard: Conversation) -> None:
+async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversation) -> None:
     """Returns when the model is loaded. Raises PeerError if it cannot be."""
-    with console.status("Starting the engine …") as spinner:
-        while heard.status.get("state") not in ("ready", "busy"):
-            if heard.status.get("state") in ("error", "off"):
-                raise PeerError(str(heard.status.get("message")))
-            heard.has_status.clear()
-            await editor.until(heard.has_status)
-            spinner.update(str(heard.status.get("message")))
+    while heard.status.get("state") not in ("ready", "busy"):
+        if heard.status.get("state") in ("error", "off"):
+            raise PeerError(str(heard.status.get("message")))
+        heard.has_status.clear()
+        await editor.until(heard.has_status)
+        spinner.update(str(heard.status.get("message")))
 
 
 async def _ask(editor: EditorPeer, heard: Conversation, line: int, column: int) -> Answer:
