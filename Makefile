@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format train clean
+.PHONY: demo test check format bench train clean
 
 demo: $(VENV)/.runtime  ## fill a hole in a real file through the real path
 	$(BIN)/python -P -m dlm_lsp demo
@@ -20,6 +20,9 @@ check: $(VENV)/.dev  ## format, lint, types
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## every mode beside transformers.generate, results into benchmarks/
+	$(BIN)/python -m engine.bench.decode --out benchmarks
 
 train: $(VENV)/.runtime  ## train the bundled model from local source trees (see engine/training)
 	nice -n 10 $(BIN)/python -m engine.training --preset nano --out runs/nano

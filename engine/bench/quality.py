@@ -138,15 +138,32 @@ def complete(engine: Engine, pieces: Pieces, mode: str) -> Finished:
     Raises:
         EngineError: as `measure`.
     """
+    return decode(engine, to_request(engine, pieces, mode, _TOKENS_MAX))
+
+
+def to_request(engine: Engine, pieces: Pieces, mode: str, tokens_max: int) -> Request:
+    """A greedy request under the full token budgets.
+
+    Raises:
+        EngineFailure: the checkpoint knows no infilling.
+    """
     infill = engine.tokenizer.infill
     if infill is None:
         raise EngineFailure("The checkpoint's tokenizer has no infilling markers.")
-    request = Request(
+    return Request(
         prompt=prompt_tokens(pieces, engine.tokenizer, PREFIX_TOKENS_MAX, FAR_TOKENS_MAX),
         mode=mode,
-        limits=Limits(tokens_max=_TOKENS_MAX),
+        limits=Limits(tokens_max=tokens_max),
         stop_token_ids=(*infill.end_ids, *engine.end_ids),
     )
+
+
+def decode(engine: Engine, request: Request) -> Finished:
+    """Runs a request to its end.
+
+    Raises:
+        EngineFailure: it failed.
+    """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     engine.submit(request, events.put)
     event = events.get()
