@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 ENTRIES_MAX = 32
+CHARS_MAX = 8_000_000  # of text in all entries; a document's whole text stands in each of its own
 CLOSERS = frozenset(")]}>\"'`")
 CLOSERS_MAX = 4
 
@@ -60,18 +61,20 @@ def _closes(closers: str, rest: str) -> bool:
 
 
 class ResultCache:
-    """The latest completions of each document, newest first; at most ENTRIES_MAX in all."""
+    """The latest completions, newest first; at most ENTRIES_MAX, and CHARS_MAX of text."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, str, str], Completion] = OrderedDict()
+        self._num_chars = 0
 
     def put(self, uri: str, completion: Completion) -> None:
         """Keeps a completion, in place of an older one for the same text."""
         key = (uri, completion.prefix, completion.suffix)
-        self._entries.pop(key, None)
+        self._drop(key)
         self._entries[key] = completion
-        if len(self._entries) > ENTRIES_MAX:
-            self._entries.popitem(last=False)
+        self._num_chars += _size(completion)
+        while len(self._entries) > ENTRIES_MAX or self._num_chars > CHARS_MAX:
+            self._drop(next(iter(self._entries)))
 
     def find(self, uri: str, prefix: str, suffix: str) -> Completion | None:
         """What stands at this cursor by an earlier completion; its text is empty where the
@@ -83,8 +86,13 @@ class ResultCache:
 
     def clear(self, uri: str | None = None) -> None:
         """Forgets a document's completions, or all of them."""
-        if uri is None:
-            self._entries.clear()
-            return
-        for key in [key for key in self._entries if key[0] == uri]:
-            del self._entries[key]
+        for key in [key for key in self._entries if uri in (None, key[0])]:
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, str, str]) -> None:
+        if (completion := self._entries.pop(key, None)) is not None:
+            self._num_chars -= _size(completion)
+
+
+def _size(completion: Completion) -> int:
+    return len(completion.prefix) + len(completion.suffix)

@@ -7,7 +7,6 @@ the editor through `Editor`. Knows neither documents nor LSP, and nothing of how
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
@@ -83,10 +82,13 @@ class EngineLink:
         """Turns to the host that these settings name, and begins to bring it up."""
         if settings == self._settings:
             return
-        await self.close()
+        loading, client = self._loading, self._client
+        # Without a pause in between: other requests find the one client or the other.
         self._settings, self._client = settings, self._make_client(settings)
         self._shown.clear()
+        self._loading = None
         self.load()
+        await _let_go(loading, client)
 
     def load(self) -> None:
         """Brings the host up in the background, unless that is already going on."""
@@ -97,22 +99,22 @@ class EngineLink:
         """Starts this machine's host anew; to one that was started by hand, connects anew."""
         assert self._settings is not None
         settings, client = self._settings, self.client
-        await self._stop_loading()
         self.tell(replace(self.current, state="loading", message="The engine restarts."))
-        if settings.url is None:
-            await client.shut_down()
-            self._shown.clear()
-            self.load()
-        else:
+        if settings.url is not None:
             self._settings = None
             await self.use(settings)
+            return
+        loading, self._loading = self._loading, None
+        await _let_go(loading, None)
+        await client.shut_down()
+        self._shown.clear()
+        self.load()
 
     async def close(self) -> None:
         """Lets go of the host, which lives on for others."""
-        await self._stop_loading()
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        loading, client = self._loading, self._client
+        self._loading = self._client = None
+        await _let_go(loading, client)
 
     def tell(self, status: Status) -> None:
         """Makes a status the current one."""
@@ -122,10 +124,8 @@ class EngineLink:
 
     def failed(self, error: HostError) -> None:
         """Reports a host's error: each one once, until something worked again."""
-        heals = error.code in _HEALING
-        state = "loading" if heals else "error"
-        self.tell(replace(self.current, state=state, message=str(error), reason=error.message))
-        if heals:
+        self.tell(replace(self.current, state="error", message=str(error), reason=error.message))
+        if error.code in _HEALING:
             self._editor.log(str(error))
             self.load()
         elif (error.code, error.message) not in self._shown:
@@ -175,9 +175,10 @@ class EngineLink:
             )
         )
 
-    async def _stop_loading(self) -> None:
-        if self._loading is not None:
-            self._loading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loading
-            self._loading = None
+
+async def _let_go(loading: asyncio.Task[None] | None, client: Client | None) -> None:
+    if loading is not None:
+        loading.cancel()
+        await asyncio.wait([loading])
+    if client is not None:
+        await client.close()

@@ -153,8 +153,11 @@ class Session:
 
     async def configure(self, client_options: object) -> None:
         """Takes over new settings of the editor, and looks at the files again."""
+        before = to_host_settings(self.settings)
         self.settings = self._load(client_options)
         self._cache.clear()
+        if to_host_settings(self.settings) != before:
+            self._forget_all()
         await self.start()
 
     def set_mode(self, mode: AskedMode) -> None:
@@ -165,15 +168,13 @@ class Session:
 
     async def restart(self) -> None:
         """Ends the engine host and starts it again; requests in flight are out of date."""
-        for uri in list(self._requests):
-            self._forget(uri)
+        self._forget_all()
         await self.start()
         await self._link.restart()
 
     async def close(self) -> None:
         """Stops everything that runs for this editor."""
-        for request in self._requests.values():
-            request.supersede()
+        self._forget_all()
         await self._link.close()
 
     async def complete(self, ask: Ask) -> Answer | None:
@@ -246,6 +247,10 @@ class Session:
         self._cache.clear(uri)
         if (request := self._requests.get(uri)) is not None:
             request.supersede()
+
+    def _forget_all(self) -> None:
+        for uri in list(self._requests):
+            self._forget(uri)
 
     def _place(self, document: Document, ask: Ask) -> _Place:
         """Where an ask wants a completion. Raises DocumentError on an impossible position."""

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.cache import ENTRIES_MAX, Completion, ResultCache, remainder
+from dlm_lsp.cache import CHARS_MAX, ENTRIES_MAX, Completion, ResultCache, remainder
 
 URI = "file:///a.py"
 texts = st.text(alphabet="ab(\n )é😀", max_size=12)
@@ -81,3 +81,17 @@ def test_size_is_bounded_and_clear_forgets() -> None:
     assert cache.find(URI, "1:", "") is not None
     cache.clear(URI)
     assert cache.find(URI, "1:", "") is None
+
+
+def test_text_of_large_documents_is_bounded() -> None:
+    cache = ResultCache()
+    third = "x" * (CHARS_MAX // 3)
+    for number in range(4):
+        cache.put(f"file:///{number}", Completion(third, "", "text"))
+    found = [cache.find(f"file:///{number}", third, "") is not None for number in range(4)]
+    assert found == [False, True, True, True]
+    cache.put("file:///3", Completion(third, "", "other"))
+    assert cache.find("file:///1", third, "") is not None
+    cache.clear()
+    cache.put("file:///0", Completion(third * 2, "", "text"))
+    assert cache.find("file:///0", third * 2, "") is not None

@@ -344,6 +344,18 @@ async def test_other_engine_settings_mean_another_client() -> None:
     await session.close()
 
 
+async def test_other_engine_settings_make_running_requests_out_of_date_and_others_do_not() -> None:
+    for options, is_answered in (({"mode": "ar"}, True), ({"engine": {"threads": 3}}, False)):
+        session, editor, engine = make()
+        opened(session)
+        asking = asyncio.create_task(session.complete(at(4)))
+        await until(lambda running=engine: any(running.num_open.values()))
+        await session.configure(options)
+        assert (await asking is not None) == is_answered
+        assert editor.errors == []
+        await session.close()
+
+
 async def test_restart_asks_this_machines_host_to_end() -> None:
     session, _, engine = make()
     await session.restart()
