@@ -65,9 +65,6 @@ def home(tiny_checkpoint: Path) -> Iterator[Home]:
         environment[f"XDG_{name}_{'DIR' if name == 'RUNTIME' else 'HOME'}"] = str(path)
     settings = folder / "config" / "dlm-lsp" / "dlm-lsp.toml"
     settings.parent.mkdir()
-    lines = ["[engine]", f"checkpoint = {json.dumps(str(checkpoint))}"]
-    if not is_bundled:
-        lines += ["[limits]", "tokensMax = 12"]  # noise that fits into one row of a screen
-    settings.write_text("\n".join(lines) + "\n")
+    settings.write_text(f"[engine]\ncheckpoint = {json.dumps(str(checkpoint))}\n")
     yield Home(folder, environment, is_bundled)
     shutil.rmtree(folder)  # a host ends when its socket is taken away

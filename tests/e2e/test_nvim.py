@@ -33,9 +33,12 @@ class Account:
 '''
 CURSOR_LINE = SOURCE[: SOURCE.index("withdraw")].count("\n") + 2
 SET_UP = """
-local runtime, python = ...
+local runtime, python, tokens_max = ...
 vim.opt.runtimepath:append(runtime)
-vim.lsp.config('dlm_lsp', { cmd = { python, '-P', '-m', 'dlm_lsp', '--stdio' } })
+vim.lsp.config('dlm_lsp', {
+  cmd = { python, '-P', '-m', 'dlm_lsp', '--stdio' },
+  init_options = { dlm = { limits = { tokensMax = tokens_max } } },
+})
 vim.api.nvim_create_autocmd('LspAttach', {
   callback = vim.schedule_wrap(function() vim.g.is_attached = true end),
 })
@@ -69,7 +72,8 @@ def nvim(binary: Path, home: Home, tmp_path: Path) -> Iterator[Neovim]:
     file.write_text(SOURCE)
     child = Neovim(binary, home.environment, [], SECONDS_MAX)
     try:
-        child.lua(SET_UP, str(ROOT / "editors" / "nvim"), sys.executable)
+        tokens_max = 96 if home.is_bundled else 12  # noise has to fit into one row of the screen
+        child.lua(SET_UP, str(ROOT / "editors" / "nvim"), sys.executable, tokens_max)
         child.api.command(f"edit {file}")
         child.wait_for(lambda: child.api.vars.get("is_attached"), "the server is attached")
         yield child
