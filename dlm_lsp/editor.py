@@ -63,10 +63,11 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Offers for one document version, best first; none where there is nothing to show."""
+    """Offers for one document version, best first; without any, `reason` says why."""
 
     document: Document
     offers: tuple[Offer, ...] = ()
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

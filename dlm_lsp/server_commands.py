@@ -108,9 +108,15 @@ class Commands:
         answer = await self._server.complete(ask)
         if answer is None:
             raise JsonRpcContentModified(f"{wire.FILL}: a newer request or edit came between.")
-        if not answer.offers:
-            return {"edit": None, "applied": False}
-        return await self._deliver(answer)
+        if answer.offers:
+            return await self._deliver(answer)
+        if not session.settings.drafts:
+            # Asked for by hand, in an editor that shows nothing of ours: say why nothing happens.
+            message = f"Nothing to fill here: {answer.reason}"
+            self._server.window_show_message(
+                types.ShowMessageParams(types.MessageType.Info, message)
+            )
+        return {"edit": None, "applied": False, "reason": answer.reason}
 
     async def _deliver(self, answer: Answer) -> object:
         workspace = self._server.client_capabilities.workspace
@@ -133,7 +139,7 @@ class Commands:
                     f"{wire.FILL}: the client refused the edit: {error}"
                 ) from None
             is_applied = isinstance(result, dict) and result.get("applied") is True
-        return {"edit": edit, "applied": is_applied}
+        return {"edit": edit, "applied": is_applied, "reason": None}
 
 
 def _field(command: str, fields: Fields, name: str, kind: type) -> Any:

@@ -120,8 +120,8 @@ class Server(LanguageServer):
             self.protocol.notify("dlm/status", wire.to_status_params(status))
 
     def log(self, message: str) -> None:
-        logger.info("%s", message)
-        self.window_log_message(types.LogMessageParams(types.MessageType.Info, message))
+        logger.warning("%s", message)
+        self.window_log_message(types.LogMessageParams(types.MessageType.Warning, message))
 
     def show_error(self, message: str) -> None:
         logger.error("%s", message)

@@ -149,6 +149,7 @@ class Session:
 
     async def start(self) -> None:
         """Begins to bring the engine up."""
+        self._link.tell(replace(self._link.current, mode=self.settings.mode))
         await self._link.use(to_host_settings(self.settings))
 
     async def configure(self, client_options: object) -> None:
@@ -207,12 +208,14 @@ class Session:
         except HostError as error:
             self._counts["failed"] += 1
             self._link.failed(error)
-            return None if document is None else Answer(document)
+            return None if document is None else Answer(document, reason=error.message)
         finally:
             if request.generation is not None:
                 request.generation.cancel()
             if self._requests.get(ask.uri) is request:
                 del self._requests[ask.uri]
+            if not self._requests and self._link.current.state == "busy":
+                self._link.tell(replace(self._link.current, state="ready"))
 
     def cancel(self, token: str | int) -> bool:
         """Stops the request with this token, which is then out of date; whether there is one."""
@@ -278,7 +281,8 @@ class Session:
         if self._link.is_ready:
             self._link.tell(replace(self._link.current, state="busy"))
         completions = [await self._first(request, place)]
-        completions += await self._further(request, place)
+        if self.documents.get(ask.uri) is place.snapshot:
+            completions += await self._further(request, place)
         return self._answer_with(request, place, completions)
 
     async def _first(self, request: _Request, place: _Place) -> Completion:
@@ -403,10 +407,12 @@ class Session:
             key = (completion.text, completion.replaced)
             if completion.text and key not in offers and len(offers) < request.ask.count:
                 offers[key] = self._offer(place, shift, completion)
-        if not offers:
-            reason = reason or "The model has nothing to add here."
-        self._answered(request, None if offers else reason)
-        return Answer(document, tuple(offers.values()))
+        if offers:
+            reason = None
+        elif reason is None:
+            reason = "The model has nothing to add here."
+        self._answered(request, reason)
+        return Answer(document, tuple(offers.values()), reason)
 
     def _offer(self, place: _Place, shift: int, completion: Completion) -> Offer:
         offer_id = f"{next(self._offer_ids):x}"
@@ -442,11 +448,9 @@ class Session:
         milliseconds = round((time.perf_counter() - request.began) * 1000, 1)
         usage = self._last.usage if self._last is not None else None
         logger.info("%s: %.0f ms, %s", request.ask.uri, milliseconds, reason or "shown")
-        current = self._link.current
         self._link.tell(
             replace(
-                current,
-                state="ready" if current.state == "busy" else current.state,
+                self._link.current,
                 reason=reason,
                 mode=self.settings.mode,
                 last_ms=milliseconds,

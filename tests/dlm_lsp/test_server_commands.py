@@ -99,6 +99,18 @@ async def test_fill_answers_the_edit_to_a_client_that_cannot_apply_it_or_draws_i
     assert editor.requests == []
 
 
+async def test_fill_that_has_nothing_to_insert_says_why(
+    editor: LspClient, scripted: ScriptedHost
+) -> None:
+    await greet(editor, scripted)
+    scripted.script = [""]
+    result = await run(editor, "dlm.fill", fill_arguments())
+    assert (result["edit"], result["applied"]) == (None, False)
+    assert result["reason"]
+    shown = await editor.seen("window/showMessage")
+    assert (shown["type"], result["reason"] in shown["message"]) == (3, True)
+
+
 async def test_fill_of_another_version_or_document_is_refused_by_name(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
@@ -254,7 +266,9 @@ async def test_status_tells_loading_ready_and_figures(
     scripted.script = ["a + b"]
     assert await editor.inline(URI, 1, 11)
     await editor.seen("dlm/status", lambda status: status["state"] == "busy")
-    status = await editor.seen("dlm/status", lambda status: status["lastMs"] is not None)
+    status = await editor.seen(
+        "dlm/status", lambda status: status["lastMs"] is not None and status["state"] == "ready"
+    )
     assert set(status) == {
         *("state", "message", "reason", "mode", "model", "device", "lastMs", "tokensPerForward"),
     }

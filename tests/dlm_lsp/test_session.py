@@ -217,6 +217,7 @@ async def test_any_interleaving_of_edits_and_requests_keeps_the_rules(
     expected = Answer | asyncio.CancelledError | None
     assert all(isinstance(result, expected) for result in results), results
     assert not any(engine.num_open.values()), "every stream is closed once nobody waits"
+    assert all(status.state != "busy" for status in editor.statuses[-1:])
     check_drafts(editor.drafts, drafts)
     for task in current.values():
         assert task.cancelled() or task.result() is not None, "a current request is answered"
