@@ -6,6 +6,9 @@ waiting for something to appear there. Knows neither the language server nor wha
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -82,12 +85,14 @@ class Screen:
 class Neovim:
     """A Neovim that lives until `close` or, at the latest, `seconds_max`."""
 
-    def __init__(
-        self, binary: Path, environment: Mapping[str, str], arguments: list[str], seconds_max: float
-    ) -> None:
+    def __init__(self, binary: Path, environment: Mapping[str, str], seconds_max: float) -> None:
         argv = ["env", *(f"{key}={value}" for key, value in environment.items())]
-        argv += [str(binary), "--embed", "--clean", *arguments]
+        argv += [str(binary), "--embed", "--clean"]
         self.api = pynvim.attach("child", argv=argv)
+        # A Neovim that hangs would block every call: its end makes them raise instead.
+        self._guard = threading.Timer(seconds_max, _kill, [self.api.funcs.getpid()])
+        self._guard.daemon = True
+        self._guard.start()
         self.screen = Screen(columns=100, rows=30)
         self.api.ui_attach(
             self.screen.columns,
@@ -98,15 +103,12 @@ class Neovim:
         )
         # It only links to another group, whose name the screen would then show.
         self.api.command(f"highlight! {GHOST} guifg=#808080 ctermfg=8")
-        # A Neovim that hangs would block every call: ending it makes them raise instead.
-        self._guard = threading.Timer(seconds_max, self.api.stop_loop)
-        self._guard.daemon = True
-        self._guard.start()
 
     def close(self) -> None:
         """Ends the process; nothing is saved."""
         self._guard.cancel()
-        self.api.command("qall!", async_=True)
+        with contextlib.suppress(OSError):  # it has ended already
+            self.api.command("qall!", async_=True)
         self.api.close()
 
     def lua(self, code: str, *arguments: Any) -> Any:
@@ -146,3 +148,8 @@ class Neovim:
                 shown = "\n".join(self.screen.lines()).rstrip()
                 raise AssertionError(f"{what}: not within {seconds:.0f} s. The screen:\n{shown}")
             time.sleep(0.05)
+
+
+def _kill(process_id: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process_id, signal.SIGKILL)

@@ -70,7 +70,7 @@ def nvim(binary: Path, home: Home, tmp_path: Path) -> Iterator[Neovim]:
     """A Neovim that edits a file with a hole, the language server attached."""
     file = tmp_path / "account.py"
     file.write_text(SOURCE)
-    child = Neovim(binary, home.environment, [], SECONDS_MAX)
+    child = Neovim(binary, home.environment, SECONDS_MAX)
     try:
         tokens_max = 96 if home.is_bundled else 12  # noise has to fit into one row of the screen
         child.lua(SET_UP, str(ROOT / "editors" / "nvim"), sys.executable, tokens_max)
@@ -110,7 +110,7 @@ def accept(nvim: Neovim) -> list[str]:
 
 
 def test_neovim_has_inline_completion(binary: Path, home: Home):
-    child = Neovim(binary, home.environment, [], SECONDS_MAX)
+    child = Neovim(binary, home.environment, SECONDS_MAX)
     try:
         assert child.lua("return vim.version.ge(vim.version(), '0.11')")
         assert child.lua("return vim.lsp.inline_completion ~= nil")
