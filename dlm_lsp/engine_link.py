@@ -133,10 +133,10 @@ class EngineLink:
             self._editor.show_error(str(error))
 
     def worked(self) -> None:
-        """Notes that the engine answered: it is up, and errors are new again after this."""
+        """Notes that the engine answered; errors are new again after this."""
         self._shown.clear()
         if not self.is_ready:
-            self.tell(replace(self.current, state="ready", message="The engine is ready."))
+            self.load()  # which soon finds out what it is that answers
 
     async def _bring_up(self) -> None:
         self.tell(replace(self.current, state="loading", message="The engine is being started."))

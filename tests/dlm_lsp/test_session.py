@@ -312,7 +312,7 @@ async def test_error_of_the_host_is_shown_once_until_something_works() -> None:
     assert editor.statuses[-1].state == "error"
     engine.failure = None
     assert (await session.complete(at(4))).offers  # type: ignore[union-attr]
-    assert editor.statuses[-1].state == "ready"
+    await until(lambda: editor.statuses[-1].state == "ready")
     engine.failure = error
     insert(session, 2, 0, "y")
     await session.complete(at(5))
