@@ -74,12 +74,13 @@ class Screen:
         """What is on the screen, one text per row, blanks at the end left out."""
         return ["".join(cell.text for cell in row).rstrip() for row in self.cells]
 
-    def ghost(self) -> str:
-        """The ghost text alone; its rows are joined by line ends."""
-        rows = (
-            "".join(cell.text for cell in row if GHOST in cell.highlights) for row in self.cells
-        )
-        return "\n".join(row.rstrip() for row in rows if row.strip()).strip("\n")
+    def ghost(self) -> dict[int, str]:
+        """The ghost text alone: for each row of the screen that holds some, its part."""
+        rows = {
+            number: "".join(cell.text for cell in row if GHOST in cell.highlights)
+            for number, row in enumerate(self.cells)
+        }
+        return {number: text for number, text in rows.items() if text.strip()}
 
 
 class Neovim:
