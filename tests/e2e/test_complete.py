@@ -26,8 +26,8 @@ FIGURES = {
     "total_ms",
     "cached_tokens",
 }
-SOURCE = ROOT / "engine" / "prompt.py"
-LINE = SOURCE.read_text("utf-8").split("\n").index("        return 5") + 1
+SOURCE = ROOT / "fixtures" / "demo" / "inventory.py"
+LINE = SOURCE.read_text("utf-8").split("\n").index("        return self.price * self.count") + 1
 PLACE, NEXT_PLACE = f"{SOURCE}:{LINE}:9", f"{SOURCE}:{LINE}:16"
 
 
@@ -81,7 +81,7 @@ def test_plain_output_is_the_text_alone(home: Home):
     (expected,) = objects(home, PLACE)
     done = run(home, "complete", "--max-tokens", "16", PLACE)
     assert done.stdout.removesuffix("\n") == str(expected["text"]).removesuffix("\n")
-    assert re.search(r"\d+ tokens in \d+ forwards", done.stderr)
+    assert re.search(r"\d+ tokens, \d+ forwards", done.stderr)
 
 
 def test_a_terminal_shows_the_text_refining_in_its_surroundings(home: Home):
@@ -93,7 +93,7 @@ def test_a_terminal_shows_the_text_refining_in_its_surroundings(home: Home):
     assert any(MASKED in drawing for drawing in drawings)
     assert MASKED not in drawings[-1]
     assert re.search(rf" {LINE - 1} │", drawings[-1])
-    assert re.search(r"\d+ tokens in \d+ forwards", drawings[-1])
+    assert re.search(r"\d+ tokens, \d+ forwards", drawings[-1])
 
 
 def test_a_workspace_cannot_shadow_the_program(home: Home, tmp_path: Path):
