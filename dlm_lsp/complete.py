@@ -174,15 +174,14 @@ def to_object(place: Place, suggestion: Suggestion) -> dict[str, Any]:
 def figures_of(suggestion: Suggestion) -> str:
     """One line for people about how the text came about."""
     usage = suggestion.usage
-    times = f"{usage.total_ms:.0f} ms"
-    if usage.first_draft_ms is not None:
-        times += f", first draft after {usage.first_draft_ms:.0f} ms"
+    text = "" if suggestion.committed else "nothing to insert: "
+    first = "" if usage.first_draft_ms is None else f"first draft {usage.first_draft_ms:.0f} ms, "
     return " · ".join(
         (
-            f"{usage.tokens} tokens in {usage.forwards} forwards "
+            f"{text}{usage.tokens} tokens, {usage.forwards} forwards "
             f"({_tokens_per_forward(suggestion):.1f} each)",
-            times,
-            f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens cached",
+            f"{first}all {usage.total_ms:.0f} ms",
+            f"{usage.cached_tokens}/{usage.prompt_tokens} cached",
             f"{suggestion.mode}, {suggestion.finish_reason}",
         )
     )
