@@ -65,6 +65,7 @@ class EngineLink:
         self._client: Client | None = None
         self._loading: asyncio.Task[None] | None = None
         self._shown: set[tuple[str, str]] = set()
+        self._has_answered = False
         self.current = Status("loading", "The engine is not started yet.")
 
     @property
@@ -75,8 +76,8 @@ class EngineLink:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the model was loaded when last looked at."""
-        return self.current.state in ("ready", "busy")
+        """Whether the model was loaded when last heard of."""
+        return self._has_answered or self.current.state in ("ready", "busy")
 
     async def use(self, settings: HostSettings) -> None:
         """Turns to the host that these settings name, and begins to bring it up."""
@@ -86,7 +87,7 @@ class EngineLink:
         # Without a pause in between: other requests find the one client or the other.
         self._settings, self._client = settings, self._make_client(settings)
         self._shown.clear()
-        self._loading = None
+        self._loading, self._has_answered = None, False
         self.load()
         await _let_go(loading, client)
 
@@ -104,7 +105,7 @@ class EngineLink:
             self._settings = None
             await self.use(settings)
             return
-        loading, self._loading = self._loading, None
+        loading, self._loading, self._has_answered = self._loading, None, False
         await _let_go(loading, None)
         await client.shut_down()
         self._shown.clear()
@@ -124,6 +125,7 @@ class EngineLink:
 
     def failed(self, error: HostError) -> None:
         """Reports a host's error: each one once, until something worked again."""
+        self._has_answered = False
         self.tell(replace(self.current, state="error", message=str(error), reason=error.message))
         if error.code in _HEALING:
             self._editor.log(str(error))
@@ -135,7 +137,8 @@ class EngineLink:
     def worked(self) -> None:
         """Notes that the engine answered; errors are new again after this."""
         self._shown.clear()
-        if not self.is_ready:
+        self._has_answered = True
+        if self.current.state not in ("ready", "busy"):
             self.load()  # which soon finds out what it is that answers
 
     async def _bring_up(self) -> None:

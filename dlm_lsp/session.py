@@ -278,7 +278,7 @@ class Session:
                 self._counts["from_cache"] += 1
                 return self._answer_with(request, place, [shown])
         await self.start()
-        if self._link.is_ready:
+        if self._link.current.state == "ready":
             self._link.tell(replace(self._link.current, state="busy"))
         completions = [await self._first(request, place)]
         if self.documents.get(ask.uri) is place.snapshot:

@@ -354,6 +354,18 @@ async def test_completion_while_the_engine_loads_is_empty_and_at_once(
     assert scripted.bodies == []
 
 
+async def test_completion_is_served_as_soon_as_the_engine_has_answered_anything(
+    editor: LspClient, scripted: ScriptedHost
+) -> None:
+    ready = scripted.health
+    loading = {"error": {"message": "Loading.", "type": "unavailable_error", "code": "loading"}}
+    scripted.health = (503, ready[1] | loading)
+    await greet(editor, scripted, TEXT, PLAIN)
+    scripted.script = ["a + b"]
+    assert await editor.inline(URI, 1, 11)
+    assert len((await complete(editor, 1, 11))["items"]) == 1
+
+
 async def test_completion_is_not_advertised_to_a_client_with_inline_completion(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
