@@ -189,8 +189,8 @@ def _state(params: dict[str, Any]) -> State:
 def _conclude(console: Console, heard: Conversation, answer: Answer) -> int:
     """Prints the figures, and why there is no suggestion where there is none."""
     if not answer.text.strip():
-        reason = heard.status.get("reason") or heard.status.get("message") or "no reason given"
-        print(f"dlm-lsp demo: the hole was not filled: {reason}.", file=sys.stderr)
+        reason = heard.status.get("reason") or heard.status.get("message") or "No reason given."
+        print(f"dlm-lsp demo: the hole was not filled: {reason}", file=sys.stderr)
         return 1
     status = heard.status
     count = len(answer.text.splitlines())
@@ -201,4 +201,8 @@ def _conclude(console: Console, heard: Conversation, answer: Answer) -> int:
         facts.append(f"{status['tokensPerForward']:.1f} tokens per forward")
     facts.append(f"{Path(str(status.get('model'))).name} on {status.get('device')}")
     console.print(Text(" " + " · ".join(facts), GUTTER), soft_wrap=True)
+    if console.is_terminal:
+        program = Path(sys.executable).parent / "dlm-lsp"
+        console.print(f"\n In a file of yours: {program} complete FILE:LINE:COL", soft_wrap=True)
+        console.print(" In your editor:     editors/nvim/README.md")
     return 0

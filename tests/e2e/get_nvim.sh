@@ -19,14 +19,14 @@ fail() {
 }
 
 is_new_enough() {  # the feature itself, not a version number that a suite may move past
-  "$1" --headless -u NONE -i NONE +'lua io.write(tostring(vim.lsp.inline_completion ~= nil))' +qa 2>&1 |
-    grep -q true
+  local ask='lua io.write(tostring(vim.lsp.inline_completion ~= nil))'
+  [[ $("$1" --headless -u NONE -i NONE +"$ask" +qa 2>&1) == *true* ]]
 }
 
 mkdir -p "$dir/bin"
 if installed=$(command -v nvim) && is_new_enough "$installed"; then
   ln -sf "$installed" "$dir/bin/nvim"
-  "$dir/bin/nvim" --version | head -1
+  "$dir/bin/nvim" --version | sed -n 1p
   exit 0
 fi
 
@@ -36,7 +36,7 @@ done
 [[ -r $keyring ]] || fail "there is no Neovim 0.12 here and no $keyring to check Debian's packages with."
 
 mirror=$(sed -nE 's/^(URIs:|deb( \[[^]]*\])?) +(http[^ ]*\/debian\/?)( .*)?$/\3/p' \
-  /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1 || true)  # either file may be missing
+  /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | sed -n 1p || true)  # either file may be missing
 root=$dir/root
 apt=$dir/apt
 rm -rf "$root" "$apt"
@@ -74,4 +74,4 @@ VIMRUNTIME='$root/usr/share/nvim/runtime' exec '$root/usr/bin/nvim' "\$@"
 WRAPPER
 chmod +x "$dir/bin/nvim"
 is_new_enough "$dir/bin/nvim" || fail "Debian $suite's Neovim has no vim.lsp.inline_completion."
-"$dir/bin/nvim" --version | head -1
+"$dir/bin/nvim" --version | sed -n 1p
