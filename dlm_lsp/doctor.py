@@ -165,7 +165,7 @@ def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
     if settings.url is not None:
         facts.append(Fact("url", settings.url))
     else:
-        with contextlib.suppress(HostError):  # then `health` has said so
+        with contextlib.suppress(HostError, FileNotFoundError):  # `health` tells of the first
             paths = host_paths(settings.engine)
             facts += [Fact("socket", str(paths.socket)), Fact("log", str(paths.log))]
             if health.state in ("ready", "loading"):
@@ -179,13 +179,13 @@ def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
 
 
 def _running_facts(health: Health, loaded: LoadedSettings) -> list[Fact]:
-    detail = health.detail
+    detail = {"checkpoint": "unknown", "parameters": 0, "contextMax": "unknown"} | health.detail
     return [
         Fact("checkpoint", str(detail["checkpoint"]), "is loaded"),
         Fact("parameters", _parameters(detail["parameters"])),
-        *_choices(detail["device"], detail["dtype"], detail["threads"], loaded),
+        *_choices(detail.get("device"), detail.get("dtype"), detail.get("threads"), loaded),
         Fact("context", f"{detail['contextMax']} tokens"),
-        Fact("modes", ", ".join(detail["modes"])),
+        Fact("modes", ", ".join(detail.get("modes", ()))),
     ]
 
 
@@ -203,7 +203,9 @@ def _outlook_facts(seen: Outlook, loaded: LoadedSettings) -> list[Fact]:
     return facts
 
 
-def _choices(device: str, dtype: str, threads: int | None, loaded: LoadedSettings) -> list[Fact]:
+def _choices(
+    device: str | None, dtype: str | None, threads: int | None, loaded: LoadedSettings
+) -> list[Fact]:
     """What is computed with, and why: because somebody set it, or what "auto" saw."""
     asked, origins = loaded.settings.engine, loaded.origins
     cuda = "torch finds a CUDA device" if device == "cuda" else "torch finds no CUDA device"

@@ -34,10 +34,13 @@ class Outlook:
 
 def outlook(settings: EngineSettings) -> Outlook:
     """What would be loaded for these settings. Takes seconds: it imports torch and tries."""
-    from engine.engine import Engine, resolve  # torch: only who asks for an outlook waits for it
-    from engine.model.config import read_config
-    from engine.model.tokenizer import read_tokenizer
-
+    try:
+        # torch: only who asks for an outlook waits for it
+        from engine.engine import Engine, resolve
+        from engine.model.config import read_config
+        from engine.model.tokenizer import read_tokenizer
+    except (ImportError, OSError) as error:  # missing, or a build that does not fit this system
+        return Outlook(settings, problem=f"{error}. Install dlm-lsp again with pip.")
     try:
         settings = resolve(settings)
         folder = settings.checkpoint_path()

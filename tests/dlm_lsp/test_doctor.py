@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,10 @@ def test_outlook_tells_what_a_host_would_run(tiny_checkpoint: Path):
     assert seen.parameters
     assert seen.load_seconds is not None
     assert seen.settings.dtype == "float32"
+
+
+def test_outlook_without_a_usable_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "engine.engine", None)
+    problem = outlook(EngineSettings()).problem
+    assert problem is not None
+    assert "Install dlm-lsp again" in problem
