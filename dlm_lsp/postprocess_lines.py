@@ -1,4 +1,3 @@
-# pyright: strict
 """Where a completion has to end: at its scope's end, or where it repeats itself or the suffix.
 
 Lines are judged one after the other and only by what stands before them; the last one, which may

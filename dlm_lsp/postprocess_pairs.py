@@ -1,4 +1,3 @@
-# pyright: strict
 """Brackets and quotes: which characters of a completion close what stands closed at the cursor.
 
 An editor has typed `)` for the user; the model writes it again. Scans left to right, so that what

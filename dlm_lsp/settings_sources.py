@@ -1,4 +1,3 @@
-# pyright: strict
 """Reading one source of settings: a TOML file or a client's object, checked field by field.
 
 What is wrong becomes a sentence that names source and field, and is left out; the rest stands.

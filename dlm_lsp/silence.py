@@ -1,4 +1,3 @@
-# pyright: strict
 """Why nothing is suggested at a place: one sentence for the user, or None where nothing speaks
 against it.
 
