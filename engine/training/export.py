@@ -18,7 +18,12 @@ from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
 from engine.training.corpus import HELD, TRAIN
-from engine.training.packing import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX
+from engine.training.packing import (
+    FAR_TOKENS_MAX,
+    HOLES,
+    NEAR_TOKENS_MAX,
+    PREFIX_TOKENS_MAX,
+)
 from engine.training.recipe import Recipe
 
 _AVERAGED_ROWS = 20
@@ -146,11 +151,12 @@ def _training(recipe: Recipe, record: Record) -> str:
 
 {record.tokens / 1e6:.1f} M rows in {record.steps:,} steps and {record.minutes:.0f} minutes: stage 1
 next token, then {record.joint_tokens / 1e6:.1f} M rows of next token plus masked blocks (weight
-{recipe.alpha}; noisy rows counted in). Muon and AdamW at {recipe.learning_rate}.
+{recipe.alpha}; noisy rows counted in). Stage 2 draws more holes with less context around them.
+Muon and AdamW at {recipe.learning_rate}.
 
 | loss, nats per token | AR | diffusion |
 |---|---|---|
-| training (context weighs 0.3, middles 1) | {record.ar:.3f} | {diffusion} |
+| training (middles weigh 1, context {HOLES.context_weight}) | {record.ar:.3f} | {diffusion} |
 | held-out packages, middles alone | {record.held_out_ar:.3f} | {record.held_out_diffusion:.3f} |
 
 Training losses are means over the last {_AVERAGED_ROWS} log rows. The diffusion loss is the

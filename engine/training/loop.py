@@ -23,7 +23,7 @@ from engine.errors import ConfigError
 from engine.model.network import Network
 from engine.training.masking import add_noise
 from engine.training.objective import Batch, assemble, losses
-from engine.training.packing import Example, Packer
+from engine.training.packing import HOLES, LANGUAGE, Example, Packer
 from engine.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def draw(trainer: Trainer, packer: Packer, joint: bool) -> list[Batch]:
     rng = np.random.default_rng([recipe.seed, trainer.progress.step])
     batches = []
     for _ in range(recipe.batches):
-        examples = packer.batch(rng, recipe.batch_tokens)
+        examples = packer.batch(rng, recipe.batch_tokens, HOLES if joint else LANGUAGE)
         batches.append(_assembled(trainer, examples, joint, rng))
     return batches
 

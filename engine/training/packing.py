@@ -23,11 +23,31 @@ FAR_TOKENS_MAX = 128
 NEAR_TOKENS_MAX = 128
 EXAMPLE_TOKENS_MAX = 768
 
-_PLAIN_SHARE = 0.12
 _FULL_BUDGET_SHARE = 0.3
+_SHORT_PREFIX_TOKENS = (8, 96)
+_SHORT_FAR_TOKENS = (0, 32)
 # Characters taken per token of budget before counting; Python comes to 3.2 in this vocabulary.
 _CHARS_PER_TOKEN = 4
-_CONTEXT_WEIGHT = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What a stage's batches are made of.
+
+    Attributes:
+        plain_share: examples that are ordinary text rather than holes.
+        short_share: holes with little context, so that a batch holds more of them.
+        context_weight: weight in the AR loss of everything but the middles, which weigh 1.
+    """
+
+    plain_share: float
+    short_share: float
+    context_weight: float
+
+
+# Stage 1 learns the language; stage 2 learns to fill holes, which are 6 % of stage 1's tokens.
+LANGUAGE = Mix(plain_share=0.12, short_share=0.0, context_weight=0.3)
+HOLES = Mix(plain_share=0.04, short_share=0.75, context_weight=0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +82,39 @@ class Packer:
         self._end = end
         self._cumulative = np.cumsum(file_weights(sources))
 
-    def batch(self, rng: np.random.Generator, tokens: int) -> list[Example]:
+    def batch(self, rng: np.random.Generator, tokens: int, mix: Mix = LANGUAGE) -> list[Example]:
         """Examples with about this many tokens in all; never more, but for a single one."""
         chosen: list[Example] = []
         total = 0
-        for example in self._draw(rng):
+        for example in self._draw(rng, mix):
             if chosen and total + len(example.tokens) > tokens:
                 return chosen
             chosen.append(example)
             total += len(example.tokens)
         raise AssertionError("draws never end")
 
-    def infilling(self, pieces: Pieces, rng: np.random.Generator) -> Example | None:
+    def infilling(
+        self, pieces: Pieces, rng: np.random.Generator, mix: Mix = LANGUAGE
+    ) -> Example | None:
         """The example of these pieces under random budgets; None if the middle is too long."""
-        far_budget = _budget(rng, FAR_TOKENS_MAX)
-        prefix_budget = _budget(rng, PREFIX_TOKENS_MAX)
+        if rng.random() < mix.short_share:
+            far_budget = int(rng.integers(*_SHORT_FAR_TOKENS, endpoint=True))
+            prefix_budget = int(rng.integers(*_SHORT_PREFIX_TOKENS, endpoint=True))
+        else:
+            far_budget = _budget(rng, FAR_TOKENS_MAX)
+            prefix_budget = _budget(rng, PREFIX_TOKENS_MAX)
         prompt = prompt_tokens(pieces, self._tokenizer, prefix_budget, far_budget)
         middle = self._tokenizer.encode(pieces.middle)
         near_tokens = len(prompt) - prompt.index(self._infill.near) - 2
         if near_tokens > NEAR_TOKENS_MAX or len(prompt) + len(middle) >= EXAMPLE_TOKENS_MAX:
             return None
         tokens = np.array([*prompt, *middle, self._infill.end_of_middle], dtype=np.int64)
-        weights = np.full(len(tokens), _CONTEXT_WEIGHT, dtype=np.float32)
+        weights = np.full(len(tokens), mix.context_weight, dtype=np.float32)
         weights[len(prompt) :] = 1.0
         weights[np.isin(tokens[: len(prompt)], self._markers()).nonzero()[0]] = 0.0
         return Example(tokens, weights, len(prompt))
 
-    def plain(self, source: Source, rng: np.random.Generator) -> Example:
+    def plain(self, source: Source, rng: np.random.Generator, mix: Mix = LANGUAGE) -> Example:
         """Ordinary text from a line start on; ends with end-of-text only where the file ends."""
         start = int(rng.integers(len(source.text)))
         start = source.text.rfind("\n", 0, start) + 1 if rng.random() < 0.7 else 0
@@ -98,18 +124,18 @@ class Packer:
         if start + len(text) == len(source.text):
             ids.append(self._end)
         tokens = np.array([self._infill.begin, *ids[: budget - 1]], dtype=np.int64)
-        weights = np.full(len(tokens), _CONTEXT_WEIGHT, dtype=np.float32)
+        weights = np.full(len(tokens), mix.context_weight, dtype=np.float32)
         weights[0] = 0.0
         return Example(tokens, weights, None)
 
-    def _draw(self, rng: np.random.Generator) -> Iterator[Example]:
+    def _draw(self, rng: np.random.Generator, mix: Mix) -> Iterator[Example]:
         while True:
             place = rng.random() * self._cumulative[-1]
             source = self._sources[int(np.searchsorted(self._cumulative, place, side="right"))]
-            if rng.random() < _PLAIN_SHARE:
-                yield self.plain(source, rng)
+            if rng.random() < mix.plain_share:
+                yield self.plain(source, rng, mix)
             else:
-                example = self.infilling(cut(source, rng), rng)
+                example = self.infilling(cut(source, rng), rng, mix)
                 if example is not None:
                     yield example
 

@@ -14,8 +14,11 @@ from engine.training.examples import CURSORS, ENDS, LineIndex, Pieces, cut, plac
 from engine.training.packing import (
     EXAMPLE_TOKENS_MAX,
     FAR_TOKENS_MAX,
+    HOLES,
+    LANGUAGE,
     NEAR_TOKENS_MAX,
     PREFIX_TOKENS_MAX,
+    Mix,
     Packer,
     file_weights,
     prefix_tokens,
@@ -167,7 +170,19 @@ def test_batches_repeat_with_their_seed_and_keep_their_size(tokenizer: Tokenizer
     assert [e.tokens.tolist() for e in first] == [e.tokens.tolist() for e in again]
     assert [e.tokens.tolist() for e in first] != [e.tokens.tolist() for e in other]
     assert sum(len(example.tokens) for example in first) <= 1000
-    assert {example.middle is None for example in first + other} == {True, False}
+
+
+def test_the_second_stages_batches_are_mostly_holes(tokenizer: Tokenizer):
+    packer = Packer([Source("p", "f.py", CODE * 20)], tokenizer)
+
+    def middle_share(mix: Mix) -> float:
+        rng = np.random.default_rng(0)
+        examples = [example for _ in range(20) for example in packer.batch(rng, 4000, mix)]
+        assert {example.middle is None for example in examples} == {True, False}
+        middles = sum(len(e.tokens) - e.middle for e in examples if e.middle is not None)
+        return middles / sum(len(example.tokens) for example in examples)
+
+    assert middle_share(HOLES) > 1.5 * middle_share(LANGUAGE)
 
 
 def test_plain_text_ends_with_end_of_text_only_at_the_end_of_the_file(tokenizer: Tokenizer):
