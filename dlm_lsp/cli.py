@@ -50,7 +50,7 @@ examples:
 _SERVE_EXAMPLES = f"""\
 examples:
   dlm-lsp serve                                     for this user, on a private unix socket
-  dlm-lsp serve --host 127.0.0.1 --port 8123        for programs on this machine
+  dlm-lsp serve --port 8123                         for programs on this machine
   {TOKEN_VARIABLE}=... dlm-lsp serve --host 0.0.0.0 --port 8123
                                                     for other machines, with a token
 
@@ -184,8 +184,8 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(commands, "serve", "run an engine host by hand", _SERVE_EXAMPLES)
-    parser.add_argument("--host", help="address to listen on, instead of a unix socket")
-    parser.add_argument("--port", type=int, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--port", type=int, help="TCP port instead of a unix socket; 0: a free one")
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the bearer token")
     parser.add_argument(
         "--idle-seconds",
@@ -266,7 +266,7 @@ def _run_serve(options: argparse.Namespace) -> int:
         ServeOptions(
             engine=engine,
             idle_seconds=options.idle_seconds,
-            host=options.host,
+            host=options.host or (None if options.port is None else "127.0.0.1"),
             port=options.port,
             token_file=options.token_file,
             log_file=options.log_file,

@@ -78,7 +78,8 @@ def test_help_of_every_command_has_examples_that_parse(
         ["complete", "app.py:1:99"],
         ["complete", "nowhere.py:1:1"],
         ["complete", ".:1:1"],
-        ["serve", "--port", "1"],
+        ["serve", "--host", "127.0.0.1"],
+        ["serve", "--port", "99999"],
         ["serve", "--threads", "0"],
         ["serve", "--idle-seconds", "-1"],
         ["--tcp", "nonsense"],
@@ -140,6 +141,8 @@ def test_serve_understands_what_a_client_spells_out(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("dlm_lsp.host.app.serve", serve)
     assert exit_code(*asked.arguments()) == 0
     assert served == [asked]
+    assert exit_code("serve", "--port", "0") == 0
+    assert (served[1].host, served[1].port) == ("127.0.0.1", 0)
 
 
 def test_editors_may_add_their_own_flags(monkeypatch: pytest.MonkeyPatch):
