@@ -23,3 +23,9 @@ async def editor(tmp_path: Path) -> AsyncIterator[LspClient]:
     """A server process, not yet initialised."""
     async with lsp_client(tmp_path) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def isolated(private_runtime: Path) -> None:
+    """No test meets, or leaves behind, a host of the user's or of another test."""
+    del private_runtime
