@@ -121,12 +121,13 @@ async def _wait_until_loaded(client: HostClient, console: Console) -> None:
 async def _watch(console: Console, job: Job, options: Options, client: HostClient) -> None:
     """Shows the text refining in its surroundings, and the figures under it."""
     hole = hole_at(str(job.place), job.document.text, job.offset)
-    with LiveView(console, hole) as view:
-        view.show(State())
+    with LiveView(console) as view:
+        view.show(hole, State())
         async with aclosing(_suggestions(job, options, client)) as suggestions:
             async for suggestion in suggestions:
                 figures = Text(f" {figures_of(suggestion)}", GUTTER) if suggestion.final else None
                 view.show(
+                    hole,
                     State(
                         suggestion.committed,
                         suggestion.draft,

@@ -1,4 +1,4 @@
-"""`dlm-lsp demo`: fills a hole in a real file as an editor would, and shows the draft refining.
+"""`dlm-lsp demo`: fills the holes of a real file as an editor would, and shows drafts refining.
 
 Starts the language server as its own process and speaks LSP with it; nothing of the server, the
 host or the engine is reached in any other way. Owns the conversation and the pace at which drafts
@@ -11,6 +11,8 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,10 @@ from dlm_lsp.terminal import GUTTER, Hole, LiveView, State, hole_at
 from dlm_lsp.version import VERSION
 
 FILE = Path(__file__).parent.parent / "fixtures" / "demo" / "inventory.py"
-HOLE = "pass  # hole"  # stands in the file, so that it is valid; the editor opens it without
+HOLE = "  # hole: "  # behind it stands the end of the line, which the editor opens without
 SECONDS_MAX = 300.0  # for the whole conversation: a slow machine loads for minutes
 FRAME_SECONDS = 0.09  # each draft stays on the screen at least so long: eyes are slower
-_TOKEN = "demo"
+TOKEN = "demo"
 AUTOMATIC = 2  # LSP's InlineCompletionTriggerKind
 
 
@@ -43,12 +45,16 @@ class Conversation:
     first_draft_ms: float | None = None
     num_drafts: int = 0
 
+    def ask(self) -> None:
+        """Notes that a request goes out."""
+        self.asked_at, self.first_draft_ms, self.num_drafts = time.monotonic(), None, 0
+
     def hear(self, method: str, params: dict[str, Any]) -> None:
         """Takes a notification."""
         if method == "dlm/status":
             self.status = params
             self.has_status.set()
-        elif method == "dlm/draft" and params["token"] == _TOKEN:
+        elif method == "dlm/draft" and params["token"] == TOKEN:
             if self.first_draft_ms is None:
                 self.first_draft_ms = (time.monotonic() - self.asked_at) * 1000
             self.num_drafts += 1
@@ -57,15 +63,68 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the request brought; `text` is empty where there was no suggestion."""
+    """What a request brought; `text` is empty where there was no suggestion.
+
+    Times are milliseconds as the editor sees them.
+    """
 
     text: str
     replaced: int
+    num_drafts: int
+    first_draft_ms: float | None
     total_ms: float
 
 
+@dataclass(slots=True)
+class Buffer:
+    """The file as it is being edited; `filled` are the places that were completed."""
+
+    text: str
+    version: int = 1
+    filled: list[tuple[int, int]] = field(default_factory=list)
+
+    def position(self, offset: int) -> dict[str, int]:
+        """LSP's position of an offset."""
+        start = self.text.rfind("\n", 0, offset) + 1
+        return {"line": self.text.count("\n", 0, offset), "character": offset - start}
+
+    def hole(self, offset: int) -> Hole:
+        """The hole at an offset, with the whole file around it."""
+        line, column = (count + 1 for count in self.position(offset).values())
+        title = f"fixtures/demo/{FILE.name}:{line}:{column}"
+        return hole_at(title, self.text, offset, self.text.count("\n"), self.filled)
+
+    def accept(self, offset: int, answer: Answer) -> dict[str, Any]:
+        """Inserts an answer; returns the change as LSP's didChange says it."""
+        end = offset + answer.replaced
+        edges = {"start": self.position(offset), "end": self.position(end)}
+        self.text = self.text[:offset] + answer.text + self.text[end:]
+        self.version += 1
+        self.filled.append((offset, offset + len(answer.text)))
+        return {
+            "textDocument": {"uri": FILE.as_uri(), "version": self.version},
+            "contentChanges": [{"range": edges, "text": answer.text}],
+        }
+
+
+def open_holes(source: str) -> tuple[str, tuple[int, ...]]:
+    """The source as an editor opens it, and where its holes are.
+
+    A line "code  # hole: TEXT" ends in a hole where TEXT stands last in its code.
+    """
+    text, places = "", list[int]()
+    for line in source.splitlines(keepends=True):
+        code, mark, middle = line.rstrip("\n").partition(HOLE)
+        if mark:
+            start = code.rindex(middle)
+            places.append(len(text) + start)
+            line = code[:start] + code[start + len(middle) :] + "\n"
+        text += line
+    return text, tuple(places)
+
+
 def run(settings: dict[str, object]) -> int:
-    """Runs the demo with these client settings; 0 if the hole was filled, 1 if not."""
+    """Runs the demo with these client settings; 0 if every hole was filled, 1 if not."""
     try:
         source = FILE.read_text("utf-8")
     except OSError as error:
@@ -75,20 +134,18 @@ def run(settings: dict[str, object]) -> int:
             file=sys.stderr,
         )
         return 2
-    offset = source.index(HOLE)
-    text = source.replace(HOLE, "", 1)
     try:
-        return asyncio.run(_run(Console(highlight=False), text, offset, settings))
+        return asyncio.run(_run(Console(highlight=False), *open_holes(source), settings))
     except (PeerError, TimeoutError) as error:
         reason = str(error) or f"No answer within {SECONDS_MAX:.0f} s."
         print(f"dlm-lsp demo: {reason} 'dlm-lsp doctor' may know why.", file=sys.stderr)
         return 1
 
 
-async def _run(console: Console, text: str, offset: int, settings: dict[str, object]) -> int:
-    line, column = text.count("\n", 0, offset), offset - (text.rfind("\n", 0, offset) + 1)
-    hole = hole_at(f"fixtures/demo/{FILE.name}:{line + 1}:{column + 1}", text, offset)
-    heard = Conversation()
+async def _run(
+    console: Console, text: str, places: Sequence[int], settings: dict[str, object]
+) -> int:
+    heard, buffer = Conversation(), Buffer(text)
     editor = EditorPeer(heard.hear)
     try:
         async with asyncio.timeout(SECONDS_MAX):
@@ -96,15 +153,35 @@ async def _run(console: Console, text: str, offset: int, settings: dict[str, obj
                 await editor.start([sys.executable, "-P", "-m", "dlm_lsp", "--stdio"])
                 await _open(editor, text, settings)
                 await _wait_for_engine(spinner, editor, heard)
-            asking = asyncio.create_task(_ask(editor, heard, line, column))
-            if console.is_terminal:
-                await _watch(console, hole, heard, asking)
-            answer = await asking
+            with LiveView(console) if console.is_terminal else nullcontext() as view:
+                answers = await _fill_all(editor, heard, buffer, places, view)
     finally:
         await editor.close()
     if not console.is_terminal:
-        console.print(f"{hole.title}\n{answer.text}", markup=False, soft_wrap=True)
-    return _conclude(console, heard, answer)
+        console.print(buffer.text, markup=False, soft_wrap=True)
+    return _conclude(console, heard.status, answers)
+
+
+async def _fill_all(
+    editor: EditorPeer,
+    heard: Conversation,
+    buffer: Buffer,
+    places: Sequence[int],
+    view: LiveView | None,
+) -> list[Answer]:
+    """Fills every hole and accepts what came, so that the next one is filled behind it."""
+    answers: list[Answer] = []
+    for place in places:
+        offset = place + sum(len(answer.text) - answer.replaced for answer in answers)
+        asking = asyncio.create_task(_ask(editor, heard, buffer.position(offset)))
+        if view is not None:
+            await _watch(view, buffer.hole(offset), heard)
+        answer = await asking
+        answers.append(answer)
+        if view is not None:
+            view.show(buffer.hole(offset), State(answer.text, replaced=answer.replaced))
+        editor.notify("textDocument/didChange", buffer.accept(offset, answer))
+    return answers
 
 
 async def _open(editor: EditorPeer, text: str, settings: dict[str, object]) -> None:
@@ -140,40 +217,35 @@ async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversat
         spinner.update(str(heard.status.get("message")))
 
 
-async def _ask(editor: EditorPeer, heard: Conversation, line: int, column: int) -> Answer:
+async def _ask(editor: EditorPeer, heard: Conversation, position: dict[str, int]) -> Answer:
     """Asks for a completion as an editor does while somebody types."""
-    heard.asked_at = time.monotonic()
+    heard.ask()
     try:
-        result = await editor.request(
+        items = await editor.request(
             "textDocument/inlineCompletion",
             {
                 "textDocument": {"uri": FILE.as_uri()},
-                "position": {"line": line, "character": column},
+                "position": position,
                 "context": {"triggerKind": AUTOMATIC},
-                "workDoneToken": _TOKEN,
+                "workDoneToken": TOKEN,
             },
         )
-        total_ms = (time.monotonic() - heard.asked_at) * 1000
-        items = (result or {}).get("items", []) if not isinstance(result, list) else result
-        if not items:
-            return Answer("", 0, total_ms)
-        end = items[0].get("range", {}).get("end", {"character": column})
-        return Answer(items[0]["insertText"], end["character"] - column, total_ms)
     finally:
         heard.drafts.put_nowait(None)  # nothing follows the answer
+    total_ms = (time.monotonic() - heard.asked_at) * 1000
+    text, replaced = "", 0
+    if items:
+        text = items[0]["insertText"]
+        replaced = items[0]["range"]["end"]["character"] - position["character"]
+    return Answer(text, replaced, heard.num_drafts, heard.first_draft_ms, total_ms)
 
 
-async def _watch(
-    console: Console, hole: Hole, heard: Conversation, asking: asyncio.Task[Answer]
-) -> None:
-    """Draws every draft, and the answer last."""
-    with LiveView(console, hole) as view:
-        view.show(State())
-        while (state := await heard.drafts.get()) is not None:
-            view.show(state)
-            await asyncio.sleep(FRAME_SECONDS)
-        answer = await asking
-        view.show(State(committed=answer.text, replaced=answer.replaced))
+async def _watch(view: LiveView, hole: Hole, heard: Conversation) -> None:
+    """Draws every draft until the answer is there."""
+    view.show(hole, State())
+    while (state := await heard.drafts.get()) is not None:
+        view.show(hole, state)
+        await asyncio.sleep(FRAME_SECONDS)
 
 
 def _state(params: dict[str, Any]) -> State:
@@ -186,20 +258,20 @@ def _state(params: dict[str, Any]) -> State:
     )
 
 
-def _conclude(console: Console, heard: Conversation, answer: Answer) -> int:
+def _conclude(console: Console, status: dict[str, Any], answers: Sequence[Answer]) -> int:
     """Prints the figures, and why there is no suggestion where there is none."""
-    if not answer.text.strip():
-        reason = heard.status.get("reason") or heard.status.get("message") or "No reason given."
-        print(f"dlm-lsp demo: the hole was not filled: {reason}", file=sys.stderr)
+    if not answers or not all(answer.text.strip() for answer in answers):
+        reason = status.get("reason") or status.get("message") or "No reason given."
+        print(f"dlm-lsp demo: a hole was not filled: {reason}", file=sys.stderr)
         return 1
-    status = heard.status
-    count = len(answer.text.splitlines())
-    facts = [f"{count} line{'' if count == 1 else 's'} in {answer.total_ms:.0f} ms"]
-    if heard.first_draft_ms is not None:
-        facts.append(f"first draft after {heard.first_draft_ms:.0f} ms, {heard.num_drafts} drafts")
-    if status.get("tokensPerForward"):
-        facts.append(f"{status['tokensPerForward']:.1f} tokens per forward")
-    facts.append(f"{Path(str(status.get('model'))).name} on {status.get('device')}")
+    first = [answer.first_draft_ms for answer in answers if answer.first_draft_ms is not None]
+    facts = [
+        f"{len(answers)} holes filled in {sum(answer.total_ms for answer in answers):.0f} ms",
+        f"{sum(answer.num_drafts for answer in answers)} drafts",
+        f"{Path(str(status.get('model'))).name} on {status.get('device')}",
+    ]
+    if first:
+        facts.insert(1, f"first drafts after {', '.join(f'{ms:.0f}' for ms in first)} ms")
     console.print(Text(" " + " · ".join(facts), GUTTER), soft_wrap=True)
     if console.is_terminal:
         program = Path(sys.executable).parent / "dlm-lsp"

@@ -48,12 +48,14 @@ class Hole:
         before: the text from the start of a line up to the place.
         after: the text behind the place, up to the end of a line.
         first_line: number of the line that `before` starts with, counted from 1.
+        filled: where in `before` text stands that came from the model earlier.
     """
 
     title: str
     before: str
     after: str
     first_line: int
+    filled: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +71,27 @@ class State:
     replaced: int = 0
 
 
-def hole_at(title: str, text: str, offset: int, lines_around: int = LINES_AROUND) -> Hole:
-    """The hole at `offset` of `text`, with up to `lines_around` whole lines on either side."""
+def hole_at(
+    title: str,
+    text: str,
+    offset: int,
+    lines_around: int = LINES_AROUND,
+    filled: Sequence[tuple[int, int]] = (),
+) -> Hole:
+    """The hole at `offset` of `text`, with up to `lines_around` whole lines on either side.
+
+    `filled` are the places in `text` before the hole that the model wrote earlier.
+    """
     before = text[:offset].split("\n")
     after = text[offset:].split("\n")
     kept = before[-(lines_around + 1) :]
+    base = offset - len("\n".join(kept))
     return Hole(
         title=title,
-        before="\n".join(kept),
+        before=text[base:offset],
         after="\n".join(after[: lines_around + 1]).rstrip("\n"),
         first_line=len(before) - len(kept) + 1,
+        filled=tuple((max(start - base, 0), end - base) for start, end in filled if end > base),
     )
 
 
@@ -88,7 +101,7 @@ def picture(hole: Hole, state: State, columns: int, rows_max: int) -> Text:
     Where it does not fit, the rows farthest from the end of the text in the hole go first.
     """
     body = Text()
-    body.append(_visible(hole.before), CONTEXT)
+    body.append_text(_shaded_before(hole))
     body.append(_visible(state.committed), COMMITTED)
     body.append_text(_shaded_draft(state.draft, state.spans))
     end_row = body.plain.count("\n")
@@ -115,14 +128,13 @@ def legend() -> Text:
 
 
 class LiveView:
-    """A region of the terminal that shows the latest state of one hole.
+    """A region of the terminal that shows the latest state of a hole.
 
     Use as a context manager; the last state drawn stays on the screen.
     """
 
-    def __init__(self, console: Console, hole: Hole) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._hole = hole
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
 
     def __enter__(self) -> LiveView:
@@ -137,13 +149,23 @@ class LiveView:
     ) -> None:
         self._live.stop()
 
-    def show(self, state: State, below: Text | None = None) -> None:
-        """Draws `state`, with a line below it (the legend unless told)."""
+    def show(self, hole: Hole, state: State, below: Text | None = None) -> None:
+        """Draws the hole with `state` in it, and a line below it (the legend unless told)."""
         # Rows are left for the title, the line below and the cursor: a region as high as the
         # terminal would scroll and leave copies of itself behind.
         rows_max = self._console.height - 3
-        view = picture(self._hole, state, self._console.width - 1, rows_max)
+        view = picture(hole, state, self._console.width - 1, rows_max)
         self._live.update(Text("\n").join([view, below or legend()]), refresh=True)
+
+
+def _shaded_before(hole: Hole) -> Text:
+    shaded = Text()
+    place = 0
+    for start, end in hole.filled:
+        shaded.append(_visible(hole.before[place:start]), CONTEXT)
+        shaded.append(_visible(hole.before[start:end]), COMMITTED)
+        place = end
+    return shaded.append(_visible(hole.before[place:]), CONTEXT)
 
 
 def _shaded_draft(draft: str, spans: Sequence[SpanBody]) -> Text:

@@ -76,6 +76,17 @@ def test_picture_shades_masked_draft_and_committed_differently():
     assert len({COMMITTED, SURE, UNSURE, MASK}) == 4
 
 
+def test_picture_shows_what_was_filled_earlier_as_committed():
+    text = "a = ONE\nb = TWO\nc = "
+    filled = [(4, 7), (12, 15)]
+    drawn = picture(hole_at("f", text, len(text), filled=filled), State("THREE"), 80, 24)
+    for piece in ("ONE", "TWO", "THREE"):
+        assert styles_of(drawn, piece) == {COMMITTED}
+    assert styles_of(drawn, "b = ") != {COMMITTED}
+    cut = hole_at("f", text, len(text), lines_around=1, filled=filled)
+    assert [cut.before[start:end] for start, end in cut.filled] == ["TWO"]
+
+
 def test_picture_leaves_out_what_the_text_replaces():
     place = hole_at("f", "call()\n", 5)
     assert picture(place, State("x)", replaced=1), 80, 24).plain.endswith(" 1 │ call(x)")
@@ -127,12 +138,12 @@ def events() -> list[DraftEvent | FinishedEvent]:
 
 def test_live_view_draws_each_state_of_a_run_and_leaves_the_last():
     to = console()
-    with LiveView(to, hole()) as view:
+    with LiveView(to) as view:
         for event in events():
             if isinstance(event, DraftEvent):
-                view.show(State(event.committed, event.draft, event.spans))
+                view.show(hole(), State(event.committed, event.draft, event.spans))
             else:
-                view.show(State(event.text), Text("all done"))
+                view.show(hole(), State(event.text), Text("all done"))
     output = written(to)
     assert output.index(MASKED * 3) < output.index("x = ") < output.index("x = 12")
     assert "all done" in output[output.index("x = 12") :]
@@ -143,9 +154,9 @@ def test_live_view_draws_each_state_of_a_run_and_leaves_the_last():
 @pytest.mark.parametrize("rows", [6, 10, 24])
 def test_live_view_never_grows_past_the_terminal(rows: int):
     to = console(rows=rows)
-    with LiveView(to, hole()) as view:
-        view.show(State("x\n" * 60))
-        view.show(State("x\n" * 61 + "end"))
+    with LiveView(to) as view:
+        view.show(hole(), State("x\n" * 60))
+        view.show(hole(), State("x\n" * 61 + "end"))
     drawings = written(to).split("file.py:20:6")[1:]
     assert drawings
     assert all(drawing.count("\n") < rows for drawing in drawings)

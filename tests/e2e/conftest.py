@@ -17,6 +17,22 @@ import pytest
 from engine.config import BUNDLED_CHECKPOINT
 
 ROOT = Path(__file__).parent.parent.parent
+SOURCE = '''\
+"""What a shop has on its shelves."""
+
+
+class Item:
+    """One kind of thing that is for sale."""
+
+    def __init__(self, name: str, price: float, count: int) -> None:
+        self.name = name
+        self.price = price
+        self.count = count
+
+    def total(self) -> float:
+        """What all of them together are worth."""
+        return self.price * self.count
+'''
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +40,7 @@ class Home:
     """Where the program runs in these tests.
 
     Attributes:
-        folder: may be written to.
+        folder: may be written to; holds `shop.py` with SOURCE.
         environment: for every process that is started.
         is_bundled: whether the bundled model is served, so that suggestions make sense.
     """
@@ -66,5 +82,6 @@ def home(tiny_checkpoint: Path) -> Iterator[Home]:
     settings = folder / "config" / "dlm-lsp" / "dlm-lsp.toml"
     settings.parent.mkdir()
     settings.write_text(f"[engine]\ncheckpoint = {json.dumps(str(checkpoint))}\n")
+    (folder / "shop.py").write_text(SOURCE)
     yield Home(folder, environment, is_bundled)
     shutil.rmtree(folder)  # a host ends when its socket is taken away

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import termios
 
-from tests.e2e.conftest import ROOT, Home
+from tests.e2e.conftest import Home
 
 SECONDS_MAX = 300
 
@@ -21,7 +21,7 @@ def run_in_terminal(command: list[str], home: Home) -> tuple[int, str]:
     process = subprocess.Popen(
         ["timeout", str(SECONDS_MAX), *command],
         env=home.environment,
-        cwd=ROOT,
+        cwd=home.folder,
         stdin=slave,
         stdout=slave,
         stderr=subprocess.STDOUT,

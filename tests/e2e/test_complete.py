@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.api import MASKED
-from tests.e2e.conftest import ROOT, Home
+from tests.e2e.conftest import SOURCE, Home
 from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal
 
 FIGURES = {
@@ -26,9 +26,8 @@ FIGURES = {
     "total_ms",
     "cached_tokens",
 }
-SOURCE = ROOT / "fixtures" / "demo" / "inventory.py"
-LINE = SOURCE.read_text("utf-8").split("\n").index("        return self.price * self.count") + 1
-PLACE, NEXT_PLACE = f"{SOURCE}:{LINE}:9", f"{SOURCE}:{LINE}:16"
+LINE = SOURCE.split("\n").index("        return self.price * self.count") + 1
+PLACE, NEXT_PLACE = f"shop.py:{LINE}:9", f"shop.py:{LINE}:16"
 
 
 def run(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -88,7 +87,7 @@ def test_a_terminal_shows_the_text_refining_in_its_surroundings(home: Home):
     command = [sys.executable, "-P", "-m", "dlm_lsp", "complete", "--max-tokens", "24", PLACE]
     code, written = run_in_terminal(command, home)
     assert code == 0, written
-    drawings = written.split(f"{SOURCE.name}:{LINE}:9")[1:]
+    drawings = written.split(PLACE)[1:]
     assert len(drawings) > 2
     assert any(MASKED in drawing for drawing in drawings)
     assert MASKED not in drawings[-1]
@@ -101,7 +100,16 @@ def test_a_workspace_cannot_shadow_the_program(home: Home, tmp_path: Path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('shadowed')")
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "dlm_lsp", "complete", "--max-tokens", "4", PLACE],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "dlm_lsp",
+            "complete",
+            "--max-tokens",
+            "4",
+            str(home.folder / PLACE),
+        ],
         env=home.environment,
         cwd=tmp_path,
         capture_output=True,
