@@ -21,12 +21,13 @@ _LINES_BELOW = 2
 _LINES_BELOW_MAX = 8
 
 CURSORS = ("line_tail", "word", "line_start", "column_zero", "line_end")
-_CURSOR_SHARES = (0.36, 0.14, 0.26, 0.06, 0.18)
+_CURSOR_SHARES = (0.46, 0.15, 0.24, 0.05, 0.10)
 ENDS = ("line", "lines", "scope", "closer", "anywhere")
 _END_SHARES = (0.60, 0.16, 0.08, 0.10, 0.06)
 _CLOSERS = re.compile(r"[)\]}\"'>]+[:,;]?$")
 _NO_SUFFIX_SHARE = 0.04
-_EMPTY_SHARE = 0.2
+# Of the cursors behind a whole line: those where nothing is missing.
+_EMPTY_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def place_cursor(lines: LineIndex, kind: str, rng: np.random.Generator) -> int:
             low, high = inside[rng.integers(len(inside))]
             return start + int(rng.integers(low + 1, high))
     if kind == "line_tail" and rng.random() < 0.6:
-        boundaries = [m.end() for m in re.finditer(r"[\s(\[{.,=:]+", text[first:end])]
+        boundaries = [m.end() for m in re.finditer(r"\w+|[^\w\s]+ ?| ", text[first:end])]
         if boundaries:
             return first + boundaries[rng.integers(len(boundaries))]
     return int(rng.integers(first, end + 1))
@@ -136,7 +137,7 @@ def _end_after_line(lines: LineIndex, cursor: int, rng: np.random.Generator) -> 
     """Behind a whole line: nothing is missing, or the next few lines are."""
     if rng.random() < _EMPTY_SHARE:
         return cursor
-    last = lines.line_of(cursor) + int(rng.integers(1, 7))
+    last = lines.line_of(cursor) + int(rng.integers(1, 5))
     return lines.end(min(last, len(lines) - 1))
 
 
