@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ CURSOR_LINE = SOURCE[: SOURCE.index("withdraw")].count("\n") + 2
 README = (ROOT / "editors" / "nvim" / "README.md").read_text("utf-8")
 # What the README tells users to write is what is tested.
 SET_UP = README.split("```lua\n")[1].split("```")[0].replace("/path/to/dlm-lsp", str(ROOT))
+NOISE = {"limits": {"tokensMax": 12}}  # what a seeded model says has to fit into one row
 OBSERVE = """
-vim.lsp.config('dlm_lsp', { init_options = { dlm = { limits = { tokensMax = ... } } } })
+vim.lsp.config('dlm_lsp', { init_options = { dlm = ... } })
 vim.g.num_answers = 0
 vim.api.nvim_create_autocmd('LspAttach', {
   callback = vim.schedule_wrap(function() vim.g.is_attached = true end),
@@ -61,22 +63,36 @@ def binary() -> Path:
     return Path(found)
 
 
-@pytest.fixture
-def nvim(binary: Path, home: Home, tmp_path: Path) -> Iterator[Neovim]:
-    """A Neovim that edits a file with a hole, the language server attached."""
-    file = tmp_path / "account.py"
+@contextmanager
+def editing(binary: Path, home: Home, file: Path, options: dict[str, object]) -> Iterator[Neovim]:
+    """A Neovim that edits a file with a hole, the language server attached with these options."""
     file.write_text(SOURCE)
     path = f"{Path(sys.executable).parent}{os.pathsep}{home.environment['PATH']}"
     child = Neovim(binary, {**home.environment, "PATH": path}, SECONDS_MAX)
     try:
-        tokens_max = 96 if home.is_bundled else 12  # noise has to fit into one row of the screen
-        child.lua(OBSERVE, tokens_max)
+        child.lua(OBSERVE, options)
         child.lua(SET_UP)
         child.api.command(f"edit {file}")
         child.wait_for(lambda: child.api.vars.get("is_attached"), "the server is attached")
         yield child
     finally:
         child.close()
+
+
+@pytest.fixture
+def nvim(binary: Path, home: Home, tmp_path: Path) -> Iterator[Neovim]:
+    """Neovim with the model that the home has."""
+    options = {} if home.is_bundled else NOISE
+    with editing(binary, home, tmp_path / "account.py", options) as child:
+        yield child
+
+
+@pytest.fixture
+def noisy_nvim(binary: Path, home: Home, tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Neovim]:
+    """Neovim with a seeded model, whose suggestions are noise but always long."""
+    options = {**NOISE, "engine": {"checkpoint": str(tiny_checkpoint)}}
+    with editing(binary, home, tmp_path / "account.py", options) as child:
+        yield child
 
 
 def begin(nvim: Neovim) -> dict[int, str]:
@@ -123,7 +139,8 @@ def test_ghost_text_appears_while_typing_and_is_inserted_as_shown(nvim: Neovim):
     assert len(nvim.buffer()) > len(SOURCE) + len("        self.\n")
 
 
-def test_typing_on_the_ghost_text_keeps_it_and_changes_nothing_else(nvim: Neovim):
+def test_typing_on_the_ghost_text_keeps_it_and_changes_nothing_else(noisy_nvim: Neovim):
+    nvim = noisy_nvim
     typed = begin(nvim)[CURSOR_LINE - 1][:2]
     expected = shown_lines(nvim)
     num_answers = nvim.api.vars["num_answers"]
