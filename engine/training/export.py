@@ -107,13 +107,13 @@ def _head(folder: Path, record: Record) -> str:
     return f"""# {record.preset}: the bundled model
 
 A small decoder in the layout of Nemotron-Labs-Diffusion that fills holes in Python source, token by
-token (`ar`) or by block diffusion (`block`), made by `python -m engine.training --preset
-{record.preset}` alone. Apache-2.0, as the project.
+token (`ar`) or by block diffusion (`block`), made with `python -m engine.training --preset
+{record.preset}`. Apache-2.0, as the project.
 
-{config.parameters() / 1e6:.1f} M parameters: {config.layers} layers, hidden
-{config.hidden}, {config.heads} query and {config.kv_heads}
-key heads of {config.head_dim}, SwiGLU {config.intermediate}, untied head, byte-level BPE
-vocabulary of {config.vocabulary}, blocks of {config.block_length}. Weights are bf16.
+{config.parameters() / 1e6:.1f} M parameters: {config.layers} layers, hidden {config.hidden},
+{config.heads} query and {config.kv_heads} key heads of {config.head_dim}, SwiGLU
+{config.intermediate}, untied head, byte-level BPE vocabulary of {config.vocabulary}, blocks of
+{config.block_length}. Weights are bf16.
 
 Prompt: `<s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]`, then the middle, then
 `[EOM]`. Pieces are tokenised one by one. Trained with up to {PREFIX_TOKENS_MAX} tokens of prefix,
