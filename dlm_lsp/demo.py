@@ -26,10 +26,11 @@ from dlm_lsp.messages import SpanBody
 from dlm_lsp.terminal import GUTTER, Hole, LiveView, State, hole_at
 from dlm_lsp.version import VERSION
 
-FILE = Path(__file__).parent.parent / "fixtures" / "demo" / "inventory.py"
+FILE = Path(__file__).resolve().parent.parent / "fixtures" / "demo" / "inventory.py"
 HOLE = "  # hole: "  # behind it stands the end of the line, which the editor opens without
 SECONDS_MAX = 300.0  # for the whole conversation: a slow machine loads for minutes
-FRAME_SECONDS = 0.09  # each draft stays on the screen at least so long: eyes are slower
+# How long at least each draft, and each filled hole, stays on the screen: eyes are slower.
+FRAME_SECONDS, HOLE_SECONDS = 0.12, 0.6
 TOKEN = "demo"
 AUTOMATIC = 2  # LSP's InlineCompletionTriggerKind
 
@@ -180,6 +181,7 @@ async def _fill_all(
         answers.append(answer)
         if view is not None:
             view.show(buffer.hole(offset), State(answer.text, replaced=answer.replaced))
+            await asyncio.sleep(HOLE_SECONDS)
         editor.notify("textDocument/didChange", buffer.accept(offset, answer))
     return answers
 
