@@ -203,7 +203,8 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = _command(commands, "demo", "watch a hole in a real file being filled", _DEMO_EXAMPLES)
     _add_mode(parser)
     _add_engine_options(parser)
-    parser.set_defaults(run=_run_demo)
+    # Blocks, unless told otherwise: they are what there is to watch.
+    parser.set_defaults(run=_run_demo, mode="block")
 
 
 def _stop_text(text: str) -> str:
@@ -232,7 +233,8 @@ def _add_mode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=ASKED_MODES,
-        help="how to decode: one token at a time, in refined blocks, or what is faster here",
+        help="how to decode: one token at a time, in refined blocks, by drafting and verifying, "
+        "or what suits this machine",
     )
 
 

@@ -56,7 +56,7 @@ def test_json_prints_one_object_per_place_from_one_host(home: Home):
     assert (second["line"], third["column"]) == (LINE, 16)
     assert isinstance(second["cached_tokens"], int)
     assert second["cached_tokens"] > 0, "the second request did not reuse the first one's prompt"
-    assert first["mode"] == "block"
+    assert first["mode"] in ("block", "copy_spec")  # "auto", with and without a GPU
     assert first["total_ms"] >= first["first_draft_ms"] > 0  # type: ignore[operator]
     assert first["tokens_per_forward"] == pytest.approx(
         first["tokens"] / first["forwards"],  # type: ignore[operator]
