@@ -428,7 +428,7 @@ async def test_generate_logs_one_line_without_source_text(
             assert response.status == 400
     lines = [line for line in caplog.messages if line.startswith("request ")]
     assert len(lines) == 1
-    assert re.search(r"mode=block outcome=length .*forwards=128 tokens=128 ms=\d+", lines[0])
+    assert re.search(r"mode=copy_spec outcome=length .*forwards=128 tokens=128 ms=\d+", lines[0])
     assert "SECRET" not in caplog.text
 
 
