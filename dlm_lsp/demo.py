@@ -188,7 +188,7 @@ async def _fill_all(
 
 async def _open(editor: EditorPeer, text: str, settings: dict[str, object]) -> None:
     """Introduces the editor and opens the file; the server is told that drafts are wanted."""
-    dlm = {"version": 1, "drafts": True, "statusNotifications": True, **settings}
+    dlm = {"drafts": True, "statusNotifications": True, **settings}
     await editor.request(
         "initialize",
         {

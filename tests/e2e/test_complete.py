@@ -84,7 +84,7 @@ def test_plain_output_is_the_text_alone(home: Home):
 
 
 def test_a_terminal_shows_the_text_refining_in_its_surroundings(home: Home):
-    command = [sys.executable, "-P", "-m", "dlm_lsp", "complete", "--max-tokens", "24", PLACE]
+    command = [sys.executable, "-P", "-m", "dlm_lsp", "complete", "--mode", "block", PLACE]
     code, written = run_in_terminal(command, home)
     assert code == 0, written
     drawings = written.split(PLACE)[1:]
