@@ -28,6 +28,7 @@ from dlm_lsp.version import VERSION
 
 FILE = Path(__file__).resolve().parent.parent / "fixtures" / "demo" / "inventory.py"
 HOLE = "  # hole: "  # behind it stands the end of the line, which the editor opens without
+HEALING_SECONDS_MAX = 2.0
 SECONDS_MAX = 300.0  # for the whole conversation: a slow machine loads for minutes
 # How long at least each draft, and each filled hole, stays on the screen: eyes are slower.
 FRAME_SECONDS, HOLE_SECONDS = 0.12, 0.6
@@ -212,10 +213,14 @@ async def _open(editor: EditorPeer, text: str, settings: dict[str, object]) -> N
 async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversation) -> None:
     """Returns when the model is loaded. Raises PeerError if it cannot be."""
     while heard.status.get("state") not in ("ready", "busy"):
-        if heard.status.get("state") in ("error", "off"):
-            raise PeerError(str(heard.status.get("message")))
+        has_failed = heard.status.get("state") in ("error", "off")
         heard.has_status.clear()
-        await editor.until(heard.has_status)
+        try:
+            # An error that heals by itself is followed by "loading" at once.
+            async with asyncio.timeout(HEALING_SECONDS_MAX if has_failed else None):
+                await editor.until(heard.has_status)
+        except TimeoutError:
+            raise PeerError(str(heard.status.get("message"))) from None
         spinner.update(str(heard.status.get("message")))
 
 
