@@ -26,7 +26,7 @@ STOP_TEXTS_MAX, STOP_CHARS_MAX = 16, 200  # as `messages.GenerateBody` has them
 _TOP_EXAMPLES = """\
 examples:
   dlm-lsp --stdio                       the language server, as editors start it
-  dlm-lsp demo                          watch a hole in a real file being filled
+  dlm-lsp demo                          watch holes in a real file being filled
   dlm-lsp complete app.py:12:5          fill a hole in a file of yours
   dlm-lsp doctor                        what is installed, and why there is no suggestion
   dlm-lsp serve --host 0.0.0.0 --port 8123 --token-file secret
@@ -200,7 +200,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(commands, "demo", "watch a hole in a real file being filled", _DEMO_EXAMPLES)
+    parser = _command(commands, "demo", "watch holes in a real file being filled", _DEMO_EXAMPLES)
     _add_mode(parser)
     _add_engine_options(parser)
     # Blocks, unless told otherwise: they are what there is to watch.

@@ -88,7 +88,7 @@ class Neovim:
 
     def __init__(self, binary: Path, environment: Mapping[str, str], seconds_max: float) -> None:
         argv = ["env", *(f"{key}={value}" for key, value in environment.items())]
-        argv += [str(binary), "--embed", "--clean"]
+        argv += [str(binary), "--embed", "--clean", "-n"]
         self.api = pynvim.attach("child", argv=argv)
         # A Neovim that hangs would block every call: its end makes them raise instead.
         self._guard = threading.Timer(seconds_max, _kill, [self.api.funcs.getpid()])
