@@ -11,7 +11,7 @@ import pytest
 from tests.dlm_lsp.lsp_client import INVOKED, LspClient, LspError
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
-URI = "file:///work/add.py"
+URI = "file:///home/me/add.py"
 TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 REFUSED_PARSE, REFUSED_REQUEST, REFUSED_PARAMS = -32700, -32600, -32602
 
@@ -22,9 +22,9 @@ async def ready(editor: LspClient, scripted: ScriptedHost) -> AsyncIterator[LspC
     await editor.initialize({"engine": {"url": scripted.url}})
     editor.open(URI, TEXT)
     yield editor
-    editor.open("file:///work/after.py", TEXT)
+    editor.open("file:///home/me/after.py", TEXT)
     scripted.script = ["a + b"]
-    (item,) = await editor.inline("file:///work/after.py", 1, 11)
+    (item,) = await editor.inline("file:///home/me/after.py", 1, 11)
     assert item["insertText"] == "a + b"
     assert await editor.leave() == 0
 

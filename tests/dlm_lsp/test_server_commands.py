@@ -10,7 +10,7 @@ import pytest
 from tests.dlm_lsp.lsp_client import INLINE, INVOKED, LspClient, LspError, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
-URI = "file:///work/add.py"
+URI = "file:///home/me/add.py"
 TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 PLACE = {"line": 1, "character": 11}
 LOADING = {"error": {"message": "Loading.", "type": "unavailable_error", "code": "loading"}}

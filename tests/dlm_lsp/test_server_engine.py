@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.dlm_lsp.lsp_client import INVOKED, LspClient, lsp_client
 
-URI = "file:///work/add.py"
+URI = "file:///home/me/add.py"
 TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 
 

@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from tests.dlm_lsp.lsp_client import SECONDS_MAX, LspClient, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
-URI = "file:///work/add.py"
+URI = "file:///home/me/add.py"
 TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 
 # Printed by the server process at its end, once it has served a completion.

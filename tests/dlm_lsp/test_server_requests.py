@@ -11,7 +11,7 @@ from dlm_lsp.messages import Marks
 from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, LspClient, LspError
 from tests.dlm_lsp.scripted_host import Job, ScriptedHost
 
-URI = "file:///work/add.py"
+URI = "file:///home/me/add.py"
 TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 
 

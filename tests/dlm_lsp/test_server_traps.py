@@ -16,7 +16,7 @@ from tests.dlm_lsp.lsp_client import (
 )
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
-URI = "file:///work/add.py"
+URI = "file:///home/me/add.py"
 TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 
 
