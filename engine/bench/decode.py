@@ -1,38 +1,39 @@
-"""How fast each decoding mode is, beside `transformers.generate` with the same weights in one run.
+"""How fast every decoding mode is, beside `transformers.generate` on the same weights.
 
-Holes of held-out packages, greedily, one request at a time; the prompt's prefill is left out of
-every figure, theirs and ours. Measured with the machine idle and with a second process keeping one
-core busy. Knows nothing of quality.
-`python -m engine.bench.decode --out benchmarks` writes a table and JSON.
+Fills held-out holes greedily, every mode in turn on each hole, so that whatever the machine does
+meets all of them alike; the prompt's prefill is left out of every figure, theirs and ours. Measured
+with the machine idle and with a second process keeping one core busy. Knows nothing of quality.
+`python -m engine.bench.decode --out benchmarks` writes a table, JSON and a plot.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import queue
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from engine.api import BlockOptions
+from engine.api import LAST_EVENTS, BlockOptions, Event, Finished, Request
+from engine.bench.decode_report import Report, Row, machine, write
 from engine.bench.peer import TransformersPeer
-from engine.bench.quality import Hole, decode, draw_holes, to_request
+from engine.bench.quality import Hole, draw_holes, to_request
 from engine.config import EngineSettings
 from engine.engine import Engine
-from engine.errors import EngineError
+from engine.errors import EngineError, EngineFailure
 from engine.training.corpus import HELD, build_corpus, default_roots, read_sources
 
-_TOKENS_MAX = 64
-_PEER = "transformers.generate"
+TOKENS_MAX = 64
+PEER = "transformers.generate"
+_HOLES_MIN = 2
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class Variant:
 
     @property
     def label(self) -> str:
-        if self.mode == "ar":
-            return "ar"
+        if self.mode in ("ar", "auto"):
+            return self.mode
         at = f" at {self.threshold}" if self.mode == "block" else ""
         return f"{self.mode} {self.length}{at}"
 
@@ -61,34 +62,27 @@ VARIANTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
-    """One decoded hole: what came behind the prefill."""
+class Condition:
+    """How the machine is used: CPU threads, and whether another process keeps one core busy."""
 
-    tokens: int
-    forwards: int
-    seconds: float
-    text: str
+    threads: int
+    is_busy: bool
+
+    @property
+    def label(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{threads}, {'one core busy' if self.is_busy else 'idle'}"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One variant under one condition, over all holes.
+class Timed:
+    """One decoded hole, behind its prefill; `cycles` are the forwards that emitted something."""
 
-    Attributes:
-        condition: CPU threads, and whether another process keeps one core busy.
-        tokens_per_second: tokens behind the first over the seconds behind the prefill, all holes
-            summed.
-        against_ar: that, over the figure of "ar" in the same condition.
-        tokens_per_forward: tokens behind the first over forwards behind the prefill.
-        same_as_ar: share of holes with exactly the text of "ar".
-    """
-
-    condition: str
-    variant: str
-    tokens_per_second: float
-    against_ar: float
-    tokens_per_forward: float
-    same_as_ar: float
+    tokens: int
+    cycles: int
+    forwards: int
+    seconds: float
+    text: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,58 +92,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, help="the recipe's corpus folder; default: made")
     parser.add_argument("--holes", type=int, default=10, help="holes of each kind")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--seconds", type=float, default=300, help="per condition; what is done by then counts"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args(arguments)
+    conditions = [Condition(n, is_busy) for n in options.threads for is_busy in (False, True)]
     try:
         holes = held_out_holes(options.corpus, options.holes)
         rows: list[Row] = []
-        for threads in options.threads:
-            for is_busy in (False, True):
-                rows += measure(options.checkpoint, holes, threads, is_busy)
+        for condition in conditions:
+            rows += measure(options.checkpoint, holes, condition, options.seconds)
+            print(f"{condition.label}: {rows[-1].holes} holes", file=sys.stderr)
     except EngineError as error:
         print(f"engine.bench.decode: {error}", file=sys.stderr)
         return 1
-    write(options.out, rows, len(holes))
+    write(options.out, Report(machine(TOKENS_MAX), rows))
     return 0
 
 
 def held_out_holes(corpus: Path | None, per_kind: int) -> list[Hole]:
-    """Holes in held-out packages: of a corpus made before, or of what is installed here."""
+    """Holes in held-out packages, kinds in turn: of a corpus made before, or of what is here."""
     if corpus is not None:
-        return draw_holes(read_sources(corpus, HELD), per_kind)
-    with tempfile.TemporaryDirectory() as folder:
-        build_corpus(default_roots(), Path(folder))
-        return draw_holes(read_sources(Path(folder), HELD), per_kind)
+        holes = draw_holes(read_sources(corpus, HELD), per_kind)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            build_corpus(default_roots(), Path(folder))
+            holes = draw_holes(read_sources(Path(folder), HELD), per_kind)
+    kinds = len(holes) // per_kind
+    return [holes[kind * per_kind + index] for index in range(per_kind) for kind in range(kinds)]
 
 
 def measure(
-    checkpoint: Path | None, holes: Sequence[Hole], threads: int, is_busy: bool
-) -> Iterator[Row]:
-    """One row per variant, and one for transformers, under one condition."""
-    condition = f"{threads} thread{'s' * (threads > 1)}, {'one core busy' if is_busy else 'idle'}"
-    settings = EngineSettings(checkpoint, device="cpu", threads=threads)
+    checkpoint: Path | None,
+    holes: Sequence[Hole],
+    condition: Condition,
+    seconds: float,
+    variants: Sequence[Variant] = VARIANTS,
+) -> list[Row]:
+    """One row per variant, and one for transformers, under one condition.
+
+    Args:
+        holes: taken in order until `seconds` are spent, two at least. The first is decoded once
+            more before, to warm up, and not counted.
+    """
+    settings = EngineSettings(checkpoint, device="cpu", threads=condition.threads)
     engine = Engine.load(settings)
     peer = TransformersPeer(settings)
-    results: dict[str, list[Timed]] = {}
+    runs: dict[str, Callable[[Hole], Timed]] = {
+        variant.label: _ours(engine, variant) for variant in variants
+    }
+    runs[PEER] = _theirs(engine, peer)
+    names = list(runs)
+    results: dict[str, list[Timed]] = {name: [] for name in names}
     try:
-        with busy_core() if is_busy else idle():
-            for variant in VARIANTS:
-                results[variant.label] = [_ours(engine, hole, variant) for hole in holes]
-            results[_PEER] = [_theirs(engine, peer, hole) for hole in holes]
+        with busy_core() if condition.is_busy else idle():
+            for run in runs.values():
+                run(holes[0])
+            until = time.monotonic() + seconds
+            for index, hole in enumerate(holes):
+                if index >= _HOLES_MIN and time.monotonic() > until:
+                    break
+                turn = index % len(names)
+                for name in (*names[turn:], *names[:turn]):
+                    results[name].append(runs[name](hole))
     finally:
         engine.close()
-    reference = results["ar"]
-    for name, timed in results.items():
-        tokens = sum(max(each.tokens - 1, 0) for each in timed)
-        same = sum(one.text == other.text for one, other in zip(timed, reference, strict=True))
-        yield Row(
-            condition=condition,
-            variant=name,
-            tokens_per_second=_speed(timed),
-            against_ar=_speed(timed) / _speed(reference),
-            tokens_per_forward=tokens / max(1, sum(each.forwards for each in timed)),
-            same_as_ar=same / len(timed),
-        )
+    return [_row(condition, name, timed, results["ar"]) for name, timed in results.items()]
 
 
 @contextmanager
@@ -169,78 +178,89 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
-def write(folder: Path, rows: Sequence[Row], num_holes: int) -> None:
-    """`decode.json` and `decode.md`, with the conditions."""
-    conditions = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
-        "cpu": _cpu(),
-        "cpus": os.cpu_count(),
-        "torch": torch.__version__,
-        "holes": num_holes,
-        "tokens_max": _TOKENS_MAX,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"conditions": conditions, "rows": [asdict(row) for row in rows]}, indent=1)
-    (folder / "decode.json").write_text(text + "\n", encoding="utf-8")
-    facts = ", ".join(f"{name} {value}" for name, value in conditions.items())
-    lines = [
-        "# Decoding modes, measured side by side",
-        "",
-        f"{facts}. Greedy, prefill left out, one request at a time.",
-    ]
-    for condition in dict.fromkeys(row.condition for row in rows):
-        chosen = [row for row in rows if row.condition == condition]
-        lines += ["", f"## {condition}", "", *to_table(chosen)]
-    (folder / "decode.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def run_request(engine: Engine, request: Request) -> Timed:
+    """Decodes a request to its end.
+
+    Raises:
+        EngineFailure: it failed.
+    """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.submit(request, events.put)
+    cycles, tokens = 0, 0
+    event = events.get()
+    while True:
+        usage = getattr(event, "usage", None)
+        if usage is not None and usage.tokens > tokens:
+            cycles, tokens = cycles + 1, usage.tokens
+        if isinstance(event, LAST_EVENTS):
+            break
+        event = events.get()
+    if not isinstance(event, Finished):
+        raise EngineFailure(f"The engine answered {event}.")
+    usage = event.usage
+    seconds = (usage.total_ms - usage.prefill_ms) / 1000
+    return Timed(usage.tokens, cycles, usage.forwards, seconds, event.text)
 
 
-def to_table(rows: Sequence[Row]) -> list[str]:
-    """Markdown lines."""
-    return [
-        "| mode | tokens/s | against ar | tokens per forward | same text as ar |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row.variant} | {row.tokens_per_second:.0f} | {row.against_ar:.2f} "
-            f"| {row.tokens_per_forward:.2f} | {row.same_as_ar:.0%} |"
-            for row in rows
-        ),
-    ]
+def _ours(engine: Engine, variant: Variant) -> Callable[[Hole], Timed]:
+    def run(hole: Hole) -> Timed:
+        request = to_request(engine, hole.pieces, variant.mode, TOKENS_MAX)
+        block = BlockOptions(variant.length, variant.threshold)
+        return run_request(engine, replace(request, block=block))
+
+    return run
 
 
-def _ours(engine: Engine, hole: Hole, variant: Variant) -> Timed:
-    request = to_request(engine, hole.pieces, variant.mode, _TOKENS_MAX)
-    done = decode(engine, replace(request, block=BlockOptions(variant.length, variant.threshold)))
-    seconds = (done.usage.total_ms - done.usage.prefill_ms) / 1000
-    return Timed(done.usage.tokens, done.usage.forwards, seconds, done.text)
+def _theirs(engine: Engine, peer: TransformersPeer) -> Callable[[Hole], Timed]:
+    def run(hole: Hole) -> Timed:
+        done = peer.generate(to_request(engine, hole.pieces, "ar", TOKENS_MAX))
+        forwards = max(len(done.tokens) - 1, 0)
+        text = engine.tokenizer.decode(done.tokens)
+        return Timed(len(done.tokens), len(done.tokens), forwards, done.seconds, text)
+
+    return run
 
 
-def _theirs(engine: Engine, peer: TransformersPeer, hole: Hole) -> Timed:
-    done = peer.generate(to_request(engine, hole.pieces, "ar", _TOKENS_MAX))
-    forwards = max(len(done.tokens) - 1, 0)
-    return Timed(len(done.tokens), forwards, done.seconds, engine.tokenizer.decode(done.tokens))
+def _row(
+    condition: Condition, name: str, timed: Sequence[Timed], reference: Sequence[Timed]
+) -> Row:
+    low, high = _ratio_range(timed, reference)
+    same = sum(one.text == other.text for one, other in zip(timed, reference, strict=True))
+    tokens = sum(map(_behind_first, timed))
+    return Row(
+        condition=condition.label,
+        variant=name,
+        holes=len(timed),
+        tokens_per_second=_speed(timed),
+        against_ar=_speed(timed) / _speed(reference),
+        against_ar_range=(low, high),
+        tokens_per_forward=tokens / max(1, sum(each.forwards for each in timed)),
+        accepted_per_cycle=tokens / max(1, sum(max(each.cycles - 1, 0) for each in timed)),
+        forwards=sum(each.forwards for each in timed) / len(timed),
+        same_as_ar=same / len(timed),
+    )
+
+
+def _ratio_range(timed: Sequence[Timed], reference: Sequence[Timed]) -> tuple[float, float]:
+    """The middle 95 % of the ratio of speeds over resampled holes, each with both its runs."""
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(_RESAMPLES):
+        chosen = rng.integers(len(timed), size=len(timed))
+        theirs = _speed([reference[index] for index in chosen])
+        ratios.append(_speed([timed[index] for index in chosen]) / max(theirs, 1e-9))
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _speed(timed: Sequence[Timed]) -> float:
-    tokens = sum(max(each.tokens - 1, 0) for each in timed)
-    return tokens / max(1e-9, sum(each.seconds for each in timed))
+    """Tokens behind the first, which the prefill brings, per second behind the prefill."""
+    tokens = sum(map(_behind_first, timed))
+    return max(tokens, 1e-9) / max(1e-9, sum(each.seconds for each in timed))
 
 
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def _behind_first(timed: Timed) -> int:
+    return max(timed.tokens - 1, 0)
 
 
 if __name__ == "__main__":
