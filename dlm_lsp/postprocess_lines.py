@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dlm_lsp.postprocess_pairs import is_inside
+from dlm_lsp.postprocess_repeats import runaway
 
 TAB_WIDTH = 4
 PERIOD_MAX = 4  # most lines in a block whose repetition is noticed
@@ -71,6 +72,10 @@ def cut(rules: LineRules, text: str, is_whole: bool) -> Cut:
         verdict = judge.verdict(number, line, can_grow)
         if verdict is _Verdict.END:
             return Cut(start, True)
+        over = runaway(line)
+        is_over = over is not None and over.is_whole and verdict is _Verdict.KEEP
+        if over is not None and is_over and (repeat is None or repeat > start + over.start):
+            return Cut(start + over.start, True)
         if repeat is not None and not can_grow:
             return Cut(repeat, True)
         if can_grow and is_whole:
@@ -80,6 +85,9 @@ def cut(rules: LineRules, text: str, is_whole: bool) -> Cut:
             return Cut(len(text) if repeat is None else repeat, False)
         if verdict is _Verdict.UNSURE:
             return Cut(start, False)
+        if over is not None and can_grow:
+            ends = (start + over.start, len(text) if repeat is None else repeat)
+            return Cut(min(ends), False)
         if repeat is not None:
             return Cut(repeat, False)
         judge.keep(number, line)

@@ -34,6 +34,9 @@ def cases(draw: st.DrawFn) -> tuple[Rules, str]:
     """Rules at a cursor, and a raw text that often goes on into the suffix."""
     prefix, suffix = draw(pieces), draw(suffixes)
     text = draw(pieces)
+    if draw(st.booleans()):  # a model that runs away within a line
+        unit = draw(st.sampled_from(["ab", "self.x, ", "the first of a ", "-", 'f("x") + ']))
+        text += unit * draw(st.integers(1, 10)) + draw(pieces)
     if draw(st.booleans()):
         text += suffix[: draw(st.integers(0, 12))] + draw(pieces)
     document = Document("file:///a.py", "python", 1, prefix + suffix)
