@@ -286,6 +286,12 @@ def _address(url: str) -> str:
     """Scheme, host and port of a host's URL. Raises HostError for anything else."""
     try:
         parts = urlsplit(url)
+        if parts.username is not None or parts.password is not None:
+            raise HostError(  # which does not repeat the secret
+                "engine.url holds a user name or a password.",
+                remedy="Take it out, and set engine.token to the host's token.",
+                code="option",
+            )
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
         is_address = is_address and parts.path in ("", "/") and parts.port != 0
     except ValueError:

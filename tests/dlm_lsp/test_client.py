@@ -338,6 +338,20 @@ async def test_remote_address_that_is_none_is_named(url: str) -> None:
     await client.close()
 
 
+async def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
+    client = HostClient(HostSettings(url="http://me:secret@127.0.0.1:9", token="t"))
+    for said in (await client.health()).message, str(await refusal(client)):
+        assert "engine.url" in said
+        assert "secret" not in said
+    await client.close()
+
+
+async def refusal(client: HostClient) -> HostError:
+    with pytest.raises(HostError) as caught:
+        await client.ensure()
+    return caught.value
+
+
 async def test_remote_token_that_no_header_can_carry_is_named_but_not_shown() -> None:
     client = HostClient(HostSettings(url="http://127.0.0.1:9", token="two\r\nlines"))
     with pytest.raises(HostError, match=r"engine\.token") as caught:
