@@ -1,7 +1,8 @@
 """How often the model fills a real hole exactly, on files of packages it was never trained on.
 
-Cuts holes of fixed kinds with a fixed seed, runs them through the real engine, compares texts.
-Owns the kinds of holes and the figures; knows nothing of how an engine decodes.
+Runs holes of fixed kinds (engine.evaluation.holes) through the real engine, compares texts: the
+short measurement of a training run; `dlm-lsp eval` is the long one. Owns the figures; knows nothing
+of how an engine decodes.
 `python -m engine.bench.quality --corpus runs/nano/corpus` prints a table, or JSON with --json.
 """
 
@@ -10,36 +11,31 @@ from __future__ import annotations
 import argparse
 import json
 import queue
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.errors import EngineError, EngineFailure
+from engine.evaluation.holes import (
+    SEED,
+    Cut,
+    Hole,
+    line_tail,
+    mid_word,
+    several_lines,
+    whole_line,
+)
+from engine.evaluation.holes import draw_holes as draw
 from engine.training.corpus import HELD, Source, read_sources
-from engine.training.examples import LineIndex, Pieces
+from engine.training.examples import Pieces
 from engine.training.packing import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX, prompt_tokens
 
 MODES = ("ar", "block")
-_SEED = 7
 _TOKENS_MAX = 192
-_LINES_BELOW = 2
-_PREFIX_LINES_MIN = 5
-_CONTENT_CHARS_MIN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """Text around a hole, and what stood in it."""
-
-    kind: str
-    pieces: Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,56 +60,18 @@ class Figures:
     tokens_per_forward: float
 
 
-def whole_line(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
-    """From behind the indentation to the line's end."""
-    del rng
-    return lines.start(line) + lines.indentation(line), lines.end(line)
-
-
-def line_tail(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
-    """From behind a random word or sign inside the line to the line's end."""
-    first, end = lines.start(line) + lines.indentation(line), lines.end(line)
-    places = [match.end() for match in re.finditer(r"\w+|[^\w\s]", lines.text[first : end - 1])]
-    return first + places[rng.integers(len(places))], end
-
-
-def mid_word(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
-    """From inside a random word of at least two characters to the line's end."""
-    start, end = lines.start(line), lines.end(line)
-    words = [match.span() for match in re.finditer(r"\w{2,}", lines.text[start:end])]
-    low, high = words[rng.integers(len(words))]
-    return start + int(rng.integers(low + 1, high)), end
-
-
-def multi_line(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
-    """From behind the indentation to the end of the second to fourth line from there."""
-    last = min(line + int(rng.integers(1, 4)), len(lines) - 1)
-    while lines.indentation(last) < 0:
-        last -= 1
-    return lines.start(line) + lines.indentation(line), lines.end(last)
-
-
-Cut = Callable[[LineIndex, int, np.random.Generator], tuple[int, int]]
+# Those that the published figures are of.
 KINDS: dict[str, Cut] = {
     "whole_line": whole_line,
     "line_tail": line_tail,
     "mid_word": mid_word,
-    "multi_line": multi_line,
+    "multi_line": several_lines(4),
 }
 
 
-def draw_holes(sources: Sequence[Source], per_kind: int, seed: int = _SEED) -> list[Hole]:
+def draw_holes(sources: Sequence[Source], per_kind: int, seed: int = SEED) -> list[Hole]:
     """`per_kind` holes of each kind, spread evenly over the packages."""
-    packages: dict[str, list[Source]] = {}
-    for source in sources:
-        packages.setdefault(source.package, []).append(source)
-    groups = [packages[name] for name in sorted(packages)]
-    holes = []
-    for kind, cut in KINDS.items():
-        rng = np.random.default_rng([seed, len(holes)])
-        for index in range(per_kind):
-            holes.append(Hole(kind, _cut(groups[index % len(groups)], cut, rng)))
-    return holes
+    return draw(sources, per_kind, seed, KINDS)
 
 
 def measure(engine: Engine, holes: Sequence[Hole], modes: Sequence[str] = MODES) -> list[Figures]:
@@ -210,24 +168,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(json.dumps([asdict(each) for each in figures]) if options.json else to_table(figures))
     return 0
-
-
-def _cut(sources: Sequence[Source], cut: Cut, rng: np.random.Generator) -> Pieces:
-    """A hole on a random line with content and some lines above it, in a random file."""
-    sizes = np.cumsum([len(source.text) for source in sources])
-    while True:
-        place = rng.integers(sizes[-1])
-        lines = LineIndex(sources[int(np.searchsorted(sizes, place, side="right"))].text)
-        line = int(rng.integers(len(lines)))
-        content = lines.text[lines.start(line) : lines.end(line)].strip()
-        if line < _PREFIX_LINES_MIN or len(content) < _CONTENT_CHARS_MIN:
-            continue
-        if re.search(r"\w{2,}", content):
-            break
-    start, end = cut(lines, line, rng)
-    far = lines.start(lines.line_of(end) + _LINES_BELOW)
-    text = lines.text
-    return Pieces(far=text[far:], prefix=text[:start], near=text[end:far], middle=text[start:end])
 
 
 def _figures(mode: str, kind: str, holes: Sequence[Hole], results: Sequence[Finished]) -> Figures:
