@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from engine.errors import CheckpointError
 from engine.model.families import FAMILIES, NEMOTRON, Family
 
 Positive = Annotated[int, Field(gt=0)]
+_VISION = "nemotron_labs_diffusion_vlm"  # the family's sibling that reads images
 
 
 class _Rope(BaseModel):
@@ -60,6 +61,9 @@ class _Json(BaseModel):
     mlp_bias: bool = False
     sliding_window: int | None = None
     use_sliding_window: bool = True
+    # Not NLD's: what a checkpoint converted from another family keeps of it.
+    qkv_bias: bool = False
+    qk_norm: bool = False
     rope_parameters: _Rope
 
 
@@ -111,6 +115,8 @@ class ModelConfig:
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         if self.family.qkv_bias:
             attention += self.head_dim * (self.heads + 2 * self.kv_heads)
+        if self.family.qk_norm:
+            attention += 2 * self.head_dim
         mlp = 3 * self.hidden * self.intermediate
         embeddings = self.vocabulary * self.hidden * (1 if self.tied_head else 2)
         return embeddings + self.layers * (attention + mlp + 2 * self.hidden) + self.hidden
@@ -148,6 +154,7 @@ def parse_config(raw: Any, source: str = "config.json") -> ModelConfig:
     """
     if not isinstance(raw, dict):
         raise CheckpointError(f"{source} is not a JSON object.", param=source)
+    _check_family(raw.get("model_type"), source)
     raw = {**raw, "rope_parameters": _rope_object(raw)}
     try:
         fields = _Json.model_validate(raw)
@@ -161,6 +168,20 @@ def parse_config(raw: Any, source: str = "config.json") -> ModelConfig:
         ) from None
     _check_supported(fields, source)
     return _to_model_config(fields)
+
+
+def _check_family(model_type: object, source: str) -> None:
+    """Raises CheckpointError for another model's config, whose other keys would only mislead."""
+    if model_type in FAMILIES:
+        return
+    remedy = "Use a checkpoint of a supported kind."
+    if model_type == _VISION:
+        remedy = "Use the text checkpoint, Nemotron-Labs-Diffusion-8B: images are not read here."
+    raise CheckpointError(
+        f"{source}: model_type is {model_type!r}; this engine computes {' or '.join(FAMILIES)}.",
+        remedy=remedy,
+        param="model_type",
+    )
 
 
 def _rope_object(raw: dict[str, Any]) -> Any:
@@ -182,9 +203,7 @@ def _check_supported(fields: _Json, source: str) -> None:
             param=key,
         )
 
-    family = FAMILIES.get(fields.model_type)
-    if family is None:
-        raise refusal("model_type", fields.model_type, " or ".join(FAMILIES))
+    family = FAMILIES[fields.model_type]
     if fields.hidden_act != "silu":
         raise refusal("hidden_act", fields.hidden_act, "'silu'")
     if fields.attention_bias or fields.mlp_bias:
@@ -216,6 +235,8 @@ def _to_model_config(fields: _Json) -> ModelConfig:
     rope = fields.rope_parameters
     ends = fields.eos_token_id
     family = FAMILIES[fields.model_type]
+    if family is NEMOTRON:
+        family = replace(family, qkv_bias=fields.qkv_bias, qk_norm=fields.qk_norm)
     return ModelConfig(
         family=family,
         vocabulary=fields.vocab_size,
@@ -249,10 +270,12 @@ def _to_model_config(fields: _Json) -> ModelConfig:
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a checkpoint of ours: NLD's own keys, readable by its other loaders."""
-    rope = config.rope
+    rope, family = config.rope, config.family
+    kept = {"qkv_bias": family.qkv_bias, "qk_norm": family.qk_norm}
     return {
+        **{key: value for key, value in kept.items() if value},
         "architectures": ["NemotronLabsDiffusionModel"],
-        "model_type": config.family.model_type,
+        "model_type": family.model_type,
         "vocab_size": config.vocabulary,
         "hidden_size": config.hidden,
         "intermediate_size": config.intermediate,

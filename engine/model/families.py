@@ -15,12 +15,14 @@ class Family:
 
     Attributes:
         qkv_bias: q, k and v projections have biases (not a config key in Qwen2).
+        qk_norm: queries and keys are RMS-normalised, each head by itself, before they are rotated.
         fills_masks: trained to fill masks; others decode causally only.
         prefixes: (ours, theirs) beginnings of tensor names.
     """
 
     model_type: str
     qkv_bias: bool = False
+    qk_norm: bool = False
     fills_masks: bool = True
     prefixes: tuple[tuple[str, str], ...] = ()
 
@@ -35,6 +37,12 @@ class Family:
 _TRANSFORMERS = (("encoder.", "model."), ("diffusion_head.", "lm_head."))
 
 NEMOTRON = Family("nemotron_labs_diffusion")
+LLAMA = Family("llama", fills_masks=False, prefixes=_TRANSFORMERS)
+MISTRAL = Family("mistral", fills_masks=False, prefixes=_TRANSFORMERS)
+MINISTRAL3 = Family("ministral3", fills_masks=False, prefixes=_TRANSFORMERS)
 QWEN2 = Family("qwen2", qkv_bias=True, fills_masks=False, prefixes=_TRANSFORMERS)
+QWEN3 = Family("qwen3", qk_norm=True, fills_masks=False, prefixes=_TRANSFORMERS)
 
-FAMILIES = {family.model_type: family for family in (NEMOTRON, QWEN2)}
+FAMILIES = {
+    family.model_type: family for family in (NEMOTRON, LLAMA, MISTRAL, MINISTRAL3, QWEN2, QWEN3)
+}

@@ -75,10 +75,14 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden, kv_width, bias=has_bias)
         self.v_proj = nn.Linear(config.hidden, kv_width, bias=has_bias)
         self.o_proj = nn.Linear(width, config.hidden, bias=False)
+        normed = config.family.qk_norm
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend, draft: Draft | None) -> Tensor:
-        query = rotation.rotate(self.q_proj(x).unflatten(-1, (self.heads, self.head_dim)))
-        key = rotation.rotate(self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)))
+        query = self.q_norm(self.q_proj(x).unflatten(-1, (self.heads, self.head_dim)))
+        key = self.k_norm(self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)))
+        query, key = rotation.rotate(query), rotation.rotate(key)
         value = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))
         if rotation.query_scale is not None:
             query = query * rotation.query_scale
