@@ -1,32 +1,20 @@
 """Why nothing is suggested at a place: one sentence for the user, or None where nothing speaks
 against it.
 
-Owns the list of files that usually hold secrets and the tests for binary and machine-made text.
-Knows no request: selections, stale positions and snoozing are the server's business.
+Owns the tests for binary and machine-made text. Knows no request: selections, stale positions and
+snoozing are the server's business.
 """
 
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
 from dlm_lsp.document import Document
 from dlm_lsp.settings import Settings
+from engine.secrets import is_secret
+from engine.secrets import matches as matches
 
-_DATA = ("", ".json", ".yml", ".yaml", ".toml", ".ini", ".cfg", ".conf", ".xml", ".txt", ".csv")
-_COPIES = ("", ".pub", ".bak", ".old", ".orig")
-SECRET_GLOBS = (
-    *(".env", ".env.*", "*.env", ".envrc", ".dev.vars"),
-    *("*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ovpn"),
-    *("*.gpg", "*.asc", "*.age"),
-    *(f"id_{kind}{end}" for kind in ("rsa", "dsa", "ecdsa", "ed25519") for end in _COPIES),
-    *(f"{stem}{end}" for stem in ("credentials", "credential", "secrets") for end in _DATA),
-    *("client_secret*.json", "service[-_]account*.json", "*.tfvars", "*.tfstate"),
-    *(".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd"),
-    *(".git-credentials", ".vault-token", ".dockercfg", ".s3cfg", "kubeconfig"),
-    *(".ssh/**", ".aws/**", ".gnupg/**", ".azure/**", ".kube/**", ".docker/config.json"),
-)
 SECRET_LANGUAGES = ("dotenv",)
 
 LINE_CHARS_MAX = 5_000  # longer lines are machine-made; nobody types there
@@ -50,9 +38,7 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
     for glob in silence.globs:
         if matches(path, glob):
             return f"The file matches {glob} (silence.globs)."
-    if silence.secret_files and (
-        language in SECRET_LANGUAGES or any(matches(path, glob) for glob in SECRET_GLOBS)
-    ):
+    if silence.secret_files and (language in SECRET_LANGUAGES or is_secret(path)):
         return "The file looks as if it held secrets (silence.secretFiles)."
     if len(document.text) > silence.file_chars_max:
         return f"The file has more than {silence.file_chars_max} characters (silence.fileCharsMax)."
@@ -62,42 +48,6 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
     if automatic and document.line_end(line) - document.line_start(line) > LINE_CHARS_MAX:
         return f"The line has more than {LINE_CHARS_MAX} characters."
     return None
-
-
-def matches(path: str, glob: str) -> bool:
-    """Whether a path fits a glob, at any depth and in any case.
-
-    `*`, `?` and `[…]` stay within one name, `**` stands for any number of names; a glob that
-    starts with / has to fit from the root. `*.md` so fits every file of that name, `vendor/**`
-    everything below a folder of that name. Time grows with names times parts, whatever the glob.
-    """
-    parts = [part for part in glob.lower().replace("\\", "/").split("/") if part]
-    if not glob:
-        return False
-    if not glob.startswith("/"):
-        parts.insert(0, "**")
-    if glob.endswith("/"):
-        parts.append("**")
-    reached = _past_stars({0}, parts)
-    for name in path.lower().split("/"):
-        if name:
-            following = {at + 1 for at in reached if at < len(parts) and _fits(name, parts[at])}
-            staying = {at for at in reached if at < len(parts) and parts[at] == "**"}
-            reached = _past_stars(following | staying, parts)
-    return len(parts) in reached
-
-
-def _past_stars(reached: set[int], parts: list[str]) -> set[int]:
-    """With the places behind each `**` that a place stands before: it may mean no name at all."""
-    for at, part in enumerate(parts):
-        if part == "**" and at in reached:
-            reached.add(at + 1)
-    return reached
-
-
-def _fits(name: str, part: str) -> bool:
-    has_wildcard = any(character in part for character in "*?[")
-    return fnmatchcase(name, part) if has_wildcard else name == part
 
 
 def _path(uri: str) -> str:
