@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.api import LAST_EVENTS, BlockOptions, Event, Finished, Request
-from engine.bench.decode_report import Report, Row, machine, write
+from engine.bench.conditions import machine
+from engine.bench.decode_report import Report, Row, write
 from engine.bench.peer import TransformersPeer
 from engine.bench.quality import Hole, draw_holes, to_request
 from engine.config import EngineSettings
@@ -67,9 +68,12 @@ class Condition:
 
     threads: int
     is_busy: bool
+    device: str = "cpu"
 
     @property
     def label(self) -> str:
+        if self.device != "cpu":
+            return self.device
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"{threads}, {'one core busy' if self.is_busy else 'idle'}"
 
@@ -107,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EngineError as error:
         print(f"engine.bench.decode: {error}", file=sys.stderr)
         return 1
-    write(options.out, Report(machine(TOKENS_MAX), rows))
+    write(options.out, Report({**machine(), "tokens_max": TOKENS_MAX}, rows))
     return 0
 
 
@@ -136,9 +140,9 @@ def measure(
         holes: taken in order until `seconds` are spent, two at least. The first is decoded once
             more before, to warm up, and not counted.
     """
-    settings = EngineSettings(checkpoint, device="cpu", threads=condition.threads)
+    settings = EngineSettings(checkpoint, device=condition.device, threads=condition.threads)
     engine = Engine.load(settings)
-    peer = TransformersPeer(settings)
+    peer = TransformersPeer.load(settings)
     runs: dict[str, Callable[[Hole], Timed]] = {
         variant.label: _ours(engine, variant) for variant in variants
     }

@@ -6,15 +6,10 @@ Owns how figures are shown; knows nothing of how they were measured.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
 _LEGEND = """\
@@ -56,26 +51,14 @@ class Row:
 class Report:
     """All rows of a run and what they were measured on."""
 
-    conditions: dict[str, str | int | None]
+    conditions: Mapping[str, str | int | None]
     rows: Sequence[Row]
-
-
-def machine(tokens_max: int) -> dict[str, str | int | None]:
-    """What a figure depends on besides the code."""
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
-        "cpu": _cpu(),
-        "cpus": os.cpu_count(),
-        "torch": torch.__version__,
-        "tokens_max": tokens_max,
-    }
 
 
 def write(folder: Path, report: Report) -> None:
     """`decode.json`, `decode.md` and `decode.svg`."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"conditions": report.conditions, "rows": [asdict(row) for row in report.rows]}
+    content = {"conditions": dict(report.conditions), "rows": [asdict(row) for row in report.rows]}
     (folder / "decode.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     facts = ", ".join(f"{name} {value}" for name, value in report.conditions.items())
     lines = ["# Decoding modes, measured side by side", "", f"{facts}.", "", _LEGEND]
@@ -121,20 +104,3 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     panels[0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
