@@ -18,6 +18,8 @@ AskedMode = Literal["auto", "ar", "block", "linear_spec", "quadratic_spec", "cop
 ASKED_MODES: tuple[AskedMode, ...] = get_args(AskedMode)
 MODES: tuple[str, ...] = ASKED_MODES[1:]
 CAUSAL_MODES = ("ar", "copy_spec")  # all that a checkpoint can do that fills no masks
+# Modes that emit what "ar" emits: those that can be asked to do so to the token (`Request.exact`).
+EXACT_MODES = ("ar", "linear_spec", "quadratic_spec", "copy_spec")
 MASKED = "\u2591"  # how an undecided place is drawn in `Draft.draft`; never part of a result
 
 
@@ -89,6 +91,8 @@ class Request:
         mode: one of MODES.
         stop: decoding ends before the first occurrence of any of these texts.
         stop_token_ids: decoding ends before the first of these tokens (end of text, end of middle).
+        exact: every mode of EXACT_MODES emits the same tokens in every dtype: a causal row's result
+            does not depend on how the rows were cut into steps. Costs time.
     """
 
     prompt: tuple[int, ...]
@@ -98,6 +102,7 @@ class Request:
     block: BlockOptions = field(default_factory=BlockOptions)
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    exact: bool = False
 
     def __post_init__(self) -> None:
         """Raises RequestError naming the field."""
@@ -108,6 +113,12 @@ class Request:
         if self.mode not in MODES:
             raise RequestError(
                 f"mode is {self.mode!r}.", remedy=f"Use one of {MODES}.", param="mode"
+            )
+        if self.exact and self.mode not in EXACT_MODES:
+            raise RequestError(
+                f"exact is set, but mode {self.mode!r} has no one-by-one twin to be equal to.",
+                remedy=f"Use one of {EXACT_MODES}, or leave exact out.",
+                param="exact",
             )
         if any(not text for text in self.stop):
             raise RequestError("stop holds an empty text.", remedy="Remove it.", param="stop")

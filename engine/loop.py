@@ -26,7 +26,9 @@ class StepModel(Protocol):
 class StepCache(Protocol):
     """What the loop needs of a cache."""
 
-    def open(self, prompt: tuple[int, ...], tokens_max: int) -> tuple[int, int]: ...
+    def open(
+        self, prompt: tuple[int, ...], tokens_max: int, *, exact: bool = False
+    ) -> tuple[int, int]: ...
     def keep(self, step: Step, rows: tuple[int, ...]) -> None: ...
     def close(self, sequence: int) -> None: ...
 
@@ -66,7 +68,7 @@ def decode(
     """
     # A block's commit pass feeds whole blocks: room for one more than the tokens asked for.
     room = len(request.prompt) + request.limits.tokens_max + request.block.length
-    sequence, cached = cache.open(request.prompt, room)
+    sequence, cached = cache.open(request.prompt, room, exact=request.exact)
     try:
         task = Task(request, cached, sequence, traits)
         state = strategy.start(task)

@@ -58,7 +58,7 @@ class PageTable:
         self._chains: dict[int, _Chain] = {}
         self._next_sequence = 0
 
-    def open(self, prompt: Sequence[int], tokens_max: int) -> tuple[int, int]:
+    def open(self, prompt: Sequence[int], tokens_max: int, salt: bytes = b"") -> tuple[int, int]:
         """Opens a sequence that will hold at most `tokens_max` tokens.
 
         Room for all of them is set aside now, so that a request once begun never runs out.
@@ -66,6 +66,7 @@ class PageTable:
         Args:
             prompt: the tokens it begins with. The last one is never taken from the cache: its
                 logits are wanted.
+            salt: begins the hash of its chain: pages are shared within one salt alone.
 
         Returns:
             The sequence's number, and how many prompt tokens are cached already.
@@ -74,7 +75,7 @@ class PageTable:
             CacheFull: not enough room while the other sequences are open.
         """
         assert len(prompt) <= tokens_max
-        pages, last_hash = self._match(prompt)
+        pages, last_hash = self._match(prompt, salt)
         needed = -(-tokens_max // PAGE_TOKENS) - len(pages)
         revived = sum(1 for page in pages if page in self._unused)
         if needed > len(self._free) + len(self._unused) - revived - self._reserved:
@@ -128,9 +129,9 @@ class PageTable:
             self._num_pages, free, cached, self._num_pages - free - cached, self._reserved
         )
 
-    def _match(self, prompt: Sequence[int]) -> tuple[list[int], bytes]:
+    def _match(self, prompt: Sequence[int], salt: bytes) -> tuple[list[int], bytes]:
         pages: list[int] = []
-        chain_hash = b""
+        chain_hash = salt
         for start in range(0, len(prompt) - PAGE_TOKENS, PAGE_TOKENS):
             following = _extend(chain_hash, prompt[start : start + PAGE_TOKENS])
             page = self._by_hash.get(following)

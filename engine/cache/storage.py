@@ -6,7 +6,7 @@ so that rolling back a draft is simply not keeping it. Knows nothing of decoding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
 from engine.errors import MemoryExhausted
 from engine.step import CACHED, Step
+
+# K/V of exact sequences were computed in tiles and differ from others' in the last bits.
+_EXACT_SALT = b"exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +49,31 @@ class KVCache:
             ) from None
         self._new_keys: list[Tensor] = []
         self._new_values: list[Tensor] = []
+        self._exact: set[int] = set()
 
     @property
     def capacity(self) -> int:
         """Tokens that fit."""
         return self._pages.counts().total * PAGE_TOKENS
 
-    def open(self, prompt: Sequence[int], tokens_max: int) -> tuple[int, int]:
-        """As `PageTable.open`: the sequence's number and its cached prompt tokens."""
-        return self._pages.open(prompt, tokens_max)
+    def open(
+        self, prompt: Sequence[int], tokens_max: int, *, exact: bool = False
+    ) -> tuple[int, int]:
+        """As `PageTable.open`: the sequence's number and its cached prompt tokens.
+
+        Args:
+            exact: its causal rows are to be computed with row invariance; it shares pages with
+                exact sequences alone.
+        """
+        salt = _EXACT_SALT if exact else b""
+        sequence, cached = self._pages.open(prompt, tokens_max, salt)
+        if exact:
+            self._exact.add(sequence)
+        return sequence, cached
 
     def close(self, sequence: int) -> None:
         """As `PageTable.close`."""
+        self._exact.discard(sequence)
         self._pages.close(sequence)
 
     def counts(self) -> PageCounts:
@@ -69,14 +85,38 @@ class KVCache:
         order in which `view` lays their cached keys out."""
         return [(number, self._pages.length(number)) for number in dict.fromkeys(step.sequence)]
 
+    def exact_sequences(self, step: Step) -> frozenset[int]:
+        """Those of the step's sequences that were opened as exact."""
+        return frozenset(self._exact.intersection(step.sequence))
+
     def view(self, step: Step) -> StepView:
         """Opens the step: its attention reads through the returned view, valid until the next."""
-        slots: list[int] = []
-        for sequence, _ in self.lengths(step):
-            slots += self._pages.slots(sequence)
         self._new_keys, self._new_values = [], []
-        index = torch.tensor(slots, dtype=torch.int64).to(self._keys.device)
-        return StepView(self, index)
+        return StepView(self, self._slots(dict.fromkeys(step.sequence)))
+
+    def begin_parts(self, step: Step) -> None:
+        """Opens a step whose rows are computed by several forwards, through a `part_view` each."""
+        size = (len(self._keys), step.rows, *self._keys.shape[2:])
+        self._new_keys = list(self._keys.new_zeros(size))
+        self._new_values = list(self._values.new_zeros(size))
+
+    def part_view(
+        self, sequences: Iterable[int], rows: Sequence[int], seen: Sequence[int]
+    ) -> PartView:
+        """What one forward of a step in parts reads and writes, valid until the next step.
+
+        Args:
+            sequences: whose cached tokens it reads, in this order.
+            rows: of the step, which it computes.
+            seen: rows whose new K/V it reads, in this order: its own and those of parts before it.
+        """
+        device = self._keys.device
+        return PartView(
+            self,
+            self._slots(sequences),
+            torch.tensor(rows, dtype=torch.int64).to(device),
+            torch.tensor(seen, dtype=torch.int64).to(device),
+        )
 
     def extend(
         self, layer: int, index: Tensor, key: Tensor, value: Tensor
@@ -88,6 +128,22 @@ class KVCache:
         cached_key = self._keys[layer].index_select(0, index)
         cached_value = self._values[layer].index_select(0, index)
         return torch.cat((cached_key, key)), torch.cat((cached_value, value))
+
+    def extend_part(
+        self, layer: int, part: PartView, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `extend`, for the rows of one part: returns cached and new ones (P + S, Hkv, D)."""
+        pairs = (
+            (self._keys[layer], self._new_keys[layer], key),
+            (self._values[layer], self._new_values[layer], value),
+        )
+        for _, new, fresh in pairs:
+            new.index_copy_(0, part.rows, fresh)
+        keys, values = (
+            torch.cat((cached.index_select(0, part.index), new.index_select(0, part.seen)))
+            for cached, new, _ in pairs
+        )
+        return keys, values
 
     def keep(self, step: Step, rows: Sequence[int]) -> None:
         """Caches rows of the step just computed.
@@ -113,6 +169,11 @@ class KVCache:
             self._keys[layer].index_copy_(0, target, key.index_select(0, source))
             self._values[layer].index_copy_(0, target, value.index_select(0, source))
 
+    def _slots(self, sequences: Iterable[int]) -> Tensor:
+        """(P,) int64: where the cached tokens of these sequences are, one behind the other."""
+        slots = [slot for sequence in sequences for slot in self._pages.slots(sequence)]
+        return torch.tensor(slots, dtype=torch.int64).to(self._keys.device)
+
 
 @dataclass(frozen=True, slots=True)
 class StepView:
@@ -124,3 +185,23 @@ class StepView:
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """As `KVCache.extend`."""
         return self.cache.extend(layer, self.index, key, value)
+
+
+@dataclass(frozen=True, slots=True)
+class PartView:
+    """As `StepView`, of a step in parts; see `KVCache.part_view`.
+
+    Attributes:
+        index: (P,) int64, slots of the cached tokens it reads.
+        rows: (N,) int64, rows of the step that it computes.
+        seen: (S,) int64, rows of the step whose new K/V it reads.
+    """
+
+    cache: KVCache
+    index: Tensor
+    rows: Tensor
+    seen: Tensor
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """As `KVCache.extend_part`."""
+        return self.cache.extend_part(layer, self, key, value)
