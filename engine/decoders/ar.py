@@ -5,12 +5,11 @@ The reference that every other mode is measured against.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.decoders.strategy import Feed, Progress, Task, commit
-from engine.sampling import choose
+from engine.decoders.strategy import Feed, Progress, Task, fed
 from engine.step import Step
 
 
@@ -35,13 +34,7 @@ class AutoRegressive:
     def resolve(
         self, state: ARState, step: Step, logits: Tensor
     ) -> tuple[ARState, tuple[int, ...]]:
-        rows = tuple(range(step.rows))
-        feed = state.feed.after(step)
-        if feed.pending:
-            return replace(state, feed=feed), rows
-        task = state.task
-        tokens, confidences = choose(
-            logits, [feed.cached], task.request.sampling, mask_id=task.mask_id
-        )
-        progress = commit(state.progress, tuple(tokens), tuple(confidences), task)
-        return ARState(task, Feed(feed.cached, tuple(tokens)), progress), rows
+        feed, progress = fed(state.feed, state.progress, step, logits, state.task)
+        if not feed.pending:
+            feed = Feed(feed.cached, progress.committed[-1:])
+        return ARState(state.task, feed, progress), tuple(range(step.rows))

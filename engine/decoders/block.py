@@ -25,6 +25,7 @@ from engine.decoders.strategy import (
     Task,
     before_stop,
     commit,
+    fed,
     room_left,
 )
 from engine.sampling import choose
@@ -78,16 +79,13 @@ class BlockDiffusion:
 
     def _fed(self, state: BlockState, step: Step, logits: Tensor) -> BlockState:
         """All rows of a causal chain are cached; behind the last of them begins a block."""
-        feed = state.feed.after(step)
-        if feed.pending:
-            return replace(state, feed=feed)
-        request = state.task.request
-        tokens, confidences = choose(
-            logits, [feed.cached], request.sampling, mask_id=state.task.mask_id
-        )
-        seed = Place(tokens[0], confidences[0])
-        block = (seed, *[Place(None)] * (request.block.length - 1))
-        return _settle(BlockState(state.task, feed, state.progress, state.progress, block))
+        before = state.progress
+        feed, progress = fed(state.feed, before, step, logits, state.task)
+        if feed.pending or progress.finished is not None:
+            return replace(state, feed=feed, progress=progress)
+        seed = Place(progress.committed[-1], progress.confidences[-1])
+        block = (seed, *[Place(None)] * (state.task.request.block.length - 1))
+        return _settle(BlockState(state.task, feed, before, before, block))
 
 
 def _undecided(state: BlockState) -> tuple[int, ...]:

@@ -1,33 +1,18 @@
-"""Copied drafts: what followed the last tokens when they stood there before, verified causally.
+"""Copied drafts alone: what followed the last tokens before, verified causally; no draft forward.
 
-Code repeats itself. Looking the last few tokens up in the prompt and the emitted text costs no
-forward, so that a copied draft pays from the first accepted token (prompt lookup decoding). Without
-a match a cycle is one autoregressive row.
+How long a draft is follows from what its rows cost and from how often copies were right
+(`engine.decoders.copying`); without a match, or where none pays, a cycle is one autoregressive row.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from engine.decoders.strategy import (
-    Feed,
-    Place,
-    Progress,
-    Task,
-    accepted_run,
-    before_stop,
-    commit,
-    room_left,
-)
-from engine.sampling import choose
+from engine.decoders.copying import Copy, CopyRecord, best_length, find_copy, shown
+from engine.decoders.strategy import Feed, Progress, Task, fed, verified
 from engine.step import Step, chain
-
-MATCH_MAX = 8  # tokens: longer matches are hardly more often right
-MATCH_MIN = 2  # one token alone is followed by too many different ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +20,17 @@ class CopyState:
     """The feed's pending tokens are the prompt's rest; afterwards it ends before the seed.
 
     Attributes:
-        drafts: copied tokens behind the seed, which is the token committed last.
+        copy: what could be verified behind the seed, which is the token committed last.
+        drafts: how much of it is.
+        record: how copies did so far.
     """
 
     task: Task
     feed: Feed
     progress: Progress
-    drafts: tuple[int, ...] = ()
+    copy: Copy = field(default_factory=Copy)
+    drafts: int = 0
+    record: CopyRecord = field(default_factory=CopyRecord)
 
 
 class CopySpec:
@@ -53,55 +42,32 @@ class CopySpec:
     def plan(self, state: CopyState) -> Step:
         if state.feed.pending:
             return state.feed.plan(state.task.sequence)
-        tokens = (state.progress.committed[-1], *state.drafts)
+        tokens = (state.progress.committed[-1], *state.copy.tokens[: state.drafts])
         read = tuple(range(len(tokens)))
         return chain(tokens, state.feed.cached, read=read, sequence=state.task.sequence)
 
     def resolve(
         self, state: CopyState, step: Step, logits: Tensor
     ) -> tuple[CopyState, tuple[int, ...]]:
-        task, feed = state.task, state.feed
-        if feed.pending and feed.after(step).pending:
-            return replace(state, feed=feed.after(step)), tuple(range(step.rows))
-        positions = [step.position[row] + 1 for row in step.read]
-        tokens, confidences = choose(logits, positions, task.request.sampling, mask_id=task.mask_id)
-        emitted = accepted_run(state.drafts, tokens)
-        progress = commit(
-            state.progress, tuple(tokens[:emitted]), tuple(confidences[:emitted]), task
-        )
-        kept = step.rows if feed.pending else emitted
-        following = CopyState(task, Feed(feed.cached + kept), progress)
-        return _with_drafts(following), tuple(range(kept))
-
-
-def copied_draft(tokens: Sequence[int], length: int) -> tuple[tuple[int, ...], int]:
-    """What followed the last tokens at their latest earlier occurrence.
-
-    Args:
-        length: most tokens wanted.
-
-    Returns:
-        The draft, empty if nothing of MATCH_MIN tokens matches, and how many tokens matched.
-    """
-    data = array("q", tokens)
-    size = data.itemsize
-    haystack = data.tobytes()
-    for match in range(min(MATCH_MAX, len(tokens) - 1), MATCH_MIN - 1, -1):
-        needle = haystack[-match * size :]
-        end = len(haystack) - size
-        while (found := haystack.rfind(needle, 0, end)) >= 0:
-            if found % size == 0:
-                start = found // size + match
-                return tuple(tokens[start : start + length]), match
-            end = found + len(needle) - 1
-    return (), 0
+        task = state.task
+        if state.feed.pending:
+            feed, progress = fed(state.feed, state.progress, step, logits, task)
+            following = CopyState(task, feed, progress)
+            return _with_drafts(following), tuple(range(step.rows))
+        progress, tokens = verified(state.progress, step, step.rows, logits, task)
+        feed = Feed(state.feed.cached + len(tokens))
+        record = state.record.after(state.copy, tokens)
+        following = CopyState(task, feed, progress, record=record)
+        return _with_drafts(following), tuple(range(len(tokens)))
 
 
 def _with_drafts(state: CopyState) -> CopyState:
-    task = state.task
-    count = min(task.request.block.length, room_left(state.progress, task)) - 1
-    if state.progress.finished is not None or count <= 0:
+    if state.feed.pending:
         return state
-    drafts, _ = copied_draft((*task.request.prompt, *state.progress.committed), count)
-    places = before_stop(tuple(Place(token, 0.5) for token in drafts), task)
-    return replace(state, progress=replace(state.progress, draft=places), drafts=drafts)
+    task, record = state.task, state.record
+    copy = find_copy(state.progress, task)
+    drafts = best_length(copy, record, task.traits.costs).drafts
+    if not drafts:
+        return replace(state, copy=copy)
+    places = shown(copy.tokens[:drafts], record.chance(copy.match), task)
+    return replace(state, progress=replace(state.progress, draft=places), copy=copy, drafts=drafts)

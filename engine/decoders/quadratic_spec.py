@@ -17,10 +17,10 @@ from engine.decoders.strategy import (
     Place,
     Progress,
     Task,
-    accepted_run,
     before_stop,
-    commit,
+    fed,
     room_left,
+    verified,
 )
 from engine.sampling import choose
 from engine.step import Step
@@ -57,23 +57,14 @@ class QuadraticSpec:
         self, state: QuadraticState, step: Step, logits: Tensor
     ) -> tuple[QuadraticState, tuple[int, ...]]:
         task = state.task
-        sampling, mask_id = task.request.sampling, task.mask_id
         if state.feed.pending:
-            feed = state.feed.after(step)
-            if feed.pending:
-                return replace(state, feed=feed), tuple(range(step.rows))
-            seed, confidence = choose(logits, [feed.cached], sampling, mask_id=mask_id)
-            progress = commit(state.progress, tuple(seed), tuple(confidence), task)
-            return QuadraticState(task, feed, progress, tuple(seed)), tuple(range(step.rows))
-        length = len(state.chain)
-        positions = [position + 1 for position in step.position[:length]]
-        tokens, confidences = choose(logits[:length], positions, sampling, mask_id=mask_id)
-        emitted = accepted_run(state.chain[1:], tokens)
-        progress = commit(
-            state.progress, tuple(tokens[:emitted]), tuple(confidences[:emitted]), task
-        )
+            feed, progress = fed(state.feed, state.progress, step, logits, task)
+            chain = progress.committed[-1:]
+            return QuadraticState(task, feed, progress, chain), tuple(range(step.rows))
+        progress, tokens = verified(state.progress, step, len(state.chain), logits, task)
+        emitted = len(tokens)
         feed = Feed(state.feed.cached + emitted)
-        following = QuadraticState(task, feed, progress, (tokens[emitted - 1],))
+        following = QuadraticState(task, feed, progress, tokens[-1:])
         if progress.finished is None:
             following = _with_drafts(following, emitted - 1, step, logits)
         return following, tuple(range(emitted))

@@ -14,7 +14,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from engine.api import Request
+from engine.sampling import choose
 from engine.step import Step, chain
+from engine.steptimes import CPU_TIMES, StepTimes
 
 # Rows of one prefill step: bounds how long a request cannot be cancelled (about 50 ms at 20 M
 # parameters on one Zen 5 core; an H200 prefills 8 B faster than that).
@@ -23,15 +25,17 @@ PREFILL_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a strategy must know of the checkpoint.
+    """What a strategy must know of the checkpoint and the machine.
 
     Attributes:
         mask_id: fills undecided places, and is never emitted; None where it fills no masks.
         has_drafter: it has a drafter LoRA.
+        costs: of a step by its rows; strategies read its ratios only.
     """
 
     mask_id: int | None
     has_drafter: bool = False
+    costs: StepTimes = CPU_TIMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,45 @@ def commit(
         finished=finished,
         prefilling=False,
     )
+
+
+def fed(
+    feed: Feed, progress: Progress, step: Step, logits: Tensor, task: Task
+) -> tuple[Feed, Progress]:
+    """The feed and the progress once a step of the feed was computed and all its rows kept.
+
+    The step that leaves nothing pending decides the token behind it: the seed.
+
+    Args:
+        logits: (1, V) fp32 of the last row where the step was the last one, else (0, V).
+    """
+    feed = feed.after(step)
+    if feed.pending:
+        return feed, progress
+    tokens, confidences = choose(logits, [feed.cached], task.request.sampling, mask_id=task.mask_id)
+    return feed, commit(progress, tuple(tokens), tuple(confidences), task)
+
+
+def verified(
+    progress: Progress, step: Step, rows: int, logits: Tensor, task: Task
+) -> tuple[Progress, tuple[int, ...]]:
+    """What a causal chain of the seed and its drafts emits: the matches, and one more.
+
+    Args:
+        rows: of the chain, the first ones of the step; all of them read, in this order.
+        logits: (at least rows, V) fp32.
+
+    Returns:
+        The progress, and the tokens that were decided (a stop token and what lies over the length
+        limit included); so many leading rows are to be kept.
+    """
+    positions = [position + 1 for position in step.position[:rows]]
+    tokens, confidences = choose(
+        logits[:rows], positions, task.request.sampling, mask_id=task.mask_id
+    )
+    emitted = accepted_run(step.token[1:rows], tokens)
+    decided = tuple(tokens[:emitted])
+    return commit(progress, decided, tuple(confidences[:emitted]), task), decided
 
 
 def accepted_run(drafts: Sequence[int], tokens: Sequence[int]) -> int:

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.api import BlockOptions, Limits, Request
-from engine.decoders.copy_spec import MATCH_MIN, CopySpec, copied_draft
 from engine.decoders.linear_spec import WINDOW_FIRST, LinearSpec, LinearState
 from engine.decoders.quadratic_spec import QuadraticSpec, QuadraticState
 from engine.decoders.strategy import Task, Traits, accepted_run
 from engine.step import CACHED, visible_rows
 
 MASK, END, VOCABULARY = 0, 1, 30
-LINEAR, QUADRATIC, COPY = LinearSpec(), QuadraticSpec(), CopySpec()
+LINEAR, QUADRATIC = LinearSpec(uses_copies=False), QuadraticSpec()
 
 
 def logits_of(*tokens: int) -> Tensor:
@@ -169,44 +168,3 @@ def test_quadratic_goes_on_with_the_group_of_the_last_accepted_row(accepted: int
 
 def vars_of(state: QuadraticState):
     return state.task, state.feed, state.progress
-
-
-@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 8))
-def test_a_copied_draft_followed_the_same_tokens_before(tokens: list[int], length: int) -> None:
-    draft, match = copied_draft(tokens, length)
-    longest = max(
-        (
-            size
-            for size in range(MATCH_MIN, 9)
-            for start in range(len(tokens) - size)
-            if tokens[start : start + size] == tokens[-size:] and size < len(tokens)
-        ),
-        default=0,
-    )
-    assert match == longest
-    if match:
-        starts = [
-            start
-            for start in range(len(tokens) - match)
-            if tokens[start : start + match] == tokens[-match:]
-        ]
-        follow = starts[-1] + match
-        assert draft == tuple(tokens[follow : follow + length])
-        assert draft
-    else:
-        assert draft == ()
-
-
-def test_copying_verifies_what_followed_before() -> None:
-    task = task_of(prompt=(9, 7, 11, 12, 13, 14, 9), length=4)
-    state = begin(COPY, task)
-    step = COPY.plan(state)
-    assert step.token == (7, 11, 12, 13)  # 9 7 stood before, followed by 11 12 13
-    state, kept = COPY.resolve(state, step, logits_of(11, 12, 20, 21))
-    assert kept == (0, 1, 2)
-    assert state.progress.committed == (7, 11, 12, 20)
-
-
-def test_without_a_match_copying_is_autoregressive() -> None:
-    state = begin(COPY, task_of(prompt=(5, 6)))
-    assert COPY.plan(state).token == (7,)

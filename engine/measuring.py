@@ -1,0 +1,78 @@
+"""Measures the step-time curve with real steps of the loaded model, one at a time.
+
+Owns the measurement and a small K/V cache of its own, so that it never takes room from a request.
+A generator: who drives it decides when the next step may run. Knows no queue and no file.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Generator
+
+import torch
+
+from engine.api import Sampling
+from engine.cache.storage import CacheShape, KVCache
+from engine.model.runner import Model
+from engine.sampling import choose
+from engine.step import Step, chain
+from engine.steptimes import StepTimes, never_falling
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
+CONTEXT = 256  # cached tokens: a short completion's prompt
+SAMPLES = 5  # of which the median is taken, after one that warms up
+PREFILL_ROWS = 32
+SLOW_SECONDS = 0.5  # once a step takes longer, larger ones are left to the line through the last
+
+
+def measure(model: Model, *, dtype: torch.dtype) -> Generator[None, None, StepTimes]:
+    """Runs one step for each `next`; its value at the end is the curve.
+
+    A step is timed as decoding runs it: rows in, all of them read, one token chosen for each.
+
+    Raises:
+        engine.errors.MemoryExhausted: not even the small cache fits.
+    """
+    config = model.network.config
+    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    context = min(CONTEXT, max(1, config.positions_max - ROWS[-1]))
+    tokens = tuple((7 * place + 11) % config.vocabulary for place in range(context + ROWS[-1]))
+    cache = KVCache(shape, len(tokens) + 32, device=model.device, dtype=dtype)
+    sequence, _ = cache.open(tokens[:context], len(tokens))
+    for start in range(0, context, PREFILL_ROWS):
+        step = chain(tokens[start : min(start + PREFILL_ROWS, context)], start, sequence=sequence)
+        model(step, cache)
+        cache.keep(step, tuple(range(step.rows)))
+        yield
+    counts: list[int] = []
+    medians: list[float] = []
+    for rows in ROWS:
+        samples: list[float] = []
+        for _ in range(1 + SAMPLES):
+            step = chain(
+                tokens[context : context + rows],
+                context,
+                read=tuple(range(rows)),
+                sequence=sequence,
+            )
+            samples.append(_timed(model, cache, step))
+            yield
+        counts.append(rows)
+        medians.append(statistics.median(samples[1:]))
+        if medians[-1] > SLOW_SECONDS * 1000 and len(counts) > 1:
+            break
+    return never_falling(counts, medians, context)
+
+
+def machine_name(device: str) -> str:
+    """What the times were measured on: the GPU's name, else the machine's."""
+    return torch.cuda.get_device_name() if device == "cuda" else platform.node()
+
+
+def _timed(model: Model, cache: KVCache, step: Step) -> float:
+    """Milliseconds of one step whose rows are not kept."""
+    began = time.perf_counter()
+    choose(model(step, cache), step.position, Sampling(), mask_id=model.network.config.mask_id)
+    return (time.perf_counter() - began) * 1000

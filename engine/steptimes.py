@@ -1,0 +1,174 @@
+"""What a step costs by its number of rows: the curve that drafts and modes are chosen by.
+
+Owns the curve, its form as JSON and the file it is kept in. Torch-free; how it is measured stands
+in `engine.measuring`. Knows no clock and no model.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of the file; another one is measured anew
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Milliseconds of one step by its rows, piecewise linear between the measured counts.
+
+    Attributes:
+        rows: ascending, from 1 on; at least two.
+        milliseconds: of each; positive, never falling (a step of more rows is no cheaper one:
+            what looks like that is noise, or a reason to pad).
+        context: tokens that were cached while it was measured.
+        is_measured: false for a built-in curve, of which only the ratios mean anything.
+    """
+
+    rows: tuple[int, ...]
+    milliseconds: tuple[float, ...]
+    context: int = 0
+    is_measured: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no curve."""
+        if len(self.rows) != len(self.milliseconds) or len(self.rows) < 2 or self.rows[0] != 1:
+            raise ValueError("a curve has as many times as row counts, two or more, from 1 on")
+        if any(second <= first for first, second in pairwise(self.rows)):
+            raise ValueError("row counts ascend")
+        if any(second < first for first, second in pairwise(self.milliseconds)):
+            raise ValueError("times never fall")
+        if not all(0 < time < math.inf for time in self.milliseconds):
+            raise ValueError("times are positive")
+
+    def at(self, rows: float) -> float:
+        """Milliseconds of a step of so many rows (a mean may be no whole number); at least those of
+        one row. Behind the last measured count the last two go on as a line."""
+        last = len(self.rows) - 1
+        right = next((i for i in range(1, last) if rows <= self.rows[i]), last)
+        left = right - 1
+        share = (max(rows, 1) - self.rows[left]) / (self.rows[right] - self.rows[left])
+        low, high = self.milliseconds[left], self.milliseconds[right]
+        return low + share * (high - low)
+
+
+# Ratios alone. Steeper than what was measured on CPUs, so that a draft that pays by these pays.
+CPU_TIMES = StepTimes(
+    (1, 2, 4, 8, 16, 32, 64, 128), (1.0, 1.15, 1.25, 1.5, 1.8, 2.4, 3.6, 6.0), is_measured=False
+)
+# A third party's 8 B forwards on a B200, as far as they were measured; one row as eight.
+CUDA_TIMES = StepTimes(
+    (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048),
+    (4.98, 4.98, 5.12, 5.6, 6.58, 9.5, 10.7, 14.6, 20.9, 35.4),
+    is_measured=False,
+)
+
+
+def built_in_times(device: str) -> StepTimes:
+    """The curve to go by until one was measured."""
+    return CUDA_TIMES if device == "cuda" else CPU_TIMES
+
+
+def never_falling(rows: Sequence[int], milliseconds: Sequence[float], context: int) -> StepTimes:
+    """The curve of measured times, in which each is at least the one before it."""
+    highest: list[float] = []
+    for time in milliseconds:
+        highest.append(max(time, highest[-1] if highest else 0.0))
+    return StepTimes(tuple(rows), tuple(highest), context)
+
+
+@dataclass(frozen=True, slots=True)
+class TimesKey:
+    """What a measured curve holds for; another value of any field is another curve.
+
+    Attributes:
+        machine: the device's own name where it has one, else the machine's.
+        program: versions of the program and of torch.
+    """
+
+    checkpoint: str
+    machine: str
+    device: str
+    dtype: str
+    threads: int
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimesFile:
+    """Where the host wants a curve to be kept.
+
+    Attributes:
+        checkpoint: identifies the checkpoint's folder and the state of its files.
+        version: of the program.
+    """
+
+    path: Path
+    checkpoint: str
+    version: str
+
+
+class _Stored(BaseModel):
+    """The file as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: int
+    key: dict[str, str | int]
+    context: int
+    rows: tuple[int, ...]
+    milliseconds: tuple[float, ...]
+
+
+def read_times(path: Path, key: TimesKey) -> StepTimes | None:
+    """The curve in the file; None where there is none for this key, or the file is broken."""
+    try:
+        stored = _Stored.model_validate_json(path.read_bytes())
+        if stored.format != FORMAT or stored.key != asdict(key):
+            return None
+        return StepTimes(stored.rows, stored.milliseconds, stored.context)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError, ValueError) as error:
+        logger.warning("%s cannot be read (%s): measured anew", path, type(error).__name__)
+        return None
+
+
+def write_times(path: Path, key: TimesKey, times: StepTimes) -> None:
+    """Keeps the curve, whole or not at all. A folder that cannot be written to is no failure."""
+    stored = _Stored(
+        format=FORMAT,
+        key=asdict(key),
+        context=times.context,
+        rows=times.rows,
+        milliseconds=times.milliseconds,
+    )
+    try:
+        write_atomically(path, stored.model_dump())
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error.strerror)
+
+
+def write_atomically(path: Path, value: object) -> None:
+    """Writes JSON next to the file and renames it: nobody ever reads half of it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.write("\n")
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
