@@ -167,6 +167,9 @@ def _add_complete(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         metavar="TEXT",
         help="end before this text; up to 16 times",
     )
+    parser.add_argument(
+        "--exact", action="store_true", help="the text of --mode ar to the token, at some cost"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per place")
     _add_engine_options(parser)
     parser.set_defaults(run=_run_complete)
@@ -289,7 +292,12 @@ def _run_complete(options: argparse.Namespace) -> int:
         raise ConfigError(f"--stop is given {len(options.stop)} times; {STOP_TEXTS_MAX} are read.")
     sampling = Sampling(options.temperature, options.top_p, options.seed)
     return run(
-        options.places, _client_settings(options), sampling, tuple(options.stop), options.json
+        options.places,
+        _client_settings(options),
+        sampling,
+        tuple(options.stop),
+        options.json,
+        options.exact,
     )
 
 

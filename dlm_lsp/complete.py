@@ -51,8 +51,12 @@ def run(
     sampling: Sampling,
     stop: tuple[str, ...],
     as_json: bool,
+    exact: bool = False,
 ) -> int:
     """Fills every place, in order, from one host; returns the exit code.
+
+    Args:
+        exact: the text is that of "ar" to the token, whatever the mode.
 
     Raises: ConfigError for a setting that was given and cannot be used.
     """
@@ -62,7 +66,8 @@ def run(
         print(f"dlm-lsp complete: {error}", file=sys.stderr)
         return 2
     body = SamplingBody(temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)
-    return asyncio.run(_fill_all(jobs, body, stop, as_json))
+    asked = Options(client="cli", sampling=body, stop=stop, exact=exact)
+    return asyncio.run(_fill_all(jobs, asked, as_json))
 
 
 def _job(place: Place, client_settings: dict[str, object]) -> Job:
@@ -78,9 +83,8 @@ def _job(place: Place, client_settings: dict[str, object]) -> Job:
     return Job(place, document, offset, loaded.settings)
 
 
-async def _fill_all(
-    jobs: Sequence[Job], sampling: SamplingBody, stop: tuple[str, ...], as_json: bool
-) -> int:
+async def _fill_all(jobs: Sequence[Job], asked: Options, as_json: bool) -> int:
+    """`asked` holds what the command line says of every place, beside the settings."""
     console = Console(highlight=False)
     client = HostClient(to_host_settings(jobs[0].settings))
     code = 0
@@ -89,7 +93,13 @@ async def _fill_all(
             options = options_for(
                 job.settings, automatic=False, drafts=True, document=job.document.uri[:4096]
             )
-            options = replace(options, client="cli", sampling=sampling, stop=stop)
+            options = replace(
+                options,
+                client=asked.client,
+                sampling=asked.sampling,
+                stop=asked.stop,
+                exact=asked.exact,
+            )
             try:
                 await _wait_until_loaded(client, console)
                 if as_json:
@@ -160,6 +170,7 @@ def to_object(place: Place, suggestion: Suggestion) -> dict[str, Any]:
         "text": suggestion.committed,
         "replaced": suggestion.replaced,
         "mode": suggestion.mode,
+        "exact": suggestion.exact,
         "finish_reason": suggestion.finish_reason,
         "tokens": usage.tokens,
         "forwards": usage.forwards,
@@ -183,7 +194,7 @@ def figures_of(suggestion: Suggestion) -> str:
             f"({_tokens_per_forward(suggestion):.1f} each)",
             f"{first}all {usage.total_ms:.0f} ms",
             f"{usage.cached_tokens}/{usage.prompt_tokens} cached",
-            f"{suggestion.mode}, {suggestion.finish_reason}",
+            f"{suggestion.mode}{', exact' * suggestion.exact}, {suggestion.finish_reason}",
         )
     )
 

@@ -89,6 +89,7 @@ class GenerateBody(_Message):
         default=(), max_length=16
     )
     draft: bool = True  # false: no draft events, only the end
+    exact: bool = False  # as `engine.api.Request.exact`; "auto" then picks a mode that can be exact
 
 
 class UsageBody(_Message):
@@ -116,6 +117,7 @@ class StartedEvent(_Message):
 
     event: Literal["started"] = "started"
     mode: str
+    exact: bool = False
     marks: Marks
     usage: UsageBody
 
@@ -139,6 +141,7 @@ class FinishedEvent(_Message):
     finish_reason: Literal["end", "stop", "length", "steps", "time", "warm"]
     confidence: float
     mode: str
+    exact: bool = False
     usage: UsageBody
 
 

@@ -55,6 +55,7 @@ class Options:
     budget: BudgetBody = field(default_factory=BudgetBody)
     stop: tuple[str, ...] = ()
     draft: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Suggestion:
         marks: of the prompt, as the host used them.
         mode: that the host chose; never "auto".
         finish_reason: why it ended ("scope" where shaping ended it); None before.
+        exact: the host says that it decoded in exact mode.
     """
 
     committed: str
@@ -81,6 +83,7 @@ class Suggestion:
     marks: Marks
     mode: str
     finish_reason: str | None = None
+    exact: bool = False
 
 
 def options_for(settings: Settings, *, automatic: bool, drafts: bool, document: str) -> Options:
@@ -118,6 +121,7 @@ def to_body(context: Context, options: Options) -> GenerateBody:
         block=options.block,
         stop=options.stop,
         draft=options.draft,
+        exact=options.exact,
     )
 
 
@@ -132,29 +136,32 @@ async def complete(
     Raises:
         HostError: the host cannot be used, or could not complete this.
     """
-    marks, mode = Marks(), ""
+    marks, mode, exact = Marks(), "", False
     async with aclosing(client.generate(to_body(context, options))) as events:
         async for event in events:
             if isinstance(event, ErrorEvent):
                 raise HostError(event.error.message, code=event.error.code)
             if isinstance(event, StartedEvent):
-                marks, mode = event.marks, event.mode
-                yield Suggestion("", "", (), False, 0, event.usage, marks, mode)
+                marks, mode, exact = event.marks, event.mode, event.exact
+                yield Suggestion("", "", (), False, 0, event.usage, marks, mode, exact=exact)
                 continue
             if isinstance(event, DraftEvent):
                 text, reason = event.committed, "scope"
             elif isinstance(event, FinishedEvent):
                 text, reason, mode = event.text, event.finish_reason, event.mode
+                exact = event.exact
             else:
                 text, reason = event.text, "stopped"
             shaped = shape_final(rules, text)
             if isinstance(event, DraftEvent) and not shaped.complete:
                 committed, draft = shape_draft(rules, event.committed, event.draft)
                 spans = _shown_spans(rules, event)
-                yield Suggestion(committed, draft, spans, False, 0, event.usage, marks, mode)
+                yield Suggestion(
+                    committed, draft, spans, False, 0, event.usage, marks, mode, exact=exact
+                )
                 continue
             yield Suggestion(
-                shaped.text, "", (), True, shaped.replaced, event.usage, marks, mode, reason
+                shaped.text, "", (), True, shaped.replaced, event.usage, marks, mode, reason, exact
             )
             return
 

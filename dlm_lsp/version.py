@@ -3,4 +3,4 @@
 VERSION = "0.1.0"
 
 # Changes whenever a client and a host of different versions could misunderstand each other.
-PROTOCOL = 1
+PROTOCOL = 2

@@ -86,8 +86,8 @@ def parse_body(raw: bytes) -> GenerateBody:
         raise invalid(f"{param or 'body'}: {first['msg']}.", param or None) from None
 
 
-def resolve_mode(asked: str, info: EngineInfo) -> str:
-    """The mode to decode in.
+def resolve_mode(asked: str, info: EngineInfo, exact: bool = False) -> str:
+    """The mode to decode in; "auto" never picks one that cannot be exact where that is asked for.
 
     "auto" is block diffusion on CUDA, where a step of a block's rows costs what one row costs (the
     weights are read once for either). On a CPU such a step costs about twice as much, so there it
@@ -95,7 +95,9 @@ def resolve_mode(asked: str, info: EngineInfo) -> str:
     """
     if asked != "auto":
         return asked
-    return "block" if info.device == "cuda" and "block" in info.modes else "copy_spec"
+    if exact or info.device != "cuda" or "block" not in info.modes:
+        return "copy_spec"
+    return "block"
 
 
 def to_engine(body: GenerateBody, backend: Backend) -> tuple[Request, Layout]:
@@ -119,12 +121,13 @@ def to_engine(body: GenerateBody, backend: Backend) -> tuple[Request, Layout]:
     sampling = body.sampling
     request = Request(
         prompt=layout.prompt,
-        mode=resolve_mode(body.mode, backend.info),
+        mode=resolve_mode(body.mode, backend.info, body.exact),
         limits=Limits(tokens_max=tokens_max, steps_max=body.limits.steps_max),
         sampling=Sampling(sampling.temperature, sampling.top_p, sampling.seed),
         block=BlockOptions(block_length, body.block.threshold),
         stop=body.stop,
         stop_token_ids=(*(infill.end_ids if infill else ()), *backend.end_ids),
+        exact=body.exact,
     )
     return request, layout
 
@@ -184,7 +187,12 @@ class _Exchange:
                     prefix_start=self.layout.prefix_start,
                     far_suffix_start=self.layout.far_suffix_start,
                 )
-                return StartedEvent(mode=self.request.mode, marks=marks, usage=self.usage)
+                return StartedEvent(
+                    mode=self.request.mode,
+                    exact=self.request.exact,
+                    marks=marks,
+                    usage=self.usage,
+                )
             case Draft():
                 self.drafts += 1
                 self.committed = event.committed
@@ -223,6 +231,7 @@ class _Exchange:
                 "finish_reason": reason,
                 "confidence": confidence,
                 "mode": self.request.mode,
+                "exact": self.request.exact,
                 "usage": self.usage,
             }
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.api import MASKED
-from tests.e2e.conftest import SOURCE, Home
+from engine.api import EXACT_MODES, MASKED
+from tests.e2e.conftest import ROOT, SOURCE, Home
 from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal
 
 FIGURES = {
@@ -26,6 +26,7 @@ FIGURES = {
     "total_ms",
     "cached_tokens",
 }
+CURSOR = "‸"
 LINE = SOURCE.split("\n").index("        return self.price * self.count") + 1
 PLACE, NEXT_PLACE = f"shop.py:{LINE}:9", f"shop.py:{LINE}:16"
 
@@ -148,3 +149,48 @@ def test_a_truncated_checkpoint_is_named_by_complete_and_doctor(
         assert done.returncode == 1
         assert "model.safetensors" in done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
+
+
+def exact_places(home: Home) -> list[str]:
+    """FILE:LINE:COL of the cursor in some of the fixtures, which are copied into the home."""
+    places = []
+    for name in ("python_body", "python_sum", "python_before", "python_typed"):
+        text = (ROOT / "fixtures" / "documents" / f"{name}.py.txt").read_text("utf-8")
+        before, _, after = text.partition(CURSOR)
+        (home.folder / f"{name}.py").write_text(before + after, encoding="utf-8")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        places.append(f"{name}.py:{line}:{column}")
+    return places
+
+
+def test_exact_modes_give_the_same_texts(home: Home):
+    """In the dtype that this machine serves, bf16 where it has it; at temperature 0 and above."""
+    places = exact_places(home)
+    for drawn in ((), ("--temperature", "0.9", "--seed", "3")):
+        of_mode = {
+            mode: objects(home, "--exact", "--mode", mode, *drawn, *places) for mode in EXACT_MODES
+        }
+        texts = {
+            mode: [(answer["text"], answer["tokens"]) for answer in answers]
+            for mode, answers in of_mode.items()
+        }
+        assert all(answer["exact"] is True for answers in of_mode.values() for answer in answers)
+        assert all(given == texts["ar"] for given in texts.values()), texts
+        assert any(text for text, _ in texts["ar"])
+
+
+def test_exact_is_shown_and_auto_can_be_exact(home: Home):
+    (answer,) = objects(home, "--exact", PLACE)
+    assert answer["exact"] is True
+    assert answer["mode"] in EXACT_MODES
+    done = run(home, "complete", "--exact", "--max-tokens", "4", PLACE)
+    assert ", exact, " in done.stderr
+    (answer,) = objects(home, PLACE)
+    assert answer["exact"] is False
+
+
+def test_exact_with_block_diffusion_is_refused(home: Home):
+    done = run(home, "complete", "--exact", "--mode", "block", PLACE)
+    assert done.returncode == 2
+    assert "exact" in done.stderr
+    assert "Traceback" not in done.stderr
