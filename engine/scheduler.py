@@ -1,7 +1,8 @@
 """Which request runs next on the one device thread. No torch.
 
 Requests in progress take turns, one forward each, so that a long one does not hold up a short one;
-more than `active_max` wait in order of arrival. When nothing is asked for, the thread sleeps.
+more than `active_max` wait in order of arrival. When nothing is asked for, the thread does its
+background work, of which a request never waits for more than one step, and then sleeps.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from engine.api import LAST_EVENTS, Emit, Event, Failed, Request
@@ -18,6 +19,7 @@ from engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
+QUIET_SECONDS = 0.25  # without a request, before background work goes on: not between keystrokes
 Run = Callable[[Request, Callable[[], bool]], Generator[Event]]
 
 
@@ -38,14 +40,25 @@ class Job:
 class Scheduler:
     """Owns the queue. `submit` and `close` from any thread, `run_forever` on the device thread."""
 
-    def __init__(self, run: Run, *, active_max: int = 4) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        active_max: int = 4,
+        background: Iterator[None] | None = None,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
         """
         Args:
             run: the events of one request, given it and a function that tells whether it was
                 cancelled. May raise CacheFull before its first event.
+            background: work for when nothing was asked for `quiet_seconds`; each `next` is one step
+                of it, on the device thread. Its failure ends it alone.
         """
         self._run = run
         self._active_max = active_max
+        self._background = background
+        self._quiet_seconds = quiet_seconds
         self._waiting: deque[Job] = deque()
         self._active: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -77,14 +90,33 @@ class Scheduler:
                 job = self._active.popleft()
                 if self._advance(job):
                     self._active.append(job)
+            else:
+                self._work_in_background()
 
     def _wait_for_work(self) -> bool:
+        """False once closed. Returns without a request where background work may go on."""
         with self._changed:
+            timeout = None if self._background is None else self._quiet_seconds
             while not (self._waiting or self._active):
                 if self._closed:
                     return False
-                self._changed.wait()
+                if not self._changed.wait(timeout):
+                    return True
             return True
+
+    def _work_in_background(self) -> None:
+        """Step by step until there is none left or a request comes."""
+        while self._background is not None:
+            try:
+                next(self._background)
+            except StopIteration:
+                self._background = None
+            except Exception:  # the boundary: nobody waits for it, and requests are served without
+                logger.exception("background work failed")
+                self._background = None
+            with self._changed:
+                if self._waiting or self._closed:
+                    return
 
     def _admit(self) -> None:
         """Moves waiting requests into the round; one that does not fit yet stays first in line."""

@@ -142,3 +142,82 @@ def test_a_closed_scheduler_takes_nothing() -> None:
     scheduler.close()
     with pytest.raises(EngineError, match="closed"):
         scheduler.submit(Request((1, 1)), lambda event: None)
+
+
+def background(turns: list[int], steps: int, each: Callable[[int], None]) -> Generator[None]:
+    for step in range(steps):
+        turns.append(-step)
+        each(step)
+        yield
+
+
+def test_background_work_runs_to_its_end_where_nothing_is_asked_for() -> None:
+    turns: list[int] = []
+    work = background(turns, 5, lambda step: None)
+    scheduler = Scheduler(Script(), background=work, quiet_seconds=0)
+    run_until_idle(scheduler, lambda: len(turns) == 5)
+    assert turns == [0, -1, -2, -3, -4]
+
+
+def test_a_request_waits_for_one_step_of_background_work_at_most() -> None:
+    script = Script()
+    events: list[Event] = []
+
+    def ask(step: int) -> None:
+        if step == 2:
+            scheduler.submit(Request((1, 3)), events.append)
+
+    work = background(script.turns, 6, ask)
+    scheduler = Scheduler(script, background=work, quiet_seconds=0)
+    run_until_idle(scheduler, lambda: -5 in script.turns)
+    assert script.turns == [0, -1, -2, 1, 1, 1, -3, -4, -5]
+    assert is_last(events[-1])
+
+
+def test_requests_that_wait_go_before_background_work() -> None:
+    script = Script()
+    work = background(script.turns, 2, lambda step: None)
+    scheduler = Scheduler(script, background=work, quiet_seconds=0)
+    for number in (1, 2):
+        scheduler.submit(Request((number, 1)), lambda event: None)
+    run_until_idle(scheduler, lambda: -1 in script.turns)
+    assert script.turns == [1, 2, 0, -1]
+
+
+def test_a_failure_in_the_background_ends_it_alone() -> None:
+    def fail(step: int) -> None:
+        raise ValueError("unlucky")
+
+    script = Script()
+    events: list[Event] = []
+    work = background(script.turns, 3, fail)
+    scheduler = Scheduler(script, background=work, quiet_seconds=0)
+    thread = threading.Thread(target=scheduler.run_forever)
+    thread.start()
+    waited = threading.Event()
+    for _ in range(1000):
+        if script.turns:
+            break
+        waited.wait(0.01)
+    done = threading.Event()
+    scheduler.submit(
+        Request((1, 1)), lambda event: (events.append(event), is_last(event) and done.set())
+    )
+    assert done.wait(10)
+    scheduler.close()
+    thread.join(10)
+    assert script.turns == [0, 1]
+    assert isinstance(events[-1], Finished)
+
+
+def test_closing_does_not_wait_for_background_work() -> None:
+    turns: list[int] = []
+
+    def close(step: int) -> None:
+        if step == 1:
+            scheduler.close()
+
+    work = background(turns, 100, close)
+    scheduler = Scheduler(Script(), background=work, quiet_seconds=0)
+    run_until_idle(scheduler, lambda: len(turns) == 2)
+    assert turns == [0, -1]
