@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,12 @@ def load_network(
         CheckpointError: a file is missing or truncated, a tensor missing, unknown or misshapen.
         MemoryExhausted: the weights do not fit.
     """
-    files = _weight_files(folder)
+    files = weight_files(folder)
     with torch.device("meta"):
         network = Network(config)
-    theirs = {name: config.family.tensor_name(name) for name in network.state_dict()}
-    if config.tied_head:
-        theirs.pop("diffusion_head.weight")
-    expected = {
-        theirs[name]: tuple(tensor.shape)
-        for name, tensor in network.state_dict().items()
-        if name in theirs
-    }
     _check_memory(config, device, dtype)
-    read = read_tensors(files, expected, device, dtype)
-    tensors = {name: read[their] for name, their in theirs.items()}
+    read = read_tensors(files, expected_tensors(config), device, dtype)
+    tensors = {name: read[their] for name, their in _names(network).items()}
     if config.tied_head:
         tensors["diffusion_head.weight"] = tensors["encoder.embed_tokens.weight"]
     network.load_state_dict(tensors, strict=True, assign=True)
@@ -79,7 +72,29 @@ def save_checkpoint(
     (folder / "config.json").write_text(text, encoding="utf-8")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every name the checkpoint's files must hold, none besides, and its shape. Takes no memory."""
+    with torch.device("meta"):
+        network = Network(config)
+    state = network.state_dict()
+    return {their: tuple(state[name].shape) for name, their in _names(network).items()}
+
+
+def _names(network: Network) -> dict[str, str]:
+    """The network's tensor names and the checkpoint's; a tied head has no tensor of its own."""
+    config = network.config
+    names = {name: config.family.tensor_name(name) for name in network.state_dict()}
+    if config.tied_head:
+        names.pop("diffusion_head.weight")
+    return names
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, by its index where it is sharded.
+
+    Raises:
+        CheckpointError: a file is missing, the index malformed, or there are only pickles.
+    """
     if (folder / _INDEX).is_file():
         return _sharded_files(folder)
     if (folder / _SINGLE).is_file():
@@ -132,31 +147,72 @@ def read_tensors(
         CheckpointError: truncated file; missing, unknown or misshapen tensor.
         MemoryExhausted: they do not fit.
     """
+    _check_headers(files, expected)
     tensors: dict[str, Tensor] = {}
     for path in files:
         try:
             with safe_open(str(path), framework="pt", device="cpu") as reader:
                 for name in reader.keys():  # noqa: SIM118 - not a dict
-                    if name.endswith(_DERIVED):
-                        continue
-                    _check_shape(path, name, tuple(reader.get_slice(name).get_shape()), expected)
-                    tensors[name] = reader.get_tensor(name).to(device=device, dtype=dtype)
+                    if name in expected:
+                        tensors[name] = reader.get_tensor(name).to(device=device, dtype=dtype)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is truncated or damaged: {error}.",
-                remedy="Copy the file again.",
-                param=path.name,
-            ) from None
+            raise _damaged(path, error) from None
         except (torch.OutOfMemoryError, MemoryError):
             raise _too_large(expected, device, dtype) from None
-    missing = sorted(expected.keys() - tensors.keys())
+    return tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file says of one tensor, without its data.
+
+    Attributes:
+        dtype: as safetensors spells it: "BF16", "F32".
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_headers(files: list[Path]) -> dict[str, Header]:
+    """What the files say they hold, buffers that are derived from the config left out.
+
+    Raises:
+        CheckpointError: a file is truncated or damaged.
+    """
+    headers: dict[str, Header] = {}
+    for path in files:
+        try:
+            with safe_open(str(path), framework="pt", device="cpu") as reader:
+                for name in reader.keys():  # noqa: SIM118 - not a dict
+                    if not name.endswith(_DERIVED):
+                        view = reader.get_slice(name)
+                        headers[name] = Header(path, tuple(view.get_shape()), view.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, error) from None
+    return headers
+
+
+def _check_headers(files: list[Path], expected: dict[str, tuple[int, ...]]) -> None:
+    headers = read_headers(files)
+    for name, header in headers.items():
+        _check_shape(header.file, name, header.shape, expected)
+    missing = sorted(expected.keys() - headers.keys())
     if missing:
         raise CheckpointError(
             f"{files[0].parent} lacks {len(missing)} of {len(expected)} tensors: {missing[0]}.",
             remedy="The checkpoint is incomplete, or its config.json is another model's.",
             param=missing[0],
         )
-    return tensors
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is truncated or damaged: {error}.",
+        remedy="Copy the file again.",
+        param=path.name,
+    )
 
 
 def _check_shape(
@@ -176,13 +232,17 @@ def _check_shape(
         )
 
 
+def free_memory_bytes(device: torch.device) -> int:
+    """What can still be put on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory_bytes()
+
+
 def _check_memory(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
     """Refuses a model that cannot fit before the machine starts to swap."""
     needed = config.parameters() * dtype.itemsize
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-    else:
-        free = available_memory_bytes()
+    free = free_memory_bytes(device)
     if needed > free:
         raise MemoryExhausted(
             f"The weights need {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, "
