@@ -29,6 +29,7 @@ examples:
   dlm-lsp demo                          watch holes in a real file being filled
   dlm-lsp complete app.py:12:5          fill a hole in a file of yours
   dlm-lsp doctor                        what is installed, and why there is no suggestion
+  dlm-lsp verify /models/my-checkpoint  is a checkpoint whole, and does it compute what it should
   dlm-lsp serve --host 0.0.0.0 --port 8123 --token-file secret
                                         an engine for other machines
 """
@@ -46,6 +47,15 @@ examples:
   dlm-lsp doctor                  is everything as it should be?
   dlm-lsp doctor app.py:12:5      why is there no suggestion at this place?
   dlm-lsp doctor --json           the same for programs
+"""
+_VERIFY_EXAMPLES = """\
+examples:
+  dlm-lsp verify                          the configured checkpoint, or the bundled one
+  dlm-lsp verify /models/my-checkpoint    is it whole, and does it compute what it should?
+  dlm-lsp verify --holes 0 --dtype float32 /models/my-checkpoint
+  dlm-lsp verify --json                   the same for programs
+
+Ends with 0 if all that ran passed, with 1 if not. The checkpoint is read, never written.
 """
 _SERVE_EXAMPLES = f"""\
 examples:
@@ -105,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_complete(commands)
     _add_doctor(commands)
+    _add_verify(commands)
     _add_serve(commands)
     _add_demo(commands)
     return parser
@@ -185,6 +196,19 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(run=_run_doctor)
 
 
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands, "verify", "examine a checkpoint, from its files to its fillings", _VERIFY_EXAMPLES
+    )
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="DIR", help="checkpoint folder")
+    parser.add_argument(
+        "--holes", type=_count, metavar="N", help="most built-in holes to fill (all)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    _add_computing_options(parser.add_argument_group("engine"))
+    parser.set_defaults(run=_run_verify)
+
+
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(commands, "serve", "run an engine host by hand", _SERVE_EXAMPLES)
     parser.add_argument("--port", type=int, help="TCP port instead of a unix socket; 0: a free one")
@@ -214,6 +238,12 @@ def _stop_text(text: str) -> str:
     if not 1 <= len(text) <= STOP_CHARS_MAX:
         raise argparse.ArgumentTypeError(f"has {len(text)} characters; use 1 to {STOP_CHARS_MAX}")
     return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}; use 0 or a larger number")
+    return int(text)
 
 
 def _command(
@@ -246,10 +276,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     group.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (the bundled model)"
     )
+    _add_computing_options(group)
+    return group
+
+
+def _add_computing_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", choices=DEVICES, help="where to compute (auto)")
     group.add_argument("--dtype", choices=DTYPES, help="number format (auto)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
-    return group
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -305,6 +339,12 @@ def _run_doctor(options: argparse.Namespace) -> int:
     from dlm_lsp.doctor import run
 
     return run(options.place, _client_settings(options), options.json)
+
+
+def _run_verify(options: argparse.Namespace) -> int:
+    from dlm_lsp.verify import run
+
+    return run(_client_settings(options), options.holes, options.json)
 
 
 def _run_demo(options: argparse.Namespace) -> int:
