@@ -1,12 +1,14 @@
 """Which licence an installed package states, and whether we may train on it.
 
-Reads only packaging metadata (`License-Expression`, `License`, classifiers). Whatever is not
-recognised as permissive is refused: unknown counts as no. Knows nothing of files or text.
+Reads only packaging metadata: of Python packages `License-Expression`, `License` and classifiers,
+of npm packages `license` and the older `licenses`. Whatever is not recognised as permissive is
+refused: unknown counts as no. Knows nothing of files or text.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.metadata import Distribution
 
 STDLIB_LICENCE = "PSF-2.0"
@@ -69,6 +71,20 @@ def stated_licence(distribution: Distribution) -> str | None:
     if classifiers:
         return " AND ".join(sorted({normalised(value) for value in classifiers}))
     return normalised(expression) if expression and "\n" not in expression else None
+
+
+def stated_npm_licence(package: Mapping[str, object]) -> str | None:
+    """The licence that a package.json states, or None where it states none in a known form.
+
+    Several entries of the older `licenses` are joined with AND, the stricter reading.
+    """
+    stated = package.get("license") or package.get("licenses")
+    entries = stated if isinstance(stated, list) else [stated]
+    names = [entry.get("type") if isinstance(entry, dict) else entry for entry in entries]
+    texts = [name for name in names if isinstance(name, str)]
+    if not texts or len(texts) != len(names):
+        return None
+    return " AND ".join(sorted({normalised(text) for text in texts}))
 
 
 def normalised(expression: str) -> str:

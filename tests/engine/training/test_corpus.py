@@ -16,7 +16,7 @@ from engine.training.corpus import (
     read_sources,
     refusal,
 )
-from engine.training.licences import is_permissive, normalised
+from engine.training.licences import is_permissive, normalised, stated_npm_licence
 
 
 def module(name: str, lines: int = 30) -> str:
@@ -155,6 +155,81 @@ def test_a_standard_library_and_a_project_are_source_trees(site: Path, tmp_path:
 def test_refusals(path: str, text: str, reason: str | None):
     got = refusal(path, text.encode())
     assert (got is None) if reason is None else (got is not None and reason in got)
+
+
+def npm_package(modules: Path, name: str, licence: object, files: dict[str, str]) -> None:
+    folder = modules / name
+    folder.mkdir(parents=True)
+    (folder / "package.json").write_text(json.dumps({"name": name, "license": licence}))
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+
+
+def script(name: str) -> str:
+    return "".join(f"function {name}{i}(value) {{\n  return value + {i};\n}}\n" for i in range(20))
+
+
+def test_npm_packages_go_in_by_their_stated_licence_and_hold_out_by_name(
+    site: Path, tmp_path: Path
+):
+    modules = tmp_path / "node_modules"
+    npm_package(
+        modules, "alpha", "MIT", {"src/index.ts": script("alpha"), "README.md": script("r")}
+    )
+    npm_package(modules, "@scope/beta", {"type": "ISC"}, {"index.js": script("beta")})
+    npm_package(modules, "gamma", "GPL-3.0", {"index.js": script("gamma")})
+    npm_package(modules, "express", "MIT", {"lib/express.js": script("express")})
+    npm_package(
+        modules,
+        "delta",
+        "MIT",
+        {
+            "dist/index.js": script("built"),
+            "index.min.js": script("small"),
+            "index.js": "Object.defineProperty(exports, '__esModule', {});\n" + script("compiled"),
+            "node_modules/eta/index.js": script("brought"),
+        },
+    )
+    build_corpus([site, modules], tmp_path / "out")
+    found = {
+        (source.package, source.path, source.language)
+        for source in read_sources(tmp_path / "out", TRAIN)
+        if source.package.startswith("npm:")
+    }
+    assert found == {
+        ("npm:alpha", "alpha/src/index.ts", "typescript"),
+        ("npm:alpha", "alpha/README.md", "markdown"),
+        ("npm:@scope/beta", "@scope/beta/index.js", "javascript"),
+    }
+    held = read_sources(tmp_path / "out", HELD, "javascript")
+    assert [source.package for source in held] == ["npm:express"]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    alpha = next(p for p in manifest["packages"] if p["name"] == "npm:alpha")
+    assert set(alpha["languages"]) == {"typescript", "markdown"}
+    assert sum(alpha["languages"].values()) == alpha["bytes"]
+
+
+def test_one_package_gives_no_more_than_its_bound(site: Path, tmp_path: Path):
+    files = {f"huge/m{i}.py": module(f"huge{i}", 2500) for i in range(20)}
+    install(site, "huge", ["License: MIT"], files)
+    build_corpus([site], tmp_path / "out")
+    sizes = [len(s.text) for s in read_sources(tmp_path / "out", TRAIN) if s.package == "huge"]
+    assert 1_500_000 <= sum(sizes) < 1_500_000 + max(sizes)
+
+
+@pytest.mark.parametrize(
+    ("package", "licence"),
+    [
+        ({"license": "MIT"}, "MIT"),
+        ({"license": {"type": "Apache 2.0"}}, "Apache-2.0"),
+        ({"licenses": [{"type": "MIT"}, {"type": "GPL-2.0"}]}, "GPL-2.0 AND MIT"),
+        ({"licenses": [{"type": "MIT"}, {}]}, None),
+        ({}, None),
+    ],
+)
+def test_licences_of_npm_packages(package: dict[str, object], licence: str | None):
+    assert stated_npm_licence(package) == licence
 
 
 def test_bytes_that_are_no_text_are_refused():
