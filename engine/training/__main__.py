@@ -22,6 +22,8 @@ from engine.config import EngineSettings
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.engine import Engine
 from engine.errors import EngineError
+from engine.model.checkpoint import load_network
+from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.training.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
@@ -56,6 +58,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="nano")
     parser.add_argument("--out", type=Path, required=True, help="folder for all results")
     parser.add_argument(
+        "--from",
+        type=Path,
+        dest="base",
+        metavar="CHECKPOINT",
+        help="go on from these weights and this tokenizer, with a schedule of its own",
+    )
+    parser.add_argument(
         "--corpus",
         type=Path,
         action="append",
@@ -80,7 +89,9 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         EngineError: an option, a source tree or a stored piece is wrong.
     """
-    recipe: Recipe = preset(options.preset)
+    recipe = preset(options.preset)
+    if options.base is not None:
+        recipe = recipe.continued()
     last = STAGES.index(options.stage)
     out: Path = options.out
     corpus = out / "corpus"
@@ -90,7 +101,10 @@ def run(options: argparse.Namespace) -> None:
         return
     sources = read_sources(corpus, TRAIN)
     if not (out / "tokenizer.json").is_file():
-        train_tokenizer((source.text for source in sources), recipe.shape.vocabulary).save(out)
+        if options.base is None:
+            train_tokenizer((source.text for source in sources), recipe.shape.vocabulary).save(out)
+        else:
+            read_tokenizer(options.base).save(out)
     tokenizer = read_tokenizer(out)
     if last == 1:
         return
@@ -127,16 +141,26 @@ def export(options: argparse.Namespace, trainer: Trainer, tokenizer: Tokenizer) 
 
 
 def new_trainer(recipe: Recipe, tokenizer: Tokenizer, options: argparse.Namespace) -> Trainer:
-    """A trainer with fresh weights. A small corpus may fill less than the vocabulary."""
-    shape = replace(recipe.shape, vocabulary=tokenizer.size)
+    """A trainer with fresh weights, or those of `--from`.
+
+    A small corpus may fill less than the vocabulary.
+
+    Raises:
+        EngineError: `--from` is no checkpoint that can be read.
+    """
     native = options.device != "cpu" or cpu_has_bfloat16()
-    dtype = options.dtype or ("bfloat16" if native else "float32")
-    return Trainer(
-        Network(model_config(shape)),
-        recipe,
-        device=torch.device(options.device),
-        dtype=getattr(torch, dtype),
-    )
+    dtype = getattr(torch, options.dtype or ("bfloat16" if native else "float32"))
+    device = torch.device(options.device)
+    if options.base is None:
+        shape = replace(recipe.shape, vocabulary=tokenizer.size)
+        return Trainer(Network(model_config(shape)), recipe, device=device, dtype=dtype)
+    config = read_config(options.base)
+    base = load_network(
+        options.base, config, device=torch.device("cpu"), dtype=torch.float32
+    ).state_dict()
+    trainer = Trainer(Network(config), recipe, device=device, dtype=dtype)
+    trainer.set_weights(base)
+    return trainer
 
 
 def keep_freed_memory() -> None:

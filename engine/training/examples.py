@@ -1,7 +1,9 @@
 """Cuts training examples out of source files: where the cursor stands, and what was to be typed.
 
 Owns the distribution of holes. Every cut is by character, as serving cuts; the pieces are
-tokenised afterwards, each alone. Knows nothing of token ids, packing or losses.
+tokenised afterwards, each alone. A scene holds several holes above one far suffix, as typing and
+moving about leave them, so that their long context has to be read but once. Knows nothing of token
+ids, packing or losses.
 """
 
 from __future__ import annotations
@@ -14,20 +16,27 @@ import numpy as np
 
 from engine.training.corpus import Source
 
-# A hole's neighbourhood: bounds the work per example on long files.
-_REACH_CHARS = 4_000
-_MIDDLE_CHARS_MAX = 700
+# A scene's surroundings: bounds the work per example on long files.
+_REACH_CHARS = 4_500
+_MIDDLE_CHARS_MAX = 400
 _LINES_BELOW = 2
 _LINES_BELOW_MAX = 8
 
 CURSORS = ("line_tail", "word", "line_start", "column_zero", "line_end")
-_CURSOR_SHARES = (0.46, 0.15, 0.24, 0.05, 0.10)
+_CURSOR_SHARES = (0.42, 0.14, 0.32, 0.04, 0.08)
 ENDS = ("line", "lines", "scope", "closer", "anywhere")
-_END_SHARES = (0.60, 0.16, 0.08, 0.10, 0.06)
+_END_SHARES = (0.72, 0.10, 0.05, 0.09, 0.04)
+# Lines after the first. A middle has to become likelier to end with every line: where the next
+# line break is always the likelier token, greedy decoding never ends.
+_EXTRA_LINES = (1, 2, 3)
+_EXTRA_LINE_SHARES = (0.5, 0.3, 0.2)
+_SCOPE_LINES_MAX = 6
 _CLOSERS = re.compile(r"[)\]}\"'>]+[:,;]?$")
 _NO_SUFFIX_SHARE = 0.04
 # Of the cursors behind a whole line: those where nothing is missing.
 _EMPTY_SHARE = 0.5
+# Of a scene's holes: those that end on the line below which the far suffix was set.
+_ANCHORED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,31 @@ class Pieces:
     prefix: str
     near: str
     middle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Holes of one text that share a far suffix.
+
+    Attributes:
+        far_start: offset of the far suffix; None where no text stands behind any hole.
+        holes: (start, end) offsets of what was to be typed, by start; at least one, none twice.
+    """
+
+    text: str
+    far_start: int | None
+    holes: tuple[tuple[int, int], ...]
+
+    @property
+    def far(self) -> str:
+        """The far suffix."""
+        return "" if self.far_start is None else self.text[self.far_start :]
+
+    def pieces(self, hole: tuple[int, int]) -> Pieces:
+        """The texts of one hole."""
+        start, end = hole
+        near = "" if self.far_start is None else self.text[end : self.far_start]
+        return Pieces(self.far, self.text[:start], near, self.text[start:end])
 
 
 class LineIndex:
@@ -69,34 +103,59 @@ class LineIndex:
         return len(content) - len(stripped) if stripped else -1
 
 
-def cut(source: Source, rng: np.random.Generator) -> Pieces:
-    """One random hole in a file, with its surroundings (longer than any prompt needs)."""
+def draw_scene(source: Source, rng: np.random.Generator, holes: int) -> Scene:
+    """A random place of a file with up to `holes` holes.
+
+    The far suffix starts two lines below one of the lines when its mark was just set, one to eight
+    after some typing; the other holes end one to eight lines above it.
+    """
     text = _neighbourhood(source.text, rng)
     lines = LineIndex(text)
+    anchor = _random_line(lines, 0, len(lines), rng)
+    draw = rng.random()
+    below = _LINES_BELOW if draw < 0.65 else int(rng.integers(1, _LINES_BELOW_MAX + 1))
+    mark = anchor + below
+    chosen: set[tuple[int, int]] = set()
+    for _ in range(holes):
+        last = anchor
+        if rng.random() >= _ANCHORED_SHARE:
+            last = _random_line(lines, mark - _LINES_BELOW_MAX, min(mark, len(lines)), rng)
+        chosen.add(_hole(lines, last, mark, rng))
+    bare = rng.random() < _NO_SUFFIX_SHARE
+    return Scene(text, None if bare else lines.start(mark), tuple(sorted(chosen)))
+
+
+def _hole(lines: LineIndex, last: int, mark: int, rng: np.random.Generator) -> tuple[int, int]:
+    """A hole that ends on line `last`, or for some kinds below it, but above line `mark`."""
     cursor_kind = CURSORS[rng.choice(len(CURSORS), p=_CURSOR_SHARES)]
-    cursor = place_cursor(lines, cursor_kind, rng)
+    end_kind = ENDS[rng.choice(len(ENDS), p=_END_SHARES)]
+    extra = int(rng.choice(_EXTRA_LINES, p=_EXTRA_LINE_SHARES))
     if cursor_kind == "line_end":
-        end = _end_after_line(lines, cursor, rng)
-    else:
-        end = place_end(lines, cursor, ENDS[rng.choice(len(ENDS), p=_END_SHARES)], rng)
-    end = min(end, cursor + _MIDDLE_CHARS_MAX)
-    near_end = _near_end(lines, end, rng)
-    return Pieces(
-        far="" if near_end is None else text[near_end:],
-        prefix=text[:cursor],
-        near="" if near_end is None else text[end:near_end],
-        middle=text[cursor:end],
-    )
+        if rng.random() < _EMPTY_SHARE:
+            return lines.end(last), lines.end(last)
+        end_kind = "lines"
+    first = max(0, last - extra) if end_kind == "lines" else last
+    start = place_cursor(lines, first, cursor_kind, rng)
+    end = lines.end(last) if end_kind == "lines" else place_end(lines, start, end_kind, rng)
+    if lines.line_of(end) >= mark or end - start > _MIDDLE_CHARS_MAX:
+        end = min(lines.end(first), start + _MIDDLE_CHARS_MAX)
+    return start, end
 
 
-def place_cursor(lines: LineIndex, kind: str, rng: np.random.Generator) -> int:
-    """Offset of the cursor on a random line that is not blank."""
-    text = lines.text
-    line = int(rng.integers(len(lines)))
+def _random_line(lines: LineIndex, low: int, high: int, rng: np.random.Generator) -> int:
+    """A line of low..high-1, a blank one only where tries for another fail."""
+    low = max(low, 0)
+    line = int(rng.integers(low, high))
     for _ in range(8):
         if lines.indentation(line) >= 0:
             break
-        line = int(rng.integers(len(lines)))
+        line = int(rng.integers(low, high))
+    return line
+
+
+def place_cursor(lines: LineIndex, line: int, kind: str, rng: np.random.Generator) -> int:
+    """Offset of a cursor on a line."""
+    text = lines.text
     start, end = lines.start(line), lines.end(line)
     first = start + max(lines.indentation(line), 0)
     if kind == "column_zero":
@@ -121,8 +180,6 @@ def place_end(lines: LineIndex, cursor: int, kind: str, rng: np.random.Generator
     """Offset where the text to be typed ends, for a cursor before its line's end."""
     line = lines.line_of(cursor)
     line_end = lines.end(line)
-    if kind == "lines":
-        return max(cursor, lines.end(min(line + int(rng.integers(1, 10)), len(lines) - 1)))
     if kind == "scope":
         return _scope_end(lines, line)
     if kind == "closer":
@@ -133,38 +190,17 @@ def place_end(lines: LineIndex, cursor: int, kind: str, rng: np.random.Generator
     return line_end
 
 
-def _end_after_line(lines: LineIndex, cursor: int, rng: np.random.Generator) -> int:
-    """Behind a whole line: nothing is missing, or the next few lines are."""
-    if rng.random() < _EMPTY_SHARE:
-        return cursor
-    last = lines.line_of(cursor) + int(rng.integers(1, 5))
-    return lines.end(min(last, len(lines) - 1))
-
-
 def _scope_end(lines: LineIndex, line: int) -> int:
-    """End of the run of lines from `line` on that are indented at least as far; at most 12."""
+    """End of the run of lines from `line` on that are indented at least as far; at most 6."""
     depth = max(lines.indentation(line), 0)
     last = line
-    for following in range(line + 1, min(line + 12, len(lines))):
+    for following in range(line + 1, min(line + _SCOPE_LINES_MAX, len(lines))):
         indentation = lines.indentation(following)
         if 0 <= indentation < depth:
             break
         if indentation >= 0:
             last = following
     return lines.end(last)
-
-
-def _near_end(lines: LineIndex, end: int, rng: np.random.Generator) -> int | None:
-    """Where the near suffix gives way to the far one: a line start below the hole.
-
-    Two lines below when the mark was just set, one to eight after some typing; None where no text
-    is to stand behind the hole at all.
-    """
-    draw = rng.random()
-    if draw < _NO_SUFFIX_SHARE:
-        return None
-    below = _LINES_BELOW if draw < 0.65 else int(rng.integers(1, _LINES_BELOW_MAX + 1))
-    return lines.start(lines.line_of(end) + below)
 
 
 def _neighbourhood(text: str, rng: np.random.Generator) -> str:

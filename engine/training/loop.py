@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigError
 from engine.model.network import Network
 from engine.training.masking import add_noise
-from engine.training.objective import Batch, assemble, losses
+from engine.training.objective import Batch, assemble, backward, losses
 from engine.training.packing import HOLES, LANGUAGE, Example, Packer
 from engine.training.recipe import Recipe
 
@@ -102,13 +102,14 @@ class Trainer:
         diffusion_total = sum(batch.diffusion_total for batch in batches)
         ar_sum = diffusion_sum = 0.0
         for batch in batches:
-            ar, diffusion = losses(self.network, batch)
-            loss = ar / ar_total
-            if diffusion_total:
-                loss = loss + self.recipe.alpha * diffusion / diffusion_total
-            loss.backward()
-            ar_sum += float(ar.detach())
-            diffusion_sum += float(diffusion.detach())
+            sums = backward(
+                self.network,
+                batch,
+                ar_scale=1.0 / ar_total,
+                diffusion_scale=self.recipe.alpha / diffusion_total if diffusion_total else 0.0,
+            )
+            ar_sum += sums.ar
+            diffusion_sum += sums.diffusion
         self._update(learning_rate)
         return Losses(
             ar_sum / ar_total, diffusion_sum / diffusion_total if diffusion_total else None
@@ -139,11 +140,15 @@ class Trainer:
                 remedy="Give the preset it was started with, or another --out.",
                 param="preset",
             )
-        for name, tensor in state["weights"].items():
-            self._masters[name].data.copy_(tensor)
+        self.set_weights(state["weights"])
         for optimizer, stored in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
         self.progress = Progress(**state["progress"])
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes these weights, of every parameter by its name, for the present ones."""
+        for name, master in self._masters.items():
+            master.data.copy_(weights[name])
         self._publish()
 
     def _update(self, learning_rate: float) -> None:
@@ -231,26 +236,24 @@ def held_out_batches(
 ) -> list[Batch]:
     """The fixed examples whose losses are logged; always with noise.
 
-    Weighted on the middles alone: what an infilling model is asked for.
+    Weighted on the middles alone, every token the same: what an infilling model is asked for.
     """
     rng = np.random.default_rng(_HELD_OUT_SEED)
     batches = []
-    for _ in range(max(1, tokens // trainer.recipe.batch_tokens)):
-        examples = [
-            replace(example, weights=np.where(example.weights == 1.0, example.weights, 0.0))
-            for example in packer.batch(rng, trainer.recipe.batch_tokens)
-        ]
-        batches.append(_assembled(trainer, examples, True, rng))
+    while sum(len(batch.tokens) for batch in batches) < tokens:
+        drawn = packer.batch(rng, trainer.recipe.batch_tokens, HOLES)
+        examples = [_middles_alone(example) for example in drawn if example.holes]
+        if examples:
+            batches.append(_assembled(trainer, examples, True, rng))
     return batches
 
 
-@torch.no_grad()
 def evaluate(network: Network, batches: Sequence[Batch]) -> Losses:
     """Mean losses over all batches together."""
     sums = [losses(network, batch) for batch in batches]
-    ar = sum(float(pair[0]) for pair in sums) / sum(batch.ar_total for batch in batches)
+    ar = sum(pair.ar for pair in sums) / sum(batch.ar_total for batch in batches)
     total = sum(batch.diffusion_total for batch in batches)
-    return Losses(ar, sum(float(pair[1]) for pair in sums) / total if total else None)
+    return Losses(ar, sum(pair.diffusion for pair in sums) / total if total else None)
 
 
 def make_optimizers(
@@ -294,13 +297,24 @@ def initial_weight(name: str, shape: torch.Size, layers: int) -> Tensor:
     return torch.randn(shape) * scale
 
 
+def _middles_alone(example: Example) -> Example:
+    holes = []
+    for hole in example.holes:
+        weights = np.zeros_like(hole.weights)
+        weights[hole.middle :] = 1.0
+        holes.append(replace(hole, weights=weights))
+    return Example(example.tokens, np.zeros_like(example.weights), tuple(holes))
+
+
 def _assembled(
     trainer: Trainer, examples: Sequence[Example], joint: bool, rng: np.random.Generator
 ) -> Batch:
     mask_id, copies = trainer.network.config.mask_id, trainer.recipe.copies
     assert mask_id is not None
     noises = [
-        add_noise(example, mask_id=mask_id, copies=copies, rng=rng) if joint else None
+        [add_noise(hole, mask_id=mask_id, copies=copies, rng=rng) for hole in example.holes]
+        if joint
+        else []
         for example in examples
     ]
     return assemble(examples, noises, device=trainer.device, dtype=trainer.dtype)

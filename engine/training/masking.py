@@ -1,6 +1,6 @@
 """The noisy half of the joint objective: blocks over the middles, what is masked, what sees what.
 
-A noisy copy repeats the middle of an example, cut into blocks that start at the first token behind
+A noisy copy repeats the middle of a hole, cut into blocks that start at the first token behind
 MIDDLE, as decoding cuts them. The last block is filled up with end-of-middle. Owns the noise and
 the visibility rule; knows nothing of networks.
 """
@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.training.packing import Example
+from engine.training.packing import Hole
 
 BLOCK_LENGTHS = (32, 16, 8)
 _BLOCK_SHARES = (0.6, 0.25, 0.15)
 _FULL_SHARE = 0.3
 _SEED_SHARE = 0.75
+# Weight of the filling behind the end of a middle. Far below 1, far places would be taken for text
+# rather than for what is behind the end, and blocks would not end.
+FILLING_SHARE = 0.5
+# Of the copies: those whose filling stays masked, as decoding leaves it behind a decided end.
+_FILLING_MASKED_SHARE = 0.5
 _NOISE_MIN = 1e-3
 # 1/p is cut off here: a lone mask among known tokens must not outweigh a whole block.
 _WEIGHT_MAX = 10.0
@@ -24,16 +29,16 @@ _WEIGHT_MAX = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Noisy rows that belong to one example; N rows.
+    """Noisy rows that belong to one hole; N rows.
 
     Attributes:
         tokens: (N,) int64, the mask id where masked.
         labels: (N,) int64, the token of that very place.
-        positions: (N,) int64, within the example.
+        positions: (N,) int64, within the hole's tokens.
         blocks: (N,) int64; rows of one number see each other, both ways.
-        starts: (N,) int64; the row sees the example's clean tokens at positions below this.
+        starts: (N,) int64; the row sees the hole's clean tokens at positions below this.
         weights: (N,) float32; 0 where not masked, else the row's share times 1/p.
-        shares: (N,) float32; 1, but the filling behind the end of the middle shares 1 together.
+        shares: (N,) float32; 1, and FILLING_SHARE behind the end of the middle.
     """
 
     tokens: np.ndarray
@@ -45,13 +50,9 @@ class Noise:
     shares: np.ndarray
 
 
-def add_noise(
-    example: Example, *, mask_id: int, copies: int, rng: np.random.Generator
-) -> Noise | None:
-    """`copies` independently masked copies of the example's middle; None if it has no hole."""
-    if example.middle is None:
-        return None
-    parts = [_noisy_copy(example, mask_id, rng) for _ in range(copies)]
+def add_noise(hole: Hole, *, mask_id: int, copies: int, rng: np.random.Generator) -> Noise:
+    """`copies` independently masked copies of the hole's middle."""
+    parts = [_noisy_copy(hole, mask_id, rng) for _ in range(copies)]
     offset = 0
     for part in parts:
         part["blocks"] += offset
@@ -70,27 +71,26 @@ def visible(noise: Noise, clean: int) -> np.ndarray:
     return np.concatenate((earlier, same), axis=1)
 
 
-def _noisy_copy(example: Example, mask_id: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    first = example.middle
-    assert first is not None
+def _noisy_copy(hole: Hole, mask_id: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     length = int(rng.choice(BLOCK_LENGTHS, p=_BLOCK_SHARES))
-    middle = example.tokens[first:]
+    middle = hole.tokens[hole.middle :]
     blocks_count = -(-len(middle) // length)
     rows = blocks_count * length
     labels = np.full(rows, middle[-1], dtype=np.int64)
     labels[: len(middle)] = middle
     shares = np.ones(rows, dtype=np.float32)
-    if rows > len(middle):
-        shares[len(middle) :] = 1.0 / (rows - len(middle))
+    shares[len(middle) :] = FILLING_SHARE
     blocks = np.arange(rows) // length
     masked, chance = _mask(blocks_count, length, rng)
+    if rng.random() < _FILLING_MASKED_SHARE:
+        masked[len(middle) :], chance[len(middle) :] = True, 1.0
     weights = np.where(masked, shares * np.minimum(1.0 / chance, _WEIGHT_MAX), 0.0)
     return {
         "tokens": np.where(masked, mask_id, labels),
         "labels": labels,
-        "positions": first + np.arange(rows),
+        "positions": hole.middle + np.arange(rows),
         "blocks": blocks,
-        "starts": first + blocks * length,
+        "starts": hole.middle + blocks * length,
         "weights": weights.astype(np.float32),
         "shares": shares,
     }
@@ -107,4 +107,4 @@ def _mask(blocks: int, length: int, rng: np.random.Generator) -> tuple[np.ndarra
     masked = rng.random((blocks, length)) < level
     seeded = rng.random(blocks) < _SEED_SHARE
     masked[seeded, 0] = False
-    return masked.reshape(-1), np.broadcast_to(level, masked.shape).reshape(-1)
+    return masked.reshape(-1), np.broadcast_to(level, masked.shape).reshape(-1).copy()

@@ -7,7 +7,7 @@ that is spent, 0 to 1, whether the budget is counted in minutes or in tokens.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig, RopeConfig
@@ -46,12 +46,23 @@ class Recipe:
     warmup_steps: int = 100
     decay_share: float = 0.35
     joint_share: float = 0.45
-    alpha: float = 0.5
+    alpha: float = 0.7
     copies: int = 2
     weight_decay: float = 0.1
     gradient_norm_max: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     seed: int = 1
+
+    def continued(self) -> Recipe:
+        """The recipe that goes on from trained weights: little is left of stage 1, and the rate
+        starts lower and falls for longer."""
+        return replace(
+            self,
+            learning_rate=self.learning_rate * 2 / 3,
+            warmup_steps=self.warmup_steps // 2,
+            decay_share=0.6,
+            joint_share=0.92,
+        )
 
     def learning_rate_at(self, step: int, progress: float) -> float:
         """The rate of optimizer step `step` (from 0)."""

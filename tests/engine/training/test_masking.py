@@ -7,23 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.training.masking import BLOCK_LENGTHS, Noise, add_noise, visible
-from engine.training.packing import Example
+from engine.training.masking import BLOCK_LENGTHS, FILLING_SHARE, Noise, add_noise, visible
+from engine.training.packing import Hole
 
 MASK, END_OF_MIDDLE = 3, 8
 
 
-def example(prompt: int, middle: int) -> Example:
+def hole(prompt: int, middle: int) -> Hole:
     """`prompt` distinct tokens, `middle` more, and end-of-middle."""
     tokens = np.append(np.arange(100, 100 + prompt + middle), END_OF_MIDDLE)
-    return Example(tokens, np.ones(len(tokens), dtype=np.float32), prompt)
+    return Hole(11, tokens, np.ones(len(tokens), dtype=np.float32), prompt)
 
 
 def noise(prompt: int, middle: int, seed: int, copies: int = 2) -> Noise:
     rng = np.random.default_rng(seed)
-    made = add_noise(example(prompt, middle), mask_id=MASK, copies=copies, rng=rng)
-    assert made is not None
-    return made
+    return add_noise(hole(prompt, middle), mask_id=MASK, copies=copies, rng=rng)
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,7 +44,7 @@ def test_visible_is_earlier_clean_tokens_and_the_own_block(prompt: int, middle: 
 def test_blocks_start_at_the_middle_and_repeat_it_filled_with_its_end(
     prompt: int, middle: int, seed: int
 ):
-    whole = example(prompt, middle)
+    whole = hole(prompt, middle)
     rows = noise(prompt, middle, seed, copies=1)
     lengths = {int((rows.blocks == block).sum()) for block in set(rows.blocks.tolist())}
     assert len(lengths) == 1
@@ -55,8 +53,8 @@ def test_blocks_start_at_the_middle_and_repeat_it_filled_with_its_end(
     assert set(((rows.starts - prompt) % lengths.pop()).tolist()) == {0}
     assert rows.labels[: middle + 1].tolist() == whole.tokens[prompt:].tolist()
     assert set(rows.labels[middle:].tolist()) == {END_OF_MIDDLE}
-    # However long the filling is, it counts as one token.
-    assert rows.shares.sum() == pytest.approx(middle + 1 + (len(rows.labels) > middle + 1))
+    filling = len(rows.labels) - middle - 1
+    assert rows.shares.sum() == pytest.approx(middle + 1 + FILLING_SHARE * filling)
 
 
 def test_rows_show_their_token_or_the_mask_and_only_masks_are_weighted():
@@ -84,6 +82,14 @@ def test_many_blocks_are_masked_whole_with_and_without_their_first_token():
     assert 0.15 < seedless < 0.4
 
 
-def test_an_example_without_a_hole_has_no_noise():
-    plain = Example(np.arange(10), np.ones(10, dtype=np.float32), None)
-    assert add_noise(plain, mask_id=MASK, copies=1, rng=np.random.default_rng(0)) is None
+def test_behind_the_end_all_is_masked_in_many_copies_and_weighs_as_often_as_it_is_seen():
+    middle, copies = 9, 400
+    rows = noise(5, middle, seed=4, copies=copies)
+    behind = rows.positions > 5 + middle
+    masked = (rows.tokens == MASK) & behind
+    whole = [
+        bool(masked[(rows.blocks == block) & behind].all()) for block in set(rows.blocks[behind])
+    ]
+    # The others are masked whole with the share of their blocks that are.
+    assert 0.5 < np.mean(whole) < 0.8
+    assert rows.weights[behind].mean() == pytest.approx(FILLING_SHARE, rel=0.1)

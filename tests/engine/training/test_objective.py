@@ -13,8 +13,8 @@ from torch.nn import functional
 from engine.model.network import Network
 from engine.training.loop import initial_weight
 from engine.training.masking import Noise, add_noise
-from engine.training.objective import Batch, PackedAttention, assemble, losses
-from engine.training.packing import Example
+from engine.training.objective import Batch, PackedAttention, assemble, backward, losses
+from engine.training.packing import Example, Hole
 from engine.training.recipe import Shape, model_config
 
 VOCABULARY, MASK = 64, 3
@@ -32,49 +32,63 @@ def network() -> Network:
     return made
 
 
-def example(prompt: int, middle: int, seed: int) -> Example:
-    tokens = np.random.default_rng(seed).integers(9, VOCABULARY, prompt + middle + 1)
-    return Example(tokens, np.ones(len(tokens), dtype=np.float32), prompt)
+def example(trunk: int, *holes: tuple[int, int, int], seed: int) -> Example:
+    """A trunk with holes, each given as (seen, own prompt, middle with its end)."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(9, VOCABULARY, trunk)
+    made = []
+    for seen, prompt, middle in holes:
+        own = rng.integers(9, VOCABULARY, prompt + middle)
+        weights = np.ones(len(own), dtype=np.float32)
+        weights[0] = 0.0
+        made.append(Hole(seen, own, weights, prompt))
+    weights = np.ones(trunk, dtype=np.float32)
+    weights[0] = 0.0
+    return Example(tokens, weights, tuple(made))
 
 
-def noisy(whole: Example, seed: int = 7) -> Noise:
-    made = add_noise(whole, mask_id=MASK, copies=2, rng=np.random.default_rng(seed))
-    assert made is not None
-    return made
+def noisy(whole: Example, seed: int = 7) -> list[Noise]:
+    rng = np.random.default_rng(seed)
+    return [add_noise(hole, mask_id=MASK, copies=2, rng=rng) for hole in whole.holes]
 
 
 def logits(network: Network, batch: Batch) -> Tensor:
     with torch.no_grad():
-        hidden = network(batch.tokens, batch.positions, PackedAttention(batch.segments))
-        return network.logits(hidden)
+        return logits_with_gradient(network, batch)
 
 
-def of(examples: list[Example], noises: list[Noise | None]) -> Batch:
+def of(examples: list[Example], noises: list[list[Noise]]) -> Batch:
     return assemble(examples, noises, device=CPU, dtype=torch.float32)
 
 
+def other(token: int) -> int:
+    return 9 if token != 9 else 10
+
+
 def test_noisy_rows_ignore_clean_tokens_from_their_block_on(network: Network):
-    whole = example(20, 50, seed=1)
-    noise = noisy(whole)
-    before = logits(network, of([whole], [noise]))[len(whole.tokens) :]
-    for place in range(whole.middle or 0, len(whole.tokens)):
-        tokens = whole.tokens.copy()
-        tokens[place] = 9 if tokens[place] != 9 else 10
-        after = logits(network, of([replace(whole, tokens=tokens)], [noise]))[len(tokens) :]
+    whole = example(18, (18, 2, 51), seed=1)
+    (hole,), (noise,) = whole.holes, noisy(whole)
+    clean = 18 + len(hole.tokens)
+    before = logits(network, of([whole], [[noise]]))[clean:]
+    for place in range(hole.middle, len(hole.tokens)):
+        tokens = hole.tokens.copy()
+        tokens[place] = other(tokens[place])
+        changed = replace(whole, holes=(replace(hole, tokens=tokens),))
+        after = logits(network, of([changed], [[noise]]))[clean:]
         may_see = torch.from_numpy(noise.starts > place)
         torch.testing.assert_close(after[~may_see], before[~may_see], rtol=0, atol=0)
         assert (after[may_see] != before[may_see]).any(dim=-1).all()
 
 
 def test_noisy_rows_ignore_other_blocks_and_see_all_of_their_own(network: Network):
-    whole = example(20, 50, seed=2)
-    noise = noisy(whole)
-    clean = len(whole.tokens)
-    before = logits(network, of([whole], [noise]))
+    whole = example(18, (18, 2, 51), seed=2)
+    (hole,), (noise,) = whole.holes, noisy(whole)
+    clean = 18 + len(hole.tokens)
+    before = logits(network, of([whole], [[noise]]))
     for place in range(0, len(noise.tokens), 5):
         tokens = noise.tokens.copy()
-        tokens[place] = 9 if tokens[place] != 9 else 10
-        after = logits(network, of([whole], [replace(noise, tokens=tokens)]))
+        tokens[place] = other(tokens[place])
+        after = logits(network, of([whole], [[replace(noise, tokens=tokens)]]))
         torch.testing.assert_close(after[:clean], before[:clean], rtol=0, atol=0)
         same = torch.from_numpy(noise.blocks == noise.blocks[place])
         torch.testing.assert_close(after[clean:][~same], before[clean:][~same], rtol=0, atol=0)
@@ -82,35 +96,79 @@ def test_noisy_rows_ignore_other_blocks_and_see_all_of_their_own(network: Networ
 
 
 def test_clean_rows_are_causal(network: Network):
-    whole = example(20, 10, seed=3)
-    before = logits(network, of([whole], [None]))
+    whole = example(31, seed=3)
+    before = logits(network, of([whole], [[]]))
     tokens = whole.tokens.copy()
-    tokens[12] = 9 if tokens[12] != 9 else 10
-    after = logits(network, of([replace(whole, tokens=tokens)], [None]))
+    tokens[12] = other(tokens[12])
+    after = logits(network, of([replace(whole, tokens=tokens)], [[]]))
     torch.testing.assert_close(after[:12], before[:12], rtol=0, atol=0)
     assert (after[12:] != before[12:]).any(dim=-1).all()
 
 
+def test_a_hole_is_as_its_whole_prompt_alone(network: Network):
+    """Branch behind trunk equals one sequence: what serving computes."""
+    whole = example(30, (12, 6, 5), (30, 4, 9), seed=4)
+    rows = logits(network, of([whole], [[]]))
+    start = 30
+    for hole in whole.holes:
+        sequence = np.concatenate((whole.tokens[: hole.seen], hole.tokens))
+        alone = Example(sequence, np.ones(len(sequence), dtype=np.float32))
+        expected = logits(network, of([alone], [[]]))[hole.seen :]
+        got = rows[start : start + len(hole.tokens)]
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        start += len(hole.tokens)
+
+
 def test_examples_packed_together_are_as_alone(network: Network):
-    parts = [example(20, 10, seed=4), example(7, 40, seed=5), example(33, 2, seed=6)]
-    noises = [noisy(parts[0]), None, noisy(parts[2])]
+    parts = [
+        example(20, (15, 3, 10), (20, 2, 8), seed=4),
+        example(40, seed=5),
+        example(33, (33, 1, 2), seed=6),
+    ]
+    noises = [noisy(part) for part in parts]
     together = logits(network, of(parts, noises))
     alone = [logits(network, of([p], [n])) for p, n in zip(parts, noises, strict=True)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
 def test_losses_are_weighted_sums_of_next_and_of_same_place(network: Network):
-    whole = example(12, 9, seed=8)
-    noise = noisy(whole)
-    batch = of([whole], [noise])
+    whole = example(12, (12, 3, 9), seed=8)
+    (hole,), (noise,) = whole.holes, noisy(whole)
+    batch = of([whole], [[noise]])
     rows = logits(network, batch)
-    clean = len(whole.tokens)
-    next_tokens = torch.from_numpy(whole.tokens[1:])
-    ar = functional.cross_entropy(rows[: clean - 1], next_tokens, reduction="sum")
-    each = functional.cross_entropy(rows[clean:], torch.from_numpy(noise.labels), reduction="none")
+    trunk = functional.cross_entropy(rows[:11], torch.from_numpy(whole.tokens[1:]), reduction="sum")
+    branch = functional.cross_entropy(
+        rows[12:23], torch.from_numpy(hole.tokens[1:]), reduction="sum"
+    )
+    each = functional.cross_entropy(rows[24:], torch.from_numpy(noise.labels), reduction="none")
     diffusion = (each * torch.from_numpy(noise.weights)).sum()
-    got_ar, got_diffusion = losses(network, batch)
-    torch.testing.assert_close(got_ar, ar)
-    torch.testing.assert_close(got_diffusion, diffusion)
-    assert batch.ar_total == clean - 1
+    sums = losses(network, batch)
+    assert sums.ar == pytest.approx(float(trunk + branch), rel=1e-4)
+    assert sums.diffusion == pytest.approx(float(diffusion), rel=1e-4)
+    assert batch.ar_total == 11 + 11
     assert batch.diffusion_total == pytest.approx(float(noise.shares.sum()))
+
+
+def test_gradients_are_those_of_the_scaled_sums(network: Network):
+    # More rows than the head takes at a time.
+    whole = example(700, (700, 3, 40), seed=9)
+    batch = of([whole], [noisy(whole)])
+    rows = logits_with_gradient(network, batch)[batch.read]
+    each = functional.cross_entropy(rows, batch.labels, reduction="none")
+    loss = (each * (0.5 * batch.ar_weights + 0.25 * batch.diffusion_weights)).sum()
+    parameters = dict(network.named_parameters())
+    expected = torch.autograd.grad(loss, list(parameters.values()))
+    for parameter in parameters.values():
+        parameter.grad = None
+    sums = backward(network, batch, ar_scale=0.5, diffusion_scale=0.25)
+    assert sums.ar == pytest.approx(losses(network, batch).ar, rel=1e-4)
+    for (name, parameter), gradient in zip(parameters.items(), expected, strict=True):
+        assert parameter.grad is not None, name
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * scale)
+        parameter.grad = None
+
+
+def logits_with_gradient(network: Network, batch: Batch) -> Tensor:
+    hidden = network(batch.tokens, batch.positions, PackedAttention(batch.segments))
+    return network.logits(hidden)

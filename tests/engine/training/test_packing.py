@@ -7,20 +7,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlm_lsp.host.layout import Budget as HostBudget
+from dlm_lsp.host.layout import Pieces as HostPieces
+from dlm_lsp.host.layout import lay_out
 from engine.model.tokenizer import Tokenizer
 from engine.prompt import InfillFormat
 from engine.training.corpus import Source
-from engine.training.examples import CURSORS, ENDS, LineIndex, Pieces, cut, place_cursor, place_end
+from engine.training.examples import (
+    CURSORS,
+    ENDS,
+    LineIndex,
+    Pieces,
+    Scene,
+    draw_scene,
+    place_cursor,
+    place_end,
+)
+from engine.training.languages import SHARES
 from engine.training.packing import (
-    EXAMPLE_TOKENS_MAX,
     FAR_TOKENS_MAX,
     HOLES,
     LANGUAGE,
+    MIDDLE_TOKENS_MAX,
     NEAR_TOKENS_MAX,
     PREFIX_TOKENS_MAX,
+    Example,
     Mix,
     Packer,
+    draw_budgets,
     file_weights,
+    middle_weights,
+    prefix_start,
     prefix_tokens,
     prompt_tokens,
 )
@@ -50,36 +67,46 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def infill(tokenizer: Tokenizer) -> InfillFormat:
     found = tokenizer.infill
-    assert found is not None
+    assert isinstance(found, InfillFormat)
     return found
+
+
+def scene_of(text: str, seed: int, holes: int = 6) -> Scene:
+    return draw_scene(Source("p", "f.py", text), np.random.default_rng(seed), holes)
 
 
 @settings(max_examples=200, deadline=None)
 @given(texts, seeds)
 def test_pieces_joined_are_the_text(text: str, seed: int):
-    pieces = cut(Source("p", "f.py", text), np.random.default_rng(seed))
-    joined = pieces.prefix + pieces.middle + pieces.near + pieces.far
-    assert joined == text if pieces.near or pieces.far else text.startswith(joined)
+    scene = scene_of(text, seed)
+    assert scene.text == text
+    assert 1 <= len(scene.holes) == len(set(scene.holes))
+    assert list(scene.holes) == sorted(scene.holes)
+    for hole in scene.holes:
+        pieces = scene.pieces(hole)
+        joined = pieces.prefix + pieces.middle + pieces.near + pieces.far
+        assert joined == (text if scene.far_start is not None else text[: hole[1]])
 
 
 @settings(max_examples=100, deadline=None)
 @given(seeds)
-def test_pieces_of_a_long_file_are_contiguous_and_whole_lines(seed: int):
+def test_scenes_of_a_long_file_are_whole_lines(seed: int):
     text = "".join(f"line_{i} = {i}\n" for i in range(3000))
-    pieces = cut(Source("p", "f.py", text), np.random.default_rng(seed))
-    joined = pieces.prefix + pieces.middle + pieces.near + pieces.far
-    assert joined in text
-    assert text.startswith(joined[:10]) or "\n" + joined[:10] in text
-    assert len(joined) < len(text)
+    scene = scene_of(text, seed)
+    assert scene.text in text
+    assert text.startswith(scene.text[:10]) or "\n" + scene.text[:10] in text
+    assert len(scene.text) < len(text)
 
 
 @settings(max_examples=200, deadline=None)
 @given(texts, seeds)
-def test_the_far_suffix_starts_at_a_line_one_to_eight_below_the_hole(text: str, seed: int):
-    pieces = cut(Source("p", "f.py", text), np.random.default_rng(seed))
-    if pieces.far:
-        assert pieces.near.endswith("\n")
-        assert 1 <= pieces.near.count("\n") <= 8
+def test_the_far_suffix_starts_at_a_line_one_to_eight_below_each_hole(text: str, seed: int):
+    scene = scene_of(text, seed)
+    for hole in scene.holes:
+        pieces = scene.pieces(hole)
+        if pieces.far:
+            assert pieces.near.endswith("\n")
+            assert 1 <= pieces.near.count("\n") <= 8
 
 
 @settings(max_examples=200, deadline=None)
@@ -87,10 +114,12 @@ def test_the_far_suffix_starts_at_a_line_one_to_eight_below_the_hole(text: str, 
 def test_cursors_and_ends_lie_in_order_inside_the_text(text: str, cursor: str, end: str, seed: int):
     rng = np.random.default_rng(seed)
     lines = LineIndex(text)
-    start = place_cursor(lines, cursor, rng)
+    line = int(rng.integers(len(lines)))
+    start = place_cursor(lines, line, cursor, rng)
     stop = place_end(lines, start, end, rng)
+    assert lines.line_of(start) == line
     assert 0 <= start <= stop <= len(text)
-    if end in ("line", "lines", "scope"):
+    if end in ("line", "scope"):
         assert stop == len(text) or text[stop] == "\n"
 
 
@@ -103,43 +132,81 @@ def test_every_kind_of_cursor_occurs_where_it_should():
     lines = LineIndex(CODE)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        column_zero = place_cursor(lines, "column_zero", rng)
+        line = int(rng.choice([0, 1, 3, 4, 6, 7, 8, 9, 10]))
+        column_zero = place_cursor(lines, line, "column_zero", rng)
         assert column_zero == 0 or CODE[column_zero - 1] == "\n"
-        first = place_cursor(lines, "line_start", rng)
+        first = place_cursor(lines, line, "line_start", rng)
         assert not CODE[lines.start(lines.line_of(first)) : first].strip()
         assert not CODE[first].isspace()
-        assert CODE[place_cursor(lines, "line_end", rng)] == "\n"
-        word = place_cursor(lines, "word", rng)
+        assert CODE[place_cursor(lines, line, "line_end", rng)] == "\n"
+        word = place_cursor(lines, line, "word", rng)
         assert CODE[word - 1 : word + 1].isidentifier()
 
 
-@settings(max_examples=100, deadline=None)
-@given(text=texts, seed=seeds)
-def test_an_example_is_the_pieces_tokenised_apart_and_ends_its_middle(
+@settings(max_examples=150, deadline=None)
+@given(text=texts | st.just(CODE * 9), seed=seeds)
+def test_an_examples_prompts_are_the_hosts(
     tokenizer: Tokenizer, infill: InfillFormat, text: str, seed: int
 ):
-    rng = np.random.default_rng(seed)
-    pieces = cut(Source("p", "f.py", text), rng)
-    example = Packer([Source("p", "f.py", CODE)], tokenizer).infilling(pieces, rng)
+    """Branch behind trunk is what the host lays out for the same text, cursor, marks and budgets,
+    and the middle is what stood there, tokenised alone, and its end."""
+    scene = scene_of(text, seed)
+    packer = Packer([Source("p", "f.py", CODE)], tokenizer)
+    example = packer.infilling(scene, np.random.default_rng(seed))
     if example is None:
         return
-    tokens = example.tokens.tolist()
-    far, prefix, near, middle = (
-        tokens.index(marker) for marker in (infill.far, infill.prefix, infill.near, infill.middle)
-    )
-    assert tokens[0] == infill.begin
-    assert example.middle == middle + 1
-    assert tokens[middle + 1 :] == [*tokenizer.encode(pieces.middle), infill.end_of_middle]
-    assert tokens[near + 1 : middle] == tokenizer.encode(pieces.near)
-    assert pieces.prefix.endswith(tokenizer.decode(tokens[prefix + 1 : near]))
-    assert pieces.far.startswith(tokenizer.decode(tokens[far + 1 : prefix], final=False))
-    assert near - prefix - 1 <= PREFIX_TOKENS_MAX
-    assert prefix - far - 1 <= FAR_TOKENS_MAX
-    assert middle - near - 1 <= NEAR_TOKENS_MAX
-    assert len(tokens) <= EXAMPLE_TOKENS_MAX
-    # Only what has to be predicted is weighted: never a marker that the prompt brings.
-    assert example.weights[[0, far, prefix, near, middle]].tolist() == [0.0] * 5
-    assert (example.weights[middle + 1 :] == 1.0).all()
+    budgets = draw_budgets(np.random.default_rng(seed))
+    trunk = example.tokens.tolist()
+    far = trunk[2 : trunk.index(infill.prefix)]
+    assert len(far) <= budgets[1]
+    made = [[*trunk[: hole.seen], *hole.tokens.tolist()] for hole in example.holes]
+    found = 0
+    for hole in scene.holes:
+        pieces = scene.pieces(hole)
+        start = prefix_start(scene.text[: scene.holes[-1][0]], tokenizer, budgets[0])
+        if hole[0] < start:
+            continue
+        near = tokenizer.encode(pieces.near)
+        layout = lay_out(
+            HostPieces(pieces.prefix, pieces.near + pieces.far, start, len(pieces.near)),
+            tokenizer,
+            # The host gives the near suffix a third; the far one's cut is what was drawn.
+            HostBudget(PREFIX_TOKENS_MAX, NEAR_TOKENS_MAX + FAR_TOKENS_MAX),
+        )
+        middle = [*tokenizer.encode(pieces.middle), infill.end_of_middle]
+        if len(near) > NEAR_TOKENS_MAX or len(middle) > MIDDLE_TOKENS_MAX:
+            continue
+        expected = list(layout.prompt)
+        end_of_far = expected.index(infill.prefix)
+        expected[2:end_of_far] = expected[2 : min(end_of_far, 2 + budgets[1])]
+        assert [*expected, *middle] in made
+        found += 1
+    assert found == len(made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=texts, seed=seeds)
+def test_only_what_has_to_be_predicted_is_weighted(
+    tokenizer: Tokenizer, infill: InfillFormat, text: str, seed: int
+):
+    packer = Packer([Source("p", "f.py", CODE)], tokenizer)
+    example = packer.infilling(scene_of(text, seed), np.random.default_rng(seed))
+    if example is None:
+        return
+    brought = [infill.begin, infill.far, infill.prefix, infill.near, infill.middle]
+    assert (example.weights[np.isin(example.tokens, brought)] == 0).all()
+    for hole in example.holes:
+        assert (hole.weights[np.isin(hole.tokens, brought)] == 0).all()
+        assert hole.weights[0] == 0
+        assert (hole.weights[hole.middle :] > 0).all()
+        assert hole.weights[-1] == hole.weights[hole.middle :].max()
+
+
+def test_short_middles_count_for_more_per_token_and_less_in_all():
+    short, long = middle_weights(4, 1.0), middle_weights(64, 1.0)
+    assert short[0] > long[0]
+    assert short.sum() < long.sum()
+    assert middle_weights(4, 2.0)[-1] == 2 * short[-1]
 
 
 @settings(max_examples=100, deadline=None)
@@ -165,11 +232,15 @@ def test_a_prompt_of_empty_pieces_is_the_markers_alone(tokenizer: Tokenizer, inf
 def test_batches_repeat_with_their_seed_and_keep_their_size(tokenizer: Tokenizer):
     packer = Packer([Source("p", "f.py", CODE * 3)], tokenizer)
     first, again, other = (
-        packer.batch(np.random.default_rng(seed), 1000) for seed in ([1, 5], [1, 5], [1, 6])
+        packer.batch(np.random.default_rng(seed), 2000) for seed in ([1, 5], [1, 5], [1, 6])
     )
-    assert [e.tokens.tolist() for e in first] == [e.tokens.tolist() for e in again]
-    assert [e.tokens.tolist() for e in first] != [e.tokens.tolist() for e in other]
-    assert sum(len(example.tokens) for example in first) <= 1000
+
+    def tokens(examples: list[Example]) -> list[list[int]]:
+        return [e.tokens.tolist() + [t for h in e.holes for t in h.tokens] for e in examples]
+
+    assert tokens(first) == tokens(again)
+    assert tokens(first) != tokens(other)
+    assert sum(example.rows for example in first) <= 2000
 
 
 def test_the_second_stages_batches_are_mostly_holes(tokenizer: Tokenizer):
@@ -178,9 +249,9 @@ def test_the_second_stages_batches_are_mostly_holes(tokenizer: Tokenizer):
     def middle_share(mix: Mix) -> float:
         rng = np.random.default_rng(0)
         examples = [example for _ in range(20) for example in packer.batch(rng, 4000, mix)]
-        assert {example.middle is None for example in examples} == {True, False}
-        middles = sum(len(e.tokens) - e.middle for e in examples if e.middle is not None)
-        return middles / sum(len(example.tokens) for example in examples)
+        assert {bool(example.holes) for example in examples} == {True, False}
+        middles = sum(len(h.tokens) - h.middle for e in examples for h in e.holes)
+        return middles / sum(example.rows for example in examples)
 
     assert middle_share(HOLES) > 1.5 * middle_share(LANGUAGE)
 
@@ -193,7 +264,7 @@ def test_plain_text_ends_with_end_of_text_only_at_the_end_of_the_file(tokenizer:
         example = packer.plain(Source("p", "f.py", CODE), np.random.default_rng(seed))
         text = tokenizer.decode(example.tokens.tolist())
         assert text in CODE
-        assert example.middle is None
+        assert not example.holes
         assert (end in example.tokens) == (example.tokens[-1] == end) == CODE.endswith(text)
         ended.add(bool(example.tokens[-1] == end))
     assert True in ended
@@ -208,3 +279,13 @@ def test_small_packages_count_for_more_than_their_size():
     weights = file_weights(sources)
     assert weights[0] == pytest.approx(3 * weights[1])
     assert weights[2] / weights.sum() > 2 * 100 / 8100
+
+
+def test_each_language_has_its_share_whatever_its_size():
+    sources = [
+        Source("a", "a.py", "x" * 9000),
+        Source("b", "b.js", "x" * 300, "javascript"),
+        Source("c", "c.js", "x" * 300, "javascript"),
+    ]
+    weights = file_weights(sources)
+    assert weights[1:].sum() / weights[0] == pytest.approx(SHARES["javascript"] / SHARES["python"])

@@ -87,6 +87,23 @@ def test_stages_stop_where_asked_and_finished_pieces_are_kept(site: Path, tmp_pa
     assert len(ends) == 2
 
 
+def test_a_run_goes_on_from_a_checkpoints_weights_and_tokenizer(site: Path, tmp_path: Path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert command(site, first) == 0
+    assert command(site, second, "--from", str(first / "checkpoint"), "--stage", "joint") == 0
+    tokenizers = [(folder / "tokenizer.json").read_bytes() for folder in (first, second)]
+    assert tokenizers[0] == tokenizers[1]
+
+    def held_out(folder: Path) -> float:
+        lines = (folder / "log.jsonl").read_text("utf-8").splitlines()
+        return json.loads(lines[-1])["held_out_ar"]
+
+    rows = [json.loads(line) for line in (second / "log.jsonl").read_text("utf-8").splitlines()]
+    assert rows[-1]["joint_tokens"] > 0.8 * rows[-1]["tokens"]
+    # As many tokens again from those weights on: from fresh ones it would end where the first did.
+    assert held_out(second) < held_out(first)
+
+
 def test_a_wrong_source_tree_ends_with_its_name_and_a_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
