@@ -40,11 +40,29 @@ def byte_tokenizer(*, infilling: bool = True) -> Tokenizer:
     special = SPECIAL_TOKENS if infilling else SPECIAL_TOKENS[:4]
     pieces = [*special, *byte_alphabet().values(), *(left + right for left, right in _MERGES)]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return Tokenizer(_byte_level(vocabulary, list(special)))
+
+
+def tekken_tokenizer() -> Tokenizer:
+    """Byte-level BPE with the ids of the tokenizer that Nemotron-Labs-Diffusion is released with.
+
+    A thousand special tokens come first; of them 1 begins and 11 ends a text, 14 to 16 are markers
+    that the model is not known to have been trained with, and 100 is the mask.
+    """
+    named = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]"}
+    named |= {14: "[PREFIX]", 15: "[MIDDLE]", 16: "[SUFFIX]"}
+    special = [named.get(index, f"<SPECIAL_{index}>") for index in range(1000)]
+    pieces = [*special, *byte_alphabet().values(), *(left + right for left, right in _MERGES)]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return Tokenizer(_byte_level(vocabulary, special))
+
+
+def _byte_level(vocabulary: dict[str, int], special: list[str]) -> Backend:
     backend = Backend(models.BPE(vocab=vocabulary, merges=list(_MERGES)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(special))
-    return Tokenizer(backend)
+    backend.add_special_tokens(special)
+    return backend
 
 
 def write_tiny_checkpoint(folder: Path, *, seed: int = 0, infilling: bool = True) -> Path:

@@ -16,49 +16,10 @@ from engine.errors import CheckpointError, EngineError, MemoryExhausted
 from engine.model import checkpoint
 from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import parse_config, read_config, to_json
+from tests.engine.nld import NLD_8B
 from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
 
 WEIGHTS = "model.safetensors"
-# The released 8B config, as public notes quote it: keys we read and keys we do not.
-NLD_8B = {
-    "architectures": ["NemotronLabsDiffusionModel"],
-    "model_type": "nemotron_labs_diffusion",
-    "vocab_size": 131072,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 34,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 262144,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 11,
-    "mask_token_id": 100,
-    "block_size": 32,
-    "dlm_paradigm": "bidirectional",
-    "ar_loss_weight": 1.0,
-    "dlm_loss_weight": None,
-    "dp_varying_mask_ratio": False,
-    "use_cache": False,
-    "torch_dtype": "bfloat16",
-    "rope_parameters": {
-        "rope_type": "yarn",
-        "rope_theta": 1e6,
-        "factor": 16,
-        "original_max_position_embeddings": 16384,
-        "beta_fast": 32,
-        "beta_slow": 1,
-        "mscale": 1,
-        "mscale_all_dim": 1,
-        "llama_4_scaling_beta": 0.1,
-    },
-}
 
 
 @pytest.fixture

@@ -1,0 +1,205 @@
+"""Checkpoints in the layouts of the released 3B, 8B and 14B: narrow ones that run, full ones that
+are only laid out. Whatever is wrong with a folder is named by the tensor or the file."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.api import LAST_EVENTS, MODES, BlockOptions, Event, Finished, Limits, Request
+from engine.config import EngineSettings
+from engine.engine import Engine
+from engine.errors import CheckpointError
+from engine.model.checkpoint import expected_tensors
+from engine.model.config import parse_config
+from engine.model.network import Network
+from tests.engine.nld import (
+    INDEX,
+    LORA,
+    NLD_8B,
+    SIZES,
+    WEIGHTS,
+    lora_shapes,
+    tensor_shapes,
+    tiny_config,
+    write_nld,
+)
+
+PARAMETERS = {"3B": 3.83, "8B": 8.49, "14B": 13.51}  # billions, as published or recomputed
+LORA_PARAMETERS = {"3B": 23.9, "8B": 35.7, "14B": 47.2}  # millions, at rank 128
+KV_BYTES = {"3B": 106, "8B": 139, "14B": 164}  # thousands, a token in bf16
+PROMPT = "def mean(values):\n    return"
+Break = Callable[[Path], object]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_full_size_has_the_released_names_shapes_and_counts(size: str) -> None:
+    config, published = parse_config(SIZES[size]), tensor_shapes(SIZES[size])
+    assert expected_tensors(config) == published
+    assert sum(map(prod, published.values())) == config.parameters()
+    assert round(config.parameters() / 1e9, 2) == PARAMETERS[size]
+    kv_bytes = 2 * config.layers * config.kv_heads * config.head_dim * 2
+    assert round(kv_bytes / 1000) == KV_BYTES[size]
+    assert (config.mask_id, config.begin_id, config.end_ids) == (100, 1, (11,))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_full_size_is_laid_out_without_memory(size: str) -> None:
+    with torch.device("meta"):
+        network = Network(parse_config(SIZES[size]))
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert sum(p.numel() for p in network.parameters()) == parse_config(SIZES[size]).parameters()
+    attention = network.encoder.layers[0].self_attn
+    is_square = attention.q_proj.weight.shape[0] == attention.q_proj.weight.shape[1]
+    assert is_square == (size == "8B")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_full_drafter_lora_has_the_released_size(size: str) -> None:
+    count = sum(map(prod, lora_shapes(SIZES[size], rank=128).values()))
+    assert count / 1e6 == pytest.approx(LORA_PARAMETERS[size], abs=0.06)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(size, shards, lora) for size in SIZES for shards in (1, 3) for lora in (False, True)],
+    ids=lambda p: f"{p[0]}-{'single' if p[1] == 1 else 'sharded'}-{'lora' if p[2] else 'plain'}",
+)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    size, shards, lora = request.param
+    folder = write_nld(tmp_path_factory.mktemp("nld"), size, shards=shards, lora=lora)
+    assert (folder / INDEX).is_file() == (shards > 1)
+    assert (folder / LORA).is_dir() == lora
+    engine = Engine.load(EngineSettings(folder, device="cpu", dtype="float32", threads=1))
+    yield engine
+    engine.close()
+
+
+def complete(engine: Engine, mode: str) -> Finished:
+    prompt = (1, *engine.tokenizer.encode(PROMPT))
+    request = Request(prompt, mode, Limits(tokens_max=9), block=BlockOptions(length=4))
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.submit(request, events.put)
+    while not isinstance(event := events.get(timeout=60), LAST_EVENTS):
+        pass
+    assert isinstance(event, Finished), event
+    return event
+
+
+def test_every_mode_runs_on_every_layout(engine: Engine) -> None:
+    assert engine.info.modes == MODES
+    assert not engine.info.infilling
+    finished = {mode: complete(engine, mode) for mode in MODES}
+    assert {event.usage.tokens for event in finished.values()} == {9}
+    texts = {mode: event.text for mode, event in finished.items() if mode != "block"}
+    assert set(texts.values()) == {texts["ar"]}
+
+
+def edit(folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Changes the one weight file that holds a tensor."""
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        if name in tensors:
+            change(tensors)
+            save_file(tensors, str(path))
+            return
+    raise AssertionError(f"no file holds {name}")
+
+
+def without(name: str) -> Break:
+    return lambda folder: edit(folder, name, lambda tensors: tensors.pop(name))
+
+
+def misshapen(name: str) -> Break:
+    """Its transpose: as many numbers, in another order."""
+
+    def transpose(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = tensors[name].T.contiguous()
+
+    return lambda folder: edit(folder, name, transpose)
+
+
+O_PROJ = "encoder.layers.{}.self_attn.o_proj.weight"
+LAST_DOWN = "encoder.layers.{}.mlp.down_proj.weight"
+SHARD = "model-00002-of-00003.safetensors"
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_missing_tensor_is_named(tmp_path: Path, size: str, shards: int) -> None:
+    name = LAST_DOWN.format(tiny_config(size)["num_hidden_layers"] - 1)
+    check_named(write_nld(tmp_path, size, shards=shards), without(name), name)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("size", ["3B", "14B"])  # 8B's o_proj is square: its transpose fits
+def test_a_misshapen_tensor_is_named(tmp_path: Path, size: str, shards: int) -> None:
+    name = O_PROJ.format(20)
+    check_named(write_nld(tmp_path, size, shards=shards), misshapen(name), name)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_missing_shard_is_named(tmp_path: Path, size: str) -> None:
+    folder = write_nld(tmp_path, size, shards=3)
+    check_named(folder, lambda folder: (folder / SHARD).unlink(), SHARD)
+
+
+def test_a_missing_tensor_of_the_lora_is_named(tmp_path: Path) -> None:
+    name = "base_model.model.encoder.layers.33.self_attn.o_proj.lora_B.weight"
+    folder = write_nld(tmp_path, "8B", lora=True)
+    check_named(folder, lambda folder: without(name)(folder / LORA), name)
+
+
+def test_another_size_s_config_is_noticed(tmp_path: Path) -> None:
+    folder = write_nld(tmp_path, "3B")
+    (folder / "config.json").write_text(json.dumps(tiny_config("8B")))
+    with pytest.raises(CheckpointError, match=r"config\.json says"):
+        load(folder)
+
+
+def test_nothing_is_read_of_a_checkpoint_whose_last_tensor_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_nld(tmp_path, "3B")
+    without("encoder.norm.weight")(folder)
+    monkeypatch.setattr(torch.Tensor, "to", lambda *_, **__: pytest.fail("a weight was read"))
+    with pytest.raises(CheckpointError, match=r"encoder\.norm\.weight"):
+        load(folder)
+
+
+def test_the_sibling_that_reads_images_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    folder = write_nld(tmp_path, "8B")
+    text = {key: value for key, value in NLD_8B.items() if key not in ("model_type", "vocab_size")}
+    vision = {"model_type": "nemotron_labs_diffusion_vlm", "text_config": text, "vision_config": {}}
+    (folder / "config.json").write_text(json.dumps(vision))
+    with pytest.raises(CheckpointError, match="nemotron_labs_diffusion_vlm") as error:
+        load(folder)
+    assert error.value.param == "model_type"
+    assert "Nemotron-Labs-Diffusion-8B" in error.value.remedy
+
+
+def load(folder: Path) -> Engine:
+    return Engine.load(EngineSettings(folder, device="cpu", dtype="float32", threads=1))
+
+
+def check_named(folder: Path, break_it: Break, name: str) -> None:
+    break_it(folder)
+    with pytest.raises(CheckpointError, match=name) as error:
+        load(folder)
+    assert error.value.param == name
+    assert error.value.remedy
+
+
+def test_the_narrow_single_file_holds_exactly_the_published_names(tmp_path: Path) -> None:
+    held = load_file(write_nld(tmp_path, "14B") / WEIGHTS)
+    published = tensor_shapes(tiny_config("14B"))
+    assert {name: tuple(tensor.shape) for name, tensor in held.items()} == published
