@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
+from engine.advice import DecodingAdvice
 from engine.errors import RequestError
+from engine.steptimes import StepTimes
 
 # What may be asked for; "auto" is resolved before a request reaches the engine.
 AskedMode = Literal["auto", "ar", "block", "linear_spec", "quadratic_spec", "copy_spec"]
@@ -128,7 +130,8 @@ class Request:
 class Usage:
     """What a request cost so far. Times are milliseconds since the engine took it up.
 
-    `tokens` are emitted tokens, `forwards` the device calls after the prompt was prefilled.
+    `tokens` are emitted tokens, `forwards` the device calls after the prompt was prefilled, `rows`
+    what those computed together.
     """
 
     prompt_tokens: int = 0
@@ -138,6 +141,7 @@ class Usage:
     prefill_ms: float = 0.0
     first_draft_ms: float | None = None
     total_ms: float = 0.0
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +225,12 @@ class Handle(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is loaded, for status lines and `/health`."""
+    """What is loaded, for status lines, `/health` and the choice of a mode.
+
+    Attributes:
+        step_times: the measured curve; None until it was measured.
+        advice: what the checkpoint's `decoding.json` says, or is known of a released checkpoint.
+    """
 
     checkpoint: str
     device: str
@@ -232,6 +241,8 @@ class EngineInfo:
     vocabulary: int
     modes: tuple[str, ...] = MODES
     infilling: bool = True
+    step_times: StepTimes | None = None
+    advice: DecodingAdvice | None = None
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

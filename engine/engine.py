@@ -6,13 +6,16 @@ clients. Calling it needs no torch, loading does.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from engine.advice import read_advice
 from engine.api import (
     CAUSAL_MODES,
     MODES,
@@ -34,43 +37,70 @@ from engine.decoders.strategy import Traits
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.errors import CheckpointError, ConfigError, RequestError
 from engine.loop import TokenState, decode
+from engine.measuring import machine_name, measure
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import ModelConfig, read_config
 from engine.model.runner import Model
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.scheduler import Scheduler
+from engine.steptimes import TimesFile, TimesKey, built_in_times, read_times, write_times
 from engine.transcript import Transcript, mean_confidence
+
+logger = logging.getLogger(__name__)
 
 
 class Engine:
     """Serves one checkpoint until closed. Methods may be called from any thread."""
 
     def __init__(
-        self, model: Model, cache: KVCache, tokenizer: Tokenizer, settings: EngineSettings
+        self,
+        model: Model,
+        cache: KVCache,
+        tokenizer: Tokenizer,
+        settings: EngineSettings,
+        times_file: TimesFile | None = None,
     ) -> None:
         """
         Args:
             settings: resolved ones, without "auto".
+            times_file: where the step-time curve is kept. If it is not there yet, it is measured
+                while nothing is asked for. Without one a built-in curve is gone by.
         """
         config = model.network.config
         self.tokenizer = tokenizer
         self.end_ids = config.end_ids
         self.block_length = config.block_length
-        self.info = _info(config, cache, tokenizer, settings)
+        times, background = None, None
+        if times_file is not None:
+            key = _times_key(times_file, settings)
+            times = read_times(times_file.path, key)
+            background = None if times else self._measure(times_file.path, key)
+        self.info = replace(
+            _info(config, cache, tokenizer, settings),
+            step_times=times,
+            advice=read_advice(settings.checkpoint_path(), has_drafter=model.adapter is not None),
+        )
         self._model = model
         self._cache = cache
         self._config = config
-        self._traits = Traits(config.mask_id, has_drafter=model.adapter is not None)
+        self._traits = Traits(
+            config.mask_id,
+            has_drafter=model.adapter is not None,
+            costs=times or built_in_times(settings.device),
+        )
         self._room = min(config.positions_max, cache.capacity)
         self._threads = settings.threads
-        self._scheduler = Scheduler(self._events)
+        self._scheduler = Scheduler(self._events, background=background)
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
     @classmethod
-    def load(cls, settings: EngineSettings) -> Engine:
+    def load(cls, settings: EngineSettings, times_file: TimesFile | None = None) -> Engine:
         """Loads the checkpoint; takes seconds.
+
+        Args:
+            times_file: as in `__init__`.
 
         Raises:
             EngineError: no such device, a broken checkpoint, or not enough memory; says which.
@@ -98,7 +128,7 @@ class Engine:
         cache = KVCache(shape, settings.cache_tokens, device=device, dtype=dtype)
         adapter = load_adapter(folder, config, device=device, dtype=dtype)
         model = Model(network, device=device, adapter=adapter)
-        return cls(model, cache, tokenizer, settings)
+        return cls(model, cache, tokenizer, settings, times_file)
 
     def submit(self, request: Request, emit: Emit) -> Handle:
         """Queues a request: Started, a Draft after every forward, then one of the last events.
@@ -139,6 +169,14 @@ class Engine:
     def _serve(self) -> None:
         torch.set_num_threads(self._threads or default_threads())
         self._scheduler.run_forever()
+
+    def _measure(self, path: Path, key: TimesKey) -> Generator[None]:
+        """The step-time curve, measured and kept; requests taken up afterwards go by it."""
+        times = yield from measure(self._model, dtype=getattr(torch, key.dtype))
+        write_times(path, key, times)
+        self._traits = replace(self._traits, costs=times)
+        self.info = replace(self.info, step_times=times)
+        logger.info("steps of 1 and 32 rows take %.2f and %.2f ms", times.at(1), times.at(32))
 
     def _events(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
         """The text events of one request, one per forward."""
@@ -212,6 +250,7 @@ class _Clock:
             cached_tokens=state.cached,
             tokens=len(progress.committed),
             forwards=state.forwards,
+            rows=state.rows,
             prefill_ms=now if self.prefilled is None else self.prefilled,
             first_draft_ms=self.first_draft,
             total_ms=now,
@@ -229,6 +268,18 @@ def _event(state: TokenState, transcript: Transcript, clock: _Clock) -> Event:
         return Finished(transcript.finish(), reason, confidence, usage)
     text, spans = transcript.draft(progress.draft)
     return Draft(transcript.committed, text, spans, usage)
+
+
+def _times_key(file: TimesFile, settings: EngineSettings) -> TimesKey:
+    """What a curve of this engine's holds for. `settings` are resolved ones."""
+    return TimesKey(
+        checkpoint=file.checkpoint,
+        machine=machine_name(settings.device),
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads or default_threads(),
+        program=f"{file.version}, torch {torch.__version__}",
+    )
 
 
 def _info(

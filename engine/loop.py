@@ -40,12 +40,14 @@ class TokenState:
     Attributes:
         cached: prompt tokens that needed no forward.
         forwards: device calls after the one that completed the prompt.
+        rows: that they computed, together.
         stopped: why the loop ends here with the state unfinished: "cancelled", "steps", or None.
     """
 
     progress: Progress
     cached: int
     forwards: int
+    rows: int = 0
     stopped: str | None = None
 
 
@@ -72,22 +74,23 @@ def decode(
     try:
         task = Task(request, cached, sequence, traits)
         state = strategy.start(task)
-        forwards = 0
+        forwards, rows = 0, 0
         yield TokenState(state.progress, cached, forwards)
         while True:
             if is_cancelled():
-                yield TokenState(state.progress, cached, forwards, stopped="cancelled")
+                yield TokenState(state.progress, cached, forwards, rows, "cancelled")
                 return
             if request.limits.steps_max is not None and forwards >= request.limits.steps_max:
-                yield TokenState(state.progress, cached, forwards, stopped="steps")
+                yield TokenState(state.progress, cached, forwards, rows, "steps")
                 return
             was_prefilling = state.progress.prefilling
             step = strategy.plan(state)
             logits = model(step, cache)
             state, kept = strategy.resolve(state, step, logits)
             cache.keep(step, kept)
-            forwards += not was_prefilling
-            yield TokenState(state.progress, cached, forwards)
+            if not was_prefilling:
+                forwards, rows = forwards + 1, rows + step.rows
+            yield TokenState(state.progress, cached, forwards, rows)
             if state.progress.finished is not None:
                 return
     finally:

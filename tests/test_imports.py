@@ -16,11 +16,17 @@ MODULES = sorted(
     path.relative_to(ROOT) for top in ("engine", "dlm_lsp") for path in (ROOT / top).rglob("*.py")
 )
 TORCH_FREE_ENGINE = (
+    "engine.advice",
     "engine.api",
     "engine.config",
     "engine.device",
     "engine.errors",
+    "engine.evaluation",
+    "engine.forecast",
     "engine.prompt",
+    "engine.secrets",
+    "engine.training.options",
+    "engine.steptimes",
     "engine.model.tokenizer",
 )
 

@@ -55,7 +55,7 @@ def count_up(job: ToyJob) -> Iterator[Event]:
     text = ""
     for number in range(tokens_max):
         text += str(number % 10)
-        usage = Usage(len(job.request.prompt), 0, number + 1, number + 1, 1.0, 2.0, 3.0)
+        usage = Usage(len(job.request.prompt), 0, number + 1, number + 1, 1.0, 2.0, 3.0, number + 1)
         yield Draft(text, "░", (), usage)
     yield Finished(text, "length", 0.5, usage)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dlm_lsp.host.layout import TextEncoder
+from dlm_lsp.host.paths import times_file
 from engine.api import Emit, EngineInfo, Handle, Request
 from engine.config import EngineSettings
 
@@ -42,4 +43,4 @@ def load_engine(settings: EngineSettings) -> Backend:
     # Lazily: torch takes a second to import, and the socket is to accept before.
     from engine.engine import Engine
 
-    return Engine.load(settings)
+    return Engine.load(settings, times_file(settings))

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from dlm_lsp.host.backend import Backend
 from dlm_lsp.host.bridge import EventStream
 from dlm_lsp.host.layout import Layout, Pieces, budget_for, lay_out
+from dlm_lsp.host.modes import choose_mode
 from dlm_lsp.host.replies import ApiError, invalid, unavailable
 from dlm_lsp.host.state import Host
 from dlm_lsp.messages import (
@@ -41,7 +42,6 @@ from engine.api import (
     LAST_EVENTS,
     BlockOptions,
     Draft,
-    EngineInfo,
     Event,
     Failed,
     Finished,
@@ -53,10 +53,12 @@ from engine.api import (
     Stopped,
     Usage,
 )
+from engine.forecast import ModeRecord
 
 logger = logging.getLogger(__name__)
 
 TOKENS_MAX = 128  # of a completion whose request does not say
+_RAN_TO_ITS_END = ("end", "stop", "length", "steps")  # as `engine.api.Finished.reason`
 _GRACE_SECONDS = 0.25  # past a deadline, for the engine to come out of the forward it is in
 # In JSON: an escaped surrogate pair, an escaped surrogate without its other half, another escape.
 _ESCAPE = re.compile(
@@ -86,22 +88,13 @@ def parse_body(raw: bytes) -> GenerateBody:
         raise invalid(f"{param or 'body'}: {first['msg']}.", param or None) from None
 
 
-def resolve_mode(asked: str, info: EngineInfo, exact: bool = False) -> str:
-    """The mode to decode in; "auto" never picks one that cannot be exact where that is asked for.
-
-    "auto" is block diffusion on CUDA, where a step of a block's rows costs what one row costs (the
-    weights are read once for either). On a CPU such a step costs about twice as much, so there it
-    is copied drafts, which emit what "ar" emits and cost no draft forward.
-    """
-    if asked != "auto":
-        return asked
-    if exact or info.device != "cuda" or "block" not in info.modes:
-        return "copy_spec"
-    return "block"
-
-
-def to_engine(body: GenerateBody, backend: Backend) -> tuple[Request, Layout]:
+def to_engine(
+    body: GenerateBody, backend: Backend, records: Mapping[str, ModeRecord]
+) -> tuple[Request, Layout]:
     """What the engine is asked for a body, and how the text was laid out.
+
+    Args:
+        records: of this host's finished requests, by which "auto" chooses.
 
     Raises:
         RequestError: the request does not fit the loaded model; names the field.
@@ -119,10 +112,21 @@ def to_engine(body: GenerateBody, backend: Backend) -> tuple[Request, Layout]:
     layout = lay_out(pieces, backend.tokenizer, budget)
     infill = backend.tokenizer.infill
     sampling = body.sampling
+    limits = Limits(tokens_max=tokens_max, steps_max=body.limits.steps_max)
+    mode = body.mode
+    if mode == "auto":
+        mode = choose_mode(
+            backend.info,
+            records,
+            limits,
+            block_length=block_length,
+            stop=body.stop,
+            exact=body.exact,
+        ).mode
     request = Request(
         prompt=layout.prompt,
-        mode=resolve_mode(body.mode, backend.info, body.exact),
-        limits=Limits(tokens_max=tokens_max, steps_max=body.limits.steps_max),
+        mode=mode,
+        limits=limits,
         sampling=Sampling(sampling.temperature, sampling.top_p, sampling.seed),
         block=BlockOptions(block_length, body.block.threshold),
         stop=body.stop,
@@ -145,7 +149,7 @@ async def generate(http: web.Request, host: Host) -> web.StreamResponse:
         raise unavailable("busy", f"{host.requests} requests are in flight already.")
     with host.working():
         backend = await _loaded(host)
-        request, layout = to_engine(body, backend)
+        request, layout = to_engine(body, backend, host.records.by_mode)
         exchange = _Exchange(taken, body, request, layout)
         try:
             async with aclosing(_events(exchange, backend, host)) as events:
@@ -241,6 +245,8 @@ class _Exchange:
         total_ms = (time.monotonic() - self.taken) * 1000
         self.usage = self.usage.model_copy(update={"total_ms": total_ms})
         host.metrics.count_request(self.request.mode, self.outcome, self.usage)
+        if self.outcome in _RAN_TO_ITS_END:
+            host.records.count(self.request.mode, self.engine_usage, self.outcome)
         logger.info(
             "request %s mode=%s outcome=%s prompt=%d cached=%d forwards=%d tokens=%d ms=%.0f",
             self.id,

@@ -9,8 +9,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlm_lsp.host.modes import usual_choice
+from dlm_lsp.host.paths import times_file
 from engine.config import EngineSettings
 from engine.errors import EngineError
+from engine.forecast import Forecast
+from engine.steptimes import StepTimes
 
 TRIAL_BYTES_MAX = 2 << 30  # of weights that are loaded to see whether they can be
 
@@ -23,12 +27,16 @@ class Outlook:
         settings: without "auto", as the engine resolves them; as given where it cannot.
         parameters: of the checkpoint; None where it cannot be read.
         load_seconds: how long a trial took; None where the weights were too large for one.
+        step_times: measured by an earlier host on this machine; None where none was.
+        auto: what "auto" would take, before any request; None where nothing was loaded.
         problem: why it would not load, with the remedy; None where it would.
     """
 
     settings: EngineSettings
     parameters: int | None = None
     load_seconds: float | None = None
+    step_times: StepTimes | None = None
+    auto: Forecast | None = None
     problem: str | None = None
 
 
@@ -41,6 +49,7 @@ def outlook(settings: EngineSettings) -> Outlook:
         from engine.model.tokenizer import read_tokenizer
     except (ImportError, OSError) as error:  # missing, or a build that does not fit this system
         return Outlook(settings, problem=f"{error}. Install dlm-lsp again with pip.")
+    kept = times_file(settings)
     try:
         settings = resolve(settings)
         folder = settings.checkpoint_path()
@@ -48,10 +57,12 @@ def outlook(settings: EngineSettings) -> Outlook:
             read_tokenizer(folder)
             return Outlook(settings, read_config(folder).parameters())
         started = time.monotonic()
-        engine = Engine.load(settings)
+        engine = Engine.load(settings, kept)
         seconds = time.monotonic() - started
         engine.close()
-        return Outlook(settings, engine.info.parameters, seconds)
+        info = engine.info
+        auto = usual_choice(info, {}, engine.block_length)
+        return Outlook(settings, info.parameters, seconds, info.step_times, auto)
     except EngineError as error:
         return Outlook(settings, problem=str(error))
 

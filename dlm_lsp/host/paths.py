@@ -1,4 +1,4 @@
-"""Where a host is found: its identity, its private folder, its socket, locks and log.
+"""Where a host is found: its identity, its private folder, its socket, locks, log and cache.
 
 One host serves one user, protocol version, checkpoint, device and dtype; clients and hosts derive
 the same paths from the same settings, so that nothing has to be registered anywhere. Owns the
@@ -17,8 +17,9 @@ from pathlib import Path
 import platformdirs
 
 from dlm_lsp.host.errors import HostError
-from dlm_lsp.version import PROTOCOL
+from dlm_lsp.version import PROTOCOL, VERSION
 from engine.config import EngineSettings
+from engine.steptimes import TimesFile
 
 _NAME = "dlm-lsp"
 # sun_path holds 104 bytes on macOS and 108 on Linux, the closing zero included.
@@ -70,6 +71,13 @@ def identity(settings: EngineSettings) -> str:
     parts = [str(PROTOCOL), str(folder), settings.device, settings.dtype]
     parts += [_stamp(folder / file) for file in files]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def times_file(settings: EngineSettings) -> TimesFile:
+    """Where the host of these settings keeps its step-time curve: the user's cache folder."""
+    name = identity(settings)
+    path = Path(platformdirs.user_cache_path(_NAME)) / "step-times" / f"{name}.json"
+    return TimesFile(path, name, VERSION)
 
 
 def _stamp(file: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from dlm_lsp.host.generate import generate
+from dlm_lsp.host.modes import auto_body, times_body, usual_choice
 from dlm_lsp.host.replies import ApiError, error_reply, invalid, reply, unavailable
 from dlm_lsp.host.state import Host
 from dlm_lsp.messages import ErrorBody
@@ -88,6 +89,8 @@ def _health(host: Host) -> web.Response:
             "modes": info.modes,
             "infilling": info.infilling,
             "requests": host.requests,
+            "stepTimes": times_body(info.step_times),
+            "auto": auto_body(usual_choice(info, host.records.by_mode, backend.block_length)),
         }
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dlm_lsp.host.loading import Loader
 from dlm_lsp.host.metrics import Metrics
+from dlm_lsp.host.modes import ModeRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Host:
 
     Attributes:
         token: what a client must present; None on the private socket.
+        records: of finished requests, by which "auto" chooses.
         stop: set when the host is to end.
     """
 
@@ -46,6 +48,7 @@ class Host:
     token: str | None = None
     limits: HostLimits = field(default_factory=HostLimits)
     metrics: Metrics = field(default_factory=Metrics)
+    records: ModeRecords = field(default_factory=ModeRecords)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     requests: int = 0
     last_active: float = field(default_factory=time.monotonic)

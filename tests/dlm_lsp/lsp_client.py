@@ -229,6 +229,7 @@ async def lsp_client(folder: Path, *arguments: str) -> AsyncIterator[LspClient]:
     environment = os.environ | {
         "XDG_CONFIG_HOME": str(folder / "config"),
         "XDG_STATE_HOME": str(folder / "state"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
     }
     environment.setdefault("XDG_RUNTIME_DIR", str(folder))

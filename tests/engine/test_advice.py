@@ -1,0 +1,95 @@
+"""`decoding.json`: what comes with a checkpoint about decoding it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from engine.advice import FILE, DecodingAdvice, ModeFigures, read_advice, write_advice
+from engine.api import MODES
+
+figures = st.builds(ModeFigures, st.floats(0.01, 256), st.floats(1, 2000))
+advices = st.builds(
+    DecodingAdvice,
+    st.dictionaries(st.sampled_from(MODES), figures),
+    st.integers(2, 256),
+    st.booleans(),
+    st.just(FILE),
+)
+
+
+@given(advices)
+def test_advice_survives_its_file(
+    tmp_path_factory: pytest.TempPathFactory, advice: DecodingAdvice
+) -> None:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    assert write_advice(folder, advice) == folder / "decoding.json"
+    assert read_advice(folder, has_drafter=False) == advice
+
+
+def test_figures_that_are_none_are_not_written(tmp_path: Path) -> None:
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            write_advice(tmp_path, DecodingAdvice({"block": ModeFigures(bad, 32)}))
+    assert not (tmp_path / FILE).exists()
+
+
+def stored(**change: Any) -> str:
+    mode = {"tokens_per_forward": 2.0, "rows_per_forward": 32.0}
+    whole = {"format": 1, "block_length": 32, "block_is_on_par": True, "modes": {"block": mode}}
+    return json.dumps({**whole, **change})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        stored()[:-4],
+        stored(format=2),
+        stored(block_length=0),
+        stored(modes={"block": {"tokens_per_forward": 0, "rows_per_forward": 32}}),
+        stored(modes={"block": {"tokens_per_forward": 2}}),
+    ],
+)
+def test_a_broken_file_is_read_over_and_told(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).write_text(text)
+    assert read_advice(tmp_path, has_drafter=False) is None
+    assert FILE in caplog.text
+
+
+def test_what_a_later_version_adds_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(stored(measured_on="something"))
+    advice = read_advice(tmp_path, has_drafter=False)
+    assert advice is not None
+    assert advice.modes == {"block": ModeFigures(2.0, 32.0)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Nemotron-Labs-Diffusion-8B",
+        "models--nvidia--Nemotron-Labs-Diffusion-3B/snapshots/0123abcd",
+    ],
+)
+def test_released_checkpoints_are_known_by_their_names(tmp_path: Path, name: str) -> None:
+    with_drafter = read_advice(tmp_path / name, has_drafter=True)
+    without = read_advice(tmp_path / name, has_drafter=False)
+    assert with_drafter is not None
+    assert without is not None
+    faster, slower = (
+        advice.modes["linear_spec"].tokens_per_forward for advice in (with_drafter, without)
+    )
+    assert faster > slower > with_drafter.modes["block"].tokens_per_forward
+
+
+def test_of_other_checkpoints_nothing_is_known(tmp_path: Path) -> None:
+    assert read_advice(tmp_path / "nano", has_drafter=True) is None
