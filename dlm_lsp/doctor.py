@@ -27,6 +27,7 @@ from dlm_lsp.client import Health, HostClient, HostSettings
 from dlm_lsp.context import why_silent
 from dlm_lsp.engine_link import to_host_settings
 from dlm_lsp.host.errors import HostError
+from dlm_lsp.host.modes import auto_body, times_body
 from dlm_lsp.host.outlook import Outlook, outlook
 from dlm_lsp.host.paths import host_paths
 from dlm_lsp.place import PlaceError, open_place, to_place
@@ -186,6 +187,7 @@ def _running_facts(health: Health, loaded: LoadedSettings) -> list[Fact]:
         *_choices(detail.get("device"), detail.get("dtype"), detail.get("threads"), loaded),
         Fact("context", f"{detail['contextMax']} tokens"),
         Fact("modes", ", ".join(detail.get("modes", ()))),
+        *_mode_facts(detail.get("stepTimes"), detail.get("auto")),
     ]
 
 
@@ -200,6 +202,25 @@ def _outlook_facts(seen: Outlook, loaded: LoadedSettings) -> list[Fact]:
     ]
     if seen.parameters is not None:
         facts.insert(1, Fact("parameters", _parameters(seen.parameters)))
+    if seen.auto is not None:
+        facts += _mode_facts(times_body(seen.step_times), auto_body(seen.auto))
+    return facts
+
+
+def _mode_facts(times: object, auto: object) -> list[Fact]:
+    """The measured curve, and what "auto" makes of it; as `/health` says them."""
+    facts: list[Fact] = []
+    match times:
+        case {"rows": [*rows], "milliseconds": [*milliseconds], "context": context}:
+            curve = ", ".join(
+                f"{count}: {time}" for count, time in zip(rows, milliseconds, strict=False)
+            )
+            facts.append(Fact("step times", f"{curve} ms", f"by rows, {context} tokens cached"))
+        case _:
+            facts.append(Fact("step times", "not measured yet", "measured while a host is idle"))
+    match auto:
+        case {"mode": mode, "why": why}:
+            facts.append(Fact("auto", str(mode), str(why)))
     return facts
 
 

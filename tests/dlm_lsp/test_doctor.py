@@ -52,6 +52,30 @@ async def test_a_sound_installation_has_no_problems(project: Path, tiny_checkpoi
     assert all(value != "missing" for value, _ in values(report, "program").values())
 
 
+async def test_what_auto_takes_and_why_is_told_with_its_figures(
+    project: Path, tiny_checkpoint: Path
+):
+    given = {"engine": {"checkpoint": str(tiny_checkpoint), "device": "cpu"}}
+    engine = values(await examine(None, given), "engine")
+    assert engine["step times"][0] == "not measured yet"
+    mode, why = engine["auto"]
+    assert mode in ("ar", "copy_spec")
+    assert f"{mode} " in why
+    assert "ar " in why
+    assert "not measured" in why
+
+
+def test_a_running_hosts_curve_and_choice_are_shown():
+    detail = {
+        "stepTimes": {"rows": [1, 32], "milliseconds": [4.1, 8.05], "context": 256},
+        "auto": {"mode": "copy_spec", "why": "copy_spec 3.6, ar 4.1 ms per token"},
+    }
+    times, auto = doctor._mode_facts(detail["stepTimes"], detail["auto"])
+    assert times == Fact("step times", "1: 4.1, 32: 8.05 ms", "by rows, 256 tokens cached")
+    assert auto == Fact("auto", "copy_spec", "copy_spec 3.6, ar 4.1 ms per token")
+    assert [fact.name for fact in doctor._mode_facts(None, None)] == ["step times"]  # an older host
+
+
 async def test_a_missing_checkpoint_is_a_problem_with_a_remedy(project: Path):
     report = await examine(None, {"engine": {"checkpoint": "/nowhere"}})
     assert len(report.problems) == 1
@@ -110,14 +134,17 @@ async def test_a_place_that_is_not_there_is_a_problem(project: Path, place: str)
 
 
 @pytest.mark.parametrize(
-    "engine",
-    [{"url": f"http://user:{SECRET}@127.0.0.1:9"}, {"url": "http://127.0.0.1:9", "token": SECRET}],
+    ("engine", "remedy"),
+    [
+        ({"url": f"http://user:{SECRET}@127.0.0.1:9"}, "engine.token"),
+        ({"url": "http://127.0.0.1:9", "token": SECRET}, "dlm-lsp serve"),
+    ],
 )
 async def test_a_host_elsewhere_that_does_not_answer_is_a_problem_and_no_secret_is_shown(
-    project: Path, engine: dict[str, object]
+    project: Path, engine: dict[str, object], remedy: str
 ):
     report = await examine(None, {"engine": engine})
-    assert any("dlm-lsp serve" in problem for problem in report.problems)
+    assert any(remedy in problem for problem in report.problems)
     assert values(report, "engine host")["url"][0].endswith("127.0.0.1:9")
     assert "engine" not in report.sections, "nothing would be loaded on this machine"
     assert SECRET not in json.dumps(report.to_object())
