@@ -1,0 +1,317 @@
+"""Exact mode: a causal row's logits depend on its token, its position and what it sees, to the
+bit, so that every causal mode emits what "ar" emits in either dtype."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from engine.api import EXACT_MODES, MODES, BlockOptions, Limits, Request, Sampling
+from engine.cache.pages import PAGE_TOKENS
+from engine.cache.storage import KVCache
+from engine.decoders import STRATEGIES
+from engine.decoders.strategy import PREFILL_ROWS
+from engine.errors import RequestError
+from engine.loop import TokenState, decode
+from engine.model.tiles import TILE_ROWS
+from engine.sampling import choose
+from engine.step import CACHED, Step, chain, concatenate
+from tests.engine.seeded import MASK_ID, prompt_of
+from tests.engine.subjects import DTYPES, NAMES, Subject, subject
+
+LENGTH = 3 * TILE_ROWS + 5
+SPECULATIVE = EXACT_MODES[1:]
+
+
+def request_of(prompt: tuple[int, ...], mode: str, tokens_max: int = 16, **options) -> Request:
+    sampling = Sampling(options.pop("temperature", 0.0), seed=options.pop("seed", 0))
+    block = BlockOptions(options.pop("length", 6))
+    return Request(
+        prompt, mode, Limits(tokens_max), sampling, block, exact=options.pop("exact", True)
+    )
+
+
+def states_of(tried: Subject, cache: KVCache, request: Request) -> list[TokenState]:
+    strategy = STRATEGIES[request.mode]
+    return list(decode(tried.model, cache, strategy, request, tried.traits, lambda: False))
+
+
+def fed(tried: Subject, tokens: tuple[int, ...], cuts: list[int]) -> Tensor:
+    """(len(tokens), V): the logits of all rows, fed in chunks that end at the cuts."""
+    cache = tried.cache()
+    sequence, _ = cache.open(tokens, len(tokens), exact=True)
+    logits = []
+    for start, end in itertools.pairwise([0, *cuts, len(tokens)]):
+        read = tuple(range(end - start))
+        step = chain(tokens[start:end], start, read=read, sequence=sequence)
+        logits.append(tried.model(step, cache))
+        cache.keep(step, read)
+    return torch.cat(logits)
+
+
+# --- Row invariance ---
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(cuts=st.lists(st.integers(1, LENGTH - 1), unique=True).map(sorted), seed=st.integers(0, 3))
+@settings(max_examples=25, deadline=None)
+def test_a_row_does_not_depend_on_the_chunks(dtype: str, cuts: list[int], seed: int) -> None:
+    tried = subject("tiny", dtype)
+    tokens = prompt_of(LENGTH, seed)
+    assert torch.equal(fed(tried, tokens, cuts), fed(tried, tokens, []))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_one_row_at_a_time_is_the_same_as_all_at_once(name: str, dtype: str) -> None:
+    tried = subject(name, dtype)
+    tokens = prompt_of(TILE_ROWS + 9)
+    one_by_one = fed(tried, tokens, list(range(1, len(tokens))))
+    assert torch.equal(one_by_one, fed(tried, tokens, []))
+    assert torch.equal(one_by_one, fed(tried, tokens, [7, 8, TILE_ROWS, TILE_ROWS + 1]))
+
+
+def test_fast_rows_do_depend_on_the_chunks() -> None:
+    """The law above is about something: without tiles the last bits differ."""
+    tried = subject("bundled", "bfloat16")
+    tokens = prompt_of(TILE_ROWS + 9)
+    logits = []
+    for size in (1, len(tokens)):
+        cache = tried.cache()
+        sequence, _ = cache.open(tokens, len(tokens))
+        for start in range(0, len(tokens), size):
+            step = chain(tokens[start : start + size], start, read=(size - 1,), sequence=sequence)
+            last = tried.model(step, cache)
+            cache.keep(step, tuple(range(step.rows)))
+        logits.append(last)
+    assert not torch.equal(*logits)
+
+
+@st.composite
+def companions(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """Masks hung on a row, rows of a second path, and rows of two other sequences."""
+    return tuple(draw(st.integers(0, 9)) for _ in range(4))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(cached=st.integers(1, TILE_ROWS + 3), rows=st.integers(1, TILE_ROWS), beside=companions())
+@settings(max_examples=25, deadline=None)
+def test_a_row_does_not_depend_on_what_else_the_step_has(
+    dtype: str, cached: int, rows: int, beside: tuple[int, int, int, int]
+) -> None:
+    """Groups of masks, a second path with rows at the same positions, other sequences."""
+    masks, second, of_exact, of_fast = beside
+    tried = subject("tiny", dtype)
+    tokens = prompt_of(cached + rows)
+    cache = tried.cache()
+    sequence, _ = cache.open(tokens, 200, exact=True)
+    feed(tried, cache, chain(tokens[:cached], 0, sequence=sequence))
+    alone = chain(tokens[cached:], cached, read=tuple(range(rows)), sequence=sequence)
+    expected = tried.model(alone, cache)
+    steps = [with_rows(alone, masks, second)]
+    for number, (count, exact) in enumerate([(of_exact, True), (of_fast, False)]):
+        if count:
+            prompt = prompt_of(5 + count, seed=7 + number)
+            other, _ = cache.open(prompt, 100, exact=exact)
+            feed(tried, cache, chain(prompt[:5], 0, sequence=other))
+            steps.append(chain(prompt[5:], 5, read=(0,), sequence=other))
+    for order in (steps, steps[::-1]):
+        logits = tried.model(concatenate(order), cache)
+        first = sum(len(step.read) for step in order[: order.index(steps[0])])
+        assert torch.equal(logits[first : first + rows], expected)
+
+
+def feed(tried: Subject, cache: KVCache, step: Step) -> None:
+    tried.model(step, cache)
+    cache.keep(step, tuple(range(step.rows)))
+
+
+def with_rows(step: Step, masks: int, second: int) -> Step:
+    """A chain with a group of masks on its last row, and a second path from its first parent."""
+    rows, end = step.rows, step.position[-1]
+    sequence, start = step.sequence[0], step.position[0]
+    return Step(
+        token=step.token + (MASK_ID,) * masks + prompt_of(second, seed=5),
+        sequence=(sequence,) * (rows + masks + second),
+        position=(
+            *step.position,
+            *range(end + 1, end + 1 + masks),
+            *range(start, start + second),
+        ),
+        parent=(
+            *step.parent,
+            *[rows - 1] * masks,
+            *[CACHED if index == 0 else rows + masks + index - 1 for index in range(second)],
+        ),
+        group=step.group + (1,) * masks + (0,) * second,
+        drafter=(False,) * (rows + masks + second),
+        read=(*step.read, *range(rows, rows + masks + second)),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_second_path_is_computed_as_if_alone(dtype: str) -> None:
+    """Siblings share a position, and with it a place in a tile: each path has its own tiles."""
+    tried = subject("tiny", dtype)
+    cache = tried.cache()
+    tokens = prompt_of(40)
+    sequence, _ = cache.open(tokens, 200, exact=True)
+    feed(tried, cache, chain(tokens[:30], 0, sequence=sequence))
+    both = with_rows(chain(tokens[30:], 30, read=tuple(range(10)), sequence=sequence), 0, 8)
+    second = chain(prompt_of(8, seed=5), 30, read=tuple(range(8)), sequence=sequence)
+    assert torch.equal(tried.model(both, cache)[10:], tried.model(second, cache))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(rows=st.integers(1, 12), temperature=st.sampled_from([0.0, 0.7]))
+@settings(max_examples=20, deadline=None)
+def test_choosing_for_many_rows_is_choosing_for_each(
+    dtype: str, rows: int, temperature: float
+) -> None:
+    """What comes behind the logits must not depend on the number of rows either."""
+    tried = subject("tiny", dtype)
+    logits = fed(tried, prompt_of(rows), [])
+    sampling = Sampling(temperature, top_p=0.9, seed=3)
+    tokens, confidences = choose(logits, range(rows), sampling, mask_id=MASK_ID)
+    for row in range(rows):
+        alone = choose(logits[row : row + 1], [row], sampling, mask_id=MASK_ID)
+        assert alone == ([tokens[row]], [confidences[row]])
+
+
+# --- Exactness ---
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_every_mode_emits_what_ar_emits(name: str, dtype: str, temperature: float) -> None:
+    """Tokens and confidences, to the bit, at any temperature."""
+    tried = subject(name, dtype)
+    for seed, prompt in enumerate(tried.prompts[:2]):
+        options = {"temperature": temperature, "seed": seed}
+        expected = states_of(tried, tried.cache(), request_of(prompt, "ar", **options))[-1]
+        for mode in SPECULATIVE:
+            last = states_of(tried, tried.cache(), request_of(prompt, mode, **options))[-1]
+            assert last.progress.committed == expected.progress.committed
+            assert last.progress.confidences == expected.progress.confidences
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(
+    mode=st.sampled_from(EXACT_MODES),
+    shared=st.integers(0, 60),
+    rest=st.integers(1, 40),
+    temperature=st.sampled_from([0.0, 1.0]),
+)
+@settings(max_examples=12, deadline=None)
+def test_a_reused_prefix_decodes_as_a_fresh_one(
+    dtype: str, mode: str, shared: int, rest: int, temperature: float
+) -> None:
+    """In bf16 as well, whichever mode cached the prefix."""
+    tried = subject("tiny", dtype)
+    common = prompt_of(shared, seed=1)
+    cache = tried.cache()
+    states_of(tried, cache, request_of(common + prompt_of(50, seed=2), mode))
+    request = request_of(common + prompt_of(rest, seed=3), mode, 12, temperature=temperature)
+    reused, fresh = states_of(tried, cache, request), states_of(tried, tried.cache(), request)
+    assert reused[0].cached >= min(shared, shared + rest - 1) // PAGE_TOKENS * PAGE_TOKENS
+    assert reused[-1].progress.committed == fresh[-1].progress.committed
+    assert reused[-1].progress.confidences == fresh[-1].progress.confidences
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emitted_text_is_reused_as_if_it_had_been_a_prompt(dtype: str) -> None:
+    """Pages that decoding filled row by row hold what a prefill would have written."""
+    tried = subject("tiny", dtype)
+    prompt = prompt_of(PAGE_TOKENS + 3)
+    cache = tried.cache()
+    text = states_of(tried, cache, request_of(prompt, "copy_spec", 40))[-1].progress.committed
+    request = request_of(prompt + text, "ar", 12)
+    reused, fresh = states_of(tried, cache, request), states_of(tried, tried.cache(), request)
+    assert reused[0].cached > len(prompt)
+    assert reused[-1].progress.confidences == fresh[-1].progress.confidences
+
+
+def test_a_prompt_of_several_chunks_is_exact() -> None:
+    tried = subject("tiny", "bfloat16")
+    prompt = prompt_of((PREFILL_ROWS + 60) // 2) * 2
+    texts = {
+        states_of(tried, tried.cache(), request_of(prompt, mode, 8))[-1].progress.confidences
+        for mode in EXACT_MODES
+    }
+    assert len(texts) == 1
+
+
+# --- The cache ---
+
+
+def test_exact_and_fast_requests_share_no_page() -> None:
+    tried = subject("tiny", "bfloat16")
+    cache = tried.cache()
+    prompt = prompt_of(3 * PAGE_TOKENS + 2)
+    for exact, cached in [(False, 0), (True, 0), (False, 48), (True, 48)]:
+        request = request_of(prompt, "ar", 4, exact=exact)
+        assert states_of(tried, cache, request)[0].cached == cached
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_padding_and_rows_not_kept_never_reach_the_cache(dtype: str) -> None:
+    tried = subject("tiny", dtype)
+    cache = tried.cache()
+    tokens = prompt_of(60)
+    sequence, _ = cache.open(tokens, 120, exact=True)
+    feed(tried, cache, chain(tokens[:37], 0, sequence=sequence))
+    keys, values, counts = cache._keys.clone(), cache._values.clone(), cache.counts()
+    step = with_rows(chain(tokens[37:], 37, read=(0,), sequence=sequence), 4, 3)
+    tried.model(step, cache)
+    assert torch.equal(cache._keys, keys)
+    assert torch.equal(cache._values, values)
+    cache.keep(step, (0, 1))
+    changed = (cache._keys != keys).any(dim=-1).any(dim=-1).any(dim=0)
+    assert int(changed.sum()) == 2
+    assert cache.counts() == counts  # two more rows, in the page that was begun
+
+
+def test_a_sequence_opened_anew_is_not_exact_for_the_one_before_it() -> None:
+    tried = subject("tiny", "float32")
+    cache = tried.cache()
+    sequence, _ = cache.open((5, 6), 10, exact=True)
+    other, _ = cache.open((5, 6), 10)
+    step = concatenate([chain((5,), 0, sequence=sequence), chain((5,), 0, sequence=other)])
+    assert cache.exact_sequences(step) == {sequence}
+    cache.close(sequence)
+    assert cache.exact_sequences(step) == set()
+
+
+@pytest.mark.parametrize("mode", EXACT_MODES)
+def test_cancelling_at_any_step_leaks_nothing(mode: str) -> None:
+    tried = subject("tiny", "float32")
+    request = request_of(prompt_of(3 * PAGE_TOKENS + 3), mode, 12)
+    for steps in range(len(states_of(tried, tried.cache(), request))):
+        cache = tried.cache()
+        states: list[TokenState] = []
+        strategy = STRATEGIES[mode]
+        is_cancelled = lambda at=steps, seen=states: len(seen) > at  # noqa: E731
+        for state in decode(tried.model, cache, strategy, request, tried.traits, is_cancelled):
+            states.append(state)
+        counts = cache.counts()
+        assert counts.in_use == counts.reserved == 0
+        assert not cache._exact
+        assert states[-1].stopped == "cancelled" or states[-1].progress.finished
+        if steps > 1:
+            assert states_of(tried, cache, request)[0].cached == 3 * PAGE_TOKENS
+
+
+# --- Refusals ---
+
+
+def test_what_has_no_causal_twin_is_refused_by_name() -> None:
+    assert set(MODES) - set(EXACT_MODES) == {"block"}
+    with pytest.raises(RequestError, match="block") as error:
+        Request((1,), "block", exact=True)
+    assert error.value.param == "exact"
