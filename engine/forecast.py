@@ -164,12 +164,10 @@ def _rows(mode: str, figures: ModeFigures, asked: Asked) -> float:
 
 def explain(found: Forecast) -> str:
     """The figures as one line, cheapest first."""
-    unit = (
-        "ms per token" if found.is_measured else "times a step of one row per token, not measured"
-    )
+    unit = "ms" if found.is_measured else "steps of one row (not measured yet)"
     costs = sorted(found.costs.items(), key=lambda item: item[1])
     listed = ", ".join(f"{mode} {cost:.3g}" for mode, cost in costs)
-    return f"{listed} {unit}"
+    return f"per token {listed} {unit}"
 
 
 def decided_tokens(tokens: int, reason: str) -> int:

@@ -22,7 +22,7 @@ from engine.steptimes import StepTimes, never_falling
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 CONTEXT = 256  # cached tokens: a short completion's prompt
-SAMPLES = 5  # of which the median is taken, after one that warms up
+SAMPLES = 5  # for each, of which the median is taken, after one that warms up
 PREFILL_ROWS = 32
 SLOW_SECONDS = 0.5  # once a step takes longer, larger ones are left to the line through the last
 
@@ -46,24 +46,19 @@ def measure(model: Model, *, dtype: torch.dtype) -> Generator[None, None, StepTi
         model(step, cache)
         cache.keep(step, tuple(range(step.rows)))
         yield
-    counts: list[int] = []
-    medians: list[float] = []
-    for rows in ROWS:
-        samples: list[float] = []
-        for _ in range(1 + SAMPLES):
-            step = chain(
-                tokens[context : context + rows],
-                context,
-                read=tuple(range(rows)),
-                sequence=sequence,
-            )
-            samples.append(_timed(model, cache, step))
+    # In rounds over all row counts: what else the machine does meanwhile then falls on all alike.
+    samples: dict[int, list[float]] = {}
+    for round_number in range(1 + SAMPLES):
+        for rows in samples if round_number else ROWS:
+            new = tokens[context : context + rows]
+            step = chain(new, context, read=tuple(range(rows)), sequence=sequence)
+            time_ms = _timed(model, cache, step)
+            samples.setdefault(rows, []).append(time_ms)
             yield
-        counts.append(rows)
-        medians.append(statistics.median(samples[1:]))
-        if medians[-1] > SLOW_SECONDS * 1000 and len(counts) > 1:
-            break
-    return never_falling(counts, medians, context)
+            if round_number == 0 and len(samples) > 1 and time_ms > SLOW_SECONDS * 1000:
+                break
+    medians = [statistics.median(times[1:]) for times in samples.values()]
+    return never_falling(tuple(samples), medians, context)
 
 
 def machine_name(device: str) -> str:

@@ -68,11 +68,11 @@ async def test_what_auto_takes_and_why_is_told_with_its_figures(
 def test_a_running_hosts_curve_and_choice_are_shown():
     detail = {
         "stepTimes": {"rows": [1, 32], "milliseconds": [4.1, 8.05], "context": 256},
-        "auto": {"mode": "copy_spec", "why": "copy_spec 3.6, ar 4.1 ms per token"},
+        "auto": {"mode": "copy_spec", "why": "per token copy_spec 3.6, ar 4.1 ms"},
     }
     times, auto = doctor._mode_facts(detail["stepTimes"], detail["auto"])
     assert times == Fact("step times", "1: 4.1, 32: 8.05 ms", "by rows, 256 tokens cached")
-    assert auto == Fact("auto", "copy_spec", "copy_spec 3.6, ar 4.1 ms per token")
+    assert auto == Fact("auto", "copy_spec", "per token copy_spec 3.6, ar 4.1 ms")
     assert [fact.name for fact in doctor._mode_facts(None, None)] == ["step times"]  # an older host
 
 

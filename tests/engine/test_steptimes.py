@@ -150,7 +150,7 @@ def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch)
         assert len(run) == steps
     fed = CONTEXT // PREFILL_ROWS
     assert run[:fed] == [(PREFILL_ROWS, start) for start in range(0, CONTEXT, PREFILL_ROWS)]
-    assert run[fed:] == [(rows, CONTEXT) for rows in ROWS for _ in range(1 + SAMPLES)]
+    assert run[fed:] == [(rows, CONTEXT) for _ in range(1 + SAMPLES) for rows in ROWS]
     assert (times[0].rows, times[0].context, times[0].is_measured) == (ROWS, CONTEXT, True)
 
 
