@@ -1,0 +1,175 @@
+"""What a run of the evaluation has found so far, kept on disk so that an interrupted one goes on.
+
+A folder holds `run.json`, the arguments, and `records.jsonl`, one line for each answered task and
+each replayed file, written as soon as it is known. Knows nothing of what the figures mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+RUN, RECORDS = "run.json", "records.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One completion of one task, judged.
+
+    Attributes:
+        mode: how it was decoded, or the name of a baseline.
+        bucket: of the reference's length.
+        text: the completion.
+        ended: by itself, before its most tokens.
+        outcome: of its program; None where none was run.
+        tokens, forwards: emitted tokens, and device calls after the prompt.
+        prompt_ms: bringing the prompt into an empty cache.
+        ms: from the request to the whole text, the prompt being in the cache.
+    """
+
+    suite: str
+    id: str
+    mode: str
+    kind: str
+    bucket: str
+    text: str
+    exact: bool
+    first_line: bool
+    similarity: float
+    wrong_length: bool
+    ended: bool
+    outcome: str | None
+    tokens: int = 0
+    forwards: int = 0
+    prompt_ms: float | None = None
+    ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRecord:
+    """One file typed in one mode. Counts; see `dlm_lsp.evaluation.replay` for what is counted.
+
+    Attributes:
+        asks: requests while the text so far was as the file has it.
+        right, partly, wrong, silent: how they were answered; their sum is `asks`.
+        keys: that were pressed, those that accept included.
+        keys_without: that the same text takes without suggestions; in what was accepted, no typos.
+        elsewhere, unwanted: requests where nothing is to be typed, and how many showed something.
+        ms: from each request to its answer.
+    """
+
+    suite: str
+    id: str
+    mode: str
+    asks: int
+    right: int
+    partly: int
+    wrong: int
+    silent: int
+    accepted: int
+    keys: int
+    keys_without: int
+    elsewhere: int
+    unwanted: int
+    ms: tuple[float, ...]
+
+
+AnyRecord = Record | ReplayRecord
+Key = tuple[str, str, str]
+
+
+def key_of(record: AnyRecord) -> Key:
+    """What no two records of a run share."""
+    return record.suite, record.id, record.mode
+
+
+class Records:
+    """The records of one run, in memory and, with a folder, on disk."""
+
+    def __init__(self, folder: Path | None, arguments: Mapping[str, object]) -> None:
+        """Begins a run, or goes on with the folder's.
+
+        Raises:
+            ConfigError: the folder holds a run with other arguments, names the first that differs;
+                or it cannot be used.
+        """
+        self.all: dict[Key, AnyRecord] = {}
+        self._path = None if folder is None else folder / RECORDS
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _check(folder / RUN, json.loads(json.dumps(arguments)))
+            for record in _read(folder / RECORDS):
+                self.all[key_of(record)] = record
+        except OSError as error:
+            raise ConfigError(
+                f"{folder} cannot be used: {error.strerror or error}.",
+                remedy="Give another --out.",
+                param="out",
+            ) from None
+
+    def add(self, record: AnyRecord) -> None:
+        """Keeps a record; it survives whatever happens to this process."""
+        self.all[key_of(record)] = record
+        if self._path is not None:
+            kind = "replay" if isinstance(record, ReplayRecord) else "task"
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"record": kind, **asdict(record)}) + "\n")
+
+    def has(self, suite: str, task_id: str, mode: str) -> bool:
+        """Whether this was found before."""
+        return (suite, task_id, mode) in self.all
+
+
+def _check(path: Path, arguments: Mapping[str, object]) -> None:
+    """Writes the arguments down, or compares them with those that were."""
+    if not path.exists():
+        path.write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        earlier = json.loads(path.read_text("utf-8"))
+        assert isinstance(earlier, dict)
+    except (ValueError, AssertionError):
+        raise ConfigError(
+            f"{path} is damaged.", remedy="Remove its folder or give another --out.", param="out"
+        ) from None
+    for name in sorted({*earlier, *arguments}):
+        if earlier.get(name) != arguments.get(name):
+            raise ConfigError(
+                f"{path.parent} holds a run with other arguments: {name} was "
+                f"{json.dumps(earlier.get(name))}, now it is {json.dumps(arguments.get(name))}.",
+                remedy="Give another --out, or the same arguments to go on.",
+                param="out",
+            )
+
+
+def _read(path: Path) -> list[AnyRecord]:
+    """The whole lines of a file; what a killed process left of its last one is cut off."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    records: list[AnyRecord] = []
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            kind = row.pop("record")
+            if kind == "replay":
+                records.append(ReplayRecord(**{**row, "ms": tuple(row["ms"])}))
+            else:
+                records.append(Record(**row))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ConfigError(
+                f"{path}, line {number} is damaged.",
+                remedy="Remove its folder or give another --out.",
+                param="out",
+            ) from None
+    return records
