@@ -53,8 +53,9 @@ class DrafterAdapter(nn.Module):
         Returns:
             (..., T, hidden).
         """
-        low = x @ self.down[layer].T
-        return low @ self.up[layer].T * (rows * (self.alpha / self.rank))
+        # In training the factors are fp32 beside a network in bf16; in the engine this is nothing.
+        down, up = self.down[layer].to(x.dtype), self.up[layer].to(x.dtype)
+        return x @ down.T @ up.T * (rows * (self.alpha / self.rank))
 
 
 def load_adapter(

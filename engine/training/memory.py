@@ -1,0 +1,85 @@
+"""Whether a training run fits into memory, and which setting would make it fit.
+
+An estimate from shapes alone, made before a weight is read: a run must not end after minutes with
+an allocation that failed, nor push the machine into swapping. Knows no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from engine.errors import MemoryExhausted
+from engine.model.config import ModelConfig
+
+_GIB = 2**30
+_SEEN_TOKENS = 1024  # that a row of a long example sees
+_NOISY_SHARE = 1.6  # rows in all per clean row: middles are laid out again, under noise
+_HEAD_ROWS = 512  # whose logits exist at once
+_BATCH_MIN = 256
+_SLACK = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a run keeps in memory.
+
+    Attributes:
+        trained: parameters that are trained: all of the config's, or an adapter's.
+        frozen: parameters that are only computed with.
+        batch_tokens: clean tokens per forward.
+        width: bytes of a number of the compute dtype.
+    """
+
+    config: ModelConfig
+    trained: int
+    frozen: int
+    batch_tokens: int
+    width: int
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Weights, fp32 masters and gradients, two moments each, whatever the batch."""
+        return self.frozen * self.width + self.trained * (self.width + 4 + self.width + 4 + 8)
+
+    @property
+    def row_bytes(self) -> int:
+        """What backward needs of one row: the tensors saved by norms, products and attention."""
+        config, width = self.config, self.width
+        query, keys = config.heads * config.head_dim, 2 * config.kv_heads * config.head_dim
+        products = 6 * config.hidden + 4 * (query + keys) + 5 * config.intermediate
+        attention = 2 * config.heads * _SEEN_TOKENS
+        return config.layers * (width * (products + attention) + 16 * config.hidden)
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        rows = self.batch_tokens * _NOISY_SHARE
+        head = _HEAD_ROWS * self.config.vocabulary * (self.width + 8)
+        return int(_SLACK * (self.fixed_bytes + rows * self.row_bytes + head))
+
+
+def check_memory(demand: Demand, free_bytes: int, device: torch.device) -> None:
+    """Raises MemoryExhausted, naming the batch that would fit, if the demand does not."""
+    if demand.total_bytes <= free_bytes:
+        return
+    least = replace(demand, batch_tokens=0).total_bytes
+    fitting = int((free_bytes - least) / (_SLACK * _NOISY_SHARE * demand.row_bytes))
+    fitting -= fitting % _BATCH_MIN
+    message = (
+        f"Training needs about {demand.total_bytes / _GIB:.1f} GiB on {device}, "
+        f"{free_bytes / _GIB:.1f} are free."
+    )
+    if fitting >= _BATCH_MIN:
+        raise MemoryExhausted(
+            message, remedy=f"--batch-tokens {fitting} fits.", param="batch-tokens"
+        )
+    whole = demand.trained >= demand.config.parameters()
+    advice = " adapt, which trains a LoRA, needs far less." if whole else ""
+    raise MemoryExhausted(
+        message,
+        remedy=f"No batch fits: weights and optimizer alone take {least / _GIB:.1f} GiB. Use a "
+        f"smaller checkpoint or another device.{advice}",
+        param="checkpoint",
+    )
