@@ -31,6 +31,7 @@ _WINDOW_SHARES = (0.1, 0.3, 0.3, 0.15, 0.15)
 _BLOCKS_PER_HOLE = 4
 _LIKELIEST, _SOFTENING = 200, 3.0
 _HEAD_ROWS = 512
+_SEED = 1
 
 Draw = Callable[[np.random.Generator], list[Example]]
 
@@ -136,8 +137,9 @@ class DrafterJob:
 def new_adapter(network: Network, rank: int, alpha: float) -> DrafterAdapter:
     """An adapter that adds nothing yet: A is random, B is zero, as PEFT starts them."""
     adapter = DrafterAdapter(network.config, rank, alpha)
+    draw = torch.Generator().manual_seed(_SEED)
     for down in adapter.down:
-        nn.init.kaiming_uniform_(down, a=5**0.5)
+        nn.init.kaiming_uniform_(down, a=5**0.5, generator=draw)
     return adapter.to(network.encoder.embed_tokens.weight.device)
 
 

@@ -19,6 +19,8 @@ from torch.nn import functional
 
 from engine.model.network import Network
 
+_SEED = 1
+
 
 class LowRank(nn.Module):
     """The additions for one network.
@@ -34,11 +36,12 @@ class LowRank(nn.Module):
         config = network.config
         device = network.encoder.embed_tokens.weight.device
         self.rank, self.alpha = rank, alpha
+        draw = torch.Generator().manual_seed(_SEED)  # a run that is resumed begins as the first
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, linear in linears(network).items():
-            down = torch.empty(rank, linear.in_features, device=device)
-            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-            self.down[_key(name)] = nn.Parameter(down)
+            down = torch.empty(rank, linear.in_features)
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=draw)
+            self.down[_key(name)] = nn.Parameter(down.to(device))
             up = torch.zeros(linear.out_features, rank, device=device)
             self.up[_key(name)] = nn.Parameter(up)
         self.tokens = tuple(tokens)
