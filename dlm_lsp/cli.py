@@ -17,6 +17,7 @@ from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
 from engine.config import DEVICES, DTYPES, EngineSettings
 from engine.errors import ConfigError, RequestError
+from engine.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
 
 # Modules of the commands are imported where they run: a command waits for nothing it does not use
 # (pygls 0.25 s, aiohttp 0.15 s).
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    options.arguments = sys.argv[1:] if argv is None else list(argv)
     if options.run is None:
         parser.error("say what to do: --stdio, --tcp HOST:PORT or a command; see --help")
     try:
@@ -118,6 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_serve(commands)
     _add_demo(commands)
+    for name in COMMANDS:
+        _add_training(commands, name)
     return parser
 
 
@@ -232,6 +236,12 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_engine_options(parser)
     # Blocks, unless told otherwise: they are what there is to watch.
     parser.set_defaults(run=_run_demo, mode="block")
+
+
+def _add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    parser = _command(commands, name, SUMMARIES[name], EXAMPLES[name])
+    add_options(parser, name)
+    parser.set_defaults(run=_run_training)
 
 
 def _stop_text(text: str) -> str:
@@ -351,6 +361,12 @@ def _run_demo(options: argparse.Namespace) -> int:
     from dlm_lsp.demo import run
 
     return run(_client_settings(options))
+
+
+def _run_training(options: argparse.Namespace) -> int:
+    from dlm_lsp.training import run
+
+    return run(options.arguments)
 
 
 def _client_settings(options: argparse.Namespace) -> dict[str, object]:
