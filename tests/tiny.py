@@ -57,6 +57,14 @@ def tekken_tokenizer() -> Tokenizer:
     return Tokenizer(_byte_level(vocabulary, special))
 
 
+def sentinel_tokenizer() -> Tokenizer:
+    """Byte-level BPE with Qwen2.5-Coder's infilling sentinels, and 2 as the end of a text."""
+    fim = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>")
+    special = ["<pad>", "<|im_start|>", "<|endoftext|>", *fim]
+    pieces = [*special, *byte_alphabet().values(), *(left + right for left, right in _MERGES)]
+    return Tokenizer(_byte_level({piece: index for index, piece in enumerate(pieces)}, special))
+
+
 def _byte_level(vocabulary: dict[str, int], special: list[str]) -> Backend:
     backend = Backend(models.BPE(vocab=vocabulary, merges=list(_MERGES)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

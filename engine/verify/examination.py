@@ -14,13 +14,6 @@ import torch
 from engine.config import EngineSettings
 from engine.engine import resolve
 from engine.errors import EngineError
-from engine.verify.computing import (
-    Loaded,
-    examine_infilling,
-    examine_modes,
-    examine_network,
-    load,
-)
 from engine.verify.contents import (
     examine_adapter,
     examine_config,
@@ -28,6 +21,10 @@ from engine.verify.contents import (
     examine_tokenizer,
     size,
 )
+from engine.verify.infilling_checks import examine_infilling
+from engine.verify.loading import Loaded, load
+from engine.verify.mode_checks import examine_modes
+from engine.verify.network_checks import examine_network
 from engine.verify.report import Section, failed, passed, skipped
 from engine.verify.texts import PROBES
 

@@ -12,12 +12,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Protocol
 
 import torch
 
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
-from engine.prompt import BEGIN, Infill
+from engine.prompt import BEGIN
 from engine.verify.activations import causal_attention
 
 TOKENS_MAX = 48
@@ -35,67 +36,114 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
-    """What became of one probe.
+class Written:
+    """What was written greedily into one hole.
 
     Attributes:
-        infilled, continued: the first line written with the suffix and with the prefix alone.
-        is_exact: the whole of what was written with the suffix is the right filling.
+        text: all of it; `first_line` is compared where the end is not the model's to tell.
         has_ended: it ended by itself.
-        bits_infill, bits_other, bits_prefix: of the right filling, a token, behind the prompt with
-            its own suffix, with another probe's, and with the prefix alone.
-        end_probability: that the filling ends where it should.
     """
 
     wanted: str
-    infilled: str
-    continued: str
-    is_exact: bool
+    text: str
     has_ended: bool
-    bits_infill: float
-    bits_other: float
-    bits_prefix: float
-    end_probability: float
+
+    @property
+    def first_line(self) -> str:
+        return self.text.split("\n", 1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """What the right filling of one hole costs, in bits a token.
+
+    Attributes:
+        own, other, alone: behind the prompt with its own suffix, with another hole's, and with the
+            prefix alone.
+        end: the probability that the filling ends where it should.
+    """
+
+    own: float
+    other: float
+    alone: float
+    end: float
+
+
+class Format(Protocol):
+    """What an infilling format is asked for; `engine.prompt.Infill` has it."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]: ...
+    def prompt(
+        self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
+    ) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SuffixFirst:
+    """`<s> [SUFFIX] suffix [PREFIX] prefix`, as Codestral has it. Released NLD tokenizers have the
+    markers; nothing public says that the model was trained with them, so they are only tried."""
+
+    begin: int
+    suffix: int
+    prefix: int
+    end_ids: tuple[int, ...]
+
+    def prompt(
+        self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
+    ) -> tuple[int, ...]:
+        """As `engine.prompt.InfillFormat.prompt`."""
+        return (self.begin, self.suffix, *near, *far, self.prefix, *prefix)
+
+
+def untried_format(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> SuffixFirst | None:
+    """The format whose markers a tokenizer has, though nobody says that they mean anything."""
+    ids = [tokenizer.id_of(name) for name in (BEGIN, "[SUFFIX]", "[PREFIX]")]
+    begin, suffix, prefix = ids
+    if begin is None or suffix is None or prefix is None:
+        return None
+    return SuffixFirst(begin, suffix, prefix, end_ids)
 
 
 # (prompt, stop ids, most tokens) → emitted tokens, and whether a stop id ended them.
 Decode = Callable[[Sequence[int], Sequence[int], int], tuple[Sequence[int], bool]]
 
 
-def fill(
+def write(
     probe: Probe,
-    other: Probe,
-    infill: Infill,
-    network: Network,
+    infill: Format | None,
     tokenizer: Tokenizer,
+    end_ids: tuple[int, ...],
     decode: Decode,
-) -> Filled:
-    """Runs one probe; `other` lends its suffix."""
-    end_ids = network.config.end_ids
-    stops = (*infill.end_ids, *end_ids)
-    own = infill_prompt(probe.before, probe.after, infill, tokenizer)
-    alone = prefix_prompt(probe.before, tokenizer)
-    tokens, has_ended = decode(own, stops, TOKENS_MAX)
-    text = tokenizer.decode(tokens)
-    continued, _ = decode(alone, end_ids, TOKENS_MAX)
+) -> Written:
+    """Fills one hole, or continues its prefix where `infill` is None."""
+    if infill is None:
+        prompt, stops = prefix_prompt(probe.before, tokenizer), end_ids
+    else:
+        prompt = infill_prompt(probe.before, probe.after, infill, tokenizer)
+        stops = (*infill.end_ids, *end_ids)
+    tokens, has_ended = decode(prompt, stops, TOKENS_MAX)
+    return Written(probe.middle, tokenizer.decode(tokens), has_ended)
+
+
+def believe(
+    probe: Probe, other: Probe, infill: Format, network: Network, tokenizer: Tokenizer
+) -> Believed:
+    """Weighs one right filling; `other` lends its suffix."""
+    stops = (*infill.end_ids, *network.config.end_ids)
     middle = tokenizer.encode(probe.middle)
+    own = infill_prompt(probe.before, probe.after, infill, tokenizer)
+    exchanged = infill_prompt(probe.before, other.after, infill, tokenizer)
     bits, end = bits_of(network, own, middle, stops)
-    return Filled(
-        wanted=probe.middle,
-        infilled=text.split("\n", 1)[0],
-        continued=tokenizer.decode(continued).split("\n", 1)[0],
-        is_exact=text == probe.middle,
-        has_ended=has_ended,
-        bits_infill=bits,
-        bits_other=bits_of(
-            network, infill_prompt(probe.before, other.after, infill, tokenizer), middle, stops
-        )[0],
-        bits_prefix=bits_of(network, alone, middle, stops)[0],
-        end_probability=end,
+    return Believed(
+        own=bits,
+        other=bits_of(network, exchanged, middle, stops)[0],
+        alone=bits_of(network, prefix_prompt(probe.before, tokenizer), middle, stops)[0],
+        end=end,
     )
 
 
-def infill_prompt(before: str, after: str, infill: Infill, tokenizer: Tokenizer) -> tuple[int, ...]:
+def infill_prompt(before: str, after: str, infill: Format, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The prompt of a hole, its suffix cut as the host cuts it."""
     lines = after.split("\n")
     near, far = lines[:_NEAR_LINES], lines[_NEAR_LINES:]
@@ -131,17 +179,17 @@ def similarity(wanted: str, got: str) -> float:
     return SequenceMatcher(None, wanted, got, autojunk=False).ratio()
 
 
-def verdict(filled: Sequence[Filled]) -> bool | None:
+def verdict(believed: Sequence[Believed]) -> bool | None:
     """Whether the format works: True, False, or None where these holes do not tell.
 
     It works where the right filling is clearly likelier with its own suffix than with another's and
     than with none. It does not where the prompt makes it clearly less likely than the prefix alone.
     """
-    own = [each.bits_prefix - each.bits_infill for each in filled]
-    suffix = [each.bits_other - each.bits_infill for each in filled]
-    if _standard_errors(own) > _ERRORS_MIN and _standard_errors(suffix) > _ERRORS_MIN:
+    gain = _standard_errors([each.alone - each.own for each in believed])
+    suffix = _standard_errors([each.other - each.own for each in believed])
+    if gain > _ERRORS_MIN and suffix > _ERRORS_MIN:
         return True
-    return False if _standard_errors(own) < -_ERRORS_MIN else None
+    return False if gain < -_ERRORS_MIN else None
 
 
 def _standard_errors(differences: Sequence[float]) -> float:

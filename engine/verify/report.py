@@ -13,6 +13,7 @@ from engine.errors import EngineError
 
 State = Literal["ok", "failed", "skipped"]
 Figure = float | int | str | bool | None
+OUR_FAULT = "The engine is wrong, not the checkpoint: please report it."
 
 
 @dataclass(frozen=True, slots=True)

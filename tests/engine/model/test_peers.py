@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from engine.config import BUNDLED_CHECKPOINT
 from engine.model.checkpoint import load_network, save_checkpoint
@@ -25,6 +24,7 @@ from engine.verify.activations import Error, Trace, compare, same_top, trace
 from engine.verify.peer import CLASSES, TransformersPeer
 from engine.verify.texts import PLAIN
 from tests.engine.nld import SIZES, write_nld
+from tests.engine.qwen2 import write_qwen2
 from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -128,7 +128,7 @@ def test_rotary_frequencies_equal_transformers(tmp_path: Path, factor: float) ->
 def test_every_layer_of_a_qwen2_checkpoint_equals_transformers(
     tmp_path: Path, tied: bool, dtype: torch.dtype
 ) -> None:
-    peer = write_qwen2(tmp_path, tied)
+    peer = write_qwen2(tmp_path, tied=tied)
     check(tmp_path, prompt_of(200), dtype, QWEN2)
     network = load(tmp_path, torch.float32)
     with torch.inference_mode():
@@ -137,29 +137,6 @@ def test_every_layer_of_a_qwen2_checkpoint_equals_transformers(
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert network.config.parameters() == sum(p.numel() for p in peer.parameters())
     assert network.config.mask_id is None
-
-
-def write_qwen2(folder: Path, tied: bool) -> Qwen2ForCausalLM:
-    """A seeded checkpoint that transformers itself wrote."""
-    torch.manual_seed(0)
-    peer = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=97,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            tie_word_embeddings=tied,
-            eos_token_id=2,
-            initializer_range=0.3,
-        )
-    ).eval()
-    for layer in peer.model.layers:
-        torch.nn.init.normal_(layer.self_attn.q_proj.bias)  # zero at construction
-    peer.save_pretrained(folder)
-    return peer
 
 
 def scaled(factor: float) -> Callable[[Tensor], Tensor]:
