@@ -10,8 +10,9 @@ import argparse
 import ctypes
 import json
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, model_config, preset
 from engine.training.vocabulary import train_tokenizer
 
+# Languages of which the held-out packages have enough for the card's figures.
+MEASURED = ("python", "javascript", "typescript")
 STAGES = ("corpus", "tokenizer", "ar", "joint", "export")
 # glibc's malloc options (malloc.h): keep freed memory instead of handing it back every step.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -115,7 +118,11 @@ def run(options: argparse.Namespace) -> None:
         minutes = recipe.minutes
     budget = Budget(minutes, options.tokens)
     until = 1.0 - recipe.joint_share if STAGES[last] == "ar" else 1.0
-    train(trainer, Packer(sources, tokenizer), held_out, budget, out, until=until)
+    stop = stop_on_signal()
+    train(trainer, Packer(sources, tokenizer), held_out, budget, out, until=until, stop=stop)
+    if stop():
+        logging.getLogger(__name__).info("stopped; the same command goes on from here")
+        return
     if options.stage == "export":
         export(options, trainer, tokenizer)
 
@@ -128,12 +135,18 @@ def export(options: argparse.Namespace, trainer: Trainer, tokenizer: Tokenizer) 
     """
     out: Path = options.out
     folder = out / "checkpoint"
-    record = read_record(out, options.preset)
+    record = read_record(out, options.preset, options.base)
     export_checkpoint(folder, trainer.network, tokenizer, record)
     engine = Engine.load(EngineSettings(checkpoint=folder, device=options.device))
+    held_out = read_sources(out / "corpus", HELD)
     try:
-        holes = draw_holes(read_sources(out / "corpus", HELD), options.holes)
-        figures = measure(engine, holes)
+        figures = {
+            language: measure(
+                engine, draw_holes([s for s in held_out if s.language == language], options.holes)
+            )
+            for language in MEASURED
+            if any(source.language == language for source in held_out)
+        }
     finally:
         engine.close()
     manifest = json.loads((out / "corpus" / "manifest.json").read_text("utf-8"))
@@ -161,6 +174,14 @@ def new_trainer(recipe: Recipe, tokenizer: Tokenizer, options: argparse.Namespac
     trainer = Trainer(Network(config), recipe, device=device, dtype=dtype)
     trainer.set_weights(base)
     return trainer
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """Whether SIGTERM has come, as it does where a machine is lent for minutes at a time: the step
+    under way is finished and saved."""
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    return lambda: bool(came)
 
 
 def keep_freed_memory() -> None:

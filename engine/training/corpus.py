@@ -45,7 +45,7 @@ TRAIN, HELD = "train", "held_out"
 
 _BYTES_MIN, _BYTES_MAX = 200, 150_000
 # Of one package in one language: more of the same teaches less than another package.
-_PACKAGE_BYTES_MAX = 1_500_000
+PACKAGE_BYTES_MAX = 1_500_000
 _LINE_MAX, _LINE_MEAN_MAX = 400, 80
 _DIGIT_SHARE_MAX = 0.2
 _SEEN_SHARE_MAX = 0.6
@@ -248,7 +248,7 @@ def _readable(
     paths = {path.relative_to(base).as_posix(): path for path in _inside(base, files)}
     for relative in sorted(paths, key=lambda name: crc32(name.encode())):
         language = language_of(relative) or PYTHON
-        if taken[language] >= _PACKAGE_BYTES_MAX:
+        if taken[language] >= PACKAGE_BYTES_MAX:
             dropped["beyond a package's bound"] += 1
             continue
         data = paths[relative].read_bytes()

@@ -7,7 +7,7 @@ quality. Knows nothing of how they were made.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from engine.model.checkpoint import save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
-from engine.training.corpus import HELD, TRAIN
+from engine.training.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
+from engine.training.languages import shares_of
 from engine.training.packing import (
     FAR_TOKENS_MAX,
     HOLES,
@@ -29,11 +30,12 @@ from engine.training.recipe import Recipe
 _AVERAGED_ROWS = 20
 _LIMITS = """## What it is not good at
 
-It is a model for trying the whole line on any laptop, not an assistant. It has seen little text and
-only Python (with English docstrings): other languages come out as noise. It finishes names, calls,
-signatures and idioms that its surroundings suggest; it does not reason, know APIs reliably, or keep
-a plan over several lines, and what it writes must be read before it is run. Contexts beyond the
-token counts above are unlike its training. It can repeat fragments of its training files."""
+It is a model for trying the whole line on any laptop, not an assistant. It has seen little text, in
+the shares above and with English comments: what is rare there comes out as noise. It finishes
+names, calls, signatures and idioms that its surroundings suggest; it does not reason, know APIs
+reliably, or keep a plan over several lines, and what it writes must be read before it is run. Its
+middles were at most four lines (six where a block ends). Contexts beyond the token counts above are
+unlike its training. It can repeat fragments of its training files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Record:
     """What a run did, for config.json and the card.
 
     Attributes:
+        base: the model whose weights the run went on from, in words; None for fresh ones.
         tokens: trained rows, of which `joint_tokens` in stage 2 (noisy rows included).
         ar, diffusion: training losses in nats, averaged over the end of the log; diffusion is None
             where stage 2 has not begun.
@@ -48,6 +51,7 @@ class Record:
     """
 
     preset: str
+    base: str | None
     steps: int
     tokens: int
     joint_tokens: int
@@ -58,8 +62,12 @@ class Record:
     held_out_diffusion: float
 
 
-def read_record(folder: Path, preset: str) -> Record:
-    """Sums a run's `log.jsonl` up; it must hold training and held-out rows."""
+def read_record(folder: Path, preset: str, base: Path | None = None) -> Record:
+    """Sums a run's `log.jsonl` up; it must hold training and held-out rows.
+
+    Raises:
+        EngineError: `base`, the checkpoint that the run went on from, cannot be read.
+    """
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     training = [row for row in rows if "ar" in row]
     held_out = [row for row in rows if "held_out_ar" in row][-1]
@@ -67,6 +75,7 @@ def read_record(folder: Path, preset: str) -> Record:
     diffusion = [row["diffusion"] for row in last if row["diffusion"] is not None]
     return Record(
         preset=preset,
+        base=None if base is None else describe(base),
         steps=held_out["step"],
         tokens=held_out["tokens"],
         joint_tokens=held_out["joint_tokens"],
@@ -76,6 +85,20 @@ def read_record(folder: Path, preset: str) -> Record:
         held_out_ar=round(held_out["held_out_ar"], 3),
         held_out_diffusion=round(held_out["held_out_diffusion"], 3),
     )
+
+
+def describe(checkpoint: Path) -> str:
+    """What a checkpoint of ours says of its own training; of another, its name alone.
+
+    Raises:
+        EngineError: it has no config.json that can be read.
+    """
+    read_config(checkpoint)
+    stated = json.loads((checkpoint / "config.json").read_text("utf-8")).get("training", {})
+    if "tokens" not in stated:
+        return checkpoint.resolve().name
+    before = f" (from {stated['base']})" if stated.get("base") else ""
+    return f"a {stated['preset']} of {stated['tokens'] / 1e6:.1f} M rows{before}"
 
 
 def export_checkpoint(folder: Path, network: Network, tokenizer: Tokenizer, record: Record) -> None:
@@ -89,9 +112,9 @@ def write_card(
     manifest: dict[str, Any],
     recipe: Recipe,
     record: Record,
-    figures: Sequence[Figures],
+    figures: Mapping[str, Sequence[Figures]],
 ) -> None:
-    """Writes `README.md`, the model card, beside the weights."""
+    """Writes `README.md`, the model card, beside the weights; `figures` by language."""
     sections = [
         _head(folder, record),
         _data(manifest),
@@ -106,9 +129,9 @@ def _head(folder: Path, record: Record) -> str:
     config = read_config(folder)
     return f"""# {record.preset}: the bundled model
 
-A small decoder in the layout of Nemotron-Labs-Diffusion that fills holes in Python source, token by
-token (`ar`) or by block diffusion (`block`), made with `python -m engine.training --preset
-{record.preset}`. Apache-2.0, as the project.
+A small decoder in the layout of Nemotron-Labs-Diffusion that fills holes in source files, most of
+them Python, token by token (`ar`) or by block diffusion (`block`), made with
+`python -m engine.training --preset {record.preset}`. Apache-2.0, as the project.
 
 {config.parameters() / 1e6:.1f} M parameters: {config.layers} layers, hidden {config.hidden},
 {config.heads} query and {config.kv_heads} key heads of {config.head_dim}, SwiGLU
@@ -135,8 +158,12 @@ def _data(manifest: dict[str, Any]) -> str:
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
     return f"""## Data
 
-Python files of {len(train)} installed packages, {_bytes(train) / 1e6:.1f} MB, permissive licences
-only, as the packages' own metadata state them. Packages count with the 0.6th power of their size.
+Source files of {len(train)} installed packages, {_bytes(train) / 1e6:.1f} MB, permissive licences
+only, as the packages' own metadata state them; of one package at most
+{PACKAGE_BYTES_MAX / 1e6:.1f} MB in each language. In a language packages count with the 0.6th power
+of their size.
+
+{_languages(train)}
 
 {chr(10).join(rows)}
 
@@ -145,13 +172,26 @@ them are dropped. Refused for their licence: {", ".join(refused) or "none"}.
 Files left out: {dropped}."""
 
 
+def _languages(packages: Sequence[dict[str, Any]]) -> str:
+    sizes: dict[str, int] = {}
+    for package in packages:
+        for language, size in package["languages"].items():
+            sizes[language] = sizes.get(language, 0) + size
+    shares = shares_of(list(sizes))
+    rows = ["| language | MB | share of the examples |", "|---|---|---|"]
+    for language in sorted(sizes, key=lambda name: -shares[name]):
+        rows.append(f"| {language} | {sizes[language] / 1e6:.2f} | {shares[language]:.1%} |")
+    return "\n".join(rows)
+
+
 def _training(recipe: Recipe, record: Record) -> str:
     diffusion = "not begun" if record.diffusion is None else f"{record.diffusion:.3f}"
+    base = "" if record.base is None else f"Went on from the weights of {record.base}. "
     return f"""## Training
 
-{record.tokens / 1e6:.1f} M rows in {record.steps:,} steps and {record.minutes:.0f} minutes: stage 1
-next token, then {record.joint_tokens / 1e6:.1f} M rows of next token plus masked blocks (weight
-{recipe.alpha}; noisy rows counted in). Stage 2 draws more holes with less context around them.
+{base}{record.tokens / 1e6:.1f} M rows in {record.steps:,} steps and {record.minutes:.0f} minutes:
+stage 1 next token, then {record.joint_tokens / 1e6:.1f} M rows of next token plus masked blocks
+(weight {recipe.alpha}; noisy rows counted in). Stage 2 draws more holes for one context.
 Muon and AdamW at {recipe.learning_rate}.
 
 | loss, nats per token | AR | diffusion |
@@ -163,7 +203,8 @@ Training losses are means over the last {_AVERAGED_ROWS} log rows. The diffusion
 1/p-weighted mean over noise levels; about a third of the blocks are masked whole."""
 
 
-def _quality(figures: Sequence[Figures]) -> str:
+def _quality(figures: Mapping[str, Sequence[Figures]]) -> str:
+    tables = "\n\n".join(f"{name}:\n\n{to_table(each)}" for name, each in figures.items())
     return f"""## Held-out infilling
 
 Greedy, through the engine, on holes in the held-out packages, spread evenly over them; fixed seed;
@@ -171,7 +212,7 @@ Greedy, through the engine, on holes in the held-out packages, spread evenly ove
 behind a random word or sign of it, mid word inside a word; all run to the line's end. Multi line
 runs over two to four lines. Blocks of 32 tokens, confidence threshold 0.9.
 
-{to_table(figures)}
+{tables}
 
 Made with `python -m engine.bench.quality`."""
 

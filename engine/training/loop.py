@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -179,8 +179,10 @@ def train(
     *,
     until: float = 1.0,
     save_seconds: float = 300.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Trains until the budget's share `until` is spent; goes on from `folder/state.pt` if there.
+    """Trains until the budget's share `until` is spent, or `stop` says so after a step; goes on
+    from `folder/state.pt` if there.
 
     Appends to `folder/log.jsonl` and saves to `folder/state.pt` every `save_seconds` and at the
     end.
@@ -194,7 +196,7 @@ def train(
     saved = time.monotonic()
     recent: list[Losses] = []
     window = trainer.progress
-    while (share := trainer.progress.share(budget)) < until:
+    while (share := trainer.progress.share(budget)) < until and not stop():
         began = time.monotonic()
         joint = recipe.is_joint(share)
         batches = draw(trainer, packer, joint)

@@ -130,6 +130,24 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
 
 
+def test_a_run_told_to_stop_saves_its_last_step_and_goes_on(
+    tokenizer: Tokenizer, packer: Packer, tmp_path: Path
+):
+    budget = Budget(tokens=9000)
+    whole, stopped, resumed = (new_trainer(tokenizer) for _ in range(3))
+    held_out = held_out_batches(whole, packer, 600)
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    train(whole, packer, held_out, budget, tmp_path / "whole")
+    told = iter([False, False, False, True])
+    train(stopped, packer, held_out, budget, tmp_path / "broken", stop=lambda: next(told))
+    assert stopped.progress.step == 3
+    assert whole.progress.step > 3
+    train(resumed, packer, held_out, budget, tmp_path / "broken")
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
 def test_a_half_written_state_is_not_taken_up(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
     (tmp_path / "state.partial").write_bytes(b"half")
     trainer = new_trainer(tokenizer)
@@ -177,6 +195,9 @@ def test_the_schedule_warms_up_stays_and_falls_to_nothing():
     recipe = PRESETS["nano"]
     assert recipe.learning_rate_at(0, 0.0) < recipe.learning_rate / 50
     assert recipe.learning_rate_at(1000, 0.5) == recipe.learning_rate
+    on = recipe.continued()
+    assert on.learning_rate < recipe.learning_rate
+    assert on.is_joint(0.1)
     late = [recipe.learning_rate_at(1000, share) for share in (0.7, 0.8, 0.9, 0.99, 1.0, 1.01)]
     assert late == sorted(late, reverse=True)
     assert late[-1] == 0.0
