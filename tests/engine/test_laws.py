@@ -64,7 +64,8 @@ def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(length: int) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("tokens_max", [1, 2, 9, 40])
 def test_speculation_emits_what_ar_emits(mode: str, temperature: float, tokens_max: int) -> None:
-    """Exact mode: token for token in fp32, at any temperature, since draws depend on the place."""
+    """In fp32 even without exact mode, as this network has no near-ties; at any temperature, since
+    draws depend on the place. `test_exact.py` has the law without conditions."""
     for seed in range(4):
         prompt = (
             prompt_of(30 + seed, seed) * 2
