@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from engine.evaluation.suites import Task
 
@@ -29,30 +29,43 @@ def previous_line(task: Task) -> str:
 
 
 class FrequentLines:
-    """The lines of a set of texts, by frequency; indentation aside."""
+    """The lines of all files that the tasks are cut from, by frequency; indentation aside.
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        counts = Counter(line.strip() for text in texts for line in text.split("\n"))
-        del counts[""]
-        self._counts = counts
-        self._sorted = sorted(counts)
-        self._first = counts.most_common(1)[0][0] if counts else ""
+    A task's own file does not count for it: what stands in its hole stands there, and other tasks'
+    contexts show it.
+    """
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        counts = Counter(line for text in set(map(_file, tasks)) for line in _lines(text))
+        self._by_count = counts.most_common()
+        self._by_name = sorted(counts.items())
 
     def complete(self, task: Task) -> str:
         """The rest of the most frequent line that begins with the cursor's words; "" of none."""
         start = task.prefix.rpartition("\n")[2].lstrip()
-        if not start:
-            return self._first
+        own = Counter(_lines(_file(task)))
         best, most = "", 0
-        for index in range(bisect_left(self._sorted, start), len(self._sorted)):
-            line = self._sorted[index]
-            if not line.startswith(start):
-                break
-            if line != start.rstrip() and self._counts[line] > most:
-                best, most = line, self._counts[line]
+        for line, count in self._starting(start):
+            if count <= most and not start:
+                break  # they come by count
+            if count - own[line] > most and line != start.rstrip():
+                best, most = line, count - own[line]
         return best[len(start) :]
 
+    def _starting(self, start: str) -> Iterator[tuple[str, int]]:
+        """The lines with this start, and how often they stand anywhere."""
+        if not start:
+            yield from self._by_count
+            return
+        for index in range(bisect_left(self._by_name, (start, 0)), len(self._by_name)):
+            if not self._by_name[index][0].startswith(start):
+                return
+            yield self._by_name[index]
 
-def frequent_lines(tasks: Iterable[Task]) -> FrequentLines:
-    """The lines around the holes of these tasks; what stands in a hole is not among them."""
-    return FrequentLines({text for task in tasks for text in (task.prefix, task.suffix)})
+
+def _file(task: Task) -> str:
+    return task.prefix + task.reference + task.suffix
+
+
+def _lines(text: str) -> list[str]:
+    return [content for line in text.split("\n") if (content := line.strip())]

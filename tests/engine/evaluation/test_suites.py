@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.evaluation import suites
-from engine.evaluation.baselines import frequent_lines, previous_line
+from engine.evaluation.baselines import FrequentLines, previous_line
 from engine.evaluation.holes import BLOCK_LINES_MAX, KINDS, draw_holes
 from engine.evaluation.parquet import read_parquet
 from engine.evaluation.records import RECORDS, Record, Records, ReplayRecord
@@ -194,11 +194,23 @@ def test_baselines_repeat_and_count_lines() -> None:
         task("return x\nreturn y\npass\n    "),
         task("return y\n", "\nreturn y2\n  pass\npass"),
     ]
-    frequent = frequent_lines(tasks)
+    frequent = FrequentLines(tasks)
     assert frequent.complete(task("    ")) == "pass"
     assert frequent.complete(task("  return ")) == "y"
     assert frequent.complete(task("zzz")) == ""
-    assert frequent_lines([]).complete(task("")) == ""
+    assert FrequentLines([]).complete(task("")) == ""
+
+
+def test_a_baseline_does_not_look_into_the_hole_through_another_task() -> None:
+    """Two holes of one file: each one's text stands in the other's context."""
+    first = task("a = 1\n", "\nsecond = 2\n", reference="first = 1")
+    second = task("a = 1\nfirst = 1\n", "\n", reference="second = 2")
+    other = task("a = 1\nb = 2\n", "\n", reference="c = 2")
+    frequent = FrequentLines([first, second, other])
+    assert frequent.complete(first) in ("a = 1", "b = 2", "c = 2")
+    half = task("a = 1\nfir", "\nsecond = 2\n", reference="st = 1")
+    assert frequent.complete(half) == ""
+    assert frequent.complete(task("new\nfir", "", reference="m")) == "st = 1"
 
 
 RECORD = Record(

@@ -1,0 +1,1 @@
+"""`dlm-lsp eval`: asks the engine host as an editor does, and has `engine.evaluation` judge."""

@@ -1,0 +1,178 @@
+"""Completions of tasks by the engine host and by baselines, each judged into a record.
+
+Every mode of a task is asked with the task's prompt in the cache, so that no mode's time depends
+on which came first. Knows neither how a host is reached nor where records go.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from dlm_lsp.client import HostError
+from dlm_lsp.context import Context, gather
+from dlm_lsp.document import Document
+from dlm_lsp.evaluation.variants import Variant
+from dlm_lsp.messages import (
+    BlockBody,
+    ErrorEvent,
+    FinishedEvent,
+    GenerateBody,
+    LimitsBody,
+)
+from dlm_lsp.pipeline import Generator
+from dlm_lsp.postprocess import rules_for, shape_final
+from engine.evaluation.metrics import compare, length_bucket
+from engine.evaluation.records import Record
+from engine.evaluation.sandbox import Bounds, Outcome, run_program
+from engine.evaluation.suites import Task
+
+# A task is given a token for each character of its reference and these: two or three times what it
+# takes. To write on to `tokens_max` from there costs time and makes nothing right.
+TOKENS_SPARE = 64
+ENDED = ("end", "stop")  # finish reasons of a completion that ended by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How every task of a run is asked and judged.
+
+    Attributes:
+        tokens_max: of a completion, at most.
+        block_length: of block diffusion; None takes the checkpoint's.
+        is_shaped: judge what an editor would insert, not the model's raw text.
+        execute: "isolated", "unprotected" or "never".
+        bounds: of one program.
+    """
+
+    tokens_max: int
+    block_length: int | None
+    is_shaped: bool
+    execute: str
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A task as the host is asked it, its prompt already in the host's cache."""
+
+    task: Task
+    context: Context
+    prompt_ms: float
+
+
+async def prepare(client: Generator, task: Task) -> Question:
+    """Brings a task's prompt into the host's cache.
+
+    Raises:
+        HostError: the host cannot be used.
+    """
+    document = Document("file:///evaluation.py", "python", 0, task.prefix + task.suffix)
+    context = gather(document, len(task.prefix), None)
+    warm = await _finished(client, context, LimitsBody(tokens_max=0), Variant("ar"), BlockBody())
+    return Question(task, context, warm.usage.prefill_ms)
+
+
+async def ask(
+    client: Generator, question: Question, variant: Variant, asking: Asking
+) -> tuple[str, FinishedEvent]:
+    """The completion of a task in one mode, greedily, and the host's last word.
+
+    Raises:
+        HostError: the host cannot be used, or could not complete this.
+    """
+    tokens_max = min(asking.tokens_max, len(question.task.reference) + TOKENS_SPARE)
+    limits = LimitsBody(tokens_max=tokens_max)
+    block = variant.block(asking.block_length)
+    finished = await _finished(client, question.context, limits, variant, block)
+    if not asking.is_shaped:
+        return finished.text, finished
+    shaped = shape_final(rules_for(question.context, automatic=False), finished.text)
+    return _inserted(question.task, shaped.text, shaped.replaced), finished
+
+
+def judge(
+    question: Question, variant: Variant, text: str, finished: FinishedEvent, asking: Asking
+) -> Record:
+    """The record of a completion. Runs its program, which may take seconds."""
+    usage = finished.usage
+    return judged(
+        question.task,
+        variant.label,
+        text,
+        asking,
+        ended=finished.finish_reason in ENDED,
+        usage=(usage.tokens, usage.forwards, question.prompt_ms, usage.total_ms),
+    )
+
+
+def judged(
+    task: Task,
+    mode: str,
+    text: str,
+    asking: Asking,
+    *,
+    ended: bool = True,
+    usage: tuple[int, int, float | None, float | None] = (0, 0, None, None),
+) -> Record:
+    """The record of any text as the completion of a task.
+
+    Args:
+        usage: tokens, forwards, milliseconds of the prompt and of the completion.
+    """
+    found = compare(text, task.reference)
+    tokens, forwards, prompt_ms, ms = usage
+    outcome = _run(task, text, asking)
+    return Record(
+        suite=task.suite,
+        id=task.id,
+        mode=mode,
+        kind=task.kind,
+        bucket=length_bucket(task.reference),
+        text=text,
+        exact=found.exact,
+        first_line=found.first_line,
+        similarity=round(found.similarity, 4),
+        wrong_length=found.wrong_length,
+        ended=ended,
+        outcome=None if outcome is None else outcome.reason,
+        tokens=tokens,
+        forwards=forwards,
+        prompt_ms=prompt_ms,
+        ms=ms,
+    )
+
+
+def _run(task: Task, text: str, asking: Asking) -> Outcome | None:
+    if task.tests is None or asking.execute == "never":
+        return None
+    is_isolated = asking.execute == "isolated"
+    return run_program(task.program(text), asking.bounds, is_isolated=is_isolated)
+
+
+def _inserted(task: Task, text: str, replaced: int) -> str:
+    """What a raw completion would have to be for the same text to come out."""
+    whole = text + task.suffix[replaced:]
+    return whole.removesuffix(task.suffix) if whole.endswith(task.suffix) else text
+
+
+async def _finished(
+    client: Generator, context: Context, limits: LimitsBody, variant: Variant, block: BlockBody
+) -> FinishedEvent:
+    body = GenerateBody(
+        client="eval",
+        prefix=context.prefix,
+        suffix=context.suffix,
+        marks=context.marks,
+        mode=variant.mode,
+        limits=limits,
+        block=block,
+        draft=False,
+    )
+    async with aclosing(client.generate(body)) as events:
+        async for event in events:
+            if isinstance(event, ErrorEvent):
+                raise HostError(event.error.message, code=event.error.code)
+            if isinstance(event, FinishedEvent):
+                return event
+    raise HostError("The engine host ended the request without an answer.", code="host_lost")

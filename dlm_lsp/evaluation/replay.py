@@ -1,0 +1,277 @@
+"""Typing replay: a typist works on real files, and a session of the language server suggests.
+
+After every key that changes the text the session is asked as an editor asks it while its user
+types, and answers before the next key. A suggestion is right if all of it is what comes next and
+nothing is left behind; the typist then accepts it with one key. Owns what is counted; the session
+is the editor's own, with its cache, its marks and its shaping.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dlm_lsp.document import Change, Document, Encoding
+from dlm_lsp.editor import Ask, DraftNotice, Offer, Status
+from dlm_lsp.engine_link import EngineLink
+from dlm_lsp.evaluation.options import REPLAY
+from dlm_lsp.evaluation.typist import (
+    Manuscript,
+    Splice,
+    accept,
+    continues,
+    keys_to,
+    open_manuscript,
+    press,
+)
+from dlm_lsp.session import Session
+from engine.errors import EngineFailure
+from engine.evaluation.records import ReplayRecord
+
+ENCODING = Encoding.UTF16
+ACCEPTED_CHARS_MIN = 2  # one character is typed as fast
+# After a line: the typist goes to another missing part; before a key: looks at another line.
+JUMP_SHARE, LOOK_SHARE = 0.15, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One file to be typed: the same keys for every mode, as far as suggestions let them be."""
+
+    id: str
+    text: str
+    seed: int
+
+
+@dataclass(slots=True)
+class Deaf:
+    """An editor that keeps only what went wrong."""
+
+    errors: list[str] = field(default_factory=list)
+
+    def draft(self, notice: DraftNotice) -> None:
+        """Drafts are not judged."""
+
+    def status(self, status: Status) -> None:
+        """Nor is the status."""
+
+    def log(self, message: str) -> None:
+        """Keeps a line of the log, to be told if the replay fails."""
+        self.errors.append(message)
+
+    def show_error(self, message: str) -> None:
+        """Keeps an error."""
+        self.errors.append(message)
+
+    def loading(self, message: str | None) -> None:
+        """Loading is over before the first key."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """As in `ReplayRecord`."""
+
+    right: int = 0
+    partly: int = 0
+    wrong: int = 0
+    silent: int = 0
+    accepted: int = 0
+    keys: int = 0
+    keys_without: int = 0
+    elsewhere: int = 0
+    unwanted: int = 0
+    ms: list[float] = field(default_factory=list)
+
+
+def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> list[Script]:
+    """`count` of the (name, text) files that are long enough, at most; the same for the same seed.
+
+    Each name's first part ("package/...") counts alike.
+    """
+    rng = np.random.default_rng([seed, len(sources)])
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for index in rng.permutation(len(sources)):
+        groups.setdefault(sources[index][0].partition("/")[0], []).append(sources[index])
+    scripts: list[Script] = []
+    names = sorted(groups)
+    while len(scripts) < count and names:
+        for name in list(names):
+            if not groups[name]:
+                names.remove(name)
+                continue
+            path, text = groups[name].pop()
+            script = Script(path, text, seed + len(scripts))
+            if open_manuscript(text, np.random.default_rng(script.seed)) is not None:
+                scripts.append(script)
+            if len(scripts) == count:
+                break
+    return scripts
+
+
+async def replay(
+    script: Script,
+    mode: str,
+    client_settings: dict[str, object],
+    keys_max: int,
+    make_link: Callable[[Deaf], EngineLink] = EngineLink,
+) -> ReplayRecord:
+    """Types a file, up to so many keys, in one mode.
+
+    Args:
+        client_settings: as an editor would send them.
+        make_link: tests stand in for the host here.
+
+    Raises:
+        EngineFailure: the session reported an error.
+    """
+    editor = Deaf()
+    session = Session(editor, ENCODING, make_link(editor), client_settings)
+    try:
+        await session.start()
+        counts = await _Desk(script, session, editor).work(keys_max)
+    finally:
+        await session.close()
+    asks = counts.right + counts.partly + counts.wrong + counts.silent
+    return ReplayRecord(
+        suite=REPLAY,
+        id=script.id,
+        mode=mode,
+        asks=asks,
+        right=counts.right,
+        partly=counts.partly,
+        wrong=counts.wrong,
+        silent=counts.silent,
+        accepted=counts.accepted,
+        keys=counts.keys,
+        keys_without=counts.keys_without,
+        elsewhere=counts.elsewhere,
+        unwanted=counts.unwanted,
+        ms=tuple(counts.ms),
+    )
+
+
+class _Desk:
+    """One file in one session: the text that the typist sees is the text that the session has."""
+
+    def __init__(self, script: Script, session: Session, editor: Deaf) -> None:
+        self._rng = np.random.default_rng(script.seed)
+        manuscript = open_manuscript(script.text, self._rng)
+        assert manuscript is not None, "draw_scripts gives only files that can be opened"
+        self._manuscript: Manuscript = manuscript
+        self._session = session
+        self._editor = editor
+        self._counts = Counts()
+        uri = f"file:///replay/{script.id}"
+        self._document = Document(uri, _language(script.id), 1, manuscript.text)
+
+    async def work(self, keys_max: int) -> Counts:
+        """Types until everything stands there or so many keys were pressed."""
+        self._session.open(self._document)
+        counts, manuscript = self._counts, self._manuscript
+        while counts.keys < keys_max and self._choose_part():
+            if self._rng.random() < LOOK_SHARE:
+                await self._look_elsewhere()
+            keys, splice = press(manuscript, self._rng)
+            counts.keys += keys
+            counts.keys_without += keys
+            if splice is not None:
+                self._change(splice)
+                await self._take_suggestion()
+            if splice is not None and splice.text.startswith("\n"):
+                self._maybe_jump()
+        return counts
+
+    def _choose_part(self) -> bool:
+        """Goes to the next part if this one is complete; whether there is one."""
+        manuscript = self._manuscript
+        if manuscript.part.is_complete:
+            left = [i for i, part in enumerate(manuscript.parts) if not part.is_complete]
+            if not left:
+                return False
+            manuscript.at = left[0]
+        return True
+
+    def _maybe_jump(self) -> None:
+        manuscript = self._manuscript
+        others = [
+            index
+            for index, part in enumerate(manuscript.parts)
+            if index != manuscript.at and not part.is_complete
+        ]
+        if others and self._rng.random() < JUMP_SHARE:
+            manuscript.at = others[self._rng.integers(len(others))]
+
+    async def _look_elsewhere(self) -> None:
+        """The end of some other line, which needs nothing; anything shown there is unwanted."""
+        line = int(self._rng.integers(self._document.line_count))
+        offset = self._document.line_end(line)
+        if self._document.line_of(self._manuscript.cursor) == line or any(
+            self._near(offset, index) for index in range(len(self._manuscript.parts))
+        ):
+            return
+        self._counts.elsewhere += 1
+        self._counts.unwanted += await self._ask(offset) is not None
+
+    def _near(self, offset: int, index: int) -> bool:
+        """Whether something is still to be typed at an offset."""
+        manuscript, at = self._manuscript, self._manuscript.at
+        manuscript.at = index
+        cursor, manuscript.at = manuscript.cursor, at
+        return self._document.line_of(cursor) == self._document.line_of(offset)
+
+    async def _take_suggestion(self) -> None:
+        """Asks at the cursor, judges the answer, and accepts it if all of it is right."""
+        manuscript, counts = self._manuscript, self._counts
+        part = manuscript.part
+        offer = await self._ask(manuscript.cursor)
+        if part.surplus.strip():
+            return  # after a typo nothing can be right
+        if not part.rest:
+            counts.elsewhere += 1
+            counts.unwanted += offer is not None
+            return
+        if offer is None:
+            counts.silent += 1
+            return
+        replaced = offer.end - manuscript.cursor
+        if not continues(part, offer.text, replaced):
+            first = offer.text.split("\n", 1)[0]
+            is_partly = bool(first.strip()) and continues(
+                part, first, min(replaced, len(part.pending))
+            )
+            counts.partly += is_partly
+            counts.wrong += not is_partly
+            return
+        counts.right += 1
+        if len(offer.text) >= ACCEPTED_CHARS_MIN:
+            counts.accepted += 1
+            counts.keys += 1
+            counts.keys_without += keys_to(manuscript, part.done + len(offer.text))
+            self._change(accept(manuscript, offer.text, replaced))
+
+    async def _ask(self, offset: int) -> Offer | None:
+        """What an editor would show at an offset."""
+        position = self._document.position_at(offset, ENCODING)
+        began = time.perf_counter()
+        answer = await self._session.complete(Ask(self._document.uri, position))
+        self._counts.ms.append(round((time.perf_counter() - began) * 1000, 2))
+        if self._editor.errors or answer is None:
+            raise EngineFailure("; ".join(self._editor.errors) or "A request was not answered.")
+        return answer.offers[0] if answer.offers else None
+
+    def _change(self, splice: Splice) -> None:
+        document = self._document
+        start = document.position_at(splice.start, ENCODING)
+        end = document.position_at(splice.start + splice.removed, ENCODING)
+        changes = [Change(start, end, splice.text)]
+        self._document, _ = document.apply(changes, document.version + 1, ENCODING)
+        self._session.change(document.uri, self._document.version, changes)
+        assert self._document.text == self._manuscript.text, "the typist lost track of the text"
+
+
+def _language(path: str) -> str:
+    names = {".js": "javascript", ".ts": "typescript", ".c": "c", ".h": "c", ".lua": "lua"}
+    return names.get("." + path.rpartition(".")[2], "python")

@@ -1,0 +1,284 @@
+"""`dlm-lsp eval` from its command line to its files: with a host that knows the answers, and with
+a real one on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import pytest
+
+from dlm_lsp.cli import main
+from dlm_lsp.client import Health, HostError, HostSettings
+from dlm_lsp.evaluation import run as run_module
+from dlm_lsp.evaluation.variants import to_variants
+from dlm_lsp.messages import (
+    ErrorBody,
+    ErrorEvent,
+    FinishedEvent,
+    GenerateBody,
+    HostEvent,
+    UsageBody,
+)
+from engine.errors import ConfigError
+from engine.evaluation.sandbox import check_isolation
+
+ROOT = Path(__file__).parents[3]
+ROWS = [
+    {
+        "task_id": f"SingleLineInfilling/Own/{name}/L0",
+        "entry_point": name,
+        "prompt": f"def {name}(a, b):\n",
+        "canonical_solution": f"    return {expression}\n",
+        "suffix": "\n# the end\n",
+        "test": f"def check(candidate):\n    assert candidate(6, 3) == {result}\n",
+    }
+    for name, expression, result in (
+        *(("add", "a + b", 9), ("divide", "a // b", 2), ("largest", "max(a, b)", 6)),
+    )
+]
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+class Host:
+    """Answers each task by what stands behind its prefix; `failing` breaks after some answers."""
+
+    def __init__(self, answers: dict[str, str], failing: int | None = None) -> None:
+        self.answers = answers
+        self.failing = failing
+        self.bodies: list[GenerateBody] = []
+
+    def __call__(self, settings: HostSettings) -> Host:
+        return self
+
+    async def health(self) -> Health:
+        return Health("ready", "Ready.", {})
+
+    async def ensure(self) -> None:
+        pass
+
+    async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        is_warm = body.limits.tokens_max == 0
+        if not is_warm:
+            self.bodies.append(body)
+            if self.failing is not None and len(self.bodies) > self.failing:
+                yield ErrorEvent(error=ErrorBody(code="lost", message="The engine is gone."))
+                return
+        usage = UsageBody(tokens=6, forwards=3, prefill_ms=7.0, total_ms=20.0)
+        text = self.answers[body.prefix]
+        yield FinishedEvent(
+            text="" if is_warm else text,
+            finish_reason="warm" if is_warm else "length" if text == "x" else "end",
+            confidence=1,
+            mode="ar",
+            usage=usage,
+        )
+
+    async def close(self) -> None:
+        pass
+
+
+def isolation_or_skip() -> None:
+    try:
+        check_isolation()
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+Evaluate = Callable[..., dict[str, object]]
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Evaluate:
+    def call(host: Host, *arguments: str, code: int = 0) -> dict[str, object]:
+        monkeypatch.setattr(run_module, "HostClient", host)
+        assert main(["eval", "--json", *arguments]) == code
+        shown = capsys.readouterr()
+        return json.loads(shown.out) if code == 0 else {"error": shown.err}
+
+    return call
+
+
+def kinds(report: dict[str, object]) -> dict[str, dict[str, float]]:
+    """Figures by mode of a report of one kind."""
+    return {row["mode"]: row for row in report["kinds"]}  # type: ignore[index, attr-defined]
+
+
+def test_canonical_solutions_are_right_and_pass(suite: Path, evaluate: Evaluate) -> None:
+    isolation_or_skip()
+    host = Host({row["prompt"]: row["canonical_solution"] for row in ROWS})
+    found = kinds(evaluate(host, "--suite", str(suite), "--modes", "ar", "block"))
+    assert set(found) == {"previous line", "frequent line", "ar", "block"}
+    for mode in ("ar", "block"):
+        row = found[mode]
+        assert (row["exact"], row["passed"], row["similarity"], row["first_line"]) == (1, 1, 1, 1)
+        assert (row["wrong_length"], row["endless"]) == (0, 0)
+        assert (row["tokens_per_forward"], row["ms_p50"], row["prompt_ms_p50"]) == (2, 20, 7)
+    assert found["previous line"]["passed"] == 0
+    assert [body.mode for body in host.bodies] == ["ar", "block"] * 3
+    assert host.bodies[0].suffix == "\n# the end\n"
+
+
+def test_wrong_ones_are_not(suite: Path, evaluate: Evaluate) -> None:
+    isolation_or_skip()
+    answers = [  # right in other words, wrong, and a way out
+        *("    return b + a\n", "    return 0\n", "    return 1\nimport os\nos._exit(0)\n"),
+    ]
+    host = Host({row["prompt"]: text for row, text in zip(ROWS, answers, strict=True)})
+    row = kinds(evaluate(host, "--suite", str(suite), "--modes", "ar"))["ar"]
+    assert row["passed"] == pytest.approx(1 / 3)
+    assert row["exact"] == 0
+    assert row["wrong_length"] == pytest.approx(2 / 3)  # "return 0", and the way out
+    host = Host({row["prompt"]: "x" for row in ROWS})
+    row = kinds(evaluate(host, "--suite", str(suite), "--modes", "ar", "--execute", "never"))["ar"]
+    assert row["passed"] is None
+    assert row["endless"] == 1
+
+
+def test_post_processing_is_what_an_editor_inserts(suite: Path, evaluate: Evaluate) -> None:
+    """The suffix's own first line, repeated by the model, is cut off."""
+    host = Host({row["prompt"]: row["canonical_solution"] + "# the end\n" for row in ROWS})
+    arguments = ("--suite", str(suite), "--modes", "ar", "--execute", "never")
+    assert kinds(evaluate(host, *arguments))["ar"]["exact"] == 0
+    assert kinds(evaluate(host, *arguments, "--post"))["ar"]["exact"] == 1
+
+
+def test_a_run_goes_on_where_its_engine_failed(
+    suite: Path, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    answers = {row["prompt"]: row["canonical_solution"] for row in ROWS}
+    arguments = ["--suite", str(suite), "--modes", "ar", "block", "--thresholds", "0.5", "0.9"]
+    arguments += ["--execute", "never", "--out", str(tmp_path / "out")]
+    broken = Host(answers, failing=4)
+    failed = evaluate(broken, *arguments, code=1)
+    assert "The engine is gone. The same command goes on" in str(failed["error"])
+    whole = Host(answers)
+    report = evaluate(whole, *arguments)
+    assert len(whole.bodies) == 9 - 4
+    modes = ["previous line", "frequent line", "ar", "block at 0.5", "block at 0.9"]
+    assert sorted(kinds(report)) == sorted(modes)
+    again = Host(answers)
+    assert evaluate(again, *arguments) == report
+    assert not again.bodies
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    assert "| block at 0.9 " in (tmp_path / "out" / "report.md").read_text()
+    assert "block at 0.9" in (tmp_path / "out" / "quality.svg").read_text()
+    refused = evaluate(again, *arguments, "--max-tokens", "9", code=2)
+    assert "tokens_max was 256, now it is 9" in str(refused["error"])
+
+
+def test_limit_spreads_over_the_file(suite: Path, evaluate: Evaluate) -> None:
+    host = Host({row["prompt"]: "" for row in ROWS})
+    evaluate(host, "--suite", str(suite), "--modes", "ar", "--limit", "2", "--execute", "never")
+    assert [body.prefix for body in host.bodies] == [ROWS[0]["prompt"], ROWS[1]["prompt"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--thresholds", "3"], "--thresholds has 3"),
+        (["--modes", "ar", "--thresholds", "0.5"], "of the mode block"),
+        (["--max-tokens", "5000"], "--max-tokens is 5000"),
+        (["--corpus", "nowhere"], "holds no held_out"),
+        (["--url", "ftp://x", "--suite", "own.jsonl"], "engine.url"),
+        (["--suite", "own.jsonl", "--suite", "./own.jsonl"], "Two suites are called"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    arguments: list[str], message: str, suite: Path, evaluate: Evaluate
+) -> None:
+    assert message in str(evaluate(Host({}), *arguments, code=2)["error"])
+
+
+def test_without_isolation_nothing_is_run(
+    suite: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.evaluation.sandbox.platform.machine", lambda: "riscv64")
+    refused = evaluate(Host({}), "--suite", str(suite), code=2)
+    assert "cannot be run in isolation" in str(refused["error"])
+    assert "--execute never" in str(refused["error"])
+
+
+def test_variants_are_modes_and_thresholds_once_each() -> None:
+    labels = [v.label for v in to_variants(["block", "ar", "block"], [0.9, 0.5, 0.9])]
+    assert labels == ["block at 0.5", "block at 0.9", "ar"]
+    assert [v.label for v in to_variants(["block"], [])] == ["block"]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A corpus folder with held-out files of this project."""
+    rows = [
+        {"package": "own", "path": name, "text": (ROOT / name).read_text("utf-8")}
+        for name in ("dlm_lsp/wire.py", "engine/sampling.py")
+    ]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_real_engine_is_evaluated_in_every_suite(
+    suite: Path,
+    corpus: Path,
+    tiny_checkpoint: Path,
+    private_runtime: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    arguments = ["eval", "--checkpoint", str(tiny_checkpoint), "--corpus", str(corpus)]
+    arguments += ["--suite", "holes", "--suite", "replay", "--suite", str(suite), "--limit", "1"]
+    arguments += ["--max-tokens", "6", "--keystrokes", "6", "--execute", "never"]
+    assert main([*arguments, "--out", "out"]) == 0
+    shown = capsys.readouterr()
+    for words in ("## holes", "## own.jsonl", "## replay", "| mid word ", "| block ", "tokens/for"):
+        assert words in shown.out
+    assert "done, now replay" in shown.err
+    report = json.loads(Path("out/report.json").read_text())
+    assert {row["tasks"] for row in report["kinds"] if row["group"] == "whole_line"} == {1}
+    assert all(row["asks"] > 0 for row in report["replays"])
+    assert sum(row["ms_p50"] is not None for row in report["kinds"]) >= 2 * 6
+
+
+def test_an_interrupted_run_can_be_taken_up(
+    corpus: Path, tiny_checkpoint: Path, private_runtime: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C in the middle: exit 130, and whole records only."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-P", "-m", "dlm_lsp", "eval", "--checkpoint", str(tiny_checkpoint)]
+    command += ["--corpus", str(corpus), "--limit", "40", "--modes", "ar", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=ROOT)
+    records = out / "records.jsonl"
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up and not (records.exists() and '"ar"' in records.read_text()):
+        time.sleep(0.05)
+    process.send_signal(2)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert b"The same command goes on" in error
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
+    assert any(row["mode"] == "ar" for row in rows)
+
+
+def test_host_errors_are_told(suite: Path, evaluate: Evaluate) -> None:
+    class Absent(Host):
+        async def ensure(self) -> None:
+            raise HostError("No host.", code="host_lost")
+
+    failed = evaluate(Absent({}), "--suite", str(suite), "--execute", "never", code=1)
+    assert "No host." in str(failed["error"])

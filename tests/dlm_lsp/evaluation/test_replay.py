@@ -1,0 +1,153 @@
+"""Typing replay in a real session, with hosts that know everything, nothing, or only nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from dlm_lsp.client import Health, HostError, HostSettings
+from dlm_lsp.engine_link import EngineLink
+from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
+from dlm_lsp.messages import (
+    FinishedEvent,
+    GenerateBody,
+    HostEvent,
+    Marks,
+    StartedEvent,
+    UsageBody,
+)
+from engine.errors import EngineFailure
+from engine.evaluation.records import ReplayRecord
+
+# Every line is unlike every other, so that a prefix says where it is in the file.
+TEXT = "".join(
+    f"def name_{n:02}(a, b=[{n}]):\n    value_{n:02} = call_{n:02}(a, 'b{n}')\n"
+    f"    return value_{n:02} + {n}\n\n\n"
+    for n in range(15)
+)
+SCRIPT = Script("own/unique.py", TEXT, seed=3)
+Answer = Callable[[str], str]
+
+
+@dataclass
+class Host:
+    """A host that answers every prefix by a function of it."""
+
+    answer: Answer
+    failure: HostError | None = None
+    bodies: list[GenerateBody] = field(default_factory=list)
+
+    async def health(self) -> Health:
+        return Health("ready", "Ready.", {})
+
+    async def ensure(self) -> None:
+        pass
+
+    async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        if self.failure is not None:
+            raise self.failure
+        self.bodies.append(body)
+        yield StartedEvent(mode="ar", marks=Marks(), usage=UsageBody())
+        yield FinishedEvent(
+            text=self.answer(body.prefix),
+            finish_reason="end",
+            confidence=1,
+            mode="ar",
+            usage=UsageBody(tokens=1, forwards=1),
+        )
+
+    async def shut_down(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
+
+
+def all_knowing(prefix: str) -> str:
+    """The rest of the only line that begins as the prefix ends; nothing where it is not alone."""
+    current = prefix.rpartition("\n")[2]
+    found = [line for line in TEXT.split("\n") if line.startswith(current)]
+    return found[0][len(current) :] if len(found) == 1 else ""
+
+
+async def played(
+    answer: Answer, keys_max: int = 150, failure: HostError | None = None
+) -> tuple[ReplayRecord, Host]:
+    host = Host(answer, failure)
+
+    def make_link(editor: Deaf) -> EngineLink:
+        def make_client(settings: HostSettings) -> Host:
+            return host
+
+        return EngineLink(editor, make_client)
+
+    return await replay(SCRIPT, "ar", {"mode": "ar"}, keys_max, make_link), host
+
+
+def check(record: ReplayRecord) -> None:
+    assert record.right + record.partly + record.wrong + record.silent == record.asks > 0
+    assert record.accepted <= record.right
+    assert record.unwanted <= record.elsewhere
+    assert len(record.ms) >= record.asks + record.elsewhere
+
+
+async def test_a_host_that_knows_the_line_is_right_and_saves_keys() -> None:
+    record, _ = await played(all_knowing)
+    check(record)
+    assert record.wrong == record.partly == 0
+    assert record.right > 3
+    assert record.accepted > 3
+    assert record.keys < record.keys_without
+    assert record.unwanted == 0
+
+
+async def test_a_silent_host_saves_nothing() -> None:
+    record, _ = await played(lambda prefix: "")
+    check(record)
+    assert record.silent == record.asks
+    assert record.keys == record.keys_without
+
+
+async def test_nonsense_is_wrong_and_is_never_accepted() -> None:
+    record, _ = await played(lambda prefix: "@@@@")
+    check(record)
+    assert record.wrong > record.asks * 0.8  # next to a word its shaping may hold it back
+    assert record.right == record.accepted == 0
+    assert record.keys == record.keys_without
+
+
+async def test_a_right_line_with_a_wrong_one_behind_it_is_partly_right() -> None:
+    def answer(prefix: str) -> str:
+        rest = all_knowing(prefix)
+        return f"{rest}\n    nonsense()" if rest else ""
+
+    record, _ = await played(answer)
+    check(record)
+    assert record.partly > 0
+    assert record.right <= record.partly
+
+
+async def test_the_same_script_is_played_the_same() -> None:
+    first, one = await played(all_knowing, keys_max=60)
+    second, other = await played(all_knowing, keys_max=60)
+    assert [body.prefix for body in one.bodies] == [body.prefix for body in other.bodies]
+    assert (first.keys, first.right, first.silent) == (second.keys, second.right, second.silent)
+    assert {body.mode for body in one.bodies} == {"ar"}
+
+
+async def test_a_failing_host_ends_the_replay_with_its_reason() -> None:
+    with pytest.raises(EngineFailure, match="no model"):
+        await played(all_knowing, failure=HostError("There is no model.", code="load_failed"))
+
+
+def test_scripts_come_from_every_package_alike() -> None:
+    files = [(f"one/{n}.py", TEXT) for n in range(9)] + [("two/a.py", TEXT), ("two/b.py", "short")]
+    scripts = draw_scripts(files, 4, seed=1)
+    assert scripts == draw_scripts(files, 4, seed=1)
+    assert len(scripts) == 4
+    assert "two/a.py" in [script.id for script in scripts]
+    assert "two/b.py" not in [script.id for script in draw_scripts(files, 99, seed=1)]
+    assert len(draw_scripts(files, 99, seed=1)) == 10
+    assert draw_scripts([], 3, seed=1) == []
