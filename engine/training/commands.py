@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.config import EngineSettings
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.errors import CheckpointError, ConfigError, EngineError
 from engine.model.adapter import FOLDER as DRAFTER_FOLDER
@@ -42,7 +43,14 @@ from engine.training.filling import Filling, held_out_holes, measure_filling, to
 from engine.training.jobs import Job, check_plan, run_job
 from engine.training.loop import Budget
 from engine.training.lora import LowRank, parameters_at
-from engine.training.markers import INFILLING, MASKING, Vocabulary, grown, with_tokens
+from engine.training.markers import (
+    INFILLING,
+    MASKING,
+    Vocabulary,
+    grown,
+    marker_ids,
+    with_tokens,
+)
 from engine.training.memory import Demand, check_memory
 from engine.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
 from engine.training.packing import (
@@ -92,7 +100,8 @@ def adapt(options: argparse.Namespace) -> int:
     _check_memory(options, config, trained=trained, frozen=config.parameters())
     before = _before(options, data)
     network = _with_ends(grown(_network(options, config, _dtype(options)), vocabulary), vocabulary)
-    low_rank = LowRank(network, options.rank, 2.0 * options.rank, list(vocabulary.added.values()))
+    markers = marker_ids(vocabulary, INFILLING)
+    low_rank = LowRank(network, options.rank, 2.0 * options.rank, markers)
     draws = _hole_draws(options, data, vocabulary.tokenizer)
     job = AdaptJob(network, low_rank, *draws, options.learning_rate or _lora_rate(config))
     if not _trained(options, job):
@@ -313,16 +322,21 @@ def _before(options: argparse.Namespace, data: Data) -> list[Filling]:
     if path.is_file():
         return [Filling(**row) for row in json.loads(path.read_text("utf-8"))]
     holes = held_out_holes(data.held_out, options.holes)
-    figures = measure_filling(options.checkpoint, holes, options.device)
+    figures = measure_filling(_engine_settings(options, options.checkpoint), holes)
     path.write_text(json.dumps([asdict(each) for each in figures]) + "\n", encoding="utf-8")
     return figures
 
 
 def _after(options: argparse.Namespace, data: Data, before: Sequence[Filling]) -> int:
     holes = held_out_holes(data.held_out, options.holes)
-    after = measure_filling(options.out / "checkpoint", holes, options.device)
+    after = measure_filling(_engine_settings(options, options.out / "checkpoint"), holes)
     _report(options, to_table(before, after))
     return 0
+
+
+def _engine_settings(options: argparse.Namespace, checkpoint: Path) -> EngineSettings:
+    dtype = options.dtype or "auto"
+    return EngineSettings(checkpoint, options.device, dtype, threads=options.threads)
 
 
 def _show_acceptance(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.api import Limits, Request
 from engine.bench.quality import decode, to_request
@@ -53,7 +52,7 @@ def held_out_holes(sources: Sequence[Source], per_kind: int) -> list[Hole]:
     return draw_holes(fit, per_kind, kinds=kinds) if fit and per_kind > 0 else []
 
 
-def measure_filling(checkpoint: Path, holes: Sequence[Hole], device: str) -> list[Filling]:
+def measure_filling(settings: EngineSettings, holes: Sequence[Hole]) -> list[Filling]:
     """Greedy, in `ar` and, where the checkpoint fills masks, in `block`.
 
     Raises:
@@ -61,8 +60,8 @@ def measure_filling(checkpoint: Path, holes: Sequence[Hole], device: str) -> lis
     """
     if not holes:
         return []
-    engine = Engine.load(EngineSettings(checkpoint=checkpoint, device=device))
-    begin = read_config(checkpoint).begin_id
+    engine = Engine.load(settings)
+    begin = read_config(settings.checkpoint_path()).begin_id
     try:
         modes = [mode for mode in ("ar", "block") if mode in engine.info.modes]
         return [_measured(engine, holes, mode, begin) for mode in modes]

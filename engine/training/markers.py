@@ -92,6 +92,14 @@ def with_tokens(checkpoint: Path, config: ModelConfig, names: Sequence[str]) -> 
     return Vocabulary(tokenizer, text, added, max(config.vocabulary, tokenizer.size))
 
 
+def marker_ids(vocabulary: Vocabulary, names: Sequence[str]) -> list[int]:
+    """Ids whose rows are to be trained: of these names, but for begin and end of text that the
+    checkpoint had before. A marker that its tokenizer knew may never have been trained."""
+    known = [name for name in names if name not in (BEGIN, END)]
+    ids = {vocabulary.tokenizer.id_of(name) for name in known} | set(vocabulary.added.values())
+    return sorted(token_id for token_id in ids if token_id is not None)
+
+
 def _rename(raw: dict[str, Any], entry: dict[str, Any], name: str) -> None:
     vocabulary = raw["model"].get("vocab")
     if isinstance(vocabulary, dict) and entry["content"] in vocabulary:

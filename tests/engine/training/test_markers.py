@@ -13,7 +13,7 @@ from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import read_tokenizer
 from engine.prompt import BEGIN, END, InfillFormat
-from engine.training.markers import INFILLING, MASKING, grown, with_tokens
+from engine.training.markers import INFILLING, MASKING, grown, marker_ids, with_tokens
 from tests.engine.seeded import CPU, causal_logits
 from tests.engine.training.small_checkpoints import CODE, write_llama, write_qwen3
 
@@ -32,6 +32,7 @@ def test_reserved_ids_are_taken_but_never_the_mask(tmp_path: Path):
     assert sorted(vocabulary.added.values()) == [3, 5, 6, 7, 8]
     assert vocabulary.size == config.vocabulary
     assert vocabulary.tokenizer.id_of("<SPECIAL_1>") == 4
+    assert marker_ids(vocabulary, INFILLING) == [3, 5, 6, 7, 8]
     assert vocabulary.tokenizer.id_of("<SPECIAL_0>") is None
 
 
@@ -95,3 +96,12 @@ def test_new_rows_start_as_the_mean_and_begin_as_begin(tmp_path: Path):
     rows = grown(network, vocabulary).encoder.embed_tokens.weight
     for token_id in vocabulary.added.values():
         torch.testing.assert_close(rows[token_id], table.mean(dim=0))
+
+
+def test_rows_of_markers_that_were_there_are_trained_too(tmp_path: Path):
+    folder = write_llama(tmp_path / "llama", reserved=2)
+    text = (folder / "tokenizer.json").read_text("utf-8").replace("<SPECIAL_0>", "[PREFIX]")
+    (folder / "tokenizer.json").write_text(text)
+    vocabulary = with_tokens(folder, read_config(folder), INFILLING)
+    assert "[PREFIX]" not in vocabulary.added
+    assert marker_ids(vocabulary, INFILLING)[0] == 3  # its id; <s> and </s> stay as they are
