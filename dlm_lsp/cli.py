@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlm_lsp.evaluation.options import EXECUTE, EvalOptions
+from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
 from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
@@ -230,58 +230,7 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = _command(
         commands, "eval", "how good completions are, modes side by side", _EVAL_EXAMPLES
     )
-    default = EvalOptions()
-    parser.add_argument(
-        "--suite",
-        action="append",
-        metavar="NAME",
-        help="holes (the default), replay, or a .jsonl, .jsonl.gz or .parquet file; repeatable",
-    )
-    parser.add_argument(
-        "--modes",
-        nargs="+",
-        choices=ASKED_MODES,
-        default=default.modes,
-        metavar="MODE",
-        help=f"side by side ({' '.join(default.modes)})",
-    )
-    parser.add_argument(
-        "--thresholds", nargs="+", type=float, default=(), metavar="P", help="of block, one by one"
-    )
-    parser.add_argument(
-        "--limit",
-        type=_positive,
-        metavar="N",
-        help="most holes of each kind (200), tasks of a file (all), files replayed (10)",
-    )
-    # Not "max_tokens", which would bound the suggestions of the replay too.
-    for option, name, meaning in (
-        ("--max-tokens", "tokens_max", "most tokens of a task"),
-        ("--keystrokes", "keys_max", "replay: most keys in one file"),
-        ("--seed", "seed", "of holes and typing"),
-    ):
-        value = getattr(default, name)
-        parser.add_argument(
-            option,
-            type=_positive,
-            dest=name,
-            default=value,
-            metavar="N",
-            help=f"{meaning} ({value})",
-        )
-    parser.add_argument(
-        "--corpus", type=Path, metavar="DIR", help="of a training run (what is installed)"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, and go on")
-    parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
-    parser.add_argument(
-        "--execute",
-        choices=EXECUTE,
-        default=default.execute,
-        help="how programs are run (isolated); unprotected only in a machine that may be lost",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--block-length", type=int, metavar="N", help="block: tokens per block")
+    add_eval_options(parser)
     _add_engine_options(parser)
     parser.set_defaults(run=_run_eval)
 
@@ -326,12 +275,6 @@ def _stop_text(text: str) -> str:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"is {text!r}; use 0 or a larger number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"is {text!r}; use 1 or a larger number")
     return int(text)
 
 
@@ -439,20 +382,7 @@ def _run_verify(options: argparse.Namespace) -> int:
 def _run_eval(options: argparse.Namespace) -> int:
     from dlm_lsp.evaluation.command import run
 
-    evaluated = EvalOptions(
-        suites=tuple(options.suite or EvalOptions().suites),
-        modes=tuple(options.modes),
-        thresholds=tuple(options.thresholds),
-        limit=options.limit,
-        tokens_max=options.tokens_max,
-        keys_max=options.keys_max,
-        seed=options.seed,
-        corpus=options.corpus,
-        out=options.out,
-        is_shaped=options.post,
-        execute=options.execute,
-    )
-    return run(evaluated, _client_settings(options), options.json)
+    return run(to_eval_options(options), _client_settings(options), options.json)
 
 
 def _run_demo(options: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
-"""What `dlm-lsp eval` can be told; light, since the command line reads its defaults here."""
+"""What `dlm-lsp eval` can be told, on the command line and as an object. Light: every command waits
+for this module."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from engine.api import AskedMode
+from engine.api import ASKED_MODES, AskedMode
 from engine.errors import ConfigError
 
 HOLES, REPLAY = "holes", "replay"
@@ -63,3 +65,78 @@ class EvalOptions:
                 remedy=f"Use 1 to {TOKENS_MAX}.",
                 param="max-tokens",
             )
+
+
+def add_eval_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of an evaluation; those of the engine are the caller's."""
+    default = EvalOptions()
+    parser.add_argument(
+        "--suite",
+        action="append",
+        metavar="NAME",
+        help="holes (the default), replay, or a .jsonl, .jsonl.gz or .parquet file; repeatable",
+    )
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=ASKED_MODES,
+        default=default.modes,
+        metavar="MODE",
+        help=f"side by side ({' '.join(default.modes)})",
+    )
+    parser.add_argument(
+        "--thresholds", nargs="+", type=float, default=(), metavar="P", help="of block, one by one"
+    )
+    parser.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="most holes of each kind (200), tasks of a file (all), files replayed (10)",
+    )
+    # Not "max_tokens", which would bound the suggestions of the replay too.
+    for option, name, meaning in (
+        ("--max-tokens", "tokens_max", "most tokens of a task"),
+        ("--keystrokes", "keys_max", "replay: most keys in one file"),
+        ("--seed", "seed", "of holes and typing"),
+    ):
+        value = getattr(default, name)
+        about = f"{meaning} ({value})"
+        parser.add_argument(
+            option, type=_positive, dest=name, default=value, metavar="N", help=about
+        )
+    parser.add_argument(
+        "--corpus", type=Path, metavar="DIR", help="of a training run (what is installed)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, and go on")
+    parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
+    parser.add_argument(
+        "--execute",
+        choices=EXECUTE,
+        default=default.execute,
+        help="how programs are run (isolated); unprotected only in a machine that may be lost",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--block-length", type=int, metavar="N", help="block: tokens per block")
+
+
+def to_eval_options(options: argparse.Namespace) -> EvalOptions:
+    """What a command line with these options asks for. Raises ConfigError naming the option."""
+    return EvalOptions(
+        suites=tuple(options.suite or EvalOptions().suites),
+        modes=tuple(options.modes),
+        thresholds=tuple(options.thresholds),
+        limit=options.limit,
+        tokens_max=options.tokens_max,
+        keys_max=options.keys_max,
+        seed=options.seed,
+        corpus=options.corpus,
+        out=options.out,
+        is_shaped=options.post,
+        execute=options.execute,
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"is {text!r}; use 1 or a larger number")
+    return int(text)
