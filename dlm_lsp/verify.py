@@ -51,7 +51,8 @@ def show(checkpoint: str, found: Iterator[Section], console: Console) -> bool:
     console.print(Text(_visible(checkpoint), "bold"))
     wrong, left_out = 0, 0
     while True:
-        with console.status("examining"):  # seen in a terminal only
+        # Seen in a terminal only; redrawn seldom, since modes are timed meanwhile.
+        with console.status("examining", refresh_per_second=2):
             section = next(found, None)
         if section is None:
             break
