@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.errors import ConfigError
 from engine.training.corpus import Source
 from engine.training.examples import LineIndex, Pieces
 
@@ -21,6 +22,7 @@ MIDDLE_CHARS_MAX = 700  # as in training; about 220 tokens of Python
 _LINES_BELOW = 2
 _PREFIX_LINES_MIN = 5
 _CONTENT_CHARS_MIN = 8
+_TRIES_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +101,41 @@ KINDS: Mapping[str, Cut] = {
 def draw_holes(
     sources: Sequence[Source], per_kind: int, seed: int = SEED, kinds: Mapping[str, Cut] = KINDS
 ) -> list[Hole]:
-    """`per_kind` holes of each kind, spread evenly over the packages."""
+    """`per_kind` holes of each kind, spread evenly over the packages that have such holes.
+
+    Raises:
+        ConfigError: none of them has holes of some kind.
+    """
     packages: dict[str, list[Source]] = {}
     for source in sources:
         packages.setdefault(source.package, []).append(source)
-    groups = [packages[name] for name in sorted(packages)]
-    holes = []
+    holes: list[Hole] = []
     for kind, cut in kinds.items():
         rng = np.random.default_rng([seed, len(holes)])
-        for index in range(per_kind):
-            holes.append(_draw(groups[index % len(groups)], kind, cut, rng))
+        groups = [packages[name] for name in sorted(packages)]
+        count = 0
+        while count < per_kind:
+            if not groups:
+                raise ConfigError(
+                    f"The held-out files have no holes of the kind {kind}.",
+                    remedy="Give a larger corpus.",
+                    param="corpus",
+                )
+            index = count % len(groups)
+            hole = _draw(groups[index], kind, cut, rng)
+            if hole is None:
+                del groups[index]
+            else:
+                holes.append(hole)
+                count += 1
     return holes
 
 
-def _draw(sources: Sequence[Source], kind: str, cut: Cut, rng: np.random.Generator) -> Hole:
-    """A hole on a random line with content and some lines above it, in a random file."""
+def _draw(sources: Sequence[Source], kind: str, cut: Cut, rng: np.random.Generator) -> Hole | None:
+    """A hole on a random line with content and some lines above it, in a random file; None where
+    many tries found none."""
     sizes = np.cumsum([len(source.text) for source in sources])
-    while True:
+    for _ in range(_TRIES_MAX):
         place = rng.integers(sizes[-1])
         source = sources[int(np.searchsorted(sizes, place, side="right"))]
         lines = LineIndex(source.text)
@@ -128,6 +148,7 @@ def _draw(sources: Sequence[Source], kind: str, cut: Cut, rng: np.random.Generat
         span = cut(lines, line, rng)
         if span is not None:
             return Hole(kind, _pieces(lines, *span), f"{source.package}/{source.path}:{line + 1}")
+    return None
 
 
 def _pieces(lines: LineIndex, start: int, end: int) -> Pieces:

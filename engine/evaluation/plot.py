@@ -78,6 +78,7 @@ def _panel(panel: Axes, suite: str, figures: Sequence[Figures]) -> None:  # type
                 curve.append((float(match["threshold"]), each.ms_p50, quality * 100))
     curve.sort()
     panel.plot([ms for _, ms, _ in curve], [quality for _, _, quality in curve], "-", linewidth=1)
+    panel.margins(0.15)
     panel.set(
         title=suite,
         xlabel="ms per completion, median (prompt in the cache)",

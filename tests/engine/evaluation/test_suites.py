@@ -156,6 +156,18 @@ def test_holes_of_every_kind_are_cut_from_their_file() -> None:
     assert max(h.pieces.middle.count("\n") for h in holes if h.kind == "multi_line") > 3
 
 
+def test_packages_without_holes_of_a_kind_are_passed_over() -> None:
+    flat = Source(package="flat", path="c.py", text="first line\n" * 30)
+    blocks = {"block": KINDS["block"]}
+    assert draw_holes([*SOURCES, flat], 6, kinds=blocks) == draw_holes(
+        [flat, *SOURCES], 6, kinds=blocks
+    )
+    assert {hole.source[:3] for hole in draw_holes([*SOURCES, flat], 6)} >= {"one", "two", "fla"}
+    for sources in ([flat], []):
+        with pytest.raises(ConfigError, match="no holes of the kind"):
+            draw_holes(sources, 1, kinds=blocks)
+
+
 def test_hole_tasks_have_ids_of_their_own_and_a_digest_that_notices() -> None:
     tasks = hole_tasks(SOURCES, 5, seed=7)
     assert len({task.id for task in tasks}) == len(tasks) == 5 * len(KINDS)
