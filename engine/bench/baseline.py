@@ -23,7 +23,8 @@ import torch
 from engine.api import Limits, Request
 from engine.bench.compiled import CompiledStep
 from engine.bench.conditions import machine
-from engine.bench.decode import Condition, held_out_holes, measure
+from engine.bench.decode import VARIANTS, held_out_holes, measure
+from engine.bench.decode_rows import Condition
 from engine.bench.peer import TransformersPeer
 from engine.bench.rates import Rates, measure_rates, seconds_of
 from engine.bench.shapes import RELEASED, random_adapter, random_network, released_config
@@ -131,7 +132,7 @@ def measure_bundled(baseline: Baseline, corpus: Path | None) -> None:
         EngineError: there are no held-out packages here, or the model does not load.
     """
     condition = Condition(1, is_busy=False, device=baseline.device.type)
-    rows = measure(None, held_out_holes(corpus, 10), condition, _BUNDLED_SECONDS)
+    rows, _ = measure(None, held_out_holes(corpus, 10), condition, _BUNDLED_SECONDS, VARIANTS)
     baseline.add("bundled", [asdict(row) for row in rows])
 
 

@@ -2,8 +2,10 @@
 
 Fills held-out holes greedily, every mode in turn on each hole, so that whatever the machine does
 meets all of them alike; the prompt's prefill is left out of every figure, theirs and ours. Measured
-with the machine idle and with a second process keeping one core busy. Knows nothing of quality.
-`python -m engine.bench.decode --out benchmarks` writes a table, JSON and a plot.
+with the machine idle and with a second process keeping one core busy. "auto" chooses as the host
+does, by the curve measured under the same condition and its own record.
+`python -m engine.bench.decode --out benchmarks` writes a table, JSON and plots; with `--advise` the
+figures also go into the checkpoint's `decoding.json`, which "auto" starts from.
 """
 
 from __future__ import annotations
@@ -16,25 +18,36 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
+import torch
 
+from engine.advice import DecodingAdvice, ModeFigures, write_advice
 from engine.api import LAST_EVENTS, BlockOptions, Event, Finished, Request
 from engine.bench.conditions import machine
-from engine.bench.decode_report import Report, Row, write
+from engine.bench.decode_report import Report, write
+from engine.bench.decode_rows import Condition, Row, Timed, to_row
+from engine.bench.parity import Parity, compare
 from engine.bench.peer import TransformersPeer
 from engine.bench.quality import Hole, draw_holes, to_request
 from engine.config import EngineSettings
-from engine.engine import Engine
+from engine.engine import Engine, resolve
 from engine.errors import EngineError, EngineFailure
+from engine.forecast import Asked, ModeRecord, decided_tokens, forecast
+from engine.model.adapter import load_adapter
+from engine.model.checkpoint import load_network
+from engine.model.config import read_config
+from engine.model.runner import Model
+from engine.steptimes import StepTimes, TimesFile
 from engine.training.corpus import HELD, build_corpus, default_roots, read_sources
 
 TOKENS_MAX = 64
 PEER = "transformers.generate"
 _HOLES_MIN = 2
-_RESAMPLES = 1000
+_CURVE_SECONDS_MAX = 120.0
+_ON_PAR = 0.01  # of the holes: block diffusion that fills so many fewer is as good as "ar"
+_ON_PAR_HOLES_MIN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +71,9 @@ VARIANTS = (
     *(Variant("block", length, at) for length in (8, 16, 32) for at in (0.5, 0.7, 0.9)),
     *(Variant("linear_spec", length) for length in (8, 16, 32)),
     *(Variant("quadratic_spec", length) for length in (4, 8)),
-    *(Variant("copy_spec", length) for length in (8, 16)),
+    *(Variant("copy_spec", length) for length in (8, 16, 32)),
+    Variant("auto"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """How the machine is used: CPU threads, and whether another process keeps one core busy."""
-
-    threads: int
-    is_busy: bool
-    device: str = "cpu"
-
-    @property
-    def label(self) -> str:
-        if self.device != "cpu":
-            return self.device
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{threads}, {'one core busy' if self.is_busy else 'idle'}"
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """One decoded hole, behind its prefill; `cycles` are the forwards that emitted something."""
-
-    tokens: int
-    cycles: int
-    forwards: int
-    seconds: float
-    text: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,24 +81,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.bench.decode", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="default: the bundled model")
     parser.add_argument("--corpus", type=Path, help="the recipe's corpus folder; default: made")
-    parser.add_argument("--holes", type=int, default=10, help="holes of each kind")
+    parser.add_argument("--holes", type=int, default=25, help="holes of each kind")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
-        "--seconds", type=float, default=300, help="per condition; what is done by then counts"
+        "--seconds", type=float, default=240, help="per condition; what is done by then counts"
     )
+    parser.add_argument("--advise", action="store_true", help="write decoding.json as well")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args(arguments)
     conditions = [Condition(n, is_busy) for n in options.threads for is_busy in (False, True)]
+    settings = EngineSettings(options.checkpoint, device="cpu", threads=options.threads[0])
     try:
         holes = held_out_holes(options.corpus, options.holes)
         rows: list[Row] = []
+        curves: dict[str, StepTimes] = {}
         for condition in conditions:
-            rows += measure(options.checkpoint, holes, condition, options.seconds)
-            print(f"{condition.label}: {rows[-1].holes} holes", file=sys.stderr)
+            measured, curves[condition.label] = measure(
+                options.checkpoint, holes, condition, options.seconds, VARIANTS
+            )
+            rows += measured
+            print(f"{condition.label}: {measured[0].holes} holes", file=sys.stderr)
+            if options.advise and condition == conditions[0]:
+                write_advice(settings.checkpoint_path(), advice_of(measured))
+        parity = near_ties(settings, holes)
     except EngineError as error:
         print(f"engine.bench.decode: {error}", file=sys.stderr)
         return 1
-    write(options.out, Report({**machine(), "tokens_max": TOKENS_MAX}, rows))
+    write(options.out, Report({**machine(), "tokens_max": TOKENS_MAX}, rows, curves, parity))
     return 0
 
 
@@ -132,37 +128,74 @@ def measure(
     holes: Sequence[Hole],
     condition: Condition,
     seconds: float,
-    variants: Sequence[Variant] = VARIANTS,
-) -> list[Row]:
-    """One row per variant, and one for transformers, under one condition.
+    variants: Sequence[Variant],
+) -> tuple[list[Row], StepTimes]:
+    """One row per variant, and one for transformers, under one condition, and its curve.
 
     Args:
         holes: taken in order until `seconds` are spent, two at least. The first is decoded once
             more before, to warm up, and not counted.
+
+    Raises:
+        EngineError: the checkpoint cannot be run.
     """
     settings = EngineSettings(checkpoint, device=condition.device, threads=condition.threads)
+    with busy_core() if condition.is_busy else idle(), tempfile.TemporaryDirectory() as folder:
+        engine = Engine.load(settings, TimesFile(Path(folder) / "times.json", "bench", "bench"))
+        try:
+            times = _curve(engine)
+            runs: dict[str, Callable[[Hole], Timed]] = {
+                one.label: _Auto(engine, times) if one.mode == "auto" else _ours(engine, one)
+                for one in variants
+            }
+            runs[PEER] = _theirs(engine, TransformersPeer.load(settings))
+            results = _in_turn(runs, holes, seconds)
+        finally:
+            engine.close()
+    rows = [to_row(condition, name, timed, results["ar"]) for name, timed in results.items()]
+    return rows, times
+
+
+def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
+    """How often the fast speculative modes leave "ar" on these holes, and whether at near-ties.
+
+    Raises:
+        EngineError: the checkpoint cannot be run.
+    """
+    settings = resolve(settings)
+    folder = settings.checkpoint_path()
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    config = read_config(folder)
+    network = load_network(folder, config, device=device, dtype=dtype)
+    adapter = load_adapter(folder, config, device=device, dtype=dtype)
     engine = Engine.load(settings)
-    peer = TransformersPeer.load(settings)
-    runs: dict[str, Callable[[Hole], Timed]] = {
-        variant.label: _ours(engine, variant) for variant in variants
-    }
-    runs[PEER] = _theirs(engine, peer)
-    names = list(runs)
-    results: dict[str, list[Timed]] = {name: [] for name in names}
     try:
-        with busy_core() if condition.is_busy else idle():
-            for run in runs.values():
-                run(holes[0])
-            until = time.monotonic() + seconds
-            for index, hole in enumerate(holes):
-                if index >= _HOLES_MIN and time.monotonic() > until:
-                    break
-                turn = index % len(names)
-                for name in (*names[turn:], *names[:turn]):
-                    results[name].append(runs[name](hole))
+        requests = [to_request(engine, hole.pieces, "ar", TOKENS_MAX) for hole in holes]
     finally:
         engine.close()
-    return [_row(condition, name, timed, results["ar"]) for name, timed in results.items()]
+    torch.set_num_threads(settings.threads or 1)
+    return compare(Model(network, device=device, adapter=adapter), requests)
+
+
+def advice_of(rows: Sequence[Row]) -> DecodingAdvice:
+    """What the rows of one condition say of the checkpoint, at the block length that is usual.
+
+    Block diffusion counts as good as "ar" only where enough holes were filled to know.
+    """
+    by_name = {row.variant: row for row in rows}
+    length = Variant("block").length
+    modes = {
+        mode: ModeFigures(row.tokens_per_forward, row.rows_per_forward)
+        for mode in ("copy_spec", "linear_spec", "block")
+        if (row := by_name.get(Variant(mode, length).label)) is not None
+    }
+    block, reference = by_name.get(Variant("block").label), by_name["ar"]
+    is_on_par = (
+        block is not None
+        and block.holes >= _ON_PAR_HOLES_MIN
+        and block.exact >= reference.exact - _ON_PAR
+    )
+    return DecodingAdvice(modes, length, is_on_par)
 
 
 @contextmanager
@@ -182,8 +215,11 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
-def run_request(engine: Engine, request: Request) -> Timed:
+def run_request(engine: Engine, request: Request, wanted: str = "") -> Timed:
     """Decodes a request to its end.
+
+    Args:
+        wanted: the text that stood in the hole.
 
     Raises:
         EngineFailure: it failed.
@@ -202,15 +238,44 @@ def run_request(engine: Engine, request: Request) -> Timed:
     if not isinstance(event, Finished):
         raise EngineFailure(f"The engine answered {event}.")
     usage = event.usage
-    seconds = (usage.total_ms - usage.prefill_ms) / 1000
-    return Timed(usage.tokens, cycles, usage.forwards, seconds, event.text)
+    return Timed(
+        mode=request.mode,
+        tokens=usage.tokens,
+        decided=decided_tokens(usage.tokens, event.reason),
+        cycles=cycles + (event.reason == "end"),
+        forwards=usage.forwards,
+        rows=usage.rows,
+        seconds=(usage.total_ms - usage.prefill_ms) / 1000,
+        text=event.text,
+        is_exact=event.text == wanted,
+    )
+
+
+@dataclass(slots=True)
+class _Auto:
+    """Decodes as a host set to "auto" would: by the curve, the advice and its own record."""
+
+    engine: Engine
+    times: StepTimes
+    records: dict[str, ModeRecord] = field(default_factory=dict[str, ModeRecord])
+
+    def __call__(self, hole: Hole) -> Timed:
+        block = BlockOptions()
+        asked = Asked(TOKENS_MAX, block.length, self.engine.info.modes)
+        mode = forecast(asked, self.times, self.records, self.engine.info.advice).mode
+        request = to_request(self.engine, hole.pieces, mode, TOKENS_MAX)
+        timed = run_request(self.engine, replace(request, block=block), hole.pieces.middle)
+        self.records[mode] = self.records.get(mode, ModeRecord()).after(
+            forwards=timed.forwards, rows=timed.rows, tokens=timed.decided
+        )
+        return timed
 
 
 def _ours(engine: Engine, variant: Variant) -> Callable[[Hole], Timed]:
     def run(hole: Hole) -> Timed:
         request = to_request(engine, hole.pieces, variant.mode, TOKENS_MAX)
         block = BlockOptions(variant.length, variant.threshold)
-        return run_request(engine, replace(request, block=block))
+        return run_request(engine, replace(request, block=block), hole.pieces.middle)
 
     return run
 
@@ -218,53 +283,55 @@ def _ours(engine: Engine, variant: Variant) -> Callable[[Hole], Timed]:
 def _theirs(engine: Engine, peer: TransformersPeer) -> Callable[[Hole], Timed]:
     def run(hole: Hole) -> Timed:
         done = peer.generate(to_request(engine, hole.pieces, "ar", TOKENS_MAX))
-        forwards = max(len(done.tokens) - 1, 0)
         text = engine.tokenizer.decode(done.tokens)
-        return Timed(len(done.tokens), len(done.tokens), forwards, done.seconds, text)
+        tokens = len(done.tokens)
+        has_ended = tokens < TOKENS_MAX
+        decided = max(tokens - 1, 0) + has_ended
+        return Timed(
+            mode=PEER,
+            tokens=tokens,
+            decided=decided,
+            cycles=tokens + has_ended,
+            forwards=decided,
+            rows=decided,
+            seconds=done.seconds,
+            text=text,
+            is_exact=text == hole.pieces.middle,
+        )
 
     return run
 
 
-def _row(
-    condition: Condition, name: str, timed: Sequence[Timed], reference: Sequence[Timed]
-) -> Row:
-    low, high = _ratio_range(timed, reference)
-    same = sum(one.text == other.text for one, other in zip(timed, reference, strict=True))
-    tokens = sum(map(_behind_first, timed))
-    return Row(
-        condition=condition.label,
-        variant=name,
-        holes=len(timed),
-        tokens_per_second=_speed(timed),
-        against_ar=_speed(timed) / _speed(reference),
-        against_ar_range=(low, high),
-        tokens_per_forward=tokens / max(1, sum(each.forwards for each in timed)),
-        accepted_per_cycle=tokens / max(1, sum(max(each.cycles - 1, 0) for each in timed)),
-        forwards=sum(each.forwards for each in timed) / len(timed),
-        same_as_ar=same / len(timed),
-    )
+def _curve(engine: Engine) -> StepTimes:
+    """The step-time curve, once the idle engine has measured it.
+
+    Raises:
+        EngineFailure: it never does.
+    """
+    give_up = time.monotonic() + _CURVE_SECONDS_MAX
+    while engine.info.step_times is None:
+        if time.monotonic() > give_up:
+            raise EngineFailure("The step-time curve was not measured in time.")
+        time.sleep(0.05)
+    return engine.info.step_times
 
 
-def _ratio_range(timed: Sequence[Timed], reference: Sequence[Timed]) -> tuple[float, float]:
-    """The middle 95 % of the ratio of speeds over resampled holes, each with both its runs."""
-    rng = np.random.default_rng(0)
-    ratios = []
-    for _ in range(_RESAMPLES):
-        chosen = rng.integers(len(timed), size=len(timed))
-        theirs = _speed([reference[index] for index in chosen])
-        ratios.append(_speed([timed[index] for index in chosen]) / max(theirs, 1e-9))
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def _speed(timed: Sequence[Timed]) -> float:
-    """Tokens behind the first, which the prefill brings, per second behind the prefill."""
-    tokens = sum(map(_behind_first, timed))
-    return max(tokens, 1e-9) / max(1e-9, sum(each.seconds for each in timed))
-
-
-def _behind_first(timed: Timed) -> int:
-    return max(timed.tokens - 1, 0)
+def _in_turn(
+    runs: dict[str, Callable[[Hole], Timed]], holes: Sequence[Hole], seconds: float
+) -> dict[str, list[Timed]]:
+    """Every run on every hole until the time is over, each hole beginning with another one."""
+    for run in runs.values():
+        run(holes[0])
+    names = list(runs)
+    results: dict[str, list[Timed]] = {name: [] for name in names}
+    until = time.monotonic() + seconds
+    for index, hole in enumerate(holes):
+        if index >= _HOLES_MIN and time.monotonic() > until:
+            break
+        turn = index % len(names)
+        for name in (*names[turn:], *names[:turn]):
+            results[name].append(runs[name](hole))
+    return results
 
 
 if __name__ == "__main__":

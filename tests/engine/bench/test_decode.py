@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.advice import read_advice
 from engine.bench import decode
-from engine.bench.decode import Condition, Timed, Variant, held_out_holes, measure
+from engine.bench.decode import Variant, advice_of, held_out_holes, measure, near_ties
 from engine.bench.decode_report import Report, to_table, write
+from engine.bench.decode_rows import Condition, Row, Timed, to_row
+from engine.config import EngineSettings
 from engine.training.corpus import build_corpus
 from tests.tiny import write_tiny_checkpoint
 
@@ -42,25 +45,49 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_measures_every_variant_on_the_same_holes_and_writes_it(corpus: Path, tmp_path: Path):
     checkpoint = write_tiny_checkpoint(tmp_path / "checkpoint")
-    variants = (Variant("ar"), Variant("copy_spec", 8), Variant("block", 8, 0.5))
+    variants = (Variant("ar"), Variant("copy_spec", 8), Variant("block", 8, 0.5), Variant("auto"))
     holes = held_out_holes(corpus, 2)
-    rows = measure(checkpoint, holes, Condition(1, is_busy=True), 0.0, variants)
+    rows, curve = measure(checkpoint, holes, Condition(1, is_busy=True), 0.0, variants)
 
-    assert [row.variant for row in rows] == ["ar", "copy_spec 8", "block 8 at 0.5", decode.PEER]
+    assert [row.variant for row in rows] == [*(one.label for one in variants), decode.PEER]
     assert {row.holes for row in rows} == {2}, "out of time, yet two holes are always decoded"
     reference = rows[0]
     assert reference.against_ar == 1.0
     assert reference.against_ar_range == (1.0, 1.0)
     assert reference.tokens_per_forward == 1.0
+    assert reference.rows_per_forward == 1.0
     assert all(row.tokens_per_second > 0 for row in rows)
     assert rows[1].forwards <= reference.forwards
+    assert sum(rows[3].modes.values()) == 2
 
-    write(tmp_path / "out", Report({"cpu": "any"}, rows))
+    parity = near_ties(EngineSettings(checkpoint, device="cpu", threads=1), holes[:1])
+    write(tmp_path / "out", Report({"cpu": "any"}, rows, {"any": curve}, parity))
     stored = json.loads((tmp_path / "out" / "decode.json").read_text("utf-8"))
     assert [row["variant"] for row in stored["rows"]] == [row.variant for row in rows]
+    assert stored["step_times"]["any"]["milliseconds"] == list(curve.milliseconds)
     table = (tmp_path / "out" / "decode.md").read_text("utf-8")
     assert all(line in table for line in to_table(rows))
-    assert (tmp_path / "out" / "decode.svg").read_text("utf-8").lstrip().startswith("<?xml")
+    for name in ("decode.svg", "steps.svg"):
+        assert (tmp_path / "out" / name).read_text("utf-8").lstrip().startswith("<?xml")
+
+
+def test_the_command_advises_auto_by_what_it_measured(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(decode, "VARIANTS", (Variant("ar"), Variant("linear_spec", 32)))
+    checkpoint = write_tiny_checkpoint(tmp_path / "checkpoint")
+    out = tmp_path / "out"
+    given = ["--checkpoint", checkpoint, "--corpus", corpus, "--out", out, "--advise"]
+    given += ["--holes", 1, "--seconds", 0, "--threads", 1]
+    assert decode.main([str(one) for one in given]) == 0
+    stored = json.loads((out / "decode.json").read_text("utf-8"))
+    row = stored["rows"][1]
+    advice = read_advice(checkpoint, has_drafter=False)
+    assert advice is not None
+    assert advice.modes["linear_spec"].tokens_per_forward == pytest.approx(
+        row["tokens_per_forward"]
+    )
+    assert not advice.block_is_on_par, "nobody measured it"
 
 
 def test_holes_come_with_their_kinds_in_turn(corpus: Path):
@@ -70,14 +97,34 @@ def test_holes_come_with_their_kinds_in_turn(corpus: Path):
     assert len(set(kinds)) == len(kinds) // 2
 
 
-def test_figures_count_what_lies_behind_the_first_token():
-    reference = [Timed(tokens=9, cycles=9, forwards=8, seconds=2.0, text="a")] * 4
-    twice = [Timed(tokens=9, cycles=3, forwards=4, seconds=1.0, text="a")] * 3
-    other = Timed(tokens=9, cycles=3, forwards=4, seconds=1.0, text="b")
-    row = decode._row(Condition(1, is_busy=False), "spec", [*twice, other], reference)
-    assert row.tokens_per_second == 8.0
+def timed(text: str = "a", *, forwards: int, seconds: float, is_exact: bool = False) -> Timed:
+    """Nine tokens, of which the prompt brought the first and a forward the end."""
+    return Timed("any", 9, 9, forwards + 1, forwards, 3 * forwards, seconds, text, is_exact)
+
+
+def test_figures_count_what_the_forwards_behind_the_prompt_decided():
+    reference = [timed(forwards=9, seconds=2.0)] * 4
+    spec = [timed(forwards=3, seconds=1.0)] * 3 + [timed("b", forwards=3, seconds=1.0)]
+    row = to_row(Condition(1, is_busy=False), "spec", spec, reference)
+    assert row.tokens_per_second == 9.0
     assert row.against_ar == 2.0
     assert row.against_ar_range == (2.0, 2.0)
-    assert row.tokens_per_forward == 2.0
-    assert row.accepted_per_cycle == 4.0
+    assert row.tokens_per_forward == 3.0
+    assert row.accepted_per_cycle == 3.0
+    assert row.rows_per_forward == 3.0
     assert row.same_as_ar == 0.75
+
+
+@pytest.mark.parametrize(
+    ("holes", "exact", "is_on_par"),
+    [(200, 100, True), (200, 99, True), (200, 97, False), (50, 25, False)],
+)
+def test_block_is_on_par_within_a_point_on_enough_holes(holes: int, exact: int, is_on_par: bool):
+    def row(name: str, count: int) -> Row:
+        done = [timed(forwards=3, seconds=1.0, is_exact=index < count) for index in range(holes)]
+        return to_row(Condition(1, is_busy=False), name, done, done)
+
+    assert (
+        advice_of([row("ar", holes // 2), row(Variant("block").label, exact)]).block_is_on_par
+        is is_on_par
+    )
