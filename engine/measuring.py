@@ -7,7 +7,6 @@ A generator: who drives it decides when the next step may run. Knows no queue an
 from __future__ import annotations
 
 import platform
-import statistics
 import time
 from collections.abc import Generator
 
@@ -22,7 +21,7 @@ from engine.steptimes import StepTimes, never_falling
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 CONTEXT = 256  # cached tokens: a short completion's prompt
-SAMPLES = 5  # for each, of which the median is taken, after one that warms up
+SAMPLES = 5  # for each, of which the least is taken (other work only adds), after a warm-up
 PREFILL_ROWS = 32
 SLOW_SECONDS = 0.5  # once a step takes longer, larger ones are left to the line through the last
 
@@ -57,8 +56,8 @@ def measure(model: Model, *, dtype: torch.dtype) -> Generator[None, None, StepTi
             yield
             if round_number == 0 and len(samples) > 1 and time_ms > SLOW_SECONDS * 1000:
                 break
-    medians = [statistics.median(times[1:]) for times in samples.values()]
-    return never_falling(tuple(samples), medians, context)
+    least = [min(times[1:]) for times in samples.values()]
+    return never_falling(tuple(samples), least, context)
 
 
 def machine_name(device: str) -> str:
