@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench train clean
+.PHONY: demo test check format bench gpu train clean
 
 demo: $(VENV)/.runtime  ## fill a hole in a real file through the real path
 	$(BIN)/python -P -m dlm_lsp demo
@@ -23,6 +23,15 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## every mode beside transformers.generate, results into benchmarks/
 	$(BIN)/python -m engine.bench.decode --out benchmarks
+
+# On a machine with a CUDA card and torch for it; `make gpu PYTHON=...` takes another Python.
+gpu: PYTHON = $(BIN)/python
+gpu:  ## the laws on the card, then the baseline into benchmarks/
+	DLM_TEST_DEVICE=cuda $(PYTHON) -m pytest -p no:cacheprovider -s tests/engine/test_cuda.py \
+	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
+	  tests/engine/test_joint_sampling.py tests/engine/bench/test_parity.py
+	$(PYTHON) -m engine.bench.baseline --out benchmarks
+	$(PYTHON) -m engine.bench.baseline_report benchmarks
 
 train: $(VENV)/.runtime  ## train the bundled model from local source trees (see engine/training)
 	nice -n 10 $(BIN)/python -m engine.training --preset nano --out runs/nano

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,8 @@ from engine.model.network import Network
 from engine.model.runner import Model
 
 CPU = torch.device("cpu")
+# The laws hold on any device: `make gpu` runs them on a card.
+DEVICE = torch.device(os.environ.get("DLM_TEST_DEVICE", "cpu"))
 MASK_ID = 3
 TRAITS = Traits(MASK_ID)
 END_ID = 2
@@ -53,12 +56,12 @@ def seeded_network(seed: int = 0, config: ModelConfig = CONFIG) -> Network:
 
 
 def seeded_model(seed: int = 0) -> Model:
-    return Model(seeded_network(seed), device=CPU)
+    return Model(seeded_network(seed).to(DEVICE), device=DEVICE)
 
 
 def empty_cache(num_tokens: int = 1024, config: ModelConfig = CONFIG) -> KVCache:
     shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
-    return KVCache(shape, num_tokens, device=CPU, dtype=torch.float32)
+    return KVCache(shape, num_tokens, device=DEVICE, dtype=torch.float32)
 
 
 def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
@@ -88,8 +91,10 @@ def masked_logits(network: Network, tokens: tuple[int, ...], mask: Tensor) -> Te
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(0, 1)
 
-    ids = torch.tensor(tokens)
-    return network.logits(network(ids, torch.arange(len(tokens)), attend))
+    device = next(network.parameters()).device
+    mask = mask.to(device)
+    ids, positions = torch.tensor(tokens, device=device), torch.arange(len(tokens), device=device)
+    return network.logits(network(ids, positions, attend))
 
 
 def with_end(request: Request, *stop_token_ids: int) -> Request:

@@ -15,7 +15,7 @@ from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.runner import Model
 from engine.model.tokenizer import read_tokenizer
-from tests.engine.seeded import CONFIG, CPU, prompt_of, seeded_network
+from tests.engine.seeded import CONFIG, DEVICE, prompt_of, seeded_network
 
 DTYPES = ("float32", "bfloat16")
 NAMES = ("tiny", "bundled")
@@ -38,22 +38,24 @@ class Subject:
         config = self.model.network.config
         shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
         dtype = next(self.model.network.parameters()).dtype
-        return KVCache(shape, num_tokens, device=CPU, dtype=dtype)
+        return KVCache(shape, num_tokens, device=DEVICE, dtype=dtype)
 
 
 @cache
 def subject(name: str, dtype: str) -> Subject:
     """One of NAMES in one of DTYPES."""
     if name == "tiny":
-        network = seeded_network(config=replace(CONFIG, layers=3)).to(getattr(torch, dtype))
+        network = seeded_network(config=replace(CONFIG, layers=3)).to(DEVICE, getattr(torch, dtype))
         # Repeating itself, so that there is something to copy.
         prompts = tuple(prompt_of(20 + 9 * seed, seed) * 2 for seed in range(4))
     else:
         config = read_config(BUNDLED_CHECKPOINT)
-        network = load_network(BUNDLED_CHECKPOINT, config, device=CPU, dtype=getattr(torch, dtype))
+        network = load_network(
+            BUNDLED_CHECKPOINT, config, device=DEVICE, dtype=getattr(torch, dtype)
+        )
         prompts = tuple(_infilling_prompt(name) for name in PLACES)
     traits = Traits(network.config.mask_id)
-    return Subject(Model(network, device=CPU), traits, prompts)
+    return Subject(Model(network, device=DEVICE), traits, prompts)
 
 
 def _infilling_prompt(name: str) -> tuple[int, ...]:

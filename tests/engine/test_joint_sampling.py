@@ -25,7 +25,7 @@ from engine.model.network import Network
 from engine.model.runner import Model
 from engine.sampling import uniform
 from engine.steptimes import StepTimes
-from tests.engine.seeded import CONFIG, CPU, MASK_ID, causal_logits, empty_cache, seeded_network
+from tests.engine.seeded import CONFIG, DEVICE, MASK_ID, causal_logits, empty_cache, seeded_network
 
 TINY = replace(
     CONFIG, vocabulary=5, hidden=16, intermediate=16, layers=1, heads=2, kv_heads=1, head_dim=8
@@ -72,7 +72,7 @@ def next_token(text: tuple[int, ...]) -> list[float]:
 
 def sampled(mode: str, exact: bool) -> Counter[tuple[int, ...]]:
     """How often each triple came last, one seed after the other."""
-    model, store = Model(network(), device=CPU), empty_cache(64, TINY)
+    model, store = Model(network().to(DEVICE), device=DEVICE), empty_cache(64, TINY)
     triples: Counter[tuple[int, ...]] = Counter()
     for seed in range(SAMPLES):
         sampling = Sampling(TEMPERATURE, seed=seed)
