@@ -19,7 +19,7 @@ from pathlib import Path
 from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
-from engine.errors import EngineError, EngineFailure
+from engine.errors import ConfigError, EngineError, EngineFailure
 from engine.evaluation.holes import (
     SEED,
     Cut,
@@ -32,6 +32,7 @@ from engine.evaluation.holes import (
 from engine.evaluation.holes import draw_holes as draw
 from engine.training.corpus import HELD, Source, read_sources
 from engine.training.examples import Pieces
+from engine.training.languages import PYTHON
 from engine.training.packing import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX, prompt_tokens
 
 MODES = ("ar", "block")
@@ -153,13 +154,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, required=True, help="the recipe's corpus folder")
     parser.add_argument("--checkpoint", type=Path, help="default: the bundled model")
     parser.add_argument("--holes", type=int, default=100, help="holes of each kind")
+    parser.add_argument("--language", default=PYTHON, help="of the files; default: python")
     parser.add_argument("--mode", choices=MODES, action="append", help="repeatable; default: all")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
+        sources = read_sources(options.corpus, HELD, options.language)
+        if not sources:
+            raise ConfigError(
+                f"The held-out files hold no {options.language}.",
+                remedy="Give another --language or --corpus.",
+                param="language",
+            )
+        holes = draw_holes(sources, options.holes)
         engine = Engine.load(EngineSettings(checkpoint=options.checkpoint))
         try:
-            holes = draw_holes(read_sources(options.corpus, HELD), options.holes)
             figures = measure(engine, holes, options.mode or MODES)
         finally:
             engine.close()

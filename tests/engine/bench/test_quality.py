@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from engine.api import Finished, Usage
 from engine.bench import quality
-from engine.bench.quality import KINDS, draw_holes, measure, to_table
+from engine.bench.quality import KINDS, draw_holes, main, measure, to_table
 from engine.training.corpus import Source
 from engine.training.examples import Pieces
 
@@ -76,3 +79,13 @@ def test_figures_are_means_over_the_holes(monkeypatch: pytest.MonkeyPatch):
     assert figures.forwards == 2.0
     assert figures.tokens_per_forward == 17 / 8
     assert "| ar | multi line | 4 | 25.0% | 50.0% | 25.0% | 2.0 | 2.12 |" in to_table([figures])
+
+
+def test_a_language_without_held_out_files_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "held_out.jsonl").write_text(
+        json.dumps({"package": "p", "path": "f.py", "text": "x = 1\n"}) + "\n"
+    )
+    assert main(["--corpus", str(tmp_path), "--language", "lua"]) == 1
+    assert "lua" in capsys.readouterr().err
