@@ -44,7 +44,7 @@ from engine.model.config import ModelConfig, read_config
 from engine.model.runner import Model
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.scheduler import Scheduler
-from engine.steptimes import TimesFile, TimesKey, built_in_times, read_times, write_times
+from engine.steptimes import StepTimes, TimesFile, TimesKey, built_in_times, read_times, write_times
 from engine.transcript import Transcript, mean_confidence
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ class Engine:
         """
         Args:
             settings: resolved ones, without "auto".
-            times_file: where the step-time curve is kept. If it is not there yet, it is measured
-                while nothing is asked for. Without one a built-in curve is gone by.
+            times_file: where the step-time curve is kept. Every engine measures it while nothing
+                is asked for, and keeps the least times. Without one a built-in curve is gone by.
         """
         config = model.network.config
         self.tokenizer = tokenizer
@@ -75,7 +75,7 @@ class Engine:
         if times_file is not None:
             key = _times_key(times_file, settings)
             times = read_times(times_file.path, key)
-            background = None if times else self._measure(times_file.path, key)
+            background = self._measure(times_file.path, key, times)
         self.info = replace(
             _info(config, cache, tokenizer, settings),
             step_times=times,
@@ -170,9 +170,11 @@ class Engine:
         torch.set_num_threads(self._threads or default_threads())
         self._scheduler.run_forever()
 
-    def _measure(self, path: Path, key: TimesKey) -> Generator[None]:
+    def _measure(self, path: Path, key: TimesKey, known: StepTimes | None) -> Generator[None]:
         """The step-time curve, measured and kept; requests taken up afterwards go by it."""
         times = yield from measure(self._model, dtype=getattr(torch, key.dtype))
+        if known is not None:
+            times = times.least(known)
         write_times(path, key, times)
         self._traits = replace(self._traits, costs=times)
         self.info = replace(self.info, step_times=times)

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,6 +61,16 @@ class StepTimes:
         share = (max(rows, 1) - self.rows[left]) / (self.rows[right] - self.rows[left])
         low, high = self.milliseconds[left], self.milliseconds[right]
         return low + share * (high - low)
+
+    def least(self, other: StepTimes) -> StepTimes:
+        """The lesser of both at every count, where they were measured alike; else this one.
+
+        What else a machine does only ever adds to a time.
+        """
+        if (self.rows, self.context) != (other.rows, other.context):
+            return self
+        times = map(min, self.milliseconds, other.milliseconds)
+        return replace(self, milliseconds=tuple(times))
 
 
 # Ratios alone. Steeper than what was measured on CPUs, so that a draft that pays by these pays.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import time
 from dataclasses import replace
@@ -72,6 +73,27 @@ def test_a_kept_curve_is_there_at_once_and_goes_into_the_strategies(
     try:
         assert second.info.step_times == times
         assert second._traits.costs == times
+    finally:
+        second.close()
+
+
+def test_a_curve_kept_from_a_busy_moment_is_mended(
+    settings: EngineSettings, file: TimesFile
+) -> None:
+    first = Engine.load(settings, file)
+    times = measured(first)
+    first.close()
+    stored = json.loads(file.path.read_text("utf-8"))
+    stored["milliseconds"] = [1e6] * len(stored["milliseconds"])
+    file.path.write_text(json.dumps(stored), encoding="utf-8")
+    second = Engine.load(settings, file)
+    try:
+        assert second.info.step_times is not None, "a kept curve serves until then"
+        give_up = time.monotonic() + SECONDS_MAX
+        while measured(second).at(1) >= 1e6:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        assert measured(second).rows == times.rows
     finally:
         second.close()
 

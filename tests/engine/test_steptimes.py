@@ -47,6 +47,14 @@ def test_more_rows_never_cost_less_and_measured_counts_cost_what_was_measured(
         assert times.at(fewer) <= times.at(more) * (1 + 1e-9)
 
 
+def test_the_least_of_two_curves_is_one_below_both_where_they_were_measured_alike() -> None:
+    one = StepTimes((1, 8, 32), (4.0, 4.5, 9.0), 256)
+    other = StepTimes((1, 8, 32), (3.0, 5.0, 7.0), 256)
+    assert one.least(other) == other.least(one) == StepTimes((1, 8, 32), (3.0, 4.5, 7.0), 256)
+    assert one.least(replace(other, context=64)) == one
+    assert one.least(StepTimes((1, 8), (1.0, 1.0), 256)) == one
+
+
 def test_between_and_behind_the_measured_counts_lies_a_line() -> None:
     assert TIMES.at(1.5) == pytest.approx(1.25)
     assert TIMES.at(17) == pytest.approx(1.8)
