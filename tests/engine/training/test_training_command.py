@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,12 @@ def command(site: Path, out: Path, *more: str) -> int:
     return main([*fixed, "--corpus", str(site), "--out", str(out), *more])
 
 
-def test_one_command_makes_a_model_that_the_engine_loads(site: Path, tmp_path: Path):
+@pytest.mark.parametrize("name", ["nano", "small"])
+def test_one_command_makes_a_model_that_the_engine_loads(
+    name: str, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shrunk = replace(PRESETS[name], shape=TINY.shape, batch_tokens=600, batches=1, warmup_steps=5)
+    monkeypatch.setitem(PRESETS, "tiny", shrunk)
     out = tmp_path / "run"
     assert command(site, out) == 0
     checkpoint = out / "checkpoint"
