@@ -29,7 +29,8 @@ gpu: PYTHON = $(BIN)/python
 gpu:  ## the laws on the card, then the baseline into benchmarks/
 	DLM_TEST_DEVICE=cuda $(PYTHON) -m pytest -p no:cacheprovider -s tests/engine/test_cuda.py \
 	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
-	  tests/engine/test_joint_sampling.py tests/engine/bench/test_parity.py
+	  tests/engine/test_joint_sampling.py tests/engine/bench/test_parity.py \
+	  tests/engine/training/test_rows.py
 	$(PYTHON) -m engine.bench.baseline --out benchmarks
 	$(PYTHON) -m engine.bench.baseline_report benchmarks
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from engine.model.network import Network
-from engine.training.objective import Batch, PackedAttention, Sums
+from engine.training.objective import Batch, Sums
 
 _HEAD_ROWS = 512
 
@@ -39,7 +39,7 @@ def row_losses(network: Network, batch: Batch) -> Tensor:
     The logits are computed again on the way back, some rows at a time: over a large vocabulary they
     would take more memory than all layers.
     """
-    hidden = network(batch.tokens, batch.positions, PackedAttention(batch.segments))[batch.read]
+    hidden = network(batch.tokens, batch.positions, batch.attend)[batch.read]
 
     def part(rows: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(network.logits(rows).float(), labels, reduction="none")

@@ -1,8 +1,8 @@
-"""The noisy half of the joint objective: blocks over the middles, what is masked, what sees what.
+"""The noisy half of the joint objective: blocks over the middles, what is masked.
 
 A noisy copy repeats the middle of a hole, cut into blocks that start at the first token behind
-MIDDLE, as decoding cuts them. The last block is filled up with end-of-middle. Owns the noise and
-the visibility rule; knows nothing of networks.
+MIDDLE, as decoding cuts them. The last block is filled up with end-of-middle. Owns the noise;
+knows nothing of networks nor of what a row sees.
 """
 
 from __future__ import annotations
@@ -58,17 +58,6 @@ def add_noise(hole: Hole, *, mask_id: int, copies: int, rng: np.random.Generator
         part["blocks"] += offset
         offset = int(part["blocks"][-1]) + 1
     return Noise(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-
-
-def visible(noise: Noise, clean: int) -> np.ndarray:
-    """(N, clean + N) bool: what each noisy row sees of `clean` clean rows, then of the noisy ones.
-
-    Clean tokens before its own block, and every row of its own block. Clean rows never see a
-    noisy one: for them the mask is the plain causal one.
-    """
-    earlier = np.arange(clean)[None, :] < noise.starts[:, None]
-    same = noise.blocks[:, None] == noise.blocks[None, :]
-    return np.concatenate((earlier, same), axis=1)
 
 
 def _noisy_copy(hole: Hole, mask_id: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -1,8 +1,8 @@
 """Both losses of one flat batch in one forward: next token, and masked tokens of noisy middles.
 
-Rows are laid out example by example: its trunk, then for each hole the branch and its noisy rows.
-Owns the attention over such a batch and the two sums; normalising over several batches is the
-caller's. Source: nemotron.md section 3 (arXiv 2607.05722), with noisy rows for the middles alone.
+Rows are laid out by `engine.training.rows`. Owns the attention over such a batch on a CPU and the
+two sums; normalising over several batches is the caller's. Source: nemotron.md section 3 (arXiv
+2607.05722), with noisy rows for the middles alone.
 """
 
 from __future__ import annotations
@@ -16,27 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.model.network import Network
-from engine.training.masking import Noise, visible
-from engine.training.packing import Example, Hole
+from engine.model.network import Attend, Network
+from engine.training.fused import PAD_ROWS, FusedAttention
+from engine.training.masking import Noise
+from engine.training.packing import Example
+from engine.training.rows import NONE, Rows, lay_out, own_sees
 
 # Rows whose logits exist at a time: small enough to stay in a processor's cache.
 _HEAD_ROWS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A trunk's or a branch's rows, which follow the rows of the segment before.
-
-    Attributes:
-        trunk: index of the segment of which the first `seen` rows are visible too, or None.
-        bias: (rows, seen + rows) additive mask in the weights' dtype: 0 visible, -inf not.
-    """
-
-    rows: int
-    trunk: int | None
-    seen: int
-    bias: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +35,7 @@ class Batch:
         read: (N,) int64, the rows that are to predict something; the others need no logits.
         labels: (N,) int64, what they are to predict: the next token, or their own where noisy.
         ar_weights, diffusion_weights: (N,) float32; exactly one of them is not 0.
+        attend: mixes values over what each row sees.
         ar_total: sum of ar_weights.
         diffusion_total: the sum of diffusion_weights to be expected, whatever was masked.
     """
@@ -58,7 +46,7 @@ class Batch:
     labels: Tensor
     ar_weights: Tensor
     diffusion_weights: Tensor
-    segments: tuple[Segment, ...]
+    attend: Attend
     ar_total: float
     diffusion_total: float
 
@@ -71,30 +59,6 @@ class Sums:
     diffusion: float
 
 
-class _Rows:
-    """Collects a batch's columns: tokens, positions, labels, AR weights, diffusion weights."""
-
-    def __init__(self) -> None:
-        self.columns: list[list[np.ndarray]] = [[], [], [], [], []]
-
-    def clean(self, tokens: np.ndarray, first: int, weights: np.ndarray) -> None:
-        """Rows at positions from `first` on that predict their next token."""
-        count = len(tokens)
-        following = np.append(weights[1:], np.float32(0))
-        none = np.zeros(count, dtype=np.float32)
-        positions = first + np.arange(count)
-        self._add(tokens, positions, np.roll(tokens, -1), following, none)
-
-    def noisy(self, noise: Noise, first: int) -> None:
-        """Rows of a hole at position `first` that predict themselves."""
-        none = np.zeros(len(noise.tokens), dtype=np.float32)
-        self._add(noise.tokens, first + noise.positions, noise.labels, none, noise.weights)
-
-    def _add(self, *values: np.ndarray) -> None:
-        for column, value in zip(self.columns, values, strict=True):
-            column.append(value)
-
-
 def assemble(
     examples: Sequence[Example],
     noises: Sequence[Sequence[Noise]],
@@ -103,40 +67,40 @@ def assemble(
     dtype: torch.dtype,
 ) -> Batch:
     """Lays examples out as one batch; each example's noises are its holes', or there are none."""
-    rows = _Rows()
-    segments: list[Segment] = []
-    expected = 0.0
-    for example, added in zip(examples, noises, strict=True):
-        trunk, length = len(segments), len(example.tokens)
-        rows.clean(example.tokens, 0, example.weights)
-        segments.append(Segment(length, None, 0, _bias(np.tri(length, dtype=bool), device, dtype)))
-        for hole, noise in zip(example.holes, added or [None] * len(example.holes), strict=True):
-            rows.clean(hole.tokens, hole.seen, hole.weights)
-            if noise is not None:
-                rows.noisy(noise, hole.seen)
-                expected += float(noise.shares.sum())
-            sees = _branch_sees(hole, noise)
-            segments.append(Segment(len(sees), trunk, hole.seen, _bias(sees, device, dtype)))
-    tokens, positions, labels, ar_weights, diffusion_weights = (
-        np.concatenate(column) for column in rows.columns
-    )
-    read = np.flatnonzero((ar_weights > 0) | (diffusion_weights > 0))
+    rows = lay_out(examples, noises, multiple_of=rows_multiple(device))
+    return to_batch(rows, device=device, dtype=dtype)
+
+
+def rows_multiple(device: torch.device) -> int:
+    """What `lay_out` is to bring the rows to a multiple of, for this device."""
+    return PAD_ROWS if device.type == "cuda" else 1
+
+
+def to_batch(rows: Rows, *, device: torch.device, dtype: torch.dtype) -> Batch:
+    """The rows on a device, with the attention that suits it."""
+    read = np.flatnonzero((rows.ar_weights > 0) | (rows.diffusion_weights > 0))
+    is_cuda = device.type == "cuda"
+    attend = FusedAttention(rows, device) if is_cuda else PackedAttention(rows, dtype)
+
+    def moved(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
     return Batch(
-        tokens=torch.from_numpy(tokens).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        read=torch.from_numpy(read).to(device),
-        labels=torch.from_numpy(labels[read]).to(device),
-        ar_weights=torch.from_numpy(ar_weights[read]).to(device),
-        diffusion_weights=torch.from_numpy(diffusion_weights[read]).to(device),
-        segments=tuple(segments),
-        ar_total=float(ar_weights.sum()),
-        diffusion_total=expected,
+        tokens=moved(rows.tokens),
+        positions=moved(rows.positions),
+        read=moved(read),
+        labels=moved(rows.labels[read]),
+        ar_weights=moved(rows.ar_weights[read]),
+        diffusion_weights=moved(rows.diffusion_weights[read]),
+        attend=attend,
+        ar_total=float(rows.ar_weights.sum()),
+        diffusion_total=rows.diffusion_total,
     )
 
 
 def backward(network: Network, batch: Batch, *, ar_scale: float, diffusion_scale: float) -> Sums:
     """Adds the gradient of both sums, each times its scale, to the network's; the sums."""
-    hidden = network(batch.tokens, batch.positions, PackedAttention(batch.segments))[batch.read]
+    hidden = network(batch.tokens, batch.positions, batch.attend)[batch.read]
     weights = batch.ar_weights * ar_scale + batch.diffusion_weights * diffusion_scale
     each = RowLosses.apply(hidden, network.diffusion_head.weight, batch.labels, weights)
     (each * weights).sum().backward()
@@ -146,7 +110,7 @@ def backward(network: Network, batch: Batch, *, ar_scale: float, diffusion_scale
 @torch.no_grad()
 def losses(network: Network, batch: Batch) -> Sums:
     """The sums alone."""
-    hidden = network(batch.tokens, batch.positions, PackedAttention(batch.segments))[batch.read]
+    hidden = network(batch.tokens, batch.positions, batch.attend)[batch.read]
     parts = zip(hidden.split(_HEAD_ROWS), batch.labels.split(_HEAD_ROWS), strict=True)
     each = [
         functional.cross_entropy(network.logits(part).float(), labels, reduction="none")
@@ -195,16 +159,27 @@ class RowLosses(torch.autograd.Function):
 
 
 class PackedAttention:
-    """`attend` for a flat batch: each segment by itself and its trunk, under its own mask.
+    """`attend` for a flat batch on a CPU: each segment by itself and its trunk, under its own mask.
 
     Plain matrix products: at these lengths they take 0.6 of the time of the CPU's fused kernel
     (512 rows, 4 heads, forward and backward: 7.4 against 12.0 ms on one Zen 5 core), and nothing
     is computed across examples. Split, not sliced: a slice's gradient is as long as the batch.
     """
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
-        self._segments = segments
-        self._lengths = [segment.rows for segment in segments]
+    def __init__(self, rows: Rows, dtype: torch.dtype) -> None:
+        """
+        Args:
+            dtype: of the keys.
+        """
+        self._segments = rows.segments
+        self._lengths = [segment.rows for segment in rows.segments]
+        ends = np.cumsum(self._lengths)
+        parts = (slice(end - n, end) for n, end in zip(self._lengths, ends, strict=True))
+        # Per segment (rows, seen + rows): 0 where visible, -inf where not.
+        self._biases = [
+            _bias(own_sees(rows, part), segment.seen, dtype)
+            for part, segment in zip(parts, rows.segments, strict=True)
+        ]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query (R, H, D), key and value (R, Hkv, D) → (R, H, D)."""
@@ -213,10 +188,10 @@ class PackedAttention:
         parts: list[Tensor] = []
         for index, segment in enumerate(self._segments):
             seen_keys, seen_values = keys[index], values[index]
-            if segment.trunk is not None:
+            if segment.trunk != NONE:
                 seen_keys = torch.cat((keys[segment.trunk][: segment.seen], seen_keys))
                 seen_values = torch.cat((values[segment.trunk][: segment.seen], seen_values))
-            parts.append(_attend(queries[index], seen_keys, seen_values, segment.bias))
+            parts.append(_attend(queries[index], seen_keys, seen_values, self._biases[index]))
         return torch.cat(parts)
 
 
@@ -232,21 +207,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     return mixed.view(heads, rows, width).transpose(0, 1)
 
 
-def _branch_sees(hole: Hole, noise: Noise | None) -> np.ndarray:
-    """(rows, seen + rows) bool: of a branch's clean and noisy rows, what they see."""
-    clean = len(hole.tokens)
-    rows = clean + (0 if noise is None else len(noise.tokens))
-    sees = np.zeros((rows, hole.seen + rows), dtype=bool)
-    sees[:, : hole.seen] = True
-    sees[:clean, hole.seen : hole.seen + clean] = np.tri(clean, dtype=bool)
-    if noise is not None:
-        sees[clean:, hole.seen :] = visible(noise, clean)
-    return sees
-
-
-def _bias(sees: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    hidden = torch.from_numpy(~sees)
-    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(hidden, float("-inf")).to(device)
+def _bias(sees: np.ndarray, seen: int, dtype: torch.dtype) -> Tensor:
+    hidden = torch.from_numpy(~np.pad(sees, ((0, 0), (seen, 0)), constant_values=True))
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
 def _sums(each: Tensor, batch: Batch) -> Sums:

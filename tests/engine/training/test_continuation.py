@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from engine.model.tokenizer import Tokenizer
 from engine.training.continuation import Continuations, continuation_noise, late_mask
 from engine.training.corpus import Source
-from engine.training.masking import BLOCK_LENGTHS, add_noise, visible
+from engine.training.masking import BLOCK_LENGTHS, add_noise
+from engine.training.rows import lay_out, own_sees
 from engine.training.vocabulary import train_tokenizer
 from tests.engine.training.small_checkpoints import CODE
 
@@ -47,10 +48,13 @@ def test_noisy_rows_never_see_what_they_are_to_predict(
     texts: Continuations, seed: int, late: float
 ):
     rng = np.random.default_rng(seed)
-    (hole,) = texts.example(rng).holes
+    example = texts.example(rng)
+    (hole,) = example.holes
     noise = continuation_noise(hole, mask_id=MASK_ID, copies=2, late=late, rng=rng)
     clean = len(hole.tokens)
-    seen = visible(noise, clean)[:, :clean]
+    rows = lay_out([example], [[noise]])
+    branch = slice(len(example.tokens), len(rows.tokens))
+    seen = own_sees(rows, branch)[clean:, :clean]
     assert not seen[np.arange(len(noise.tokens)), noise.positions].any()
     masked = noise.tokens == MASK_ID
     assert np.array_equal(noise.labels, hole.tokens[noise.positions])

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.training.masking import BLOCK_LENGTHS, FILLING_SHARE, Noise, add_noise, visible
-from engine.training.packing import Hole
+from engine.training.masking import BLOCK_LENGTHS, FILLING_SHARE, Noise, add_noise
+from engine.training.packing import Example, Hole
+from engine.training.rows import lay_out, own_sees
 
 MASK, END_OF_MIDDLE = 3, 8
 
@@ -26,17 +27,22 @@ def noise(prompt: int, middle: int, seed: int, copies: int = 2) -> Noise:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(0, 70), st.integers(0, 2**32))
-def test_visible_is_earlier_clean_tokens_and_the_own_block(prompt: int, middle: int, seed: int):
-    rows = noise(prompt, middle, seed)
+def test_a_noisy_row_sees_earlier_clean_tokens_and_its_own_block(
+    prompt: int, middle: int, seed: int
+):
+    whole, added = hole(prompt, middle), noise(prompt, middle, seed)
+    nothing = np.zeros(whole.seen, dtype=np.float32)
+    trunk = Example(np.arange(100, 100 + whole.seen), nothing, (whole,))
+    rows = lay_out([trunk], [[added]])
     clean = prompt + middle + 1
-    seen = visible(rows, clean)
-    assert seen.shape == (len(rows.tokens), clean + len(rows.tokens))
-    for query in range(len(rows.tokens)):
-        block_start = min(rows.positions[rows.blocks == rows.blocks[query]])
+    seen = own_sees(rows, slice(whole.seen, len(rows.tokens)))
+    assert seen.shape == (clean + len(added.tokens),) * 2
+    for query in range(len(added.tokens)):
+        block_start = min(added.positions[added.blocks == added.blocks[query]])
         for key in range(clean):
-            assert seen[query, key] == (key < block_start)
-        for key in range(len(rows.tokens)):
-            assert seen[query, clean + key] == (rows.blocks[query] == rows.blocks[key])
+            assert seen[clean + query, key] == (key < block_start)
+        for key in range(len(added.tokens)):
+            assert seen[clean + query, clean + key] == (added.blocks[query] == added.blocks[key])
 
 
 @settings(max_examples=60, deadline=None)

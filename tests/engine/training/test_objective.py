@@ -13,7 +13,7 @@ from torch.nn import functional
 from engine.model.network import Network
 from engine.training.loop import initial_weight
 from engine.training.masking import Noise, add_noise
-from engine.training.objective import Batch, PackedAttention, assemble, backward, losses
+from engine.training.objective import Batch, assemble, backward, losses
 from engine.training.packing import Example, Hole
 from engine.training.recipe import Shape, model_config
 
@@ -170,5 +170,5 @@ def test_gradients_are_those_of_the_scaled_sums(network: Network):
 
 
 def logits_with_gradient(network: Network, batch: Batch) -> Tensor:
-    hidden = network(batch.tokens, batch.positions, PackedAttention(batch.segments))
+    hidden = network(batch.tokens, batch.positions, batch.attend)
     return network.logits(hidden)
