@@ -13,6 +13,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +28,12 @@ from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.prompt import MASK
+from engine.training.ahead import Ahead
 from engine.training.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
 from engine.training.export import export_checkpoint, read_record, write_card
-from engine.training.loop import Budget, Trainer, held_out_batches, train
+from engine.training.loop import Budget, Trainer, drawing, held_out_batches, train
+from engine.training.objective import rows_multiple
 from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, model_config, preset
 from engine.training.vocabulary import train_tokenizer
@@ -79,6 +83,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads; default: as the engine's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
+        "--workers", type=int, default=0, help="processes that draw batches ahead (0: none)"
+    )
+    parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), help="default: bfloat16 where it is native"
     )
     parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help="the last to run")
@@ -111,15 +118,21 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = read_tokenizer(out)
     if last == 1:
         return
-    trainer = new_trainer(recipe, tokenizer, options)
-    held_out = held_out_batches(trainer, Packer(read_sources(corpus, HELD), tokenizer))
-    minutes = options.minutes
-    if minutes is None and options.tokens is None:
-        minutes = recipe.minutes
-    budget = Budget(minutes, options.tokens)
-    until = 1.0 - recipe.joint_share if STAGES[last] == "ar" else 1.0
-    stop = stop_on_signal()
-    train(trainer, Packer(sources, tokenizer), held_out, budget, out, until=until, stop=stop)
+    mask_id = tokenizer.id_of(MASK)
+    assert mask_id is not None
+    multiple = rows_multiple(torch.device(options.device))
+    draw = drawing(recipe, Packer(sources, tokenizer), mask_id, multiple)
+    # Before the trainer: its processes are forked, which they must be before CUDA is there.
+    with Ahead(draw, options.workers) if options.workers else nullcontext(draw) as drawn:
+        trainer = new_trainer(recipe, tokenizer, options)
+        held_out = held_out_batches(trainer, Packer(read_sources(corpus, HELD), tokenizer))
+        minutes = options.minutes
+        if minutes is None and options.tokens is None:
+            minutes = recipe.minutes
+        budget = Budget(minutes, options.tokens)
+        until = 1.0 - recipe.joint_share if STAGES[last] == "ar" else 1.0
+        stop = stop_on_signal()
+        train(trainer, drawn, held_out, budget, out, until=until, stop=stop)
     if stop():
         logging.getLogger(__name__).info("stopped; the same command goes on from here")
         return

@@ -21,12 +21,16 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError
 from engine.model.network import Network
-from engine.training.masking import add_noise
-from engine.training.objective import Batch, assemble, backward, losses
+from engine.training.masking import Noise, add_noise
+from engine.training.objective import Batch, assemble, backward, losses, to_batch
 from engine.training.packing import HOLES, LANGUAGE, Example, Packer
 from engine.training.recipe import Recipe
+from engine.training.rows import Rows, lay_out
 
 logger = logging.getLogger(__name__)
+
+# The rows of an optimizer step's batches, by its number and whether stage 2 has begun.
+Draw = Callable[[int, bool], list[Rows]]
 
 _HELD_OUT_SEED = 20_240
 _HELD_OUT_TOKENS = 24_576
@@ -95,6 +99,13 @@ class Trainer:
             parameter.data = parameter.data.to(device)
         self._optimizers = make_optimizers(self._masters, recipe)
         self._publish()
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for an undecided place."""
+        mask_id = self.network.config.mask_id
+        assert mask_id is not None
+        return mask_id
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> Losses:
         """One optimizer step over several batches, normalised over all of them together."""
@@ -172,7 +183,7 @@ class Trainer:
 
 def train(
     trainer: Trainer,
-    packer: Packer,
+    draw: Draw,
     held_out: Sequence[Batch],
     budget: Budget,
     folder: Path,
@@ -182,7 +193,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains until the budget's share `until` is spent, or `stop` says so after a step; goes on
-    from `folder/state.pt` if there.
+    from `folder/state.pt` if there. `draw` gives the rows of a step, as `drawing` and `Ahead` do.
 
     Appends to `folder/log.jsonl` and saves to `folder/state.pt` every `save_seconds` and at the
     end.
@@ -199,7 +210,8 @@ def train(
     while (share := trainer.progress.share(budget)) < until and not stop():
         began = time.monotonic()
         joint = recipe.is_joint(share)
-        batches = draw(trainer, packer, joint)
+        drawn = draw(trainer.progress.step, joint)
+        batches = [to_batch(rows, device=trainer.device, dtype=trainer.dtype) for rows in drawn]
         rate = recipe.learning_rate_at(trainer.progress.step, share)
         recent.append(trainer.step(batches, rate))
         _check_finite(recent[-1], trainer.progress.step)
@@ -222,15 +234,33 @@ def train(
     _log_held_out(folder, trainer, held_out)
 
 
-def draw(trainer: Trainer, packer: Packer, joint: bool) -> list[Batch]:
-    """The batches of the trainer's next step: a function of the seed and the step alone."""
-    recipe = trainer.recipe
-    rng = np.random.default_rng([recipe.seed, trainer.progress.step])
-    batches = []
-    for _ in range(recipe.batches):
-        examples = packer.batch(rng, recipe.batch_tokens, HOLES if joint else LANGUAGE)
-        batches.append(_assembled(trainer, examples, joint, rng))
-    return batches
+def drawing(recipe: Recipe, packer: Packer, mask_id: int, multiple_of: int = 1) -> Draw:
+    """Draws a step's rows from the files: a function of the seed and the step alone.
+
+    Args:
+        multiple_of: as `engine.training.rows.lay_out` has it.
+    """
+
+    def draw(step: int, joint: bool) -> list[Rows]:
+        rng = np.random.default_rng([recipe.seed, step])
+        drawn = []
+        for _ in range(recipe.batches):
+            examples = packer.batch(rng, recipe.batch_tokens, HOLES if joint else LANGUAGE)
+            noises = noises_of(examples, recipe, mask_id, rng) if joint else [[] for _ in examples]
+            drawn.append(lay_out(examples, noises, multiple_of=multiple_of))
+        return drawn
+
+    return draw
+
+
+def noises_of(
+    examples: Sequence[Example], recipe: Recipe, mask_id: int, rng: np.random.Generator
+) -> list[list[Noise]]:
+    """Noise for every hole of every example."""
+    return [
+        [add_noise(hole, mask_id=mask_id, copies=recipe.copies, rng=rng) for hole in example.holes]
+        for example in examples
+    ]
 
 
 def held_out_batches(
@@ -246,7 +276,8 @@ def held_out_batches(
         drawn = packer.batch(rng, trainer.recipe.batch_tokens, HOLES)
         examples = [_middles_alone(example) for example in drawn if example.holes]
         if examples:
-            batches.append(_assembled(trainer, examples, True, rng))
+            noises = noises_of(examples, trainer.recipe, trainer.mask_id, rng)
+            batches.append(assemble(examples, noises, device=trainer.device, dtype=trainer.dtype))
     return batches
 
 
@@ -306,20 +337,6 @@ def _middles_alone(example: Example) -> Example:
         weights[hole.middle :] = 1.0
         holes.append(replace(hole, weights=weights))
     return Example(example.tokens, np.zeros_like(example.weights), tuple(holes))
-
-
-def _assembled(
-    trainer: Trainer, examples: Sequence[Example], joint: bool, rng: np.random.Generator
-) -> Batch:
-    mask_id, copies = trainer.network.config.mask_id, trainer.recipe.copies
-    assert mask_id is not None
-    noises = [
-        [add_noise(hole, mask_id=mask_id, copies=copies, rng=rng) for hole in example.holes]
-        if joint
-        else []
-        for example in examples
-    ]
-    return assemble(examples, noises, device=trainer.device, dtype=trainer.dtype)
 
 
 def _check_finite(values: Losses, step: int) -> None:

@@ -22,8 +22,8 @@ from engine.training.masking import Noise
 from engine.training.packing import Example
 from engine.training.rows import NONE, Rows, lay_out, own_sees
 
-# Rows whose logits exist at a time: small enough to stay in a processor's cache.
-_HEAD_ROWS = 512
+# Rows whose logits exist at a time: few enough for a processor's cache, enough to fill a card.
+_HEAD_ROWS, _HEAD_ROWS_CUDA = 512, 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,8 @@ def backward(network: Network, batch: Batch, *, ar_scale: float, diffusion_scale
 def losses(network: Network, batch: Batch) -> Sums:
     """The sums alone."""
     hidden = network(batch.tokens, batch.positions, batch.attend)[batch.read]
-    parts = zip(hidden.split(_HEAD_ROWS), batch.labels.split(_HEAD_ROWS), strict=True)
+    count = _head_rows(hidden)
+    parts = zip(hidden.split(count), batch.labels.split(count), strict=True)
     each = [
         functional.cross_entropy(network.logits(part).float(), labels, reduction="none")
         for part, labels in parts
@@ -134,8 +135,9 @@ class RowLosses(torch.autograd.Function):
         each = torch.empty_like(weights)
         by_hidden = torch.empty_like(hidden)
         by_head = torch.zeros_like(head, dtype=torch.float32)
-        for low in range(0, len(hidden), _HEAD_ROWS):
-            part = slice(low, low + _HEAD_ROWS)
+        count = _head_rows(hidden)
+        for low in range(0, len(hidden), count):
+            part = slice(low, low + count)
             chances = functional.linear(hidden[part], head).float()
             places = labels[part, None]
             total = chances.logsumexp(dim=-1, keepdim=True)
@@ -205,6 +207,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     scores = torch.baddbmm(stacked, grouped, key.permute(1, 2, 0), alpha=width**-0.5)
     mixed = torch.bmm(scores.softmax(dim=-1), value.transpose(0, 1))
     return mixed.view(heads, rows, width).transpose(0, 1)
+
+
+def _head_rows(hidden: Tensor) -> int:
+    return _HEAD_ROWS_CUDA if hidden.is_cuda else _HEAD_ROWS
 
 
 def _bias(sees: np.ndarray, seen: int, dtype: torch.dtype) -> Tensor:

@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from engine.errors import ConfigError
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
+from engine.training.ahead import Ahead
 from engine.training.corpus import Source
-from engine.training.loop import Budget, Trainer, evaluate, held_out_batches, train
+from engine.training.loop import Budget, Draw, Trainer, drawing, evaluate, held_out_batches, train
 from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, Shape, model_config, preset
+from engine.training.rows import Rows
 from engine.training.vocabulary import train_tokenizer
 
 CODE = """def area(width, height):
@@ -64,6 +67,10 @@ def new_trainer(tokenizer: Tokenizer, recipe: Recipe = TINY) -> Trainer:
     return Trainer(network, recipe, device=torch.device("cpu"), dtype=torch.float32)
 
 
+def drawn(trainer: Trainer, packer: Packer) -> Draw:
+    return drawing(trainer.recipe, packer, trainer.mask_id)
+
+
 def log_rows(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
 
@@ -78,7 +85,7 @@ def test_both_losses_fall_on_a_text_to_be_memorised(
     trainer = new_trainer(tokenizer)
     held_out = held_out_batches(trainer, packer, tokens=1200)
     before = evaluate(trainer.network, held_out)
-    train(trainer, packer, held_out, Budget(tokens=90_000), tmp_path)
+    train(trainer, drawn(trainer, packer), held_out, Budget(tokens=90_000), tmp_path)
     after = evaluate(trainer.network, held_out)
     assert before.diffusion is not None
     assert after.diffusion is not None
@@ -102,7 +109,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         folder.mkdir(exist_ok=True)
         trainer = new_trainer(tokenizer)
         held_out = held_out_batches(trainer, packer, 600)
-        train(trainer, packer, held_out, budget, folder, save_seconds=0.0)
+        train(trainer, drawn(trainer, packer), held_out, budget, folder, save_seconds=0.0)
         return trainer
 
     whole = run(tmp_path / "whole")
@@ -138,30 +145,62 @@ def test_a_run_told_to_stop_saves_its_last_step_and_goes_on(
     held_out = held_out_batches(whole, packer, 600)
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    train(whole, packer, held_out, budget, tmp_path / "whole")
+    train(whole, drawn(whole, packer), held_out, budget, tmp_path / "whole")
     told = iter([False, False, False, True])
-    train(stopped, packer, held_out, budget, tmp_path / "broken", stop=lambda: next(told))
+    train(
+        stopped,
+        drawn(stopped, packer),
+        held_out,
+        budget,
+        tmp_path / "broken",
+        stop=lambda: next(told),
+    )
     assert stopped.progress.step == 3
     assert whole.progress.step > 3
-    train(resumed, packer, held_out, budget, tmp_path / "broken")
+    train(resumed, drawn(resumed, packer), held_out, budget, tmp_path / "broken")
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
+def test_steps_drawn_ahead_by_other_processes_are_the_same(tokenizer: Tokenizer, packer: Packer):
+    draw = drawn(new_trainer(tokenizer), packer)
+    with Ahead(draw, workers=2) as ahead:
+        for step in (*range(8), 20, 21):  # goes on from a state: elsewhere
+            ours, theirs = draw(step, True), ahead(step, True)
+            for one, other in zip(ours, theirs, strict=True):
+                assert np.array_equal(one.tokens, other.tokens)
+                assert np.array_equal(one.block, other.block)
+                assert one.segments == other.segments
+
+
+def test_what_a_drawing_process_raises_is_raised():
+    def broken(step: int, joint: bool) -> list[Rows]:
+        raise ValueError(f"step {step}")
+
+    with Ahead(broken, workers=1) as ahead, pytest.raises(ValueError, match="step 3"):
+        ahead(3, False)
 
 
 def test_a_half_written_state_is_not_taken_up(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
     (tmp_path / "state.partial").write_bytes(b"half")
     trainer = new_trainer(tokenizer)
-    train(trainer, packer, held_out_batches(trainer, packer, 600), Budget(tokens=2000), tmp_path)
+    train(
+        trainer,
+        drawn(trainer, packer),
+        held_out_batches(trainer, packer, 600),
+        Budget(tokens=2000),
+        tmp_path,
+    )
     assert trainer.progress.step > 0
 
 
 def test_a_finished_run_is_left_alone(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
     first = new_trainer(tokenizer)
     held_out = held_out_batches(first, packer, 600)
-    train(first, packer, held_out, Budget(tokens=2000), tmp_path)
+    train(first, drawn(first, packer), held_out, Budget(tokens=2000), tmp_path)
     log = (tmp_path / "log.jsonl").read_bytes()
     again = new_trainer(tokenizer)
-    train(again, packer, held_out, Budget(tokens=2000), tmp_path)
+    train(again, drawn(again, packer), held_out, Budget(tokens=2000), tmp_path)
     assert (tmp_path / "log.jsonl").read_bytes() == log
     assert again.progress == first.progress
 
