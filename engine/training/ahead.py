@@ -61,7 +61,9 @@ class Ahead:
 
 
 def _start(draw: Draw) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+    # Ctrl-C is for the process that trains, whose own handlers must not outlive it in here.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _worker.append(draw)
 
 
