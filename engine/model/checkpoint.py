@@ -49,12 +49,18 @@ def load_network(
 
 
 def save_checkpoint(
-    folder: Path, network: Network, *, metadata: dict[str, Any] | None = None
+    folder: Path,
+    network: Network,
+    *,
+    metadata: dict[str, Any] | None = None,
+    shard_bytes: int | None = None,
 ) -> None:
-    """Writes `config.json` and `model.safetensors` (bf16) atomically, each by rename.
+    """Writes `config.json` and the weights (bf16), each file by rename.
 
     Args:
         metadata: extra keys for config.json, such as how the model was trained.
+        shard_bytes: most bytes of tensors in a file; more go into further ones, with an index.
+            None writes `model.safetensors` alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -65,11 +71,41 @@ def save_checkpoint(
     }
     if network.config.tied_head:
         state.pop(network.config.family.tensor_name("diffusion_head.weight"))
-    partial = folder / (_SINGLE + ".partial")
-    save_file(state, str(partial), metadata={"format": "pt"})
-    partial.replace(folder / _SINGLE)
+    shards = _shards(state, shard_bytes)
+    stale = {*folder.glob("model*.safetensors"), folder / _INDEX}
+    for name, tensors in shards.items():
+        partial = folder / (name + ".partial")
+        save_file(tensors, str(partial), metadata={"format": "pt"})
+        partial.replace(folder / name)
+    if len(shards) > 1:
+        places = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+        total = sum(tensor.nbytes for tensor in state.values())
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        stale.discard(folder / _INDEX)
+    for path in stale - {folder / name for name in shards}:
+        path.unlink(missing_ok=True)  # of a checkpoint that was here before
     text = json.dumps({**to_json(network.config), **(metadata or {})}, indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _shards(state: dict[str, Tensor], shard_bytes: int | None) -> dict[str, dict[str, Tensor]]:
+    """The tensors by file name, in their order; each file holds one tensor at least."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if shard_bytes is not None and groups[-1] and size + tensor.nbytes > shard_bytes:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    if len(groups) == 1:
+        return {_SINGLE: groups[0]}
+    count = len(groups)
+    return {
+        f"model-{number:05}-of-{count:05}.safetensors": group
+        for number, group in enumerate(groups, 1)
+    }
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:

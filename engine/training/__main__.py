@@ -83,6 +83,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads; default: as the engine's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
+        "--shard-megabytes", type=int, help="most of a weights file; default: one file for all"
+    )
+    parser.add_argument(
         "--workers", type=int, default=0, help="processes that draw batches ahead (0: none)"
     )
     parser.add_argument(
@@ -149,7 +152,8 @@ def export(options: argparse.Namespace, trainer: Trainer, tokenizer: Tokenizer) 
     out: Path = options.out
     folder = out / "checkpoint"
     record = read_record(out, options.preset, options.base)
-    export_checkpoint(folder, trainer.network, tokenizer, record)
+    shard_bytes = options.shard_megabytes * 2**20 if options.shard_megabytes else None
+    export_checkpoint(folder, trainer.network, tokenizer, record, shard_bytes)
     engine = Engine.load(EngineSettings(checkpoint=folder, device=options.device))
     held_out = read_sources(out / "corpus", HELD)
     try:

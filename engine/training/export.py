@@ -101,9 +101,15 @@ def describe(checkpoint: Path) -> str:
     return f"a {stated['preset']} of {stated['tokens'] / 1e6:.1f} M rows{before}"
 
 
-def export_checkpoint(folder: Path, network: Network, tokenizer: Tokenizer, record: Record) -> None:
-    """Writes config, weights (bf16) and tokenizer into the folder."""
-    save_checkpoint(folder, network, metadata={"training": asdict(record)})
+def export_checkpoint(
+    folder: Path,
+    network: Network,
+    tokenizer: Tokenizer,
+    record: Record,
+    shard_bytes: int | None = None,
+) -> None:
+    """Writes config, weights (bf16) and tokenizer into the folder; shards as `save_checkpoint`."""
+    save_checkpoint(folder, network, metadata={"training": asdict(record)}, shard_bytes=shard_bytes)
     tokenizer.save(folder)
 
 

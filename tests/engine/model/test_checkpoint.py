@@ -39,6 +39,31 @@ def test_a_saved_checkpoint_computes_the_same(folder: Path) -> None:
     assert read_config(folder) == CONFIG
 
 
+def test_a_checkpoint_saved_in_shards_computes_the_same(tmp_path: Path) -> None:
+    network = seeded_network().to(torch.bfloat16)
+    whole = sum(tensor.nbytes for tensor in network.state_dict().values())
+    save_checkpoint(tmp_path, network, shard_bytes=whole // 3)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 3
+    assert all(sum(t.nbytes for t in load_file(file).values()) <= whole // 3 for file in files)
+    tokens = prompt_of(30)
+    assert torch.equal(causal_logits(load(tmp_path), tokens), causal_logits(network, tokens))
+
+
+@pytest.mark.parametrize("before", [None, 4096, 8192])
+@pytest.mark.parametrize("after", [None, 4096, 8192])
+def test_no_file_of_an_earlier_checkpoint_stays(
+    tmp_path: Path, before: int | None, after: int | None
+) -> None:
+    save_checkpoint(tmp_path, seeded_network(1), shard_bytes=before)
+    network = seeded_network(2).to(torch.bfloat16)
+    save_checkpoint(tmp_path, network, shard_bytes=after)
+    tokens = prompt_of(20)
+    assert torch.equal(causal_logits(load(tmp_path), tokens), causal_logits(network, tokens))
+    stored = [name for file in tmp_path.glob("*.safetensors") for name in load_file(file)]
+    assert sorted(stored) == sorted(network.state_dict())
+
+
 def test_tensor_names_are_those_of_the_released_checkpoints(folder: Path) -> None:
     names = set(load_file(folder / WEIGHTS))
     layer = "encoder.layers.1."
