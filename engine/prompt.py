@@ -20,6 +20,11 @@ FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE = "[FAR]", "[PREFIX]", "[NEAR]", "[MIDD
 # The order fixes the ids in tokenizers that we train: id 0 is padding.
 SPECIAL_TOKENS = ("<pad>", BEGIN, END, MASK, FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE)
 
+# Most tokens of each piece in training; serving asks for no more unless it is told to.
+PREFIX_TOKENS_MAX = 832
+FAR_TOKENS_MAX = 256
+NEAR_TOKENS_MAX = 128
+
 
 @dataclass(frozen=True, slots=True)
 class InfillFormat:

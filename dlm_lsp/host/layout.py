@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.errors import RequestError
-from engine.prompt import BEGIN, MARKERS_MAX, Infill
+from engine.prompt import BEGIN, FAR_TOKENS_MAX, MARKERS_MAX, PREFIX_TOKENS_MAX, Infill
 
-# What the bundled model was trained with: 448 prefix, 128 far and 64 near suffix tokens.
-PREFIX_TOKENS = 448
-SUFFIX_TOKENS = 192
+# Far and near suffix together: two lines of near suffix leave the far one what it was trained with.
+_SUFFIX_TOKENS = FAR_TOKENS_MAX + 32
 # Code has 3 to 4 characters a token; text with more than this many is over budget unread.
 _CHARS_PER_TOKEN_MAX = 12
 _NEAR_LINES = 2  # below the cursor, where a far suffix starts when its mark is set
@@ -100,8 +99,8 @@ def budget_for(
             remedy=f"Use at most {max(0, context_max - MARKERS_MAX - 1)}.",
             param="limits.tokensMax",
         )
-    suffix_tokens = min(SUFFIX_TOKENS if suffix is None else suffix, room // 3)
-    prefix_tokens = min(PREFIX_TOKENS if prefix is None else prefix, room - suffix_tokens)
+    suffix_tokens = min(_SUFFIX_TOKENS if suffix is None else suffix, room // 3)
+    prefix_tokens = min(PREFIX_TOKENS_MAX if prefix is None else prefix, room - suffix_tokens)
     return Budget(prefix_tokens, suffix_tokens)
 
 

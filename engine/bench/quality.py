@@ -30,10 +30,11 @@ from engine.evaluation.holes import (
     whole_line,
 )
 from engine.evaluation.holes import draw_holes as draw
+from engine.prompt import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX
 from engine.training.corpus import HELD, Source, read_sources
 from engine.training.examples import Pieces
 from engine.training.languages import PYTHON
-from engine.training.packing import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX, prompt_tokens
+from engine.training.packing import prompt_tokens
 
 MODES = ("ar", "block")
 _TOKENS_MAX = 192

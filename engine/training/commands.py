@@ -31,7 +31,7 @@ from engine.model.config import ModelConfig, read_config
 from engine.model.families import NEMOTRON
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
-from engine.prompt import END, MASK, InfillFormat
+from engine.prompt import END, FAR_TOKENS_MAX, MASK, PREFIX_TOKENS_MAX, InfillFormat
 from engine.training.__main__ import keep_freed_memory
 from engine.training.acceptance import measure_acceptance
 from engine.training.adapt import AdaptJob
@@ -53,15 +53,7 @@ from engine.training.markers import (
 )
 from engine.training.memory import Demand, check_memory
 from engine.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
-from engine.training.packing import (
-    FAR_TOKENS_MAX,
-    HOLES,
-    PREFIX_TOKENS_MAX,
-    Example,
-    Packer,
-    prefix_tokens,
-    prompt_tokens,
-)
+from engine.training.packing import HOLES, Example, Packer, prefix_tokens, prompt_tokens
 from engine.training.repository import Data, read_data
 
 _MINUTES = 60.0

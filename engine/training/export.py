@@ -17,14 +17,10 @@ from engine.model.checkpoint import save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
+from engine.prompt import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX
 from engine.training.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
 from engine.training.languages import shares_of
-from engine.training.packing import (
-    FAR_TOKENS_MAX,
-    HOLES,
-    NEAR_TOKENS_MAX,
-    PREFIX_TOKENS_MAX,
-)
+from engine.training.packing import HOLES
 from engine.training.recipe import Recipe
 
 _AVERAGED_ROWS = 20

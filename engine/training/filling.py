@@ -16,9 +16,10 @@ from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.evaluation.holes import KINDS, Hole, draw_holes
 from engine.model.config import read_config
+from engine.prompt import PREFIX_TOKENS_MAX
 from engine.training.corpus import Source
 from engine.training.examples import Pieces
-from engine.training.packing import PREFIX_TOKENS_MAX, prefix_tokens
+from engine.training.packing import prefix_tokens
 
 KINDS_MEASURED = ("whole_line", "line_tail", "mid_word")
 _TOKENS_MAX = 64

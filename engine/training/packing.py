@@ -5,7 +5,7 @@ prompt is the hole's own, and the middle. A hole sees its branch and the trunk u
 that branch behind trunk is the very prompt that serving lays out. Nothing attends from one example
 to another, nor from one hole to another (engine.training.objective sees to that).
 
-Owns the token budgets that the model card tells serving about. Draws depend on the caller's
+Owns how often which budget is drawn. Draws depend on the caller's
 generator alone, so that an interrupted run goes on with exactly the batches it would have had.
 """
 
@@ -17,14 +17,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.model.tokenizer import Tokenizer
-from engine.prompt import END, InfillFormat
+from engine.prompt import (
+    END,
+    FAR_TOKENS_MAX,
+    NEAR_TOKENS_MAX,
+    PREFIX_TOKENS_MAX,
+    InfillFormat,
+)
 from engine.training.corpus import Source
 from engine.training.examples import Pieces, Scene, draw_scene
 from engine.training.languages import shares_of
 
-PREFIX_TOKENS_MAX = 832
-FAR_TOKENS_MAX = 256
-NEAR_TOKENS_MAX = 128
 MIDDLE_TOKENS_MAX = 192
 PLAIN_TOKENS_MAX = 768
 

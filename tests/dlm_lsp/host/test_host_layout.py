@@ -265,4 +265,4 @@ def test_budget_completion_without_room_for_a_prompt_is_refused() -> None:
 
 
 def test_budget_default_is_what_the_bundled_model_was_trained_with() -> None:
-    assert budget_for(2048, 128) == Budget(448, 192)
+    assert budget_for(2048, 128) == Budget(832, 288)

@@ -11,7 +11,7 @@ from dlm_lsp.host.layout import Budget as HostBudget
 from dlm_lsp.host.layout import Pieces as HostPieces
 from dlm_lsp.host.layout import lay_out
 from engine.model.tokenizer import Tokenizer
-from engine.prompt import InfillFormat
+from engine.prompt import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX, InfillFormat
 from engine.training.corpus import Source
 from engine.training.examples import (
     CURSORS,
@@ -25,12 +25,9 @@ from engine.training.examples import (
 )
 from engine.training.languages import SHARES
 from engine.training.packing import (
-    FAR_TOKENS_MAX,
     HOLES,
     LANGUAGE,
     MIDDLE_TOKENS_MAX,
-    NEAR_TOKENS_MAX,
-    PREFIX_TOKENS_MAX,
     Example,
     Mix,
     Packer,
