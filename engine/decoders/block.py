@@ -6,9 +6,11 @@ each other in both directions and all cached text, and write nothing; a place is
 confidence reaches the threshold, the most confident one always; decided places are never revised;
 a finished block runs once more as a causal chain, which writes clean K/V and gives the next seed.
 
-Two deviations, neither of which changes an emitted token's definition: places behind a decided stop
-token or behind the length limit are not denoised, since they are never shown; and a request's last
-block is not run again, since nothing follows it.
+Three deviations, none of which changes an emitted token's definition: places behind a decided stop
+token or behind the length limit are not denoised, since they are never shown; a request's last block
+is not run again, since nothing follows it; and below the threshold a stop token is the one place
+decided only where no undecided place stands before it. (A block that ends early is sure of nothing
+but its far end: that would be decided place by place from the back, one forward each.)
 """
 
 from __future__ import annotations
@@ -97,12 +99,18 @@ def _undecided(state: BlockState) -> tuple[int, ...]:
 
 
 def _decide(state: BlockState, places: Sequence[int], logits: Tensor) -> tuple[Place, ...]:
-    """Fills the most confident masked place, and every other one that reaches the threshold."""
+    """Fills the most confident masked place, and every other one that reaches the threshold.
+
+    Args:
+        places: ascending.
+    """
     assert state.block is not None
     task = state.task
     positions = [state.feed.cached + place for place in places]
     tokens, confidences = choose(logits, positions, task.request.sampling, mask_id=task.mask_id)
-    best = max(range(len(places)), key=lambda index: (confidences[index], -index))
+    stops = task.request.stop_token_ids
+    candidates = [i for i, token in enumerate(tokens) if i == 0 or token not in stops]
+    best = max(candidates, key=lambda index: (confidences[index], -index))
     block = list(state.block)
     for index, place in enumerate(places):
         if index == best or confidences[index] >= task.request.block.threshold:

@@ -135,3 +135,19 @@ def test_a_seed_that_is_an_end_ends_at_once() -> None:
     state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=Traits(MASK)))
     state, _ = STRATEGY.resolve(state, STRATEGY.plan(state), logits_of((END, 0.9)))
     assert (state.progress.finished, state.progress.committed) == ("end", ())
+
+
+def test_a_likely_end_behind_undecided_places_waits_for_them() -> None:
+    """Else a block that ends early is decided from the back, one forward a place."""
+    state = advance(begin(), (8, 0.3), (END, 0.6), (END, 0.8))
+    assert [place.token for place in state.block or ()] == [7, 8, None, None]
+    state = advance(state, (END, 0.5), (END, 0.8))
+    assert state.progress.finished == "end"
+    assert state.progress.committed == (7, 8)
+
+
+def test_an_end_that_reaches_the_threshold_is_decided_wherever_it_stands() -> None:
+    state = advance(begin(), (8, 0.3), (END, 0.95), (9, 0.2))
+    assert [place.token for place in state.block or ()] == [7, 8, END, None]
+    assert state.progress.finished == "end"
+    assert state.progress.committed == (7, 8)
