@@ -7,10 +7,10 @@ confidence reaches the threshold, the most confident one always; decided places 
 a finished block runs once more as a causal chain, which writes clean K/V and gives the next seed.
 
 Three deviations, none of which changes an emitted token's definition: places behind a decided stop
-token or behind the length limit are not denoised, since they are never shown; a request's last block
-is not run again, since nothing follows it; and below the threshold a stop token is the one place
-decided only where no undecided place stands before it. (A block that ends early is sure of nothing
-but its far end: that would be decided place by place from the back, one forward each.)
+token or behind the length limit are not denoised, since they are never shown; a request's last
+block is not run again, since nothing follows it; and below the threshold a stop token is the one
+place decided only where no undecided place stands before it. (A block that ends early is sure of
+nothing but its far end: that would be decided place by place from the back, one forward each.)
 """
 
 from __future__ import annotations
