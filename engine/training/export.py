@@ -24,6 +24,7 @@ from engine.training.packing import HOLES
 from engine.training.recipe import Recipe
 
 _AVERAGED_ROWS = 20
+_NAMED = 12  # packages of a licence in the card
 _LIMITS = """## What it is not good at
 
 It is a model for trying the whole line on any laptop, not an assistant. It has seen little text, in
@@ -116,7 +117,11 @@ def write_card(
     record: Record,
     figures: Mapping[str, Sequence[Figures]],
 ) -> None:
-    """Writes `README.md`, the model card, beside the weights; `figures` by language."""
+    """Writes `README.md`, the model card, and `DATA.md`, all packages by licence, to the weights.
+
+    Args:
+        figures: by language.
+    """
     sections = [
         _head(folder, record),
         _data(manifest),
@@ -125,6 +130,7 @@ def write_card(
         _LIMITS,
     ]
     (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    (folder / "DATA.md").write_text(_packages(manifest) + "\n", encoding="utf-8")
 
 
 def _head(folder: Path, record: Record) -> str:
@@ -146,32 +152,46 @@ Prompt: `<s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]`, then
 
 
 def _data(manifest: dict[str, Any]) -> str:
-    rows = ["| licence | packages | files | MB | which (largest first) |", "|---|---|---|---|---|"]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for package in _used(manifest, TRAIN):
-        groups.setdefault(package["licence"], []).append(package)
-    for licence, group in sorted(groups.items(), key=lambda item: -_bytes(item[1])):
-        names = ", ".join(package["name"] for package in group)
+    train, held = _used(manifest, TRAIN), _used(manifest, HELD)
+    rows = ["| licence | packages | files | MB | the largest |", "|---|---|---|---|---|"]
+    for licence, group in _by_licence(train).items():
+        names = ", ".join(package["name"] for package in group[:_NAMED])
         files = sum(package["files"] for package in group)
         rows.append(f"| {licence} | {len(group)} | {files} | {_bytes(group) / 1e6:.1f} | {names} |")
-    train, held = _used(manifest, TRAIN), _used(manifest, HELD)
-    refused = sorted(p["name"] for p in manifest["packages"] if p["skipped"])
     held_names = ", ".join(f"{p['name']} ({p['licence']})" for p in held)
+    refused = sum(bool(package["skipped"]) for package in manifest["packages"])
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
     return f"""## Data
 
 Source files of {len(train)} installed packages, {_bytes(train) / 1e6:.1f} MB, permissive licences
 only, as the packages' own metadata state them; of one package at most
 {PACKAGE_BYTES_MAX / 1e6:.1f} MB in each language. In a language packages count with the 0.6th power
-of their size.
+of their size. [DATA.md](DATA.md) names every one.
 
 {_languages(train)}
 
 {chr(10).join(rows)}
 
 Held out whole: {held_names}; {_bytes(held) / 1e6:.1f} MB. Training files that copy
-them are dropped. Refused for their licence: {", ".join(refused) or "none"}.
+them are dropped. {refused} packages were refused for their licence.
 Files left out: {dropped}."""
+
+
+def _packages(manifest: dict[str, Any]) -> str:
+    """All packages by licence, and those that were refused."""
+    parts = ["# What the model was trained on", ""]
+    for licence, group in _by_licence(_used(manifest, TRAIN)).items():
+        parts += [f"## {licence}", "", ", ".join(package["name"] for package in group), ""]
+    refused = sorted(p["name"] for p in manifest["packages"] if p["skipped"])
+    return "\n".join([*parts, "## Refused for their licence", "", ", ".join(refused) or "none"])
+
+
+def _by_licence(packages: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Packages by licence, the licence with the most bytes first."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for package in packages:
+        groups.setdefault(package["licence"], []).append(package)
+    return dict(sorted(groups.items(), key=lambda item: -_bytes(item[1])))
 
 
 def _languages(packages: Sequence[dict[str, Any]]) -> str:
