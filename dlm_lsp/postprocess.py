@@ -117,7 +117,7 @@ def shape_final(rules: Rules, text: str) -> Shaped:
     """The whole completion; starts with everything shown as committed before."""
     normal, _ = _normalised(rules, text)
     ending = cut(rules.lines, normal, is_whole=True)
-    if rules.needs_one_line and "\n" in normal:
+    if rules.needs_one_line and (ending.is_final or "\n" in normal):
         return Shaped("", 0, True)
     kept = normal[: ending.end]
     end, pairs = _settled(rules, kept)

@@ -72,7 +72,7 @@ def cut(rules: LineRules, text: str, is_whole: bool) -> Cut:
         verdict = judge.verdict(number, line, can_grow)
         if verdict is _Verdict.END:
             return Cut(start, True)
-        over = runaway(line)
+        over = runaway(line.rstrip())  # spaces at a line's end may go once it is closed
         is_over = over is not None and over.is_whole and verdict is _Verdict.KEEP
         if over is not None and is_over and (repeat is None or repeat > start + over.start):
             return Cut(start + over.start, True)
