@@ -32,7 +32,8 @@ the shares above and with English comments: what is rare there comes out as nois
 names, calls, signatures and idioms that its surroundings suggest; it does not reason, know APIs
 reliably, or keep a plan over several lines, and what it writes must be read before it is run. Its
 middles were at most four lines (six where a block ends). Contexts beyond the token counts above are
-unlike its training. It can repeat fragments of its training files."""
+unlike its training. Completions tend to be too short, and to be one line where several belong. It
+can repeat fragments of its training files."""
 
 
 @dataclass(frozen=True, slots=True)
