@@ -46,6 +46,7 @@ TOKENS_MAX = 64
 PEER = "transformers.generate"
 _HOLES_MIN = 2
 _CURVE_SECONDS_MAX = 120.0
+_NEAR_TIES_LENGTH = 8  # of blocks: quadratic_spec's steps grow with its square
 _ON_PAR = 0.01  # of the holes: block diffusion that fills so many fewer is as good as "ar"
 _ON_PAR_HOLES_MIN = 100
 
@@ -170,7 +171,9 @@ def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
     adapter = load_adapter(folder, config, device=device, dtype=dtype)
     engine = Engine.load(settings)
     try:
-        requests = [to_request(engine, hole.pieces, "ar", TOKENS_MAX) for hole in holes]
+        asked = (to_request(engine, hole.pieces, "ar", TOKENS_MAX) for hole in holes)
+        block = BlockOptions(_NEAR_TIES_LENGTH)
+        requests = [replace(request, block=block) for request in asked]
     finally:
         engine.close()
     torch.set_num_threads(settings.threads or 1)
