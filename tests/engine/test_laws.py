@@ -250,9 +250,9 @@ def test_decoding_ends_before_the_first_stop_token(mode: str, at: int) -> None:
     first = tokens.index(stop)
     request = request_of(mode, prompt_of(25), stop_token_ids=(stop,))
     last = run(MODEL, empty_cache(), request)[-1].progress
-    assert last.finished == "end"
     assert stop not in last.committed
-    if mode != "block":  # a block's other places may fall differently once the end is known
+    if mode != "block":  # an uncertain end waits for the places before it, and may change then
+        assert last.finished == "end"
         assert last.committed == tokens[:first]
 
 
