@@ -264,7 +264,7 @@ def test_plain_text_ends_with_end_of_text_only_at_the_end_of_the_file(tokenizer:
         assert not example.holes
         assert (end in example.tokens) == (example.tokens[-1] == end) == CODE.endswith(text)
         ended.add(bool(example.tokens[-1] == end))
-    assert True in ended
+    assert any(ended)
 
 
 def test_small_packages_count_for_more_than_their_size():
