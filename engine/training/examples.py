@@ -25,11 +25,11 @@ _LINES_BELOW_MAX = 8
 CURSORS = ("line_tail", "word", "line_start", "column_zero", "line_end")
 _CURSOR_SHARES = (0.42, 0.14, 0.32, 0.04, 0.08)
 ENDS = ("line", "lines", "scope", "closer", "anywhere")
-_END_SHARES = (0.72, 0.10, 0.05, 0.09, 0.04)
+_END_SHARES = (0.68, 0.15, 0.06, 0.08, 0.03)
 # Lines after the first. A middle has to become likelier to end with every line: where the next
 # line break is always the likelier token, greedy decoding never ends.
-_EXTRA_LINES = (1, 2, 3)
-_EXTRA_LINE_SHARES = (0.5, 0.3, 0.2)
+_EXTRA_LINES = (1, 2, 3, 5)
+_EXTRA_LINE_SHARES = (0.45, 0.25, 0.2, 0.1)
 _SCOPE_LINES_MAX = 6
 _CLOSERS = re.compile(r"[)\]}\"'>]+[:,;]?$")
 _NO_SUFFIX_SHARE = 0.04

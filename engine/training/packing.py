@@ -58,12 +58,12 @@ class Mix:
     plain_share: float
     holes: int
     context_weight: float
-    end_weight: float = 1.5
+    end_weight: float = 1.0
 
 
 # Stage 1 learns the language; stage 2 learns to fill holes.
 LANGUAGE = Mix(plain_share=0.12, holes=3, context_weight=0.5)
-HOLES = Mix(plain_share=0.03, holes=9, context_weight=0.25)
+HOLES = Mix(plain_share=0.03, holes=9, context_weight=0.5)
 
 
 @dataclass(frozen=True, slots=True)
