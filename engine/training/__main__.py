@@ -24,16 +24,21 @@ from engine.config import EngineSettings
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.engine import Engine
 from engine.errors import EngineError
-from engine.model.checkpoint import load_network
+from engine.model.checkpoint import WEIGHTS, load_network
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import MASK
 from engine.training.ahead import Ahead
 from engine.training.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
-from engine.training.export import export_checkpoint, read_record, write_card
+from engine.training.export import (
+    export_checkpoint,
+    measure_storage,
+    read_record,
+    write_card,
+)
 from engine.training.loop import Budget, Trainer, drawing, held_out_batches, train
-from engine.training.objective import rows_multiple
+from engine.training.objective import Batch, rows_multiple
 from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, model_config, preset
 from engine.training.vocabulary import train_tokenizer
@@ -84,6 +89,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--shard-megabytes", type=int, help="most of a weights file; default: one file for all"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default=WEIGHTS[0],
+        help="how matrices are stored; int8 halves the file, its loss is measured; default: bf16",
     )
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that draw batches ahead (0: none)"
@@ -140,18 +151,28 @@ def run(options: argparse.Namespace) -> None:
         logging.getLogger(__name__).info("stopped; the same command goes on from here")
         return
     if options.stage == "export":
-        export(options, trainer, tokenizer)
+        export(options, trainer, tokenizer, held_out)
 
 
-def export(options: argparse.Namespace, trainer: Trainer, tokenizer: Tokenizer) -> None:
+def export(
+    options: argparse.Namespace,
+    trainer: Trainer,
+    tokenizer: Tokenizer,
+    batches: Sequence[Batch],
+) -> None:
     """Writes `checkpoint/` with weights, measures them through the engine, then writes the card.
+
+    Args:
+        batches: held out, to measure what int8 costs.
 
     Raises:
         EngineError: the engine cannot run what was written.
     """
     out: Path = options.out
     folder = out / "checkpoint"
-    record = read_record(out, options.preset, options.base)
+    record = replace(read_record(out, options.preset, options.base), weights=options.weights)
+    if options.weights != WEIGHTS[0]:
+        record = replace(record, stored=measure_storage(trainer.network, batches))
     shard_bytes = options.shard_megabytes * 2**20 if options.shard_megabytes else None
     export_checkpoint(folder, trainer.network, tokenizer, record, shard_bytes)
     engine = Engine.load(EngineSettings(checkpoint=folder, device=options.device))

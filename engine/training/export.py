@@ -7,19 +7,22 @@ quality. Knows nothing of how they were made.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.bench.quality import Figures, to_table
-from engine.model.checkpoint import save_checkpoint
+from engine.model.checkpoint import WEIGHTS, Weights, load_network, save_checkpoint, weight_files
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
 from engine.prompt import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX
 from engine.training.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
 from engine.training.languages import shares_of
+from engine.training.loop import evaluate
+from engine.training.objective import Batch
 from engine.training.packing import HOLES
 from engine.training.recipe import Recipe
 
@@ -35,6 +38,23 @@ middles were at most four lines (six where a block ends). Contexts beyond the to
 unlike its training. Completions tend to be too short, and to be one line where several belong. It
 can repeat fragments of its training files."""
 
+_AS_STORED: dict[Weights, str] = {
+    "bf16": "Weights are bf16.",
+    "int8": """Matrices are stored as int8 with one scale per output channel (compressed-tensors,
+int-quantized), vectors as bf16; they are multiplied out when they are read, and computed in the
+engine's dtype.""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What storing costs: held-out losses of the weights as they are read back, in the training's
+    dtype, and the bytes of the files."""
+
+    ar: float
+    diffusion: float
+    bytes: int
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -46,6 +66,8 @@ class Record:
         ar, diffusion: training losses in nats, averaged over the end of the log; diffusion is None
             where stage 2 has not begun.
         held_out_ar, held_out_diffusion: of the last held-out evaluation; middles alone.
+        weights: how they are stored.
+        stored: by how they may be stored, what that costs; None where it was not measured.
     """
 
     preset: str
@@ -58,6 +80,8 @@ class Record:
     diffusion: float | None
     held_out_ar: float
     held_out_diffusion: float
+    weights: Weights = "bf16"
+    stored: Mapping[str, Stored] | None = None
 
 
 def read_record(folder: Path, preset: str, base: Path | None = None) -> Record:
@@ -106,9 +130,41 @@ def export_checkpoint(
     record: Record,
     shard_bytes: int | None = None,
 ) -> None:
-    """Writes config, weights (bf16) and tokenizer into the folder; shards as `save_checkpoint`."""
-    save_checkpoint(folder, network, metadata={"training": asdict(record)}, shard_bytes=shard_bytes)
+    """Writes config, weights and tokenizer into the folder; shards as `save_checkpoint`.
+
+    Raises:
+        EngineError: the weights hold NaN, which cannot be stored as int8.
+    """
+    save_checkpoint(
+        folder,
+        network,
+        metadata={"training": asdict(record)},
+        shard_bytes=shard_bytes,
+        weights=record.weights,
+    )
     tokenizer.save(folder)
+
+
+def measure_storage(network: Network, held_out: Sequence[Batch]) -> dict[str, Stored]:
+    """Writes the weights in every way and measures what is read back, on the network's device.
+
+    Raises:
+        EngineError: as `export_checkpoint`.
+    """
+    parameter = next(network.parameters())
+    measured: dict[str, Stored] = {}
+    for weights in WEIGHTS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            save_checkpoint(folder, network, weights=weights)
+            read = load_network(
+                folder, network.config, device=parameter.device, dtype=parameter.dtype
+            )
+            size = sum(file.stat().st_size for file in weight_files(folder))
+        losses = evaluate(read, held_out)
+        assert losses.diffusion is not None  # held-out batches always have noise
+        measured[weights] = Stored(round(losses.ar, 4), round(losses.diffusion, 4), size)
+    return measured
 
 
 def write_card(
@@ -145,7 +201,7 @@ them Python, token by token (`ar`) or by block diffusion (`block`), made with
 {config.parameters() / 1e6:.1f} M parameters: {config.layers} layers, hidden {config.hidden},
 {config.heads} query and {config.kv_heads} key heads of {config.head_dim}, SwiGLU
 {config.intermediate}, untied head, byte-level BPE vocabulary of {config.vocabulary}, blocks of
-{config.block_length}. Weights are bf16.
+{config.block_length}. {_AS_STORED[record.weights]}
 
 Prompt: `<s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]`, then the middle, then
 `[EOM]`. Pieces are tokenised one by one. Trained with up to {PREFIX_TOKENS_MAX} tokens of prefix,
@@ -223,7 +279,24 @@ Muon and AdamW at {recipe.learning_rate}.
 | held-out packages, middles alone | {record.held_out_ar:.3f} | {record.held_out_diffusion:.3f} |
 
 Training losses are means over the last {_AVERAGED_ROWS} log rows. The diffusion loss is the
-1/p-weighted mean over noise levels; about a third of the blocks are masked whole."""
+1/p-weighted mean over noise levels; about a third of the blocks are masked whole.
+{_storage(record)}""".rstrip()
+
+
+def _storage(record: Record) -> str:
+    """What storing the weights costs, where it was measured."""
+    if record.stored is None:
+        return ""
+    rows = "\n".join(
+        f"| {weights} | {each.ar:.4f} | {each.diffusion:.4f} | {each.bytes / 1e6:.1f} |"
+        for weights, each in record.stored.items()
+    )
+    return f"""
+Held-out losses of weights that were stored and read back, and the size of their files:
+
+| stored as | AR | diffusion | MB |
+|---|---|---|---|
+{rows}"""
 
 
 def _quality(figures: Mapping[str, Sequence[Figures]]) -> str:

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from engine.errors import CheckpointError, EngineError
 from engine.model.adapter import FOLDER, load_adapter
-from engine.model.checkpoint import expected_tensors, read_headers, weight_files
+from engine.model.checkpoint import (
+    Header,
+    check_dtype,
+    expected_tensors,
+    read_headers,
+    stored_tensors,
+    weight_files,
+)
 from engine.model.config import ModelConfig, read_config
+from engine.model.quantized import read_quantization
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import InfillFormat
 from engine.verify.report import Check, Section, failed, passed, skipped
@@ -68,14 +76,15 @@ def examine_config(folder: Path) -> tuple[Section, ModelConfig | None]:
 
 
 def examine_tensors(folder: Path, config: ModelConfig) -> Section:
-    """Names and shapes in the safetensors headers against those that the config asks for."""
+    """Names, shapes and dtypes in the safetensors headers against what the config asks for."""
     title = "tensors"
     try:
         files = weight_files(folder)
         headers = read_headers(files)
     except EngineError as error:
         return Section(title, (failed("files", error),))
-    expected = expected_tensors(config)
+    weights = expected_tensors(config)
+    expected = stored_tensors(weights, headers)
     total = sum(file.stat().st_size for file in files)
     kinds = Counter(header.dtype for header in headers.values())
     checks = [
@@ -97,11 +106,25 @@ def examine_tensors(folder: Path, config: ModelConfig) -> Section:
             ],
             len(headers),
         ),
+        _stored_as(folder, headers, len(expected) - len(weights)),
     ]
-    held = sum(math.prod(header.shape) for name, header in headers.items() if name in expected)
+    held = sum(math.prod(header.shape) for name, header in headers.items() if name in weights)
     if all(check.state == "ok" for check in checks):
         checks.append(passed("parameters", f"{held:,} held, as config.json says", parameters=held))
     return Section(title, tuple(checks))
+
+
+def _stored_as(folder: Path, headers: Mapping[str, Header], int8: int) -> Check:
+    """Whether all tensors are of dtypes that are read."""
+    name = "stored as"
+    try:
+        quantized = read_quantization(folder)
+        for tensor, header in headers.items():
+            check_dtype(tensor, header, quantized=quantized)
+    except EngineError as error:
+        return failed(name, error)
+    found = f"int8 with a scale per row, {int8} matrices" if int8 else "not quantised"
+    return passed(name, found, int8=int8)
 
 
 def examine_adapter(folder: Path, config: ModelConfig) -> Section:

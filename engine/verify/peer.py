@@ -30,10 +30,19 @@ CLASSES = {
     QWEN2.model_type: (("Qwen2Config", "Qwen2ForCausalLM"),),
 }
 _THEIR_NAMES = (("encoder.", "model."), ("diffusion_head.", "lm_head."))
-# Keys that would make transformers look for a class of another name, or another dtype.
-_NOT_THEIRS = ("architectures", "auto_map", "model_type", "torch_dtype", "dtype")
+# Keys that would make transformers look for a class of another name, or another dtype, or ask for
+# the library of the quantisation, which is undone here.
+_NOT_THEIRS = (
+    "architectures",
+    "auto_map",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "quantization_config",
+)
 _REMEDY = "pip install 'transformers>=5,<6'"
 _ADDED = ("rotary_emb.inv_freq", ".k_scale", ".v_scale")  # never weights
+_SCALE = "_scale"  # of an int8 weight, (rows, 1)
 
 
 class TransformersPeer:
@@ -107,6 +116,8 @@ def _build(folder: Path, names: tuple[str, str], device: torch.device) -> Any:
                 if not name.endswith(_ADDED):
                     tensor = reader.get_tensor(name).to(device, torch.float32)
                     state[_their_name(name)] = tensor
+    for name in [name for name in state if name.endswith(_SCALE)]:
+        state[name.removesuffix(_SCALE)] *= state.pop(name)
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, strict=True, assign=True)

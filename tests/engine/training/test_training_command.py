@@ -12,6 +12,7 @@ from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.training.__main__ import main
 from engine.training.recipe import PRESETS, Recipe, Shape
+from engine.verify.examination import examine
 
 TINY = Recipe(
     Shape(hidden=64, intermediate=64, layers=1, heads=2, kv_heads=1, vocabulary=320),
@@ -108,6 +109,38 @@ def test_a_run_goes_on_from_a_checkpoints_weights_and_tokenizer(site: Path, tmp_
     assert rows[-1]["joint_tokens"] > 0.8 * rows[-1]["tokens"]
     # As many tokens again from those weights on: from fresh ones it would end where the first did.
     assert held_out(second) < held_out(first)
+
+
+def test_a_model_is_exported_as_int8_and_what_that_costs_is_stated(site: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    assert command(site, out) == 0
+    checkpoint = out / "checkpoint"
+    whole = (checkpoint / "model.safetensors").stat().st_size
+    assert json.loads((checkpoint / "config.json").read_text("utf-8"))["training"]["stored"] is None
+    assert "Weights are bf16." in (checkpoint / "README.md").read_text("utf-8")
+
+    assert command(site, out, "--weights", "int8") == 0
+    size = (checkpoint / "model.safetensors").stat().st_size
+    assert 0.5 * whole < size < 0.6 * whole
+    record = json.loads((checkpoint / "config.json").read_text("utf-8"))["training"]
+    assert record["weights"] == "int8"
+    bf16, int8 = record["stored"]["bf16"], record["stored"]["int8"]
+    # Measured on what the log's last line is of, in fp32: rounding alone is between them.
+    for kind, limit in (("bf16", 0.005), ("int8", 0.05)):
+        for loss in ("ar", "diffusion"):
+            stored = record["stored"][kind][loss]
+            assert stored == pytest.approx(record[f"held_out_{loss}"], abs=limit)
+    assert (bf16["ar"], bf16["diffusion"]) != (int8["ar"], int8["diffusion"])
+    assert (bf16["bytes"], int8["bytes"]) == pytest.approx((whole, size), rel=0.01)
+    card = (checkpoint / "README.md").read_text("utf-8")
+    assert "stored as int8" in card
+    assert f"| int8 | {int8['ar']:.4f} | {int8['diffusion']:.4f} |" in card
+
+    sections = list(examine(EngineSettings(checkpoint, device="cpu", threads=1), 2))
+    assert all(section.is_ok for section in sections)
+    # And a run goes on from it.
+    again = tmp_path / "again"
+    assert command(site, again, "--from", str(checkpoint), "--stage", "joint") == 0
 
 
 def test_a_wrong_source_tree_ends_with_its_name_and_a_remedy(

@@ -1,0 +1,185 @@
+"""Weights stored as int8, one scale per output channel (row): `weight` and `weight_scale`.
+
+The layout is compressed-tensors' "int-quantized" (https://github.com/vllm-project/compressed-tensors):
+symmetric, `weight` int8 (rows, columns), `weight_scale` float (rows, 1), `quantization_config` in
+config.json. Only how weights are stored: they are multiplied out when they are read, so that the
+network, its kernels and its laws never see an int8. Knows no file but config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import CheckpointError
+
+KEY = "quantization_config"
+# What a checkpoint of ours says of its weights. The tables of tokens are quantised as well.
+CONFIG: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear", "Embedding"],
+            "weights": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "channel",
+                "dynamic": False,
+            },
+            "input_activations": None,
+            "output_activations": None,
+        }
+    },
+    "ignore": [],
+}
+_SUFFIX = "_scale"
+_LARGEST = 127  # -128 has no counterpart
+# Of rows that are zero, or so small that their scale were none: 2^-100 is a float32 and a bf16.
+_SCALE_MIN = 2.0**-100
+_CHUNK = 1 << 24  # weights that are fp32 at once
+
+# By key, the values that mean what is computed here; a key that is not there is None.
+_WHOLE: dict[str, tuple[Any, ...]] = {
+    "quant_method": ("compressed-tensors",),
+    "format": ("int-quantized",),
+    "quantization_status": ("compressed",),
+    "kv_cache_scheme": (None,),
+    "sparsity_config": (None, {}),
+    "transform_config": (None, {}),
+}
+_GROUP: dict[str, tuple[Any, ...]] = {
+    "input_activations": (None,),
+    "output_activations": (None,),
+    "format": (None, "int-quantized"),
+}
+_WEIGHTS: dict[str, tuple[Any, ...]] = {
+    "num_bits": (8,),
+    "type": ("int",),
+    "symmetric": (True,),
+    "strategy": ("channel",),
+    "group_size": (None, -1),
+    "block_structure": (None,),
+    "actorder": (None,),
+    "dynamic": (False, None),
+}
+
+
+def scale_name(name: str) -> str:
+    """The tensor that holds a weight's scales."""
+    return name + _SUFFIX
+
+
+def weight_name(name: str) -> str | None:
+    """The weight whose scales a tensor holds; None where it is no scale by its name."""
+    return name.removesuffix(_SUFFIX) if name.endswith(_SUFFIX) else None
+
+
+def with_scales(
+    shapes: Mapping[str, tuple[int, ...]], int8: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes with those of the scales, (rows, 1), of the weights named in `int8`."""
+    return {**shapes, **{scale_name(name): (shapes[name][0], 1) for name in int8}}
+
+
+def quantize(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight (rows, columns) as int8 and its scales (rows, 1) float32, on its device.
+
+    A row's largest entry becomes ±127. An entry comes back within half its row's scale.
+
+    Raises:
+        CheckpointError: the weight, of this name, holds infinities or NaN.
+    """
+    wide = weight.float()
+    if not wide.isfinite().all():
+        raise CheckpointError(
+            f"{name} holds infinities or NaN, which int8 cannot store.",
+            remedy="Train again from an earlier state, or store bf16.",
+            param=name,
+        )
+    scale = (wide.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=_SCALE_MIN)
+    return (wide / scale).round().to(torch.int8), scale
+
+
+def dequantize(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """int8 (rows, columns) and scales (rows, 1) as a weight of `dtype`, on their device.
+
+    The product is fp32 and rounded once, a few rows at a time: never is all of it fp32.
+    """
+    rows = max(1, _CHUNK // values.shape[1])
+    weight = torch.empty(values.shape, dtype=dtype, device=values.device)
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        weight[part] = values[part] * scale[part].float()
+    return weight
+
+
+def check_scale(file: Path, name: str, scale: Tensor) -> None:
+    """
+    Raises:
+        CheckpointError: a scale is not finite, or not above zero.
+    """
+    wrong = ~(scale.isfinite() & (scale > 0))
+    if not wrong.any():
+        return
+    row = int(wrong.flatten().nonzero()[0])
+    raise CheckpointError(
+        f"{file}: {name} is {scale.flatten()[row].item()} in row {row}; a scale is finite and "
+        "above zero.",
+        remedy="Copy the file again, or quantise the model again.",
+        param=name,
+    )
+
+
+def read_quantization(folder: Path) -> bool:
+    """Whether `folder/config.json` says that weights are int8, as they are read here.
+
+    Raises:
+        CheckpointError: it says that they are quantised in another way, or cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON: {error}.",
+            remedy="Copy the checkpoint again.",
+            param="config.json",
+        ) from None
+    stated = raw.get(KEY) if isinstance(raw, dict) else None
+    if stated is None:
+        return False
+    _check(path, KEY, stated, _WHOLE)
+    groups = stated.get("config_groups")
+    if not isinstance(groups, dict) or not groups:
+        raise _refusal(path, f"{KEY}.config_groups", groups, "groups with a scheme each")
+    for name, group in groups.items():
+        at = f"{KEY}.config_groups.{name}"
+        _check(path, at, group, _GROUP)
+        _check(path, f"{at}.weights", group.get("weights"), _WEIGHTS)
+    return True
+
+
+def _check(path: Path, at: str, stated: object, known: Mapping[str, tuple[Any, ...]]) -> None:
+    if not isinstance(stated, dict):
+        raise _refusal(path, at, stated, "an object")
+    for key, values in known.items():
+        if stated.get(key) not in values:
+            wanted = " or ".join(json.dumps(value) for value in values)
+            raise _refusal(path, f"{at}.{key}", stated.get(key), wanted)
+
+
+def _refusal(path: Path, key: str, value: object, expected: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {key} is {json.dumps(value)[:60]}; this engine reads {expected}.",
+        remedy="Use the checkpoint that is not quantised, or int8 weights with one scale per "
+        "output channel (compressed-tensors, int-quantized, weights only).",
+        param=key,
+    )
