@@ -36,6 +36,8 @@ CONFIG: dict[str, Any] = {
             },
             "input_activations": None,
             "output_activations": None,
+            # Else the library infers that weights alone are packed into int32.
+            "format": "int-quantized",
         }
     },
     "ignore": [],

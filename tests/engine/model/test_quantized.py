@@ -150,6 +150,7 @@ def test_files_hold_int8_with_a_scale_for_each_row_and_vectors_as_they_were(fold
     raw = json.loads((folder / "config.json").read_text())["quantization_config"]
     assert raw["quant_method"] == "compressed-tensors"
     assert raw["format"] == "int-quantized"
+    assert raw["config_groups"]["group_0"]["format"] == "int-quantized"
     weights = raw["config_groups"]["group_0"]["weights"]
     assert (weights["num_bits"], weights["strategy"], weights["symmetric"]) == (8, "channel", True)
 
@@ -279,7 +280,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     "no object": (["int8"], "quantization_config"),
     "another library": ({"quant_method": "bitsandbytes"}, "quantization_config.quant_method"),
     "fp8": ({"quant_method": "fp8"}, "quantization_config.quant_method"),
-    "packed": ({"format": "pack-quantized"}, "quantization_config.format"),
+    "all packed": ({"format": "pack-quantized"}, "quantization_config.format"),
     "not yet": ({"quantization_status": "frozen"}, "quantization_config.quantization_status"),
     "k/v cache": ({"kv_cache_scheme": {"num_bits": 8}}, "quantization_config.kv_cache_scheme"),
     "no groups": ({"config_groups": {}}, "quantization_config.config_groups"),
@@ -287,6 +288,7 @@ REFUSED: dict[str, tuple[object, str]] = {
 }
 GROUPS: dict[str, tuple[dict[str, object], str]] = {
     "activations": ({"input_activations": {"num_bits": 8, "dynamic": True}}, "input_activations"),
+    "packed": ({"format": "pack-quantized"}, "format"),
     "no weights": ({"weights": None}, "weights"),
     "int4": ({"weights": {**SCHEME, "num_bits": 4}}, "weights.num_bits"),
     "float": ({"weights": {**SCHEME, "type": "float"}}, "weights.type"),
@@ -326,11 +328,12 @@ def test_what_the_librarys_own_config_says_besides_is_read(folder: Path) -> None
     scheme.update(observer="minmax", observer_kwargs={})
     stated = {
         **quantized.CONFIG,
-        "config_groups": {"group_0": {**group, "weights": scheme, "format": "int-quantized"}},
+        "config_groups": {"group_0": {**group, "weights": scheme}},
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
         "sparsity_config": {},
         "transform_config": {},
+        "moe_sparsity_config": None,
         "version": "0.12.2",
     }
     before = causal_logits(load(folder), prompt_of(9))
