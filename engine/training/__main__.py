@@ -86,6 +86,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     budget.add_argument("--minutes", type=float, help="training time; default: the preset's")
     budget.add_argument("--tokens", type=int, help="training tokens, instead of a time")
     parser.add_argument("--threads", type=int, help="CPU threads; default: as the engine's")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the layers; needs a C++ compiler"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--shard-megabytes", type=int, help="most of a weights file; default: one file for all"
@@ -139,6 +142,8 @@ def run(options: argparse.Namespace) -> None:
     # Before the trainer: its processes are forked, which they must be before CUDA is there.
     with Ahead(draw, options.workers) if options.workers else nullcontext(draw) as drawn:
         trainer = new_trainer(recipe, tokenizer, options)
+        if options.compile:
+            trainer.compile()
         held_out = held_out_batches(trainer, Packer(read_sources(corpus, HELD), tokenizer))
         minutes = options.minutes
         if minutes is None and options.tokens is None:

@@ -35,6 +35,7 @@ Draw = Callable[[int, bool], list[Rows]]
 _HELD_OUT_SEED = 20_240
 _HELD_OUT_TOKENS = 24_576
 _LOG_STEPS = 10
+_COMPILED_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,19 @@ class Trainer:
         for parameter in self._masters.values():
             parameter.data = parameter.data.to(device)
         self._optimizers = make_optimizers(self._masters, recipe)
+        self._is_compiled = False
         self._publish()
+
+    def compile(self) -> None:
+        """Has every layer compiled at the first step, all but the attention.
+
+        Needs a C++ compiler and half a minute at the start.
+        """
+        # Layers know their number, so that each is compiled for itself.
+        torch._dynamo.config.recompile_limit = _COMPILED_MAX
+        for module in (*self.network.encoder.layers, self.network.encoder.norm):
+            module.compile(dynamic=True)
+        self._is_compiled = True
 
     @property
     def mask_id(self) -> int:
@@ -113,6 +126,8 @@ class Trainer:
         diffusion_total = sum(batch.diffusion_total for batch in batches)
         ar_sum = diffusion_sum = 0.0
         for batch in batches:
+            if self._is_compiled:
+                batch = replace(batch, attend=torch.compiler.disable(batch.attend))
             sums = backward(
                 self.network,
                 batch,

@@ -19,11 +19,15 @@ from torch.nn import functional
 from engine.model.network import Attend, Network
 from engine.training.fused import PAD_ROWS, FusedAttention
 from engine.training.masking import Noise
+from engine.training.packed import PackedAttention
 from engine.training.packing import Example
-from engine.training.rows import NONE, Rows, lay_out, own_sees
+from engine.training.rows import Rows, lay_out
 
 # Rows whose logits exist at a time: few enough for a processor's cache, enough to fill a card.
 _HEAD_ROWS, _HEAD_ROWS_CUDA = 512, 16_384
+# R is brought to a multiple of this on a CPU, whose library makes a kernel for each shape it meets:
+# with batches of any size that took a third of the time.
+PAD_ROWS_CPU = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Batch:
         tokens, positions: (R,) int64.
         read: (N,) int64, the rows that are to predict something; the others need no logits.
         labels: (N,) int64, what they are to predict: the next token, or their own where noisy.
-        ar_weights, diffusion_weights: (N,) float32; exactly one of them is not 0.
+        ar_weights, diffusion_weights: (N,) float32; one of them is not 0, but for the last few
+            rows, which bring N to a multiple of what is computed at a time.
         attend: mixes values over what each row sees.
         ar_total: sum of ar_weights.
         diffusion_total: the sum of diffusion_weights to be expected, whatever was masked.
@@ -73,7 +78,7 @@ def assemble(
 
 def rows_multiple(device: torch.device) -> int:
     """What `lay_out` is to bring the rows to a multiple of, for this device."""
-    return PAD_ROWS if device.type == "cuda" else 1
+    return PAD_ROWS if device.type == "cuda" else PAD_ROWS_CPU
 
 
 def to_batch(rows: Rows, *, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -81,17 +86,21 @@ def to_batch(rows: Rows, *, device: torch.device, dtype: torch.dtype) -> Batch:
     read = np.flatnonzero((rows.ar_weights > 0) | (rows.diffusion_weights > 0))
     is_cuda = device.type == "cuda"
     attend = FusedAttention(rows, device) if is_cuda else PackedAttention(rows, dtype)
+    missing = 0 if is_cuda else -len(read) % _HEAD_ROWS
 
     def moved(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(device)
 
+    def weights(values: np.ndarray) -> Tensor:
+        return functional.pad(moved(values[read]), (0, missing))
+
     return Batch(
         tokens=moved(rows.tokens),
         positions=moved(rows.positions),
-        read=moved(read),
-        labels=moved(rows.labels[read]),
-        ar_weights=moved(rows.ar_weights[read]),
-        diffusion_weights=moved(rows.diffusion_weights[read]),
+        read=functional.pad(moved(read), (0, missing)),
+        labels=functional.pad(moved(rows.labels[read]), (0, missing)),
+        ar_weights=weights(rows.ar_weights),
+        diffusion_weights=weights(rows.diffusion_weights),
         attend=attend,
         ar_total=float(rows.ar_weights.sum()),
         diffusion_total=rows.diffusion_total,
@@ -123,8 +132,7 @@ def losses(network: Network, batch: Batch) -> Sums:
 class RowLosses(torch.autograd.Function):
     """Cross-entropy of each row of a linear head, whose gradients are made on the way forward.
 
-    The logits of all rows never exist at once: at nano's 8,192 entries, those and their gradient in
-    fp32 took more time than the head's three products. Bound to be weighted by the `weights` given.
+    The logits of all rows never exist at once. Bound to be weighted by the `weights` given.
     """
 
     @staticmethod
@@ -138,15 +146,14 @@ class RowLosses(torch.autograd.Function):
         count = _head_rows(hidden)
         for low in range(0, len(hidden), count):
             part = slice(low, low + count)
-            chances = functional.linear(hidden[part], head).float()
+            weight = weights[part, None].to(hidden.dtype)
+            # In the head's dtype: in fp32 the passes over these took more time than the products.
+            gradient = functional.linear(hidden[part], head).softmax(dim=-1)
             places = labels[part, None]
-            total = chances.logsumexp(dim=-1, keepdim=True)
-            each[part] = (total - chances.gather(1, places)).squeeze(1)
-            gradient = chances.sub_(total).exp_()
+            each[part] = -gradient.gather(1, places).squeeze(1).float().log()
             gradient.scatter_add_(1, places, gradient.new_full(places.shape, -1.0))
-            gradient = gradient.mul_(weights[part, None]).to(hidden.dtype)
-            by_hidden[part] = gradient @ head
-            by_head += gradient.T @ hidden[part]
+            by_hidden[part] = (gradient @ head) * weight
+            by_head += gradient.T @ (hidden[part] * weight)
         ctx.save_for_backward(by_hidden, by_head.to(head.dtype))
         return each
 
@@ -160,62 +167,8 @@ class RowLosses(torch.autograd.Function):
         return by_hidden, by_head, None, None
 
 
-class PackedAttention:
-    """`attend` for a flat batch on a CPU: each segment by itself and its trunk, under its own mask.
-
-    Plain matrix products: at these lengths they take 0.6 of the time of the CPU's fused kernel
-    (512 rows, 4 heads, forward and backward: 7.4 against 12.0 ms on one Zen 5 core), and nothing
-    is computed across examples. Split, not sliced: a slice's gradient is as long as the batch.
-    """
-
-    def __init__(self, rows: Rows, dtype: torch.dtype) -> None:
-        """
-        Args:
-            dtype: of the keys.
-        """
-        self._segments = rows.segments
-        self._lengths = [segment.rows for segment in rows.segments]
-        ends = np.cumsum(self._lengths)
-        parts = (slice(end - n, end) for n, end in zip(self._lengths, ends, strict=True))
-        # Per segment (rows, seen + rows): 0 where visible, -inf where not.
-        self._biases = [
-            _bias(own_sees(rows, part), segment.seen, dtype)
-            for part, segment in zip(parts, rows.segments, strict=True)
-        ]
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query (R, H, D), key and value (R, Hkv, D) → (R, H, D)."""
-        del layer
-        queries, keys, values = (part.split(self._lengths) for part in (query, key, value))
-        parts: list[Tensor] = []
-        for index, segment in enumerate(self._segments):
-            seen_keys, seen_values = keys[index], values[index]
-            if segment.trunk != NONE:
-                seen_keys = torch.cat((keys[segment.trunk][: segment.seen], seen_keys))
-                seen_values = torch.cat((values[segment.trunk][: segment.seen], seen_values))
-            parts.append(_attend(queries[index], seen_keys, seen_values, self._biases[index]))
-        return torch.cat(parts)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    rows, heads, width = query.shape
-    kv_heads = key.shape[1]
-    group = heads // kv_heads
-    # The queries of a group stand below each other and share their one key head.
-    grouped = query.transpose(0, 1).reshape(kv_heads, group * rows, width)
-    stacked = bias.repeat(group, 1).expand(kv_heads, -1, -1)
-    scores = torch.baddbmm(stacked, grouped, key.permute(1, 2, 0), alpha=width**-0.5)
-    mixed = torch.bmm(scores.softmax(dim=-1), value.transpose(0, 1))
-    return mixed.view(heads, rows, width).transpose(0, 1)
-
-
 def _head_rows(hidden: Tensor) -> int:
     return _HEAD_ROWS_CUDA if hidden.is_cuda else _HEAD_ROWS
-
-
-def _bias(sees: np.ndarray, seen: int, dtype: torch.dtype) -> Tensor:
-    hidden = torch.from_numpy(~np.pad(sees, ((0, 0), (seen, 0)), constant_values=True))
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
 def _sums(each: Tensor, batch: Batch) -> Sums:

@@ -69,8 +69,8 @@ def lay_out(
     """One batch; each example's noises are its holes', or there are none.
 
     Args:
-        multiple_of: R is brought to a multiple of this by rows that predict nothing, each a segment
-            of its own that nobody else sees.
+        multiple_of: R is brought to a multiple of this by rows that predict nothing, a segment that
+            nobody else sees.
     """
     columns = _Columns()
     expected = 0.0
@@ -84,9 +84,10 @@ def lay_out(
             if noise is not None:
                 columns.noisy(noise, hole.seen)
                 expected += float(noise.shares.sum())
-    for _ in range(-columns.count % multiple_of):
+    missing = -columns.count % multiple_of
+    if missing:
         columns.begin(NONE, 0)
-        columns.clean(np.zeros(1, dtype=np.int64), 0, np.zeros(1, dtype=np.float32))
+        columns.clean(np.zeros(missing, dtype=np.int64), 0, np.zeros(missing, dtype=np.float32))
     return columns.rows(expected)
 
 

@@ -13,9 +13,10 @@ from torch.nn import functional
 from engine.model.network import Network
 from engine.training.loop import initial_weight
 from engine.training.masking import Noise, add_noise
-from engine.training.objective import Batch, assemble, backward, losses
+from engine.training.objective import Batch, assemble, backward, losses, to_batch
 from engine.training.packing import Example, Hole
 from engine.training.recipe import Shape, model_config
+from engine.training.rows import lay_out
 
 VOCABULARY, MASK = 64, 3
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ def logits(network: Network, batch: Batch) -> Tensor:
 
 
 def of(examples: list[Example], noises: list[list[Noise]]) -> Batch:
-    return assemble(examples, noises, device=CPU, dtype=torch.float32)
+    return to_batch(lay_out(examples, noises), device=CPU, dtype=torch.float32)
 
 
 def other(token: int) -> int:
@@ -167,6 +168,22 @@ def test_gradients_are_those_of_the_scaled_sums(network: Network):
         scale = float(gradient.abs().max())
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * scale)
         parameter.grad = None
+
+
+def test_rows_that_fill_a_batch_up_change_nothing(network: Network):
+    whole = example(70, (70, 3, 20), seed=10)
+    noises = [noisy(whole)]
+    bare, filled = of([whole], noises), assemble([whole], noises, device=CPU, dtype=torch.float32)
+    assert len(filled.tokens) > len(bare.tokens)
+    assert (filled.ar_total, filled.diffusion_total) == (bare.ar_total, bare.diffusion_total)
+    gradients = []
+    for batch in (bare, filled):
+        sums = backward(network, batch, ar_scale=0.5, diffusion_scale=0.25)
+        assert sums.ar == pytest.approx(losses(network, bare).ar, rel=1e-4)
+        gradients.append([parameter.grad for parameter in network.parameters()])
+        network.zero_grad()
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def logits_with_gradient(network: Network, batch: Batch) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.training.fused import PAD_ROWS, FusedAttention
 from engine.training.masking import add_noise
-from engine.training.objective import PackedAttention
+from engine.training.packed import PackedAttention
 from engine.training.packing import Example, Hole
 from engine.training.rows import NONE, Rows, lay_out
 
@@ -93,6 +93,19 @@ def test_both_attentions_mix_what_the_rule_says(rows: Rows) -> None:
     detached = (x.detach() for x in inputs)  # FlexAttention has no backward pass on a CPU
     fused = FusedAttention(rows, CPU, compiled=False)(0, *detached)
     torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_long_trunk_and_many_branches_are_cut_into_tiles() -> None:
+    rng = np.random.default_rng(3)
+    holes = tuple(Hole(seen, *tokens_of(rng, 90), 20) for seen in (5, 299, 300, 520, 600))
+    examples = [Example(*tokens_of(rng, 600), holes), Example(*tokens_of(rng, 40), ())]
+    noises = [[add_noise(hole, mask_id=MASK, copies=2, rng=rng) for hole in holes], []]
+    rows = lay_out(examples, noises, multiple_of=512)
+    inputs = projections(rows)
+    expected = by_the_rule(rows, *inputs)
+    packed = PackedAttention(rows, torch.float32)(0, *inputs)
+    torch.testing.assert_close(packed, expected, rtol=1e-4, atol=1e-5)
+    assert_gradients_alike(packed, expected, inputs)
 
 
 @pytest.mark.gpu

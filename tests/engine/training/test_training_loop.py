@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.model.tokenizer import Tokenizer
 from engine.training.ahead import Ahead
 from engine.training.corpus import Source
 from engine.training.loop import Budget, Draw, Trainer, drawing, evaluate, held_out_batches, train
+from engine.training.objective import to_batch
 from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, Shape, model_config, preset
 from engine.training.rows import Rows
@@ -179,6 +181,21 @@ def test_what_a_drawing_process_raises_is_raised():
 
     with Ahead(broken, workers=1) as ahead, pytest.raises(ValueError, match="step 3"):
         ahead(3, False)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler is here")
+def test_compiled_steps_learn_the_same(tokenizer: Tokenizer, packer: Packer):
+    trainers = [new_trainer(tokenizer), new_trainer(tokenizer)]
+    trainers[1].compile()
+    for step in range(2):
+        rows = drawn(trainers[0], packer)(step, True)
+        found = []
+        for trainer in trainers:
+            batches = [to_batch(each, device=trainer.device, dtype=trainer.dtype) for each in rows]
+            found.append(trainer.step(batches, 1e-3))
+        assert found[0].ar == pytest.approx(found[1].ar, rel=1e-4)
+        assert found[0].diffusion == pytest.approx(found[1].diffusion, rel=1e-4)
+    assert weights(trainers[0]).keys() == weights(trainers[1]).keys()
 
 
 def test_a_half_written_state_is_not_taken_up(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
