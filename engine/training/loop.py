@@ -26,6 +26,7 @@ from engine.training.objective import Batch, assemble, backward, losses, to_batc
 from engine.training.packing import HOLES, LANGUAGE, Example, Packer
 from engine.training.recipe import Recipe
 from engine.training.rows import Rows, lay_out
+from engine.training.throughput import flops_of, matrix_rate
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,14 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. `seconds` counts training alone; `joint_tokens` are stage 2's."""
+    """Where a run stands. `seconds` counts training alone; `joint_tokens` are stage 2's; `flops`
+    are operations of matrix products (engine.training.throughput)."""
 
     step: int = 0
     tokens: int = 0
     joint_tokens: int = 0
     seconds: float = 0.0
+    flops: float = 0.0
 
     def share(self, budget: Budget) -> float:
         """The part of the budget that is spent."""
@@ -140,6 +143,14 @@ class Trainer:
         return Losses(
             ar_sum / ar_total, diffusion_sum / diffusion_total if diffusion_total else None
         )
+
+    def evaluate(self, batches: Sequence[Batch]) -> Losses:
+        """Mean losses over all batches together."""
+        if not self._is_compiled:
+            return evaluate(self.network, batches)
+        # Layers would be compiled anew for passes without gradients, which takes minutes.
+        with torch.compiler.set_stance("force_eager"):
+            return evaluate(self.network, batches)
 
     def save(self, path: Path) -> None:
         """Writes weights, optimizer and position, by rename."""
@@ -222,6 +233,7 @@ def train(
     saved = time.monotonic()
     recent: list[Losses] = []
     window = trainer.progress
+    peak = matrix_rate(trainer.device, trainer.dtype)
     while (share := trainer.progress.share(budget)) < until and not stop():
         began = time.monotonic()
         joint = recipe.is_joint(share)
@@ -237,9 +249,10 @@ def train(
             tokens=before.tokens + count,
             joint_tokens=before.joint_tokens + (count if joint else 0),
             seconds=before.seconds + time.monotonic() - began,
+            flops=before.flops + sum(flops_of(rows, trainer.network.config) for rows in drawn),
         )
         if trainer.progress.step % _LOG_STEPS == 0:
-            _log(folder, trainer.progress, window, recent, rate)
+            _log(folder, trainer.progress, window, recent, rate, peak)
             recent, window = [], trainer.progress
         if time.monotonic() - saved >= save_seconds:
             trainer.save(state)
@@ -360,21 +373,28 @@ def _check_finite(values: Losses, step: int) -> None:
 
 
 def _log(
-    folder: Path, now: Progress, window: Progress, recent: Sequence[Losses], rate: float
+    folder: Path,
+    now: Progress,
+    window: Progress,
+    recent: Sequence[Losses],
+    rate: float,
+    peak: float,
 ) -> None:
     diffusion = [values.diffusion for values in recent if values.diffusion is not None]
+    seconds = now.seconds - window.seconds
     row = {
         **asdict(now),
         "ar": sum(values.ar for values in recent) / len(recent),
         "diffusion": sum(diffusion) / len(diffusion) if diffusion else None,
         "rate": rate,
-        "tokens_per_second": (now.tokens - window.tokens) / (now.seconds - window.seconds),
+        "tokens_per_second": (now.tokens - window.tokens) / seconds,
+        "share_of_matrix_rate": (now.flops - window.flops) / (seconds * peak),
     }
     _append(folder, row)
 
 
 def _log_held_out(folder: Path, trainer: Trainer, batches: Sequence[Batch]) -> None:
-    values = evaluate(trainer.network, batches)
+    values = trainer.evaluate(batches)
     row = {
         **asdict(trainer.progress),
         "held_out_ar": values.ar,

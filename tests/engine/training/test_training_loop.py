@@ -99,6 +99,7 @@ def test_both_losses_fall_on_a_text_to_be_memorised(
     assert rows[-1]["diffusion"] is not None  # stage 2
     assert rows[-1]["ar"] < rows[0]["ar"] / 2
     assert all(row["tokens_per_second"] > 0 for row in rows)
+    assert all(row["share_of_matrix_rate"] > 0 for row in rows)
     assert 0 < trainer.progress.joint_tokens < trainer.progress.tokens
 
 
@@ -196,6 +197,9 @@ def test_compiled_steps_learn_the_same(tokenizer: Tokenizer, packer: Packer):
         assert found[0].ar == pytest.approx(found[1].ar, rel=1e-4)
         assert found[0].diffusion == pytest.approx(found[1].diffusion, rel=1e-4)
     assert weights(trainers[0]).keys() == weights(trainers[1]).keys()
+    held_out = held_out_batches(trainers[0], packer, 600)
+    after = [trainer.evaluate(held_out).ar for trainer in trainers]
+    assert after[0] == pytest.approx(after[1], rel=1e-4)
 
 
 def test_a_half_written_state_is_not_taken_up(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
