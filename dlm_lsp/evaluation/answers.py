@@ -6,8 +6,9 @@ on which came first. Knows neither how a host is reached nor where records go.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlm_lsp.client import HostError
 from dlm_lsp.context import Context, gather
@@ -24,7 +25,7 @@ from dlm_lsp.pipeline import Generator
 from dlm_lsp.postprocess import rules_for, shape_final
 from engine.evaluation.metrics import compare, length_bucket
 from engine.evaluation.records import Record
-from engine.evaluation.sandbox import Bounds, Outcome, run_program
+from engine.evaluation.sandbox import Bounds, run_program
 from engine.evaluation.suites import Task
 
 # A task is given a token for each character of its reference and these: two or three times what it
@@ -41,6 +42,9 @@ class Asking:
         tokens_max: of a completion, at most.
         block_length: of block diffusion; None takes the checkpoint's.
         is_shaped: judge what an editor would insert, not the model's raw text.
+        is_verbatim: ask with a task's prefix and suffix as they are. Otherwise the line break that
+            ends a hole of whole lines stands behind the cursor, as in an editor, where a line is
+            there before anything is on it; the completion gets it.
         execute: "isolated", "unprotected" or "never".
         bounds: of one program.
     """
@@ -48,29 +52,36 @@ class Asking:
     tokens_max: int
     block_length: int | None
     is_shaped: bool
+    is_verbatim: bool
     execute: str
     bounds: Bounds
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A task as the host is asked it, its prompt already in the host's cache."""
+    """A task as the host is asked it, its prompt already in the host's cache.
+
+    Attributes:
+        end: what of the hole stands behind the cursor: its line break, or nothing.
+    """
 
     task: Task
+    end: str
     context: Context
     prompt_ms: float
 
 
-async def prepare(client: Generator, task: Task) -> Question:
+async def prepare(client: Generator, task: Task, asking: Asking) -> Question:
     """Brings a task's prompt into the host's cache.
 
     Raises:
         HostError: the host cannot be used.
     """
-    document = Document("file:///evaluation.py", "python", 0, task.prefix + task.suffix)
+    end = "\n" if task.ends_line and not asking.is_verbatim else ""
+    document = Document("file:///evaluation.py", "python", 0, task.prefix + end + task.suffix)
     context = gather(document, len(task.prefix), None)
     warm = await _finished(client, context, LimitsBody(tokens_max=0), Variant("ar"), BlockBody())
-    return Question(task, context, warm.usage.prefill_ms)
+    return Question(task, end, context, warm.usage.prefill_ms)
 
 
 async def ask(
@@ -86,24 +97,36 @@ async def ask(
     block = variant.block(asking.block_length)
     finished = await _finished(client, question.context, limits, variant, block)
     if not asking.is_shaped:
-        return finished.text, finished
+        return finished.text + question.end, finished
     shaped = shape_final(rules_for(question.context, automatic=False), finished.text)
-    return _inserted(question.task, shaped.text, shaped.replaced), finished
+    return _inserted(question, shaped.text, shaped.replaced), finished
 
 
 def judge(
-    question: Question, variant: Variant, text: str, finished: FinishedEvent, asking: Asking
+    question: Question,
+    variant: Variant,
+    answer: tuple[str, FinishedEvent],
+    asking: Asking,
+    outcomes: Mapping[str, str | None],
 ) -> Record:
-    """The record of a completion. Runs its program, which may take seconds."""
+    """The record of a completion. Runs its program, which may take seconds.
+
+    Args:
+        answer: as `ask` gave it.
+        outcomes: of the same task's programs that were run before, by completion.
+    """
+    text, finished = answer
     usage = finished.usage
-    return judged(
+    record = judged(
         question.task,
         variant.label,
         text,
         asking,
+        outcomes,
         ended=finished.finish_reason in ENDED,
         usage=(usage.tokens, usage.forwards, question.prompt_ms, usage.total_ms),
     )
+    return replace(record, took=finished.mode)
 
 
 def judged(
@@ -111,6 +134,7 @@ def judged(
     mode: str,
     text: str,
     asking: Asking,
+    outcomes: Mapping[str, str | None],
     *,
     ended: bool = True,
     usage: tuple[int, int, float | None, float | None] = (0, 0, None, None),
@@ -118,11 +142,12 @@ def judged(
     """The record of any text as the completion of a task.
 
     Args:
+        outcomes: of programs that were run before, by completion.
         usage: tokens, forwards, milliseconds of the prompt and of the completion.
     """
     found = compare(text, task.reference)
     tokens, forwards, prompt_ms, ms = usage
-    outcome = _run(task, text, asking)
+    outcome = outcomes[text] if text in outcomes else _run(task, text, asking)
     return Record(
         suite=task.suite,
         id=task.id,
@@ -135,7 +160,7 @@ def judged(
         similarity=round(found.similarity, 4),
         wrong_length=found.wrong_length,
         ended=ended,
-        outcome=None if outcome is None else outcome.reason,
+        outcome=outcome,
         tokens=tokens,
         forwards=forwards,
         prompt_ms=prompt_ms,
@@ -143,17 +168,18 @@ def judged(
     )
 
 
-def _run(task: Task, text: str, asking: Asking) -> Outcome | None:
+def _run(task: Task, text: str, asking: Asking) -> str | None:
     if task.tests is None or asking.execute == "never":
         return None
     is_isolated = asking.execute == "isolated"
-    return run_program(task.program(text), asking.bounds, is_isolated=is_isolated)
+    return run_program(task.program(text), asking.bounds, is_isolated=is_isolated).reason
 
 
-def _inserted(task: Task, text: str, replaced: int) -> str:
+def _inserted(question: Question, text: str, replaced: int) -> str:
     """What a raw completion would have to be for the same text to come out."""
-    whole = text + task.suffix[replaced:]
-    return whole.removesuffix(task.suffix) if whole.endswith(task.suffix) else text
+    suffix = question.task.suffix
+    whole = text + (question.end + suffix)[replaced:]
+    return whole.removesuffix(suffix) if whole.endswith(suffix) else text + question.end
 
 
 async def _finished(

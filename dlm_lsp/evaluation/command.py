@@ -1,7 +1,7 @@
 """`dlm-lsp eval`: from its options to its tables.
 
-Owns what is evaluated by default, which arguments make two runs the same, and what is written into
-the folder of a run. Settings files are not read: a figure depends on the command line alone.
+Owns which arguments make two runs the same, and what is written into the folder of a run. Settings
+files are not read: a figure depends on the command line alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rich.console import Console
 
 from dlm_lsp.client import HostError
 from dlm_lsp.evaluation.answers import Asking
-from dlm_lsp.evaluation.options import HOLES, REPLAY, EvalOptions
-from dlm_lsp.evaluation.replay import Script, draw_scripts
+from dlm_lsp.evaluation.options import EvalOptions
+from dlm_lsp.evaluation.plan import Plan, to_plan
 from dlm_lsp.evaluation.run import Work, run_all
 from dlm_lsp.evaluation.variants import to_variants
 from dlm_lsp.settings import Settings, load_settings
@@ -29,17 +29,15 @@ from engine.evaluation.plot import can_draw, draw
 from engine.evaluation.records import Records
 from engine.evaluation.report import to_markdown, to_object
 from engine.evaluation.sandbox import Bounds, check_isolation
-from engine.evaluation.suites import (
-    Task,
-    digest,
-    held_out_sources,
-    hole_tasks,
-    read_tasks,
-)
+from engine.evaluation.suites import digest
 
-HOLES_PER_KIND, REPLAYED_FILES = 200, 10
 REPORT, JSON_REPORT, PLOT = "report.md", "report.json", "quality.svg"
 _RESUME_NOTE = "The same command goes on where this one ended."
+_VERBATIM = "asked with prompt and suffix as they are (--verbatim)"
+_AS_IN_AN_EDITOR = (
+    "asked as in an editor: the line break that ends a hole stands behind the cursor, and the "
+    "completion gets it"
+)
 
 
 def run(options: EvalOptions, client_settings: dict[str, object], as_json: bool) -> int:
@@ -50,8 +48,10 @@ def run(options: EvalOptions, client_settings: dict[str, object], as_json: bool)
     """
     console = Console(stderr=True, highlight=False)
     settings = _settings(client_settings)
-    work = _work(options, client_settings, settings, console)
-    arguments = _arguments(options, work)
+    with console.status("Reading suites …"):
+        plan = to_plan(options)
+    work = _work(options, client_settings, settings, plan)
+    arguments = _arguments(options, work, plan)
     records = Records(options.out, arguments)
     try:
         asyncio.run(run_all(work, records, console))
@@ -64,7 +64,7 @@ def run(options: EvalOptions, client_settings: dict[str, object], as_json: bool)
         print(f"dlm-lsp eval: {error}{note}", file=sys.stderr)
         return 1
     report = json.dumps(to_object(arguments, records.all.values()), indent=1) + "\n"
-    table = to_markdown(records.all.values())
+    table = to_markdown(records.all.values(), _notes(options, plan))
     if options.out is not None:
         _write(options.out, table, report, records)
     print(report if as_json else table, end="")
@@ -80,42 +80,20 @@ def _settings(client_settings: Mapping[str, object]) -> Settings:
 
 
 def _work(
-    options: EvalOptions, client_settings: dict[str, object], settings: Settings, console: Console
+    options: EvalOptions, client_settings: dict[str, object], settings: Settings, plan: Plan
 ) -> Work:
-    """Reads every suite before anything is asked, so that a wrong file is told of at once."""
-    suites: dict[str, list[Task]] = {}
-    scripts: list[Script] = []
-    names = list(dict.fromkeys(options.suites))
-    sources = []
-    if HOLES in names or REPLAY in names:
-        with console.status("Reading held-out files …"):
-            sources = held_out_sources(options.corpus, options.out)
-    for name in names:
-        if name == HOLES:
-            suites[HOLES] = hole_tasks(sources, options.limit or HOLES_PER_KIND, options.seed)
-        elif name == REPLAY:
-            files = [(f"{source.package}/{source.path}", source.text) for source in sources]
-            scripts = draw_scripts(files, options.limit or REPLAYED_FILES, options.seed)
-        else:
-            tasks = _limited(read_tasks(Path(name)), options.limit)
-            if tasks[0].suite in suites:
-                raise ConfigError(
-                    f"Two suites are called {tasks[0].suite}.",
-                    remedy="Evaluate them one after the other.",
-                    param="suite",
-                )
-            suites[tasks[0].suite] = tasks
-    has_tests = any(task.tests is not None for tasks in suites.values() for task in tasks)
+    has_tests = any(task.tests is not None for tasks in plan.suites.values() for task in tasks)
     if has_tests and options.execute == "isolated":
         check_isolation()
     return Work(
-        suites=suites,
-        scripts=scripts,
+        suites=plan.suites,
+        scripts=plan.scripts,
         variants=to_variants(options.modes, options.thresholds),
         asking=Asking(
             tokens_max=options.tokens_max,
             block_length=settings.block.length,
             is_shaped=options.is_shaped,
+            is_verbatim=options.is_verbatim,
             execute=options.execute,
             bounds=Bounds(),
         ),
@@ -125,14 +103,21 @@ def _work(
     )
 
 
-def _limited(tasks: list[Task], limit: int | None) -> list[Task]:
-    """So many of the tasks at most, spread evenly over them."""
-    if limit is None or limit >= len(tasks):
-        return tasks
-    return [tasks[index * len(tasks) // limit] for index in range(limit)]
+def _notes(options: EvalOptions, plan: Plan) -> dict[str, str]:
+    """What a reader has to know of each suite."""
+    notes: dict[str, str] = {}
+    for suite, tasks in plan.suites.items():
+        size = plan.sizes[suite]
+        parts = [f"{len(tasks)} tasks"]
+        if len(tasks) < size:
+            parts = [f"{len(tasks)} of {size} tasks, drawn with seed {options.seed}"]
+        if any(task.ends_line for task in tasks):
+            parts.append(_VERBATIM if options.is_verbatim else _AS_IN_AN_EDITOR)
+        notes[suite] = "; ".join(parts) + "."
+    return notes
 
 
-def _arguments(options: EvalOptions, work: Work) -> dict[str, object]:
+def _arguments(options: EvalOptions, work: Work, plan: Plan) -> dict[str, object]:
     """All that a record depends on. Modes and thresholds are not: they may be added to a run."""
     engine = work.settings.engine
     checkpoint = Path(engine.checkpoint) if engine.checkpoint else BUNDLED_CHECKPOINT
@@ -147,9 +132,13 @@ def _arguments(options: EvalOptions, work: Work) -> dict[str, object]:
         "keys_max": options.keys_max,
         "seed": options.seed,
         "post": options.is_shaped,
+        "verbatim": options.is_verbatim,
         "execute": options.execute,
-        "suites": {name: digest(tasks) for name, tasks in work.suites.items()},
-        "replay": [script.id for script in work.scripts],
+        "suites": {
+            name: {"tasks": len(tasks), "of": plan.sizes[name], "digest": digest(tasks)}
+            for name, tasks in plan.suites.items()
+        },
+        "replay": [script.id for script in plan.scripts],
     }
 
 

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from engine.api import ASKED_MODES, AskedMode
 from engine.errors import ConfigError
+from engine.evaluation.lines import INFILLINGS, Infilling
 
 HOLES, REPLAY = "holes", "replay"
 THRESHOLD_MAX, TOKENS_MAX = 2, 4096  # as `messages` has them
@@ -23,16 +24,19 @@ class EvalOptions:
     """What is evaluated, and how.
 
     Attributes:
-        suites: "holes", "replay" or files.
-        limit: of each kind of hole, of a file's tasks, of files that are typed; None takes 200,
+        suites: "holes", "replay" or files, each with a limit of its own behind a colon or without.
+        infillings: what HumanEval's problems become; single lines if empty.
+        limit: of each kind of hole, of a suite's tasks, of files that are typed; None takes 200,
             all and 10.
         keys_max: typed in one file.
         corpus: with the held-out files; None makes one of what is installed.
         out: folder of a run that can be resumed; None keeps nothing.
         is_shaped: judge what an editor would insert.
+        is_verbatim: ask with a task's prompt and suffix as they are; see `answers.Asking`.
     """
 
     suites: tuple[str, ...] = (HOLES,)
+    infillings: tuple[Infilling, ...] = ()
     modes: tuple[AskedMode, ...] = ("ar", "block")
     thresholds: tuple[float, ...] = ()
     limit: int | None = None
@@ -42,6 +46,7 @@ class EvalOptions:
     corpus: Path | None = None
     out: Path | None = None
     is_shaped: bool = False
+    is_verbatim: bool = False
     execute: Execute = "isolated"
 
     def __post_init__(self) -> None:
@@ -73,8 +78,17 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
         action="append",
-        metavar="NAME",
-        help="holes (the default), replay, or a .jsonl, .jsonl.gz or .parquet file; repeatable",
+        metavar="NAME[:N]",
+        help="holes (the default), replay, or a .jsonl, .jsonl.gz or .parquet file, and its own "
+        "--limit; repeatable",
+    )
+    parser.add_argument(
+        "--infilling",
+        nargs="+",
+        choices=INFILLINGS,
+        default=(),
+        metavar="LINES",
+        help="holes that HumanEval's problems become: single-line (the default), multi-line",
     )
     parser.add_argument(
         "--modes",
@@ -91,13 +105,14 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=_positive,
         metavar="N",
-        help="most holes of each kind (200), tasks of a file (all), files replayed (10)",
+        help="most holes of each kind (200), tasks of a file (all), files replayed (10); a "
+        "sample spread evenly",
     )
     # Not "max_tokens", which would bound the suggestions of the replay too.
     for option, name, meaning in (
         ("--max-tokens", "tokens_max", "most tokens of a task"),
         ("--keystrokes", "keys_max", "replay: most keys in one file"),
-        ("--seed", "seed", "of holes and typing"),
+        ("--seed", "seed", "of holes, samples and typing"),
     ):
         value = getattr(default, name)
         about = f"{meaning} ({value})"
@@ -109,6 +124,12 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, and go on")
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
+    parser.add_argument(
+        "--verbatim",
+        action="store_true",
+        help="ask with a file's prompt and suffix as they are, not as an editor would: with the "
+        "line break that ends a hole of lines behind the cursor",
+    )
     parser.add_argument(
         "--execute",
         choices=EXECUTE,
@@ -123,6 +144,7 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
     """What a command line with these options asks for. Raises ConfigError naming the option."""
     return EvalOptions(
         suites=tuple(options.suite or EvalOptions().suites),
+        infillings=tuple(dict.fromkeys(options.infilling)),
         modes=tuple(options.modes),
         thresholds=tuple(options.thresholds),
         limit=options.limit,
@@ -132,6 +154,7 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         corpus=options.corpus,
         out=options.out,
         is_shaped=options.post,
+        is_verbatim=options.verbatim,
         execute=options.execute,
     )
 

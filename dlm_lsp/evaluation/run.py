@@ -7,9 +7,11 @@ are of an engine that does nothing else.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,7 +34,8 @@ from engine.evaluation.records import Records
 from engine.evaluation.suites import Task
 
 _POLL_SECONDS = 0.1
-_LINES = 10  # of progress for a whole run, where the output is no terminal
+# Of progress for a whole run, where the output is no terminal; and how long without one at most.
+_LINES, _SILENT_SECONDS = 10, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,20 @@ class Ticker:
 
     def __init__(self, console: Console, bar: Progress, total: int) -> None:
         self._console, self._bar, self._total, self._done = console, bar, total, 0
+        self._began = self._told = time.monotonic()
         self._task = bar.add_task("evaluating", total=total)
 
     def tick(self, what: str) -> None:
-        """One more is done."""
+        """One more completion is judged, or one more file typed."""
         self._done += 1
         self._bar.update(self._task, advance=1, description=what)
-        if not self._console.is_terminal and self._done * _LINES % self._total < _LINES:
-            self._console.print(f"{self._done} of {self._total} done, now {what}", soft_wrap=True)
+        now = time.monotonic()
+        is_due = self._done * _LINES % self._total < _LINES or now - self._told > _SILENT_SECONDS
+        if is_due and not self._console.is_terminal:
+            self._told = now
+            passed = timedelta(seconds=round(now - self._began))
+            line = f"{self._done} of {self._total} done after {passed}, now {what}"
+            self._console.print(line, soft_wrap=True)
 
 
 async def run_all(work: Work, records: Records, console: Console) -> None:
@@ -79,18 +88,16 @@ async def run_all(work: Work, records: Records, console: Console) -> None:
     """
     client = HostClient(to_host_settings(work.settings))
     try:
-        with _progress(work, console) as ticker:
+        with _progress(work, records, console) as ticker:
             await add_baselines(work, records, ticker)
             if any(work.suites.values()):
                 await _wait_until_loaded(client)
-            for suite, tasks in work.suites.items():
+            for tasks in work.suites.values():
                 for task in tasks:
-                    await _answer(client, task, work, records)
-                    ticker.tick(suite)
+                    await _answer(client, task, work, records, ticker)
             for script in work.scripts:
                 for variant in work.variants:
-                    await _type(script, variant, work, records)
-                    ticker.tick(REPLAY)
+                    await _type(script, variant, work, records, ticker)
     finally:
         await client.close()
 
@@ -103,25 +110,37 @@ async def add_baselines(work: Work, records: Records, ticker: Ticker) -> None:
         for name in BASELINES:
             for task in tasks:
                 if not records.has(suite, task.id, name):
-                    records.add(judged(task, name, complete[name](task), work.asking))
+                    text = complete[name](task)
+                    records.add(judged(task, name, text, work.asking, _outcomes(task, records)))
+                    ticker.tick(f"{suite}, {name}")
                     await asyncio.sleep(0)  # where an interrupt is taken
-            ticker.tick(suite)
 
 
-async def _answer(client: HostClient, task: Task, work: Work, records: Records) -> None:
+async def _answer(
+    client: HostClient, task: Task, work: Work, records: Records, ticker: Ticker
+) -> None:
     """One task in every mode that has not answered it yet."""
     missing = [each for each in work.variants if not records.has(task.suite, task.id, each.label)]
     if not missing:
         return
-    question = await prepare(client, task)
+    question = await prepare(client, task, work.asking)
     for variant in missing:
-        text, finished = await ask(client, question, variant, work.asking)
+        answer = await ask(client, question, variant, work.asking)
+        outcomes = _outcomes(task, records)
         # In a thread, so that a program that takes long does not hold up what the loop has to do.
-        record = await asyncio.to_thread(judge, question, variant, text, finished, work.asking)
+        record = await asyncio.to_thread(judge, question, variant, answer, work.asking, outcomes)
         records.add(record)
+        ticker.tick(task.suite)
 
 
-async def _type(script: Script, variant: Variant, work: Work, records: Records) -> None:
+def _outcomes(task: Task, records: Records) -> dict[str, str | None]:
+    """How the completions of a task that are known ended: most modes write the same."""
+    return {record.text: record.outcome for record in records.of_task(task.suite, task.id)}
+
+
+async def _type(
+    script: Script, variant: Variant, work: Work, records: Records, ticker: Ticker
+) -> None:
     if records.has(REPLAY, script.id, variant.label):
         return
     settings = dict(work.client_settings)
@@ -129,6 +148,7 @@ async def _type(script: Script, variant: Variant, work: Work, records: Records) 
     settings["mode"] = variant.mode
     settings["block"] = block.model_dump(by_alias=True, exclude_none=True)
     records.add(await replay(script, variant.label, settings, work.keys_max))
+    ticker.tick(REPLAY)
 
 
 async def _wait_until_loaded(client: HostClient) -> None:
@@ -138,15 +158,21 @@ async def _wait_until_loaded(client: HostClient) -> None:
 
 
 @contextmanager
-def _progress(work: Work, console: Console) -> Iterator[Ticker]:
+def _progress(work: Work, records: Records, console: Console) -> Iterator[Ticker]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    total = sum(map(len, work.suites.values())) + len(work.suites) * len(BASELINES)
-    total += len(work.scripts) * len(work.variants)
-    is_shown = console.is_terminal
-    with Progress(*columns, console=console, disable=not is_shown, transient=True) as bar:
-        yield Ticker(console, bar, total)
+    modes = [*BASELINES, *(variant.label for variant in work.variants)]
+    pairs = [(suite, task.id) for suite, tasks in work.suites.items() for task in tasks]
+    keys = [(*pair, mode) for pair in pairs for mode in modes]
+    keys += [(REPLAY, script.id, each.label) for script in work.scripts for each in work.variants]
+    found = sum(records.has(*key) for key in keys)
+    if found:
+        console.print(f"{found} of {len(keys)} were found before.", soft_wrap=True)
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
+        yield Ticker(console, bar, len(keys) - found)

@@ -1,7 +1,8 @@
 """Completions that need no model: what a figure has to be beaten by to mean something.
 
 `previous_line` repeats what stands above; `frequent_line` writes the most frequent line. Both know
-where the reference ends only in that they write one line.
+where the reference ends only in that they write one line; where holes are whole lines, one with the
+indentation of the line above and a line break.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def previous_line(task: Task) -> str:
     contents = [line.strip() for line in reversed(above) if line.strip()]
     for content in contents:
         if content.startswith(start) and content != start.rstrip():
-            return content[len(start) :]
-    return contents[0] if contents else ""
+            return _as_line(task, content[len(start) :])
+    return _as_line(task, contents[0]) if contents else ""
 
 
 class FrequentLines:
@@ -50,7 +51,7 @@ class FrequentLines:
                 break  # they come by count
             if count - own[line] > most and line != start.rstrip():
                 best, most = line, count - own[line]
-        return best[len(start) :]
+        return _as_line(task, best[len(start) :])
 
     def _starting(self, start: str) -> Iterator[tuple[str, int]]:
         """The lines with this start, and how often they stand anywhere."""
@@ -61,6 +62,16 @@ class FrequentLines:
             if not self._by_name[index][0].startswith(start):
                 return
             yield self._by_name[index]
+
+
+def _as_line(task: Task, content: str) -> str:
+    """The content as the kind of hole wants it."""
+    if not task.ends_line or not content:
+        return content
+    *above, current = task.prefix.split("\n")
+    nearest = next((line for line in reversed(above) if line.strip()), "")
+    margin = "" if current else nearest[: len(nearest) - len(nearest.lstrip())]
+    return f"{margin}{content}\n"
 
 
 def _file(task: Task) -> str:

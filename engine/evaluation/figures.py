@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class Figures:
         passed: pass@1, the share of programs that ended well; None where none was run.
         endless: share that did not end by itself.
         tokens_per_forward, ms_p50, ms_p95, prompt_ms_p50: None for a baseline.
+        took: tasks by the mode that the engine decoded in; empty for a baseline.
     """
 
     suite: str
@@ -36,6 +38,7 @@ class Figures:
     ms_p50: float | None
     ms_p95: float | None
     prompt_ms_p50: float | None
+    took: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ def _figures(suite: str, group: str, mode: str, records: Sequence[Record]) -> Fi
         ms_p50=percentile(times, 0.5),
         ms_p95=percentile(times, 0.95),
         prompt_ms_p50=percentile(prompts, 0.5),
+        took=dict(Counter(record.took for record in records if record.took).most_common()),
     )
 
 

@@ -29,6 +29,7 @@ class Record:
         tokens, forwards: emitted tokens, and device calls after the prompt.
         prompt_ms: bringing the prompt into an empty cache.
         ms: from the request to the whole text, the prompt being in the cache.
+        took: the mode that the engine decoded in, which "auto" leaves to it; "" of a baseline.
     """
 
     suite: str
@@ -47,6 +48,7 @@ class Record:
     forwards: int = 0
     prompt_ms: float | None = None
     ms: float | None = None
+    took: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Records:
                 or it cannot be used.
         """
         self.all: dict[Key, AnyRecord] = {}
+        self._tasks: dict[tuple[str, str], list[Record]] = {}
         self._path = None if folder is None else folder / RECORDS
         if folder is None:
             return
@@ -105,7 +108,7 @@ class Records:
             folder.mkdir(parents=True, exist_ok=True)
             _check(folder / RUN, json.loads(json.dumps(arguments)))
             for record in _read(folder / RECORDS):
-                self.all[key_of(record)] = record
+                self._keep(record)
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be used: {error.strerror or error}.",
@@ -115,11 +118,20 @@ class Records:
 
     def add(self, record: AnyRecord) -> None:
         """Keeps a record; it survives whatever happens to this process."""
-        self.all[key_of(record)] = record
+        self._keep(record)
         if self._path is not None:
             kind = "replay" if isinstance(record, ReplayRecord) else "task"
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"record": kind, **asdict(record)}) + "\n")
+
+    def _keep(self, record: AnyRecord) -> None:
+        self.all[key_of(record)] = record
+        if isinstance(record, Record):
+            self._tasks.setdefault((record.suite, record.id), []).append(record)
+
+    def of_task(self, suite: str, task_id: str) -> list[Record]:
+        """What is known of a task, in every mode and by every baseline."""
+        return self._tasks.get((suite, task_id), [])
 
     def has(self, suite: str, task_id: str, mode: str) -> bool:
         """Whether this was found before."""

@@ -11,11 +11,12 @@ from engine.evaluation.records import AnyRecord
 LEGEND = """\
 exact: the text is what stood there, white space at its end aside. first line: its first line is.
 similarity: 1 - Levenshtein distance / longer length, the mean. pass@1: the program with the
-completion ran to its end. wrong length: another number of lines; on one line, its words and signs
-are off by more than 2 and more than half. endless: did not end by itself within its tokens, which
-are 64 and one for each character of the reference. tokens/forward: emitted tokens over forwards
-behind the prompt. prompt: milliseconds to bring a prompt into the cache, median. ms: from request
-to whole text with the prompt in the cache, as while typing."""
+completion as it is ran to its end. wrong length: another number of lines; on one line, its words
+and signs are off by more than 2 and more than half. endless: did not end by itself within its
+tokens, which are 64 and one for each character of the reference, up to --max-tokens.
+tokens/forward: emitted tokens over forwards behind the prompt. prompt ms: to bring a prompt into
+the cache, median. ms: from request to whole text with the prompt in the cache, as while typing.
+A share of N tasks is uncertain by up to 1/sqrt(N): 10 points for 100 tasks, 3 for 1000."""
 REPLAY_LEGEND = """\
 right: the whole suggestion is what was typed next. partly: only its first line is. wrong: neither.
 silent: there was no suggestion. unwanted: suggestions where nothing was to be typed. keys saved: of
@@ -23,19 +24,24 @@ the keys that the text takes without suggestions, each right one accepted with o
 request to answer, what was shown before and typed through included."""
 
 
-def to_markdown(records: Iterable[AnyRecord]) -> str:
-    """Every table, by suite, with a legend under those that are there."""
+def to_markdown(records: Iterable[AnyRecord], notes: Mapping[str, str] | None = None) -> str:
+    """Every table, by suite, with a legend under those that are there.
+
+    Args:
+        notes: what is to be said of a suite above its table, by its name.
+    """
     records = list(records)
     kinds, lengths, replays = by_kind(records), by_length(records), of_replays(records)
     parts: list[str] = []
     for suite in dict.fromkeys(each.suite for each in kinds):
-        parts += ["", f"## {suite}", ""]
-        parts += _table("kind", [each for each in kinds if each.suite == suite])
-        parts += ["", *_length_table([each for each in lengths if each.suite == suite])]
+        own = [each for each in kinds if each.suite == suite]
+        parts += [*_heading(suite, notes), *_table("kind", own), ""]
+        parts += _length_table([each for each in lengths if each.suite == suite])
+        parts += _taken(own)
     if kinds:
         parts += ["", LEGEND]
     for suite in dict.fromkeys(each.suite for each in replays):
-        parts += ["", f"## {suite}", ""]
+        parts += _heading(suite, notes)
         parts += _replay_table([each for each in replays if each.suite == suite])
     if replays:
         parts += ["", REPLAY_LEGEND]
@@ -53,11 +59,27 @@ def to_object(arguments: Mapping[str, object], records: Iterable[AnyRecord]) -> 
     }
 
 
+def _heading(suite: str, notes: Mapping[str, str] | None) -> list[str]:
+    note = (notes or {}).get(suite)
+    return ["", f"## {suite}", "", *([note, ""] if note else [])]
+
+
+def _taken(figures: Sequence[Figures]) -> list[str]:
+    """What the engine chose for modes that leave it the choice."""
+    whole = {each.mode: each for each in figures}  # a suite's whole comes last
+    lines: list[str] = []
+    for mode, each in whole.items():
+        if any(not mode.startswith(name) for name in each.took):
+            counts = ", ".join(f"{name} for {count}" for name, count in each.took.items())
+            lines += ["", f"{mode} took {counts} of {each.tasks} tasks."]
+    return lines
+
+
 def _table(group: str, figures: Sequence[Figures]) -> list[str]:
     has_passed = any(each.passed is not None for each in figures)
     names = [group, "mode", "tasks", "exact", "first line", "similarity"]
     names += ["pass@1"] if has_passed else []
-    names += ["wrong length", "endless", "tokens/forward", "prompt", "ms p50", "ms p95"]
+    names += ["wrong length", "endless", "tokens/forward", "prompt ms", "ms p50", "ms p95"]
     rows = [
         [
             *(each.group.replace("_", " "), each.mode, str(each.tasks)),
@@ -73,17 +95,19 @@ def _table(group: str, figures: Sequence[Figures]) -> list[str]:
 
 
 def _length_table(figures: Sequence[Figures]) -> list[str]:
-    """One row per bucket, the modes side by side."""
+    """One row per bucket, the modes side by side: pass@1, or exact where nothing was run."""
     modes = list(dict.fromkeys(each.mode for each in figures))
     buckets = list(dict.fromkeys(each.group for each in figures))
     found = {(each.group, each.mode): each for each in figures}
-    names = ["length", "tasks", *(f"exact, {mode}" for mode in modes)]
+    has_passed = any(each.passed is not None for each in figures)
+    what = "pass@1" if has_passed else "exact"
+    names = ["length", "tasks", *(f"{what}, {mode}" for mode in modes)]
     rows = []
     for bucket in buckets:
         own = [found.get((bucket, mode)) for mode in modes]
         tasks = max(each.tasks for each in own if each is not None)
-        shares = [_share(None if each is None else each.exact) for each in own]
-        rows.append([bucket, str(tasks), *shares])
+        shares = [each and (each.passed if has_passed else each.exact) for each in own]
+        rows.append([bucket, str(tasks), *map(_share, shares)])
     return _markdown(names, rows)
 
 

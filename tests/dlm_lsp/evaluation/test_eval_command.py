@@ -15,6 +15,7 @@ import pytest
 
 from dlm_lsp.cli import main
 from dlm_lsp.client import Health, HostError, HostSettings
+from dlm_lsp.evaluation import answers as answers_module
 from dlm_lsp.evaluation import run as run_module
 from dlm_lsp.evaluation.variants import to_variants
 from dlm_lsp.messages import (
@@ -26,7 +27,8 @@ from dlm_lsp.messages import (
     UsageBody,
 )
 from engine.errors import ConfigError
-from engine.evaluation.sandbox import check_isolation
+from engine.evaluation.sandbox import Outcome, check_isolation
+from tests.engine.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES
 
 ROOT = Path(__file__).parents[3]
 ROWS = [
@@ -77,7 +79,7 @@ class Host:
                 yield ErrorEvent(error=ErrorBody(code="lost", message="The engine is gone."))
                 return
         usage = UsageBody(tokens=6, forwards=3, prefill_ms=7.0, total_ms=20.0)
-        text = self.answers[body.prefix]
+        text = self.answers[body.prefix] if self.answers else ""
         yield FinishedEvent(
             text="" if is_warm else text,
             finish_reason="warm" if is_warm else "length" if text == "x" else "end",
@@ -128,7 +130,7 @@ def test_canonical_solutions_are_right_and_pass(suite: Path, evaluate: Evaluate)
         assert (row["tokens_per_forward"], row["ms_p50"], row["prompt_ms_p50"]) == (2, 20, 7)
     assert found["previous line"]["passed"] == 0
     assert [body.mode for body in host.bodies] == ["ar", "block"] * 3
-    assert host.bodies[0].suffix == "\n# the end\n"
+    assert host.bodies[0].suffix == "\n\n# the end\n"
 
 
 def test_wrong_ones_are_not(suite: Path, evaluate: Evaluate) -> None:
@@ -179,10 +181,96 @@ def test_a_run_goes_on_where_its_engine_failed(
     assert "tokens_max was 256, now it is 9" in str(refused["error"])
 
 
-def test_limit_spreads_over_the_file(suite: Path, evaluate: Evaluate) -> None:
-    host = Host({row["prompt"]: "" for row in ROWS})
-    evaluate(host, "--suite", str(suite), "--modes", "ar", "--limit", "2", "--execute", "never")
-    assert [body.prefix for body in host.bodies] == [ROWS[0]["prompt"], ROWS[1]["prompt"]]
+@pytest.fixture
+def problems(suite: Path) -> Path:
+    """Whole problems as HumanEval's are."""
+    path = suite.with_name("problems.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    return path
+
+
+class Knowing(Host):
+    """Writes the lines that are missing, as an editor's cursor wants them or as they stood."""
+
+    def __init__(self, is_verbatim: bool) -> None:
+        super().__init__({})
+        self.is_verbatim = is_verbatim
+
+    async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        texts = [row["prompt"] + row["canonical_solution"] for row in PROBLEMS]
+        whole = next(t for t in texts if t.startswith(body.prefix) and t.endswith(body.suffix))
+        self.answers[body.prefix] = whole[len(body.prefix) : len(whole) - len(body.suffix)]
+        assert self.answers[body.prefix].endswith("\n") == self.is_verbatim
+        async for event in super().generate(body):
+            yield event
+
+
+@pytest.mark.parametrize("is_verbatim", [False, True])
+def test_problems_are_filled_as_an_editor_has_them_or_verbatim(
+    is_verbatim: bool, problems: Path, evaluate: Evaluate
+) -> None:
+    isolation_or_skip()
+    host = Knowing(is_verbatim)
+    arguments = ["--suite", str(problems), "--modes", "ar", "--infilling", "multi-line"]
+    arguments += ["single-line", *(["--verbatim"] if is_verbatim else [])]
+    report = evaluate(host, *arguments)
+    rows = [row for row in report["kinds"] if row["mode"] == "ar"]  # type: ignore[attr-defined]
+    assert [(row["suite"], row["group"], row["tasks"]) for row in rows] == [
+        ("problems.jsonl multi-line", "MultiLineInfilling", MULTI_LINES),
+        ("problems.jsonl single-line", "SingleLineInfilling", SINGLE_LINES),
+    ]
+    assert all((row["exact"], row["passed"]) == (1, 1) for row in rows)
+
+
+def test_a_program_is_run_once_for_all_modes_that_write_it(
+    problems: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs: list[str] = []
+
+    def run_program(program: str, *rest: object, **named: object) -> Outcome:
+        programs.append(program)
+        return Outcome("passed" if "pass" in program else "NameError")
+
+    monkeypatch.setattr(answers_module, "run_program", run_program)
+    arguments = ["--suite", f"{problems}:3", "--out", str(tmp_path / "out"), "--modes"]
+    evaluate(Knowing(False), *arguments, "ar", "block")
+    assert len(programs) == len(set(programs)) == 3 * 3  # two baselines and the right lines
+    found = kinds(evaluate(Knowing(False), *arguments, "ar", "block", "copy_spec"))
+    assert len(programs) == 3 * 3  # an added mode writes the same
+    assert found["copy_spec"]["exact"] == 1
+    assert found["copy_spec"]["passed"] == 0
+
+
+def test_limits_are_of_every_suite_or_of_one(
+    suite: Path, problems: Path, evaluate: Evaluate
+) -> None:
+    def sizes(*arguments: str) -> dict[str, tuple[int, int]]:
+        report = evaluate(Host({}), "--modes", "ar", "--execute", "never", *arguments)
+        suites = report["arguments"]["suites"]  # type: ignore[index, call-overload]
+        return {name: (each["tasks"], each["of"]) for name, each in suites.items()}
+
+    own, made = str(suite), str(problems)
+    name = "problems.jsonl single-line"
+    both = ["--suite", own, "--suite", f"{made}:4"]
+    assert sizes(*both) == {"own.jsonl": (3, 3), name: (4, SINGLE_LINES)}
+    assert sizes(*both, "--limit", "2") == {"own.jsonl": (2, 3), name: (4, SINGLE_LINES)}
+    odd = suite.rename("odd:4.jsonl")
+    assert sizes("--suite", str(odd)) == {"odd:4.jsonl": (3, 3)}
+
+
+def test_progress_says_what_was_found_before(
+    problems: Path, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["eval", "--suite", f"{problems}:3", "--out", str(tmp_path / "out")]
+    arguments += ["--execute", "never", "--modes"]
+    evaluate(Host({}), *arguments[1:], "ar")
+    assert main([*arguments, "ar", "block"]) == 0
+    shown = capsys.readouterr()
+    assert "9 of 12 were found before." in shown.err
+    assert "3 of 3 done after" in shown.err
+    assert "3 of 10 tasks, drawn with seed 7; asked as in an editor" in shown.out
+    assert main([*arguments, "ar"]) == 0
+    assert "9 of 9 were found before." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -195,6 +283,9 @@ def test_limit_spreads_over_the_file(suite: Path, evaluate: Evaluate) -> None:
         (["--corpus", "nowhere"], "holds no held_out"),
         (["--url", "ftp://x", "--suite", "own.jsonl"], "engine.url"),
         (["--suite", "own.jsonl", "--suite", "./own.jsonl"], "Two suites are called"),
+        (["--suite", "replay:2", "--suite", "replay:3"], "Two suites are called replay"),
+        (["--suite", "own.jsonl:0"], "own.jsonl:0 is no suite"),
+        (["--suite", "own.jsonl", "--infilling", "multi-line"], "and there is none"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
@@ -247,7 +338,8 @@ def test_a_real_engine_is_evaluated_in_every_suite(
     shown = capsys.readouterr()
     for words in ("## holes", "## own.jsonl", "## replay", "| mid word ", "| block ", "tokens/for"):
         assert words in shown.out
-    assert "done, now replay" in shown.err
+    assert "26 of 26 done after" in shown.err
+    assert "now replay" in shown.err
     report = json.loads(Path("out/report.json").read_text())
     assert {row["tasks"] for row in report["kinds"] if row["group"] == "whole_line"} == {1}
     assert all(row["asks"] > 0 for row in report["replays"])

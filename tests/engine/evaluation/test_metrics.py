@@ -153,12 +153,29 @@ def test_the_report_holds_every_figure() -> None:
         "| line | ar | 2 | 50.0% | 100.0% | 0.75 | | 0.0% | 50.0% | 1.00 | 5 | 10 | 30 |" in table
     )
     assert "| ar | 2 | 20 | 20.0% | 10.0% | 30.0% | 40.0% | 50.0% | 20.0% | 2 | 3 |" in table
-    for word in ("wrong length:", "keys saved:", "pass@1", "exact, previous line"):
+    for word in ("wrong length:", "keys saved:", "pass@1, previous line"):
         assert word in table
+    assert "| 0-3 words | 1 | 100.0% |" in re.sub(" +", " ", to_markdown(RECORDS[:1]))
     assert to_markdown([]) == "\n"
     found = to_object({"seed": 7}, RECORDS)
     assert found["arguments"] == {"seed": 7}
     assert [len(found[name]) for name in ("kinds", "lengths", "replays")] == [5, 3, 1]  # type: ignore[arg-type]
+
+
+def test_the_report_says_what_is_to_be_known_of_a_suite_and_what_auto_took() -> None:
+    took = ("ar", "copy_spec", "copy_spec")
+    records = [record(id=str(i), mode="auto", took=mode) for i, mode in enumerate(took)]
+    records += [record(id=str(i), took="ar") for i in range(3)]
+    records += [record(mode="block at 0.5", took="block"), record(mode="previous line")]
+    table = to_markdown([*records, RECORDS[-1]], {"holes": "3 of 9 tasks.", "other": "Not here."})
+    assert "## holes\n\n3 of 9 tasks.\n\n| kind" in table
+    assert "Not here" not in table
+    assert [line for line in table.split("\n") if " took " in line] == [
+        "auto took copy_spec for 2, ar for 1 of 3 tasks."
+    ]
+    figures = {each.mode: each.took for each in by_kind(records)}
+    assert figures["auto"] == {"copy_spec": 2, "ar": 1}
+    assert figures["previous line"] == {}
 
 
 def test_the_plot_joins_thresholds_and_stays_small(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from engine.evaluation.holes import BLOCK_LINES_MAX, KINDS, draw_holes
 from engine.evaluation.parquet import read_parquet
 from engine.evaluation.records import RECORDS, Record, Records, ReplayRecord
 from engine.evaluation.sandbox import check_isolation, run_program
-from engine.evaluation.suites import Task, digest, held_out_sources, hole_tasks, read_tasks
+from engine.evaluation.suites import Task, digest, held_out_sources, hole_tasks, read_suites
 from engine.training.corpus import Source
 
 HUMAN_EVAL = [
@@ -70,12 +70,18 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+def read_tasks(path: Path) -> list[Task]:
+    """The tasks of a file with one suite."""
+    return read_suites(path)[path.name]
+
+
 @pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.parquet"])
 def test_every_container_gives_the_same_tasks(name: str, tmp_path: Path) -> None:
     tasks = read_tasks(write(tmp_path / name, HUMAN_EVAL))
     assert [task.id for task in tasks] == [row["task_id"] for row in HUMAN_EVAL]
     assert {task.kind for task in tasks} == {"SingleLineInfilling"}
     assert [task.suite for task in tasks] == [name] * 3
+    assert all(task.ends_line for task in tasks)
     plain = read_tasks(write(tmp_path / "y.jsonl", HUMAN_EVAL))
     assert [(task.prefix, task.suffix, task.reference) for task in tasks] == [
         (task.prefix, task.suffix, task.reference) for task in plain
@@ -90,6 +96,7 @@ def test_canonical_solutions_pass_and_others_fail(tmp_path: Path) -> None:
     human_eval = read_tasks(write(tmp_path / "h.jsonl", HUMAN_EVAL))
     santacoder = read_tasks(write(tmp_path / "s.jsonl", SANTACODER))
     assert [task.tests is None for task in santacoder] == [False, True]  # JavaScript is not run
+    assert not any(task.ends_line for task in santacoder)
     for task in (*human_eval, santacoder[0]):
         assert run_program(task.program(task.reference)).passed, task.id
         wrong = task.reference.replace("+", "-").replace("//", "/ 7 //").replace("max", "min")
@@ -266,6 +273,16 @@ def test_a_damaged_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):
         Records(tmp_path / "file" / "out", {})
+
+
+def test_what_is_known_of_a_task_is_found_again(tmp_path: Path) -> None:
+    records = Records(tmp_path, {})
+    other = Record(**{**_fields(RECORD), "mode": "auto", "took": "copy_spec"})  # type: ignore[arg-type]
+    for record in (RECORD, other, REPLAY):
+        records.add(record)
+    assert records.of_task("holes", "1") == [RECORD, other]
+    assert Records(tmp_path, {}).of_task("holes", "1") == [RECORD, other]
+    assert records.of_task("holes", "2") == []
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,93 @@
+"""What an evaluation works on: the suites that its options name, read, cut and sampled.
+
+Reads every suite before anything is asked, so that a wrong file is told of at once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dlm_lsp.evaluation.options import HOLES, REPLAY, EvalOptions
+from dlm_lsp.evaluation.replay import Script, draw_scripts
+from engine.errors import ConfigError
+from engine.evaluation.suites import (
+    Task,
+    held_out_sources,
+    hole_tasks,
+    read_suites,
+    sample,
+)
+
+HOLES_PER_KIND, REPLAYED_FILES = 200, 10
+
+_LIMITED = re.compile(r"(?P<name>.+):(?P<limit>[1-9]\d*)")
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        suites: tasks by suite.
+        sizes: of the suites that samples were drawn from, by name.
+        scripts: files to be typed.
+    """
+
+    suites: dict[str, list[Task]] = field(default_factory=dict[str, list[Task]])
+    sizes: dict[str, int] = field(default_factory=dict[str, int])
+    scripts: list[Script] = field(default_factory=list[Script])
+
+
+def to_plan(options: EvalOptions) -> Plan:
+    """Raises ConfigError naming the file or the option."""
+    wanted = [_with_limit(text, options.limit) for text in dict.fromkeys(options.suites)]
+    names = [name for name, _ in wanted]
+    for name in (HOLES, REPLAY):
+        if names.count(name) > 1:
+            raise _twice(name)
+    plan = Plan()
+    sources = []
+    if HOLES in names or REPLAY in names:
+        sources = held_out_sources(options.corpus, options.out)
+    has_made = False
+    for name, limit in wanted:
+        if name == HOLES:
+            tasks = hole_tasks(sources, limit or HOLES_PER_KIND, options.seed)
+            _add(plan, HOLES, tasks, len(tasks))
+        elif name == REPLAY:
+            files = [(f"{source.package}/{source.path}", source.text) for source in sources]
+            plan.scripts = draw_scripts(files, limit or REPLAYED_FILES, options.seed)
+        else:
+            for suite, tasks in read_suites(Path(name), options.infillings).items():
+                has_made = has_made or suite != Path(name).name
+                _add(plan, suite, sample(tasks, limit, options.seed), len(tasks))
+    if options.infillings and not has_made:
+        raise ConfigError(
+            "--infilling is of files with HumanEval's whole problems, and there is none.",
+            remedy="Leave it out, or give such a file with --suite.",
+            param="infilling",
+        )
+    return plan
+
+
+def _add(plan: Plan, suite: str, tasks: list[Task], size: int) -> None:
+    if suite in plan.suites:
+        raise _twice(suite)
+    plan.suites[suite] = tasks
+    plan.sizes[suite] = size
+
+
+def _twice(suite: str) -> ConfigError:
+    return ConfigError(
+        f"Two suites are called {suite}.",
+        remedy="Evaluate them one after the other.",
+        param="suite",
+    )
+
+
+def _with_limit(text: str, limit: int | None) -> tuple[str, int | None]:
+    """A suite's name and limit. No file that can be read has a name that ends like one."""
+    match = _LIMITED.fullmatch(text)
+    return (text, limit) if match is None else (match["name"], int(match["limit"]))

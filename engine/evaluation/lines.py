@@ -1,0 +1,61 @@
+"""Lines of a solution as holes: how an infilling suite is made of whole programs.
+
+As the single-line and multi-line suites of HumanEval-Infilling (Bavarian et al., arXiv 2207.14255)
+are made of HumanEval: 1,033 and 5,815 holes of its 164 problems, with the same names. In one thing
+the published files differ: where the hole begins with line L0, their prompt ends with one further
+line break. Here the three pieces always join to the program. Pure; knows no tasks or files.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Infilling = Literal["single-line", "multi-line"]
+INFILLINGS: tuple[Infilling, ...] = get_args(Infilling)
+# What the names of tasks begin with, in the published files too.
+KINDS: dict[Infilling, str] = {
+    "single-line": "SingleLineInfilling",
+    "multi-line": "MultiLineInfilling",
+}
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+
+
+@dataclass(frozen=True, slots=True)
+class LineHole:
+    """Whole lines of a solution, up to and with the line break of the last.
+
+    Attributes:
+        name: "L3" is the line with index 3, "L3_L5" the lines 3 to 5; blank lines count.
+        before, hole, after: join to the solution.
+    """
+
+    name: str
+    before: str
+    hole: str
+    after: str
+
+
+def cut_lines(solution: str, infilling: Infilling) -> list[LineHole]:
+    """Every line that is not blank as a hole, or every run of lines from one such line to another.
+
+    In the solution's order; none where it has only blank lines.
+    """
+    lines = _LINE.findall(solution)
+    chosen = [index for index, line in enumerate(lines) if line.strip()]
+    if infilling == "single-line":
+        return [_hole(lines, index, index, f"L{index}") for index in chosen]
+    return [
+        _hole(lines, first, last, f"L{first}_L{last}")
+        for first in chosen
+        for last in chosen
+        if first <= last
+    ]
+
+
+def _hole(lines: list[str], first: int, last: int, name: str) -> LineHole:
+    pieces = lines[:first], lines[first : last + 1], lines[last + 1 :]
+    before, hole, after = ("".join(piece) for piece in pieces)
+    return LineHole(name, before, hole, after)
