@@ -127,8 +127,8 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbatim",
         action="store_true",
-        help="ask with a file's prompt and suffix as they are, not as an editor would: with the "
-        "line break that ends a hole of lines behind the cursor",
+        help="ask with a file's prompt and suffix as they are, as published figures do; "
+        "otherwise the line break that ends a hole stands behind the cursor, as in an editor",
     )
     parser.add_argument(
         "--execute",
