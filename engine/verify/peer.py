@@ -1,7 +1,8 @@
 """The same checkpoint in `transformers`: an implementation of the family that nobody here wrote.
 
-NLD is a Ministral 3 decoder under other tensor names, Qwen2 is its own class. Config and weights
-are read from the folder anew, past our parser and our loader, so that their mistakes show as well.
+NLD is a Ministral 3 decoder under other tensor names; the other families have their own classes.
+Config and weights are read from the folder anew, past our parser and our loader, so that their
+mistakes show as well.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors import safe_open
 
 from engine.errors import EngineFailure
 from engine.model.checkpoint import weight_files
-from engine.model.families import NEMOTRON, QWEN2
+from engine.model.families import LLAMA, MINISTRAL3, MISTRAL, NEMOTRON, QWEN2, QWEN3
 from engine.verify.activations import Trace, capture, layout
 
 # By model_type, (config, network) by name: a release of transformers may lack the newer ones.
@@ -27,7 +28,11 @@ CLASSES = {
         ("Ministral3Config", "Ministral3ForCausalLM"),
         ("LlamaConfig", "LlamaForCausalLM"),
     ),
+    LLAMA.model_type: (("LlamaConfig", "LlamaForCausalLM"),),
+    MISTRAL.model_type: (("MistralConfig", "MistralForCausalLM"),),
+    MINISTRAL3.model_type: (("Ministral3Config", "Ministral3ForCausalLM"),),
     QWEN2.model_type: (("Qwen2Config", "Qwen2ForCausalLM"),),
+    QWEN3.model_type: (("Qwen3Config", "Qwen3ForCausalLM"),),
 }
 _THEIR_NAMES = (("encoder.", "model."), ("diffusion_head.", "lm_head."))
 # Keys that would make transformers look for a class of another name, or another dtype, or ask for

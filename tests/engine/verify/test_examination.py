@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
@@ -87,6 +88,33 @@ def test_a_checkpoint_of_another_family_passes(qwen2: Path) -> None:
     assert found["tokenizer: infilling format"].figures["format"] == "SentinelFormat"
     skipped = [name for name, check in found.items() if check.state == "skipped"]
     assert set(skipped) >= {"drafter LoRA: linear_spec_lora", "modes: block", "modes: linear_spec"}
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Ministral3", "Qwen3"])
+def test_every_other_family_is_compared_with_its_own_class(family: str, tmp_path: Path) -> None:
+    tokenizer = sentinel_tokenizer()
+    tokenizer.save(tmp_path)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=tokenizer.size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+        **({"sliding_window": None} if family == "Mistral" else {}),
+    )
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path)
+    sections = examined(tmp_path)
+    assert failures(sections) == []
+    found = checks(sections)["network: activations"].found
+    assert f"4 equal to {family}ForCausalLM" in found
 
 
 def test_the_bundled_model_passes_and_its_infilling_format_works() -> None:
