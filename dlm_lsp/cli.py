@@ -65,10 +65,11 @@ examples:
   dlm-lsp eval --limit 10 --suite holes --suite replay
   dlm-lsp eval --modes ar block --thresholds 0.5 0.7 0.9 --out results
                                                     goes on where it ended, and draws a plot
-  dlm-lsp eval --suite HumanEval-SingleLineInfilling.jsonl.gz --json
+  dlm-lsp eval --language python --modes ar block:16 quadratic_spec:4
+  dlm-lsp eval --suite HumanEval.jsonl.gz:60 --infilling single-line multi-line --json
 
-Files are in the formats of HumanEval-Infilling or SantaCoder-FIM. Nothing is downloaded. Settings
-files are not read. Completions with tests are run, isolated from this machine.
+Files are HumanEval's own or in the formats of HumanEval-Infilling or SantaCoder-FIM. Nothing is
+downloaded. Settings files are not read. Completions with tests are run, isolated from this machine.
 """
 _SERVE_EXAMPLES = f"""\
 examples:

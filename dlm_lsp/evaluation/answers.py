@@ -78,7 +78,7 @@ async def prepare(client: Generator, task: Task, asking: Asking) -> Question:
         HostError: the host cannot be used.
     """
     end = "\n" if task.ends_line and not asking.is_verbatim else ""
-    document = Document("file:///evaluation.py", "python", 0, task.prefix + end + task.suffix)
+    document = Document("file:///evaluation", task.language, 0, task.prefix + end + task.suffix)
     context = gather(document, len(task.prefix), None)
     warm = await _finished(client, context, LimitsBody(tokens_max=0), Variant("ar"), BlockBody())
     return Question(task, end, context, warm.usage.prefill_ms)

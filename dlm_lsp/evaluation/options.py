@@ -19,6 +19,17 @@ Execute = Literal["isolated", "unprotected", "never"]
 EXECUTE: tuple[Execute, ...] = get_args(Execute)
 
 
+_WITH_BLOCKS = ("block", "linear_spec", "quadratic_spec")
+
+
+@dataclass(frozen=True, slots=True)
+class ModeOption:
+    """A mode to be evaluated, with a block length of its own or the run's."""
+
+    mode: AskedMode
+    length: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
     """What is evaluated, and how.
@@ -28,6 +39,7 @@ class EvalOptions:
         infillings: what HumanEval's problems become; single lines if empty.
         limit: of each kind of hole, of a suite's tasks, of files that are typed; None takes 200,
             all and 10.
+        languages: of the held-out files; all if empty.
         keys_max: typed in one file.
         corpus: with the held-out files; None makes one of what is installed.
         out: folder of a run that can be resumed; None keeps nothing.
@@ -37,7 +49,8 @@ class EvalOptions:
 
     suites: tuple[str, ...] = (HOLES,)
     infillings: tuple[Infilling, ...] = ()
-    modes: tuple[AskedMode, ...] = ("ar", "block")
+    languages: tuple[str, ...] = ()
+    modes: tuple[ModeOption, ...] = (ModeOption("ar"), ModeOption("block"))
     thresholds: tuple[float, ...] = ()
     limit: int | None = None
     tokens_max: int = 256
@@ -58,7 +71,7 @@ class EvalOptions:
                     remedy=f"Use 0 to {THRESHOLD_MAX}.",
                     param="thresholds",
                 )
-        if self.thresholds and "block" not in self.modes:
+        if self.thresholds and all(asked.mode != "block" for asked in self.modes):
             raise ConfigError(
                 "--thresholds are of the mode block.",
                 remedy="Add it to --modes.",
@@ -93,10 +106,11 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modes",
         nargs="+",
-        choices=ASKED_MODES,
+        type=_mode,
         default=default.modes,
-        metavar="MODE",
-        help=f"side by side ({' '.join(default.modes)})",
+        metavar="MODE[:N]",
+        help=f"side by side, of {' '.join(ASKED_MODES)}; with tokens per block, as in "
+        f"quadratic_spec:4 ({' '.join(asked.mode for asked in default.modes)})",
     )
     parser.add_argument(
         "--thresholds", nargs="+", type=float, default=(), metavar="P", help="of block, one by one"
@@ -122,6 +136,13 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus", type=Path, metavar="DIR", help="of a training run (what is installed)"
     )
+    parser.add_argument(
+        "--language",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="held-out files of this language, such as python; repeatable (all)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, and go on")
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
     parser.add_argument(
@@ -137,7 +158,9 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         help="how programs are run (isolated); unprotected only in a machine that may be lost",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--block-length", type=int, metavar="N", help="block: tokens per block")
+    parser.add_argument(
+        "--block-length", type=int, metavar="N", help="tokens per block, of all modes"
+    )
 
 
 def to_eval_options(options: argparse.Namespace) -> EvalOptions:
@@ -145,6 +168,7 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
     return EvalOptions(
         suites=tuple(options.suite or EvalOptions().suites),
         infillings=tuple(dict.fromkeys(options.infilling)),
+        languages=tuple(dict.fromkeys(options.language)),
         modes=tuple(options.modes),
         thresholds=tuple(options.thresholds),
         limit=options.limit,
@@ -157,6 +181,15 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         is_verbatim=options.verbatim,
         execute=options.execute,
     )
+
+
+def _mode(text: str) -> ModeOption:
+    name, colon, length = text.partition(":")
+    if name not in ASKED_MODES:
+        raise argparse.ArgumentTypeError(f"is {text!r}; use one of {', '.join(ASKED_MODES)}")
+    if colon and name not in _WITH_BLOCKS:
+        raise argparse.ArgumentTypeError(f"is {text!r}; {name} has no blocks")
+    return ModeOption(name, _positive(length) if colon else None)
 
 
 def _positive(text: str) -> int:

@@ -6,6 +6,7 @@ Reads every suite before anything is asked, so that a wrong file is told of at o
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dlm_lsp.evaluation.options import HOLES, REPLAY, EvalOptions
 from dlm_lsp.evaluation.replay import Script, draw_scripts
 from engine.errors import ConfigError
 from engine.evaluation.suites import (
+    Source,
     Task,
     held_out_sources,
     hole_tasks,
@@ -50,7 +52,7 @@ def to_plan(options: EvalOptions) -> Plan:
     plan = Plan()
     sources = []
     if HOLES in names or REPLAY in names:
-        sources = held_out_sources(options.corpus, options.out)
+        sources = _of_languages(held_out_sources(options.corpus, options.out), options.languages)
     has_made = False
     for name, limit in wanted:
         if name == HOLES:
@@ -70,6 +72,18 @@ def to_plan(options: EvalOptions) -> Plan:
             param="infilling",
         )
     return plan
+
+
+def _of_languages(sources: list[Source], wanted: Sequence[str]) -> list[Source]:
+    found = sorted({source.language for source in sources})
+    missing = [language for language in wanted if language not in found]
+    if missing:
+        raise ConfigError(
+            f"There are no held-out files of {missing[0]}.",
+            remedy=f"There are some of {', '.join(found)}.",
+            param="language",
+        )
+    return [source for source in sources if not wanted or source.language in wanted]
 
 
 def _add(plan: Plan, suite: str, tasks: list[Task], size: int) -> None:

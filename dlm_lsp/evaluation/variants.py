@@ -1,39 +1,48 @@
-"""Ways of decoding that an evaluation sets side by side: a mode, for "block" with its threshold."""
+"""Ways of decoding that an evaluation sets side by side: a mode, perhaps with a block length and a
+threshold of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dlm_lsp.evaluation.options import ModeOption
 from dlm_lsp.messages import BlockBody
 from engine.api import AskedMode
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way of decoding; `threshold` is for "block" alone."""
+    """One way of decoding.
+
+    Attributes:
+        threshold: for "block" alone.
+        length: tokens of a block; None takes the run's.
+    """
 
     mode: AskedMode
     threshold: float | None = None
+    length: int | None = None
 
     @property
     def label(self) -> str:
         """Its name in tables and records."""
-        return self.mode if self.threshold is None else f"{self.mode} at {self.threshold:g}"
+        length = "" if self.length is None else f", blocks of {self.length}"
+        threshold = "" if self.threshold is None else f" at {self.threshold:g}"
+        return self.mode + length + threshold
 
     def block(self, length: int | None) -> BlockBody:
-        """The knobs of block diffusion for a request."""
+        """The knobs of block diffusion for a request, with the run's block length."""
+        length = self.length or length
         if self.threshold is None:
             return BlockBody(length=length)
         return BlockBody(length=length, threshold=self.threshold)
 
 
-def to_variants(modes: Sequence[AskedMode], thresholds: Sequence[float]) -> list[Variant]:
+def to_variants(modes: Sequence[ModeOption], thresholds: Sequence[float]) -> list[Variant]:
     """Every mode once; "block" once for each threshold, where there are any."""
     variants: list[Variant] = []
-    for mode in dict.fromkeys(modes):
-        if mode == "block" and thresholds:
-            variants += [Variant(mode, value) for value in sorted(set(thresholds))]
-        else:
-            variants.append(Variant(mode))
+    for asked in dict.fromkeys(modes):
+        own = sorted(set(thresholds)) if asked.mode == "block" else []
+        variants += [Variant(asked.mode, value, asked.length) for value in own or [None]]
     return variants

@@ -30,6 +30,7 @@ from engine.evaluation.holes import Hole, draw_holes
 from engine.evaluation.lines import INFILLINGS, KINDS, Infilling, cut_lines
 from engine.evaluation.parquet import read_parquet
 from engine.training.corpus import HELD, Source, build_corpus, default_roots, read_sources
+from engine.training.languages import PYTHON, language_of
 
 HOLES = "holes"
 _HELD_FILE = f"{HELD}.jsonl"
@@ -49,6 +50,7 @@ class Task:
         reference: what stood in the hole.
         tests: what follows the completed text in a program that ends well only if the completion
             is right; None where there is nothing to run.
+        language: as the corpus calls it, which is mostly what editors do.
         ends_line: as all of its kind the hole ends behind a line break, whatever stands in it.
     """
 
@@ -60,6 +62,7 @@ class Task:
     reference: str
     tests: str | None = None
     ends_line: bool = False
+    language: str = PYTHON
 
     def program(self, completion: str) -> str:
         """The Python program that judges a completion. Only for tasks with tests."""
@@ -152,6 +155,7 @@ def _hole_task(number: int, hole: Hole) -> Task:
         prefix=pieces.prefix,
         suffix=pieces.near + pieces.far,
         reference=pieces.middle,
+        language=language_of(hole.source.rpartition(":")[0]) or PYTHON,
     )
 
 

@@ -17,6 +17,7 @@ from dlm_lsp.cli import main
 from dlm_lsp.client import Health, HostError, HostSettings
 from dlm_lsp.evaluation import answers as answers_module
 from dlm_lsp.evaluation import run as run_module
+from dlm_lsp.evaluation.options import ModeOption
 from dlm_lsp.evaluation.variants import to_variants
 from dlm_lsp.messages import (
     ErrorBody,
@@ -304,9 +305,41 @@ def test_without_isolation_nothing_is_run(
 
 
 def test_variants_are_modes_and_thresholds_once_each() -> None:
-    labels = [v.label for v in to_variants(["block", "ar", "block"], [0.9, 0.5, 0.9])]
+    block = ModeOption("block")
+    labels = [v.label for v in to_variants([block, ModeOption("ar"), block], [0.9, 0.5, 0.9])]
     assert labels == ["block at 0.5", "block at 0.9", "ar"]
-    assert [v.label for v in to_variants(["block"], [])] == ["block"]
+    assert [v.label for v in to_variants([block], [])] == ["block"]
+
+
+def test_a_mode_may_have_blocks_of_its_own(
+    suite: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = Host({})
+    report = evaluate(host, "--suite", str(suite), "--modes", "ar", "block:4", "quadratic_spec:2")
+    asked = {(body.mode, body.block.length) for body in host.bodies if body.limits.tokens_max}
+    assert asked == {("ar", None), ("block", 4), ("quadratic_spec", 2)}
+    modes = {row["mode"] for row in report["kinds"]}
+    assert {"block, blocks of 4", "quadratic_spec, blocks of 2"} <= modes
+    for wrong, words in {"ar:4": "has no blocks", "block:0": "use 1", "fast": "use one of"}.items():
+        with pytest.raises(SystemExit):
+            main(["eval", "--modes", wrong])
+        assert words in capsys.readouterr().err
+
+
+def test_holes_may_be_of_one_language(corpus: Path, evaluate: Evaluate) -> None:
+    with (corpus / "held_out.jsonl").open("a") as file:
+        part = "export function side{0}(a) {{\n  const b = a + {0};\n  return b;\n}}\n\n"
+        text = "".join(part.format(number) for number in range(40))
+        row = {"package": "x", "path": "a.js", "text": text, "language": "javascript"}
+        file.write(json.dumps(row) + "\n")
+    host = Host({})
+    of_all = ("--corpus", str(corpus), "--limit", "2", "--modes", "ar")
+    evaluate(host, *of_all, "--language", "javascript")
+    assert host.bodies
+    assert all("export function" in body.prefix + body.suffix for body in host.bodies)
+    refused = evaluate(host, *of_all, "--language", "fortran", code=2)
+    assert "no held-out files of fortran" in str(refused["error"])
+    assert "javascript, python" in str(refused["error"])
 
 
 @pytest.fixture
@@ -349,10 +382,12 @@ def test_a_real_engine_is_evaluated_in_every_suite(
 def test_an_interrupted_run_can_be_taken_up(
     corpus: Path, tiny_checkpoint: Path, private_runtime: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C in the middle: exit 130, and whole records only."""
+    """Ctrl-C in the middle: exit 130, and whole records only. Each hole is asked in forty ways, so
+    that there is a middle on a fast machine too."""
     out = tmp_path / "out"
     command = [sys.executable, "-P", "-m", "dlm_lsp", "eval", "--checkpoint", str(tiny_checkpoint)]
-    command += ["--corpus", str(corpus), "--limit", "40", "--modes", "ar", "--out", str(out)]
+    command += ["--corpus", str(corpus), "--limit", "40", "--out", str(out), "--modes", "ar"]
+    command += [f"block:{length}" for length in range(2, 41)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=ROOT)
     records = out / "records.jsonl"
