@@ -96,14 +96,6 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         "--limit; repeatable",
     )
     parser.add_argument(
-        "--infilling",
-        nargs="+",
-        choices=INFILLINGS,
-        default=(),
-        metavar="LINES",
-        help="holes that HumanEval's problems become: single-line (the default), multi-line",
-    )
-    parser.add_argument(
         "--modes",
         nargs="+",
         type=_mode,
@@ -144,6 +136,18 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         help="held-out files of this language, such as python; repeatable (all)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, and go on")
+    _add_judging_options(parser)
+
+
+def _add_judging_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--infilling",
+        nargs="+",
+        choices=INFILLINGS,
+        default=(),
+        metavar="LINES",
+        help="holes that HumanEval's problems become: single-line (the default), multi-line",
+    )
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
     parser.add_argument(
         "--verbatim",
@@ -154,7 +158,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--execute",
         choices=EXECUTE,
-        default=default.execute,
+        default=EvalOptions().execute,
         help="how programs are run (isolated); unprotected only in a machine that may be lost",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
