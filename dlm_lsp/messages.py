@@ -59,7 +59,8 @@ class SamplingBody(_Message):
 
 
 class BlockBody(_Message):
-    """As `engine.api.BlockOptions`; None takes the checkpoint's block length."""
+    """As `engine.api.BlockOptions`; None takes the checkpoint's block length, for "quadratic_spec"
+    as much of it as pays on the host's machine."""
 
     length: int | None = Field(default=None, ge=2, le=256)
     threshold: float = Field(default=0.9, ge=0, le=2)

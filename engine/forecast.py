@@ -162,6 +162,19 @@ def _rows(mode: str, figures: ModeFigures, asked: Asked) -> float:
     return min(figures.rows_per_forward, longest)
 
 
+def quadratic_length(times: StepTimes, longest: int) -> int:
+    """Tokens per block for quadratic speculation where nobody says how many: the longest power of
+    two, from 2 to `longest`, whose B (B + 1) rows cost no more than two forwards of one row.
+
+    A cycle of linear speculation is two forwards as well. Blocks of 32 are 1,056 rows, which a card
+    computes beside its reading of the weights, and a processor in fifty times of a row's time.
+    """
+    length = 2
+    while 2 * length <= longest and times.at(2 * length * (2 * length + 1)) <= 2 * times.at(1):
+        length *= 2
+    return length
+
+
 def explain(found: Forecast) -> str:
     """The figures as one line, cheapest first."""
     unit = "ms" if found.is_measured else "steps of one row (not measured yet)"

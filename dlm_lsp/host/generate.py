@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from dlm_lsp.host.backend import Backend
 from dlm_lsp.host.bridge import EventStream
 from dlm_lsp.host.layout import Layout, Pieces, budget_for, lay_out
-from dlm_lsp.host.modes import choose_mode
+from dlm_lsp.host.modes import choose_mode, step_times
 from dlm_lsp.host.replies import ApiError, invalid, unavailable
 from dlm_lsp.host.state import Host
 from dlm_lsp.messages import (
@@ -53,7 +53,7 @@ from engine.api import (
     Stopped,
     Usage,
 )
-from engine.forecast import ModeRecord
+from engine.forecast import ModeRecord, quadratic_length
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,8 @@ def to_engine(
             stop=body.stop,
             exact=body.exact,
         ).mode
+    if mode == "quadratic_spec" and body.block.length is None:
+        block_length = quadratic_length(step_times(backend.info), block_length)
     request = Request(
         prompt=layout.prompt,
         mode=mode,

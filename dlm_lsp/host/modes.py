@@ -51,8 +51,12 @@ def choose_mode(
     """What "auto" takes for a request like this."""
     modes = [mode for mode in info.modes if not exact or mode in EXACT_MODES]
     span = expected_span(limits.tokens_max, is_line=is_line_stop(stop))
-    times = info.step_times or built_in_times(info.device)
-    return forecast(Asked(span, block_length, modes), times, records, info.advice)
+    return forecast(Asked(span, block_length, modes), step_times(info), records, info.advice)
+
+
+def step_times(info: EngineInfo) -> StepTimes:
+    """The engine's measured curve; until there is one, the built-in."""
+    return info.step_times or built_in_times(info.device)
 
 
 def usual_choice(

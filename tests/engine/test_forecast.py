@@ -21,6 +21,7 @@ from engine.forecast import (
     explain,
     forecast,
     is_line_stop,
+    quadratic_length,
 )
 from engine.steptimes import CPU_TIMES, CUDA_TIMES, StepTimes
 from tests.engine.decoders.test_copying import curves
@@ -119,6 +120,23 @@ def test_a_block_is_worth_it_on_a_card_and_for_more_than_a_few_tokens() -> None:
 def test_a_block_that_is_not_on_par_is_never_taken() -> None:
     fast = DecodingAdvice({"block": ModeFigures(30.0, 32.0)}, block_is_on_par=False)
     assert mode_of(GPU, fast) == "copy_spec"
+
+
+@given(curves(), st.integers(2, 256))
+def test_a_quadratic_cycle_costs_no_more_than_two_forwards_unless_it_is_the_least(
+    times: StepTimes, longest: int
+) -> None:
+    length = quadratic_length(times, longest)
+    assert length & (length - 1) == 0
+    assert 2 <= length <= longest
+    assert length == 2 or times.at(length * (length + 1)) <= 2 * times.at(1)
+    longer = 2 * length
+    assert longer > longest or times.at(longer * (longer + 1)) > 2 * times.at(1)
+
+
+def test_quadratic_blocks_are_short_on_a_processor_and_longer_on_a_card() -> None:
+    assert quadratic_length(CPU_TIMES, 32) == 4
+    assert quadratic_length(CUDA_TIMES, 32) > 4
 
 
 def test_exactness_leaves_the_modes_that_can_be_exact() -> None:

@@ -159,6 +159,18 @@ async def test_generate_block_longer_than_the_checkpoints_takes_its_room_from_th
     assert needed <= backend.info.context_max + backend.block_length
 
 
+@pytest.mark.parametrize(
+    ("mode", "block", "length"),
+    [("quadratic_spec", {}, 4), ("quadratic_spec", {"length": 16}, 16), ("linear_spec", {}, 32)],
+)
+async def test_generate_quadratic_blocks_are_as_long_as_pays_unless_somebody_says(
+    mode: str, block: dict[str, int], length: int, private_runtime: Path
+) -> None:
+    async with toy_host(private_runtime) as host:
+        await events_of(host, {**BODY, "mode": mode, "block": block})
+        assert host.backend.jobs[0].request.block.length == length
+
+
 async def test_generate_no_tokens_only_warms_the_cache(private_runtime: Path) -> None:
     async with toy_host(private_runtime) as host:
         events = await events_of(host, {**BODY, "limits": {"tokensMax": 0}})
