@@ -35,7 +35,7 @@ from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.device import cpu_has_bfloat16, default_threads
-from engine.errors import CheckpointError, ConfigError, RequestError
+from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
 from engine.loop import TokenState, decode
 from engine.measuring import machine_name, measure
 from engine.model.adapter import load_adapter
@@ -124,6 +124,14 @@ class Engine:
                 param="vocab_size",
             )
         network = load_network(folder, config, device=device, dtype=dtype)
+        try:
+            network.join()
+        except torch.OutOfMemoryError:
+            raise MemoryExhausted(
+                f"The weights of {folder} do not fit on {device} with room to lay them out.",
+                remedy="Use a smaller checkpoint.",
+                param="engine.checkpoint",
+            ) from None
         shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
         cache = KVCache(shape, settings.cache_tokens, device=device, dtype=dtype)
         adapter = load_adapter(folder, config, device=device, dtype=dtype)

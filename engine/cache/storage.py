@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
 from engine.errors import MemoryExhausted
@@ -37,18 +38,18 @@ class KVCache:
     ) -> None:
         """Raises MemoryExhausted when the store does not fit."""
         self._pages = PageTable(max(1, num_tokens // PAGE_TOKENS))
-        size = (shape.layers, self._pages.counts().total * PAGE_TOKENS, shape.kv_heads)
+        slots = self._pages.counts().total * PAGE_TOKENS
+        size = (shape.layers, slots, 2, shape.kv_heads, shape.head_dim)
         try:
-            self._keys = torch.zeros(*size, shape.head_dim, device=device, dtype=dtype)
-            self._values = torch.zeros_like(self._keys)
+            # (L, slots, 2, Hkv, D): a token's key and value together, since they are read together.
+            self._store = torch.zeros(size, device=device, dtype=dtype)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             raise MemoryExhausted(
                 f"A K/V cache of {num_tokens} tokens does not fit on {device}: {error}.",
                 remedy="Lower engine.cache_tokens.",
                 param="engine.cache_tokens",
             ) from None
-        self._new_keys: list[Tensor] = []
-        self._new_values: list[Tensor] = []
+        self._new: list[Tensor] = []  # of each layer, (R, 2, Hkv, D)
         self._exact: set[int] = set()
 
     @property
@@ -91,14 +92,15 @@ class KVCache:
 
     def view(self, step: Step) -> StepView:
         """Opens the step: its attention reads through the returned view, valid until the next."""
-        self._new_keys, self._new_values = [], []
-        return StepView(self, self._slots(dict.fromkeys(step.sequence)))
+        self._new = []
+        slots = self._slots(dict.fromkeys(step.sequence))
+        # Any slot where the step's own rows will be written over it.
+        return StepView(self, functional.pad(slots, (0, step.rows)), len(slots))
 
     def begin_parts(self, step: Step) -> None:
         """Opens a step whose rows are computed by several forwards, through a `part_view` each."""
-        size = (len(self._keys), step.rows, *self._keys.shape[2:])
-        self._new_keys = list(self._keys.new_zeros(size))
-        self._new_values = list(self._values.new_zeros(size))
+        size = (len(self._store), step.rows, *self._store.shape[2:])
+        self._new = list(self._store.new_zeros(size))
 
     def part_view(
         self, sequences: Iterable[int], rows: Sequence[int], seen: Sequence[int]
@@ -110,7 +112,7 @@ class KVCache:
             rows: of the step, which it computes.
             seen: rows whose new K/V it reads, in this order: its own and those of parts before it.
         """
-        device = self._keys.device
+        device = self._store.device
         return PartView(
             self,
             self._slots(sequences),
@@ -119,31 +121,24 @@ class KVCache:
         )
 
     def extend(
-        self, layer: int, index: Tensor, key: Tensor, value: Tensor
+        self, layer: int, view: StepView, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Remembers a layer's new K/V (R, Hkv, D); returns cached and new ones (P + R, Hkv, D)."""
-        assert layer == len(self._new_keys), "layers run in order, once per step"
-        self._new_keys.append(key)
-        self._new_values.append(value)
-        cached_key = self._keys[layer].index_select(0, index)
-        cached_value = self._values[layer].index_select(0, index)
-        return torch.cat((cached_key, key)), torch.cat((cached_value, value))
+        assert layer == len(self._new), "layers run in order, once per step"
+        self._new.append(torch.stack((key, value), dim=1))
+        seen = self._store[layer].index_select(0, view.index)
+        seen[view.cached :] = self._new[-1]
+        return seen[:, 0], seen[:, 1]
 
     def extend_part(
         self, layer: int, part: PartView, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `extend`, for the rows of one part: returns cached and new ones (P + S, Hkv, D)."""
-        pairs = (
-            (self._keys[layer], self._new_keys[layer], key),
-            (self._values[layer], self._new_values[layer], value),
-        )
-        for _, new, fresh in pairs:
-            new.index_copy_(0, part.rows, fresh)
-        keys, values = (
-            torch.cat((cached.index_select(0, part.index), new.index_select(0, part.seen)))
-            for cached, new, _ in pairs
-        )
-        return keys, values
+        new = self._new[layer]
+        new.index_copy_(0, part.rows, torch.stack((key, value), dim=1))
+        cached = self._store[layer].index_select(0, part.index)
+        seen = torch.cat((cached, new.index_select(0, part.seen)))
+        return seen[:, 0], seen[:, 1]
 
     def keep(self, step: Step, rows: Sequence[int]) -> None:
         """Caches rows of the step just computed.
@@ -162,29 +157,34 @@ class KVCache:
             assert not step.drafter[row]
         assert step.position[rows[0]] == self._pages.length(sequence)
         slots = self._pages.append(sequence, [step.token[row] for row in rows])
-        device = self._keys.device
+        device = self._store.device
         target = torch.tensor(slots, dtype=torch.int64).to(device)
         source = torch.tensor(list(rows), dtype=torch.int64).to(device)
-        for layer, (key, value) in enumerate(zip(self._new_keys, self._new_values, strict=True)):
-            self._keys[layer].index_copy_(0, target, key.index_select(0, source))
-            self._values[layer].index_copy_(0, target, value.index_select(0, source))
+        for stored, new in zip(self._store, self._new, strict=True):
+            stored.index_copy_(0, target, new.index_select(0, source))
 
     def _slots(self, sequences: Iterable[int]) -> Tensor:
         """(P,) int64: where the cached tokens of these sequences are, one behind the other."""
         slots = [slot for sequence in sequences for slot in self._pages.slots(sequence)]
-        return torch.tensor(slots, dtype=torch.int64).to(self._keys.device)
+        return torch.tensor(slots, dtype=torch.int64).to(self._store.device)
 
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """The cached tokens that one step's rows see. `index` (P,) int64: their slots."""
+    """The cached tokens that one step's rows see.
+
+    Attributes:
+        index: (P + R,) int64: their slots, and room for the step's own rows.
+        cached: P.
+    """
 
     cache: KVCache
     index: Tensor
+    cached: int
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """As `KVCache.extend`."""
-        return self.cache.extend(layer, self.index, key, value)
+        return self.cache.extend(layer, self, key, value)
 
 
 @dataclass(frozen=True, slots=True)

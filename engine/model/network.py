@@ -9,6 +9,7 @@ from a step and a cache, and training from a packed batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.model.config import ModelConfig, RopeConfig
+
+Joined = tuple[Tensor, Tensor | None]  # weight and bias of projections below each other
 
 
 class Attend(Protocol):
@@ -75,20 +78,36 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden, kv_width, bias=has_bias)
         self.v_proj = nn.Linear(config.hidden, kv_width, bias=has_bias)
         self.o_proj = nn.Linear(width, config.hidden, bias=False)
+        self._joined: Joined | None = None
         normed = config.family.qk_norm
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend, draft: Draft | None) -> Tensor:
-        query = self.q_norm(self.q_proj(x).unflatten(-1, (self.heads, self.head_dim)))
-        key = self.k_norm(self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_dim)))
-        query, key = rotation.rotate(query), rotation.rotate(key)
-        value = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_dim))
+        query, key, value = self._project(x)
+        query = rotation.rotate(self.q_norm(query))
+        key = rotation.rotate(self.k_norm(key))
         if rotation.query_scale is not None:
             query = query * rotation.query_scale
         mixed = attend(self.layer, query, key, value).flatten(-2)
         out = self.o_proj(mixed)
         return out if draft is None else out + draft(self.layer, mixed)
+
+    def join(self) -> None:
+        """One product instead of three; see `Network.join`."""
+        self._joined = _joined((self.q_proj, self.k_proj, self.v_proj))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (..., T, H, D), key and value (..., T, Hkv, D), not rotated yet."""
+        if self._joined is None:
+            parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        else:
+            counts = (self.heads, self.kv_heads, self.kv_heads)
+            parts = functional.linear(x, *self._joined).split(
+                [count * self.head_dim for count in counts], dim=-1
+            )
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        return query, key, value
 
 
 class MLP(nn.Module):
@@ -99,9 +118,18 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden, config.intermediate, bias=False)
         self.up_proj = nn.Linear(config.hidden, config.intermediate, bias=False)
         self.down_proj = nn.Linear(config.intermediate, config.hidden, bias=False)
+        self._joined: Joined | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        if self._joined is None:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        else:
+            gate, up = functional.linear(x, *self._joined).chunk(2, dim=-1)
+        return self.down_proj(functional.silu(gate) * up)
+
+    def join(self) -> None:
+        """One product instead of two; see `Network.join`."""
+        self._joined = _joined((self.gate_proj, self.up_proj))
 
 
 class Layer(nn.Module):
@@ -164,6 +192,18 @@ class Network(nn.Module):
             x = layer(x, rotation, attend, draft)
         return self.encoder.norm(x)
 
+    def join(self) -> None:
+        """For decoding, once the weights are where they stay: projections of the same input become
+        one product, since a step of few rows costs by the number of products.
+
+        The weights keep their names and become views of the joined ones: they are not to be moved
+        nor trained afterwards.
+        """
+        for layer in self.encoder.layers:
+            assert isinstance(layer, Layer)
+            layer.self_attn.join()
+            layer.mlp.join()
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., hidden) → (..., V) in the weights' dtype. Row i fills place i where token i is a
         mask, and predicts place i + 1 where it is a causal row."""
@@ -181,6 +221,21 @@ class Network(nn.Module):
             scale = (1 + rope.query_scale_beta * torch.log1p(steps))[..., None, None].to(dtype)
         factor = rope.attention_factor
         return Rotation((angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype), scale)
+
+
+def _joined(parts: Sequence[nn.Linear]) -> Joined:
+    """The projections below each other as one, of which they become views."""
+    weight = torch.cat([part.weight.data for part in parts])
+    biases = [part.bias.data for part in parts if part.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    low = 0
+    for part in parts:
+        high = low + part.out_features
+        part.weight.data = weight[low:high]
+        if bias is not None:
+            part.bias.data = bias[low:high]
+        low = high
+    return weight, bias
 
 
 def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:

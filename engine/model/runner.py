@@ -55,7 +55,10 @@ class Model:
         if exact:
             return self._forward_exact(step, cache, exact)
         view = cache.view(step)
-        mask = visibility_mask(step, cache.lengths(step)).to(self.device)
+        # A single row sees all there is of its sequence.
+        mask = None
+        if step.rows > 1:
+            mask = visibility_mask(step, cache.lengths(step)).to(self.device)
         hidden = self._hidden(step, range(step.rows), view, mask)
         return self._logits(hidden.index_select(0, self._index(step.read)))
 
@@ -101,15 +104,16 @@ class Model:
         return self.network(self._index(tokens), positions, attend)
 
     def _hidden(
-        self, step: Step, rows: Sequence[int], view: StepView | PartView, mask: Tensor
+        self, step: Step, rows: Sequence[int], view: StepView | PartView, mask: Tensor | None
     ) -> Tensor:
         """(len(rows), hidden) of these rows in one forward, each seeing what its mask row allows.
 
         Args:
-            mask: (len(rows), T) bool over the keys that the view gives.
+            mask: (len(rows), T) bool over the keys that the view gives; None shows all of them.
         """
         config = self.network.config
-        mask = mask.repeat(config.heads // config.kv_heads, 1)
+        if mask is not None:
+            mask = mask.repeat(config.heads // config.kv_heads, 1)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = view.extend(layer, key, value)
@@ -150,7 +154,7 @@ def visibility_mask(step: Step, lengths: list[tuple[int, int]]) -> Tensor:
     return torch.from_numpy(numpy.concatenate([*cached, among_rows], axis=1))
 
 
-def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over what the mask allows.
 
     The query heads that share a K/V head are laid out as further rows, so that K and V are read
@@ -159,7 +163,7 @@ def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> T
     Args:
         query: (R, H, D).
         key, value: (T, Hkv, D).
-        mask: (H / Hkv * R, T) bool, True where visible; the (R, T) mask repeated.
+        mask: (H / Hkv * R, T) bool, True where visible; the (R, T) mask repeated. None shows all.
 
     Returns:
         (R, H, D).
