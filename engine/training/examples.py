@@ -170,10 +170,12 @@ def place_cursor(lines: LineIndex, line: int, kind: str, rng: np.random.Generato
             low, high = inside[rng.integers(len(inside))]
             return start + int(rng.integers(low + 1, high))
     if kind == "line_tail" and rng.random() < 0.6:
-        boundaries = [m.end() for m in re.finditer(r"\w+|[^\w\s]+ ?| ", text[first:end])]
+        boundaries = [m.end() for m in re.finditer(r"\w+|[^\w\s]+ ?| ", text[first:end])][:-1]
         if boundaries:
             return first + boundaries[rng.integers(len(boundaries))]
-    return int(rng.integers(first, end + 1))
+    # Behind the last character is "line_end", which is as rare as it is where people type: a model
+    # that has not learnt much yet ends at once wherever that is the likeliest single token.
+    return int(rng.integers(first, max(end, first + 1)))
 
 
 def place_end(lines: LineIndex, cursor: int, kind: str, rng: np.random.Generator) -> int:
