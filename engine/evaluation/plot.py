@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from engine.errors import ConfigError
@@ -51,6 +52,8 @@ def draw(figures: Sequence[Figures], path: Path) -> None:
 def _panel(panel: Axes, suite: str, figures: Sequence[Figures]) -> None:  # type: ignore[valid-type]
     is_run = any(each.passed is not None for each in figures)
     curve: list[tuple[float, float, float]] = []
+    # Modes often lie on each other: told apart by marks and a legend, not by words beside them.
+    marks = cycle("osD^vP*X<>")
     for each in figures:
         quality = each.exact if each.passed is None else each.passed
         if each.mode in BASELINES:
@@ -65,19 +68,15 @@ def _panel(panel: Axes, suite: str, figures: Sequence[Figures]) -> None:  # type
                 fontsize=7,
             )
         elif each.ms_p50 is not None:
-            panel.plot(each.ms_p50, quality * 100, "o", markersize=4)
-            panel.annotate(
-                each.mode,
-                (each.ms_p50, quality * 100),
-                fontsize=7,
-                xytext=(4, 4),
-                textcoords="offset points",
+            panel.plot(
+                each.ms_p50, quality * 100, next(marks), markersize=6, alpha=0.7, label=each.mode
             )
             match = _THRESHOLD.fullmatch(each.mode)
             if match:
                 curve.append((float(match["threshold"]), each.ms_p50, quality * 100))
     curve.sort()
     panel.plot([ms for _, ms, _ in curve], [quality for _, _, quality in curve], "-", linewidth=1)
+    panel.legend(fontsize=7, loc="lower left")
     panel.margins(0.15)
     panel.set(
         title=suite,
