@@ -59,7 +59,7 @@ class AdaptJob:
                 diffusion_scale=diffusion_scale,
             )
         self._optimizer.update(rate_at(self._rate, self.position.step, share))
-        return Report(mean_losses([sums], [batch]), len(batch.tokens))
+        return Report(mean_losses([sums], [batch]), batch.rows)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on fixed examples."""

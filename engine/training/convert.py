@@ -92,7 +92,7 @@ class ConvertJob:
         rate = rate_at(self._options.rate, self.position.step, share)
         done = self.trainer.step([batch], rate)
         diffusion = {} if done.diffusion is None else {"diffusion": done.diffusion}
-        return Report({"ar": done.ar, **diffusion}, len(batch.tokens))
+        return Report({"ar": done.ar, **diffusion}, batch.rows)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on fixed examples."""

@@ -67,6 +67,7 @@ class DraftBatch:
         teachers: (M,) int64, the clean row that predicts the same place.
         texts: (M,) int64, the token that the text has there.
         offsets: (M,) int64, 1 for the first draft behind a seed, and so on.
+        clean_rows: those of the clean rows that are not padding.
     """
 
     attention: Attend
@@ -79,6 +80,7 @@ class DraftBatch:
     teachers: Tensor
     texts: Tensor
     offsets: Tensor
+    clean_rows: int
 
 
 class DrafterJob:
@@ -105,7 +107,7 @@ class DrafterJob:
         loss, accepted = draft_loss(self._network, self.adapter, batch)
         loss.backward()
         self._optimizer.update(rate_at(self._rate, self.position.step, share))
-        rows = len(batch.tokens) + len(batch.draft_tokens)
+        rows = batch.clean_rows + len(batch.draft_tokens)
         return Report({"loss": float(loss.detach()), "accepted": accepted}, rows)
 
     @torch.no_grad()
@@ -213,6 +215,7 @@ def draft_batch(
         positions,
         tuple(sections),
         *rest,
+        clean_rows=clean.rows,
     )
 
 

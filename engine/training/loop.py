@@ -242,7 +242,7 @@ def train(
         rate = recipe.learning_rate_at(trainer.progress.step, share)
         recent.append(trainer.step(batches, rate))
         _check_finite(recent[-1], trainer.progress.step)
-        count = sum(len(batch.tokens) for batch in batches)
+        count = sum(batch.rows for batch in batches)
         before = trainer.progress
         trainer.progress = Progress(
             step=before.step + 1,
@@ -300,7 +300,7 @@ def held_out_batches(
     """
     rng = np.random.default_rng(_HELD_OUT_SEED)
     batches = []
-    while sum(len(batch.tokens) for batch in batches) < tokens:
+    while sum(batch.rows for batch in batches) < tokens:
         drawn = packer.batch(rng, trainer.recipe.batch_tokens, HOLES)
         examples = [_middles_alone(example) for example in drawn if example.holes]
         if examples:

@@ -49,7 +49,7 @@ class Demand:
         config, width = self.config, self.width
         query, keys = config.heads * config.head_dim, 2 * config.kv_heads * config.head_dim
         products = 6 * config.hidden + 4 * (query + keys) + 5 * config.intermediate
-        attention = 2 * config.heads * _SEEN_TOKENS
+        attention = config.heads * _SEEN_TOKENS  # chances alone
         return config.layers * (width * (products + attention) + 16 * config.hidden)
 
     @property

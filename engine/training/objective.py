@@ -43,6 +43,7 @@ class Batch:
         attend: mixes values over what each row sees.
         ar_total: sum of ar_weights.
         diffusion_total: the sum of diffusion_weights to be expected, whatever was masked.
+        rows: those that are not padding.
     """
 
     tokens: Tensor
@@ -54,6 +55,7 @@ class Batch:
     attend: Attend
     ar_total: float
     diffusion_total: float
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def to_batch(rows: Rows, *, device: torch.device, dtype: torch.dtype) -> Batch:
         attend=attend,
         ar_total=float(rows.ar_weights.sum()),
         diffusion_total=rows.diffusion_total,
+        rows=len(rows.tokens) - rows.padding,
     )
 
 

@@ -12,7 +12,7 @@ Plain numpy, so that batches can be laid out by other processes. Owns the visibi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Rows:
         reach: (R,) int32; it sees its segment's clean rows at places below this.
         block: (R,) int32, of noisy rows that see each other, a number of their own; NONE if clean.
         diffusion_total: the sum of diffusion_weights to be expected, whatever was masked.
+        padding: how many of the last rows only bring R to a multiple.
     """
 
     tokens: np.ndarray
@@ -61,6 +62,7 @@ class Rows:
     block: np.ndarray
     segments: tuple[Segment, ...]
     diffusion_total: float
+    padding: int = 0
 
 
 def lay_out(
@@ -88,7 +90,7 @@ def lay_out(
     if missing:
         columns.begin(NONE, 0)
         columns.clean(np.zeros(missing, dtype=np.int64), 0, np.zeros(missing, dtype=np.float32))
-    return columns.rows(expected)
+    return replace(columns.rows(expected), padding=missing)
 
 
 def own_sees(rows: Rows, part: slice) -> np.ndarray:

@@ -178,7 +178,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ):
     more = ("--rank", "4") if command != "convert" else ()
-    assert run(command, diffusion, repository, tmp_path / "whole", *more) == 0
+    assert run(command, diffusion, repository, tmp_path / "whole", *more, tokens="5000") == 0
     step, steps = job.step, [0]
 
     def step_and_signal(self: object, share: float) -> object:
@@ -189,10 +189,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
     monkeypatch.setattr(job, "step", step_and_signal)
     broken = tmp_path / "broken"
-    assert run(command, diffusion, repository, broken, *more) == 130
+    assert run(command, diffusion, repository, broken, *more, tokens="5000") == 130
     assert steps[0] == 2  # the step under way was finished, no other begun
     assert not (broken / "checkpoint").exists()
-    assert run(command, diffusion, repository, broken, *more) == 0
+    assert run(command, diffusion, repository, broken, *more, tokens="5000") == 0
     for path in (tmp_path / "whole" / "checkpoint").rglob("*.safetensors"):
         other = broken / path.relative_to(tmp_path / "whole")
         assert path.read_bytes() == other.read_bytes()
