@@ -16,7 +16,7 @@ from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
 from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
-from engine.config import DEVICES, DTYPES, EngineSettings
+from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
 from engine.errors import ConfigError, RequestError
 from engine.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
 
@@ -310,6 +310,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         "--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (the bundled model)"
     )
     _add_computing_options(group)
+    group.add_argument("--backend", choices=BACKENDS, help="what computes (auto)")
     return group
 
 
@@ -333,6 +334,7 @@ def _run_serve(options: argparse.Namespace) -> int:
         device=options.device or "auto",
         dtype=options.dtype or "auto",
         threads=options.threads,
+        backend=options.backend or "auto",
     )
     return serve(
         ServeOptions(
@@ -410,6 +412,7 @@ def _client_settings(options: argparse.Namespace) -> dict[str, object]:
             checkpoint=checkpoint and str(checkpoint.expanduser().absolute()),
             device=given.get("device"),
             dtype=given.get("dtype"),
+            backend=given.get("backend"),
             threads=given.get("threads"),
             url=given.get("url"),
             token=token if given.get("url") else None,

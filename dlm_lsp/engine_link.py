@@ -36,6 +36,7 @@ def to_host_settings(settings: Settings) -> HostSettings:
             dtype=engine.dtype,
             threads=engine.threads,
             cache_tokens=engine.cache_tokens,
+            backend=engine.backend,
         ),
         url=engine.url,
         token=engine.token,

@@ -1,14 +1,105 @@
-"""What this machine can compute with, told without importing torch.
+"""What this machine can compute with, and what "auto" comes to here.
 
-`doctor` and the host's identity need the answer before, or without, a second of imports.
+`doctor` and the host need the answer before, or without, a second of imports: torch is imported
+only where it is installed and a driver of NVIDIA's is, to ask whether both work together.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from engine.config import EngineSettings
+from engine.errors import ConfigError
+
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: AVX-512 or AMX; Arm: bf16
+# What tells of an NVIDIA driver without asking it: on Linux, the control device in a container that
+# was lent another card than the first; in Windows' Linux.
+_DRIVER_SIGNS = ("/dev/nvidia0", "/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
+_INSTALL_TORCH = "pip install 'dlm-lsp[gpu]'"
+
+
+def resolve(settings: EngineSettings) -> EngineSettings:
+    """A copy without "auto".
+
+    Raises:
+        ConfigError: the device or the backend asked for is not there, or they do not go together.
+    """
+    backend = "torch" if settings.backend == "auto" else settings.backend
+    if backend == "onnx":
+        raise ConfigError(
+            'engine.backend is "onnx", which this version does not have.',
+            remedy='Set engine.backend = "auto".',
+            param="engine.backend",
+        )
+    if settings.dtype == "int8":
+        raise ConfigError(
+            'engine.dtype is "int8", which the backend "torch" does not compute with.',
+            remedy='Set engine.dtype = "auto"; int8 checkpoints are read all the same.',
+            param="engine.dtype",
+        )
+    device = _device(settings.device)
+    if not _has_torch():
+        raise ConfigError(
+            "torch, which computes here, is not installed.",
+            remedy=f"Install it: {_INSTALL_TORCH}.",
+            param="engine.backend",
+        )
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
+    threads = settings.threads or default_threads()
+    return replace(settings, backend=backend, device=device, dtype=dtype, threads=threads)
+
+
+def _device(asked: str) -> str:
+    """ "cpu" or "cuda". Raises ConfigError when "cuda" is asked for and cannot be had."""
+    if asked == "cuda" and not _has_torch():
+        raise ConfigError(
+            'engine.device is "cuda", and torch is not installed.',
+            remedy=f'Install it: {_INSTALL_TORCH}; or set engine.device = "auto".',
+            param="engine.device",
+        )
+    if asked == "cpu":
+        return asked
+    # Who asks for CUDA by name has torch look, whatever the signs.
+    has_cuda = _has_torch() and (asked == "cuda" or _has_driver()) and _torch_finds_cuda()
+    if asked == "cuda" and not has_cuda:
+        raise ConfigError(
+            'engine.device is "cuda", but torch finds no usable CUDA device.',
+            remedy='Install a CUDA build of torch and its driver, or set engine.device = "auto".',
+            param="engine.device",
+        )
+    return "cuda" if has_cuda else "cpu"
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _has_driver() -> bool:
+    """Whether anything says that this machine has an NVIDIA driver; costs a few file look-ups."""
+    windows = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll"
+    return any(Path(sign).exists() for sign in (*_DRIVER_SIGNS, windows))
+
+
+def _torch_finds_cuda() -> bool:
+    try:
+        import torch  # a second: only where there may be a card
+    except (ImportError, OSError) as error:
+        raise torch_unusable(error) from None
+    return torch.cuda.is_available()
+
+
+def torch_unusable(error: Exception) -> ConfigError:
+    """What to raise where torch is installed and cannot be imported: a build for other systems."""
+    return ConfigError(
+        f"torch cannot be imported: {error}.",
+        remedy="Install dlm-lsp again with pip.",
+        param="engine.backend",
+    )
 
 
 def cpu_has_bfloat16() -> bool:

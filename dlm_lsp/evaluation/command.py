@@ -126,6 +126,7 @@ def _arguments(options: EvalOptions, work: Work, plan: Plan) -> dict[str, object
         "checkpoint": _identity(checkpoint) if engine.url is None else engine.url,
         "device": engine.device,
         "dtype": engine.dtype,
+        "backend": engine.backend,
         "threads": engine.threads,
         "block_length": work.asking.block_length,
         "tokens_max": options.tokens_max,

@@ -59,11 +59,13 @@ class ServeOptions:
 
     def arguments(self) -> list[str]:
         """The command line, from `serve` on, that means these options."""
-        words = ["serve", "--device", self.engine.device, "--dtype", self.engine.dtype]
-        checkpoint = self.engine.checkpoint  # made absolute: a host has a folder of its own
+        engine = self.engine
+        words = ["serve", "--device", engine.device, "--dtype", engine.dtype]
+        words += ["--backend", engine.backend]
+        checkpoint = engine.checkpoint  # made absolute: a host has a folder of its own
         for option, value in (
             ("--checkpoint", checkpoint and checkpoint.expanduser().absolute()),
-            ("--threads", self.engine.threads),
+            ("--threads", engine.threads),
             ("--idle-seconds", self.idle_seconds),
             ("--host", self.host),
             ("--port", self.port),

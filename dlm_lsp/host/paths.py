@@ -68,7 +68,7 @@ def identity(settings: EngineSettings) -> str:
     """
     folder = settings.checkpoint_path().expanduser().resolve()
     files = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
-    parts = [str(PROTOCOL), str(folder), settings.device, settings.dtype]
+    parts = [str(PROTOCOL), str(folder), settings.device, settings.dtype, settings.backend]
     parts += [_stamp(folder / file) for file in files]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

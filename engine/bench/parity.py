@@ -125,7 +125,7 @@ def deciding_logits(model: Model, request: Request, tokens: Sequence[int], rows_
         chunk = whole[start:end]
         read = tuple(row for row in range(len(chunk)) if start + row >= prompt - 1)
         step = chain(chunk, start, read=read, sequence=sequence)
-        logits.append(model(step, cache))
+        logits.append(model.logits(step, cache))
         cache.keep(step, tuple(range(step.rows)))
         start += step.rows
     return torch.cat(logits)

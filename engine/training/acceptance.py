@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from engine.api import Limits, Request
+from engine.api import Limits, Request, Sampling
 from engine.cache.storage import CacheShape, KVCache
 from engine.decoders.linear_spec import LinearSpec
 from engine.decoders.strategy import Traits
@@ -20,6 +19,7 @@ from engine.loop import decode
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Network
 from engine.model.runner import Model
+from engine.reading import Reading
 from engine.step import Step
 
 _TOKENS_MAX = 64
@@ -59,9 +59,9 @@ class _Counting:
         self._model = model
         self.drafting = 0
 
-    def __call__(self, step: Step, cache: Any) -> Tensor:
+    def __call__(self, step: Step, cache: Any, sampling: Sampling) -> tuple[Reading, ...]:
         self.drafting += any(step.group)
-        return self._model(step, cache)
+        return self._model(step, cache, sampling)
 
 
 def measure_acceptance(
