@@ -24,7 +24,6 @@ from engine.api import (
     Stopped,
 )
 from engine.config import EngineSettings
-from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
 from engine.model.checkpoint import save_checkpoint
@@ -167,12 +166,6 @@ def test_a_missing_folder_and_a_foreign_tokenizer_are_named(folder: Path, tmp_pa
     TOKENIZER.save(tmp_path)
     with pytest.raises(CheckpointError, match="vocab_size"):
         Engine.load(replace(SETTINGS, checkpoint=tmp_path))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is there")
-def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"engine\.device"):
-        resolve(EngineSettings(device="cuda"))
 
 
 def test_a_cache_that_does_not_fit_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
