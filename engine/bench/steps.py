@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from engine.api import BlockOptions, Limits, Request
 from engine.bench.rates import Rates, seconds_of, synchronize
 from engine.bench.shapes import weight_bytes
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
@@ -167,6 +168,6 @@ def _verify(tokens: tuple[int, ...], position: int, sequence: int) -> Step:
 
 def _cache(model: Model, tokens: int) -> KVCache:
     config = model.network.config
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    shape = CacheShape.of(config)
     dtype = next(model.network.parameters()).dtype
     return KVCache(shape, tokens, device=model.device, dtype=dtype)

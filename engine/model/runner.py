@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +23,8 @@ from engine.model.network import Draft, Network
 from engine.model.readout import read
 from engine.model.tiles import TILE_ROWS, Tile, to_tiles
 from engine.reading import Reading
-from engine.step import Step, visible_rows
+from engine.model.visibility import visibility
+from engine.step import Step
 
 
 class Model:
@@ -160,18 +160,8 @@ class Model:
 
 
 def visibility_mask(step: Step, lengths: list[tuple[int, int]]) -> Tensor:
-    """(R, P + R) bool: what each row sees of the cached tokens (laid out by `lengths`) and rows."""
-    rows = step.rows
-    width = -(-rows // 8)
-    packed = b"".join(bits.to_bytes(width, "little") for bits in visible_rows(step))
-    bits = numpy.frombuffer(packed, dtype=numpy.uint8).reshape(rows, width)
-    among_rows = numpy.unpackbits(bits, axis=1, bitorder="little")[:, :rows].astype(bool)
-    sequence = numpy.array(step.sequence)
-    cached = [
-        numpy.broadcast_to((sequence == number)[:, None], (rows, length))
-        for number, length in lengths
-    ]
-    return torch.from_numpy(numpy.concatenate([*cached, among_rows], axis=1))
+    """As `engine.model.visibility.visibility`."""
+    return torch.from_numpy(visibility(step, lengths))
 
 
 def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

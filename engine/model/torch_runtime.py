@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from engine.api import Sampling
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.config import EngineSettings
 from engine.errors import MemoryExhausted
 from engine.model.adapter import load_adapter
@@ -67,7 +68,7 @@ class TorchRuntime:
     def new_cache(self, tokens: int) -> KVCache:
         """An empty store. Raises MemoryExhausted when it does not fit."""
         config = self.config
-        shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+        shape = CacheShape.of(config)
         return KVCache(shape, tokens, device=self.model.device, dtype=self._dtype)
 
     def begin_thread(self, threads: int) -> None:

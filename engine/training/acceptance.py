@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from engine.api import Limits, Request, Sampling
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders.linear_spec import LinearSpec
 from engine.decoders.strategy import Traits
 from engine.loop import decode
@@ -73,7 +74,7 @@ def measure_acceptance(
     """Greedy, in blocks of up to 32, at most 64 tokens for each prompt."""
     config = network.config
     weight = network.encoder.embed_tokens.weight
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    shape = CacheShape.of(config)
     cache = KVCache(shape, _CACHE_TOKENS, device=weight.device, dtype=weight.dtype)
     traits = Traits(config.mask_id, has_drafter=adapter is not None)
     counting = _Counting(Model(network, device=weight.device, adapter=adapter))

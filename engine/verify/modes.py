@@ -18,7 +18,8 @@ from torch import Tensor
 
 from engine.api import BlockOptions, Limits, Request, Sampling
 from engine.cache.pages import PAGE_TOKENS
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
@@ -82,7 +83,7 @@ class Runner:
         self._model = model
         self._dtype = dtype
         config = model.network.config
-        self._shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+        self._shape = CacheShape.of(config)
         self._block_length = config.block_length
         self._traits = Traits(config.mask_id, has_drafter=model.adapter is not None)
 

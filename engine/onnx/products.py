@@ -1,0 +1,91 @@
+"""How a linear layer is written into the graph: float, or int8 with one scale per row.
+
+int8: a weight row (output channel) has one scale, and so has every row of activations, computed
+while it runs; the product of the integers is multiplied by both. A row's result therefore does not
+depend on its neighbours' values. Which integer types are used is a matter of the processor
+(`engine.onnx.probe`): unsigned activations times signed weights is what VNNI and AMX compute, but
+without them x86 saturates silently, and unsigned weights are the exact form there.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy
+from numpy import ndarray
+
+from engine.onnx.writer import GraphWriter
+
+# "float32"; "int8" with signed weights; "uint8" with unsigned ones (the same numbers, shifted).
+Product = Literal["float32", "int8", "uint8"]
+PRODUCTS: tuple[Product, ...] = get_args(Product)
+MICROSOFT = "com.microsoft"
+_LARGEST = 127  # of a quantised magnitude: -128 has no counterpart
+_SHIFT = 128  # zero point of unsigned integers
+_SCALE_MIN = 1e-30  # of a weight row that is all zeros
+
+
+class Linear:
+    """Writes linear layers of one kind into a graph."""
+
+    def __init__(self, writer: GraphWriter, product: Product) -> None:
+        self._writer = writer
+        self._product = product
+        self._quantized: dict[str, tuple[str, str]] = {}  # activations → (integers, scales)
+        if product != "float32":
+            writer.constant("q.inverse", numpy.float32(1 / _LARGEST))
+            writer.constant("q.tiny", numpy.float32(1e-12))
+            writer.constant("q.one", numpy.float32(1))
+            writer.constant("q.shift", numpy.uint8(_SHIFT))
+            writer.constant("q.last", numpy.array([-1], dtype=numpy.int64))
+
+    def write(self, name: str, x: str, weight: ndarray, bias: ndarray | None = None) -> str:
+        """x (R, in) times weight (out, in) fp32, plus bias (out,); returns the result's name."""
+        if self._product == "float32":
+            return self._float(name, x, weight, bias)
+        writer = self._writer
+        integers, scales = self._quantize(x)
+        values, row_scales = quantized(weight)
+        inputs = [integers, "", "q.one", "", "q.shift"]
+        if self._product == "uint8":
+            values = (values.astype(numpy.int16) + _SHIFT).astype(numpy.uint8)
+            inputs.append("q.shift")
+        inputs[1] = writer.tensor(f"{name}.weight", numpy.ascontiguousarray(values.T))
+        inputs[3] = writer.tensor(f"{name}.scale", row_scales)
+        raw = writer.node("MatMulIntegerToFloat", inputs, f"{name}.raw", domain=MICROSOFT)
+        out = writer.node("Mul", [raw, scales], f"{name}.product")
+        if bias is None:
+            return out
+        return writer.node("Add", [out, writer.tensor(f"{name}.bias", bias)], f"{name}.out")
+
+    def _float(self, name: str, x: str, weight: ndarray, bias: ndarray | None) -> str:
+        writer = self._writer
+        transposed = numpy.ascontiguousarray(weight.T, dtype=numpy.float32)
+        matrix = writer.tensor(f"{name}.weight", transposed)
+        out = writer.node("MatMul", [x, matrix], f"{name}.product")
+        if bias is None:
+            return out
+        return writer.node("Add", [out, writer.tensor(f"{name}.bias", bias)], f"{name}.out")
+
+    def _quantize(self, x: str) -> tuple[str, str]:
+        """uint8 (R, in) around 128 and the rows' scales (R, 1); once for each input."""
+        if x not in self._quantized:
+            writer = self._writer
+            magnitude = writer.node("Abs", [x], f"{x}.abs")
+            largest = writer.node("ReduceMax", [magnitude, "q.last"], f"{x}.largest", keepdims=1)
+            bounded = writer.node("Max", [largest, "q.tiny"], f"{x}.bounded")
+            scales = writer.node("Mul", [bounded, "q.inverse"], f"{x}.scales")
+            scaled = writer.node("Div", [x, scales], f"{x}.scaled")
+            integers = writer.node("QuantizeLinear", [scaled, "q.one", "q.shift"], f"{x}.integers")
+            self._quantized[x] = (integers, scales)
+        return self._quantized[x]
+
+
+def quantized(weight: ndarray) -> tuple[ndarray, ndarray]:
+    """A weight (out, in) fp32 as int8 and its rows' scales (out,) fp32.
+
+    A row's largest entry becomes ±127; an entry comes back within half its row's scale.
+    """
+    largest = numpy.maximum(weight.max(axis=1), -weight.min(axis=1))
+    scales = numpy.maximum(largest / _LARGEST, _SCALE_MIN).astype(numpy.float32)
+    return numpy.rint(weight / scales[:, None]).astype(numpy.int8), scales
