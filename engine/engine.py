@@ -35,14 +35,15 @@ from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.device import cpu_has_bfloat16, default_threads
-from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
+from engine.errors import ConfigError, MemoryExhausted, RequestError
 from engine.loop import TokenState, decode
 from engine.measuring import machine_name, measure
 from engine.model.adapter import load_adapter
-from engine.model.checkpoint import load_network
-from engine.model.config import ModelConfig, read_config
+from engine.model.checkpoint import build_network
+from engine.model.config import ModelConfig
 from engine.model.runner import Model
-from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.model.source import open_checkpoint
+from engine.model.tokenizer import Tokenizer
 from engine.scheduler import Scheduler
 from engine.steptimes import StepTimes, TimesFile, TimesKey, built_in_times, read_times, write_times
 from engine.transcript import Transcript, mean_confidence
@@ -106,37 +107,24 @@ class Engine:
             EngineError: no such device, a broken checkpoint, or not enough memory; says which.
         """
         settings = resolve(settings)
-        folder = settings.checkpoint_path()
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder} is not a folder.",
-                remedy="Set engine.checkpoint to a checkpoint folder, or leave it out.",
-                param="engine.checkpoint",
-            )
+        path = settings.checkpoint_path()
         device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-        config = read_config(folder)
-        tokenizer = read_tokenizer(folder)
-        if tokenizer.size > config.vocabulary:
-            raise CheckpointError(
-                f"{folder}: tokenizer.json has {tokenizer.size} ids, config.json vocab_size "
-                f"{config.vocabulary}.",
-                remedy="Check that both belong to the same checkpoint.",
-                param="vocab_size",
-            )
-        network = load_network(folder, config, device=device, dtype=dtype)
+        source = open_checkpoint(path)
+        config = source.config
+        network = build_network(source.weights, config, device=device, dtype=dtype)
         try:
             network.join()
         except torch.OutOfMemoryError:
             raise MemoryExhausted(
-                f"The weights of {folder} do not fit on {device} with room to lay them out.",
+                f"The weights of {path} do not fit on {device} with room to lay them out.",
                 remedy="Use a smaller checkpoint.",
                 param="engine.checkpoint",
             ) from None
         shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
         cache = KVCache(shape, settings.cache_tokens, device=device, dtype=dtype)
-        adapter = load_adapter(folder, config, device=device, dtype=dtype)
+        adapter = load_adapter(path, config, device=device, dtype=dtype)
         model = Model(network, device=device, adapter=adapter)
-        return cls(model, cache, tokenizer, settings, times_file)
+        return cls(model, cache, source.tokenizer, settings, times_file)
 
     def submit(self, request: Request, emit: Emit) -> Handle:
         """Queues a request: Started, a Draft after every forward, then one of the last events.

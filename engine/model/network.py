@@ -241,13 +241,15 @@ def _joined(parts: Sequence[nn.Linear]) -> Joined:
 def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     """(D/2,) fp32 angular frequencies, radians per position.
 
-    YaRN (arXiv 2309.00071, §3.2): dimensions that turn fewer than `beta_slow` times over the
-    original context are interpolated by `factor`, those above `beta_fast` are kept, with a ramp
-    between.
+    The plain ones are divided by the config's factors, where it has any. YaRN (arXiv 2309.00071,
+    §3.2): dimensions that turn fewer than `beta_slow` times over the original context are
+    interpolated by `factor`, those above `beta_fast` are kept, with a ramp between.
     """
     # On the CPU even while a network is laid out under the meta device.
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     plain = 1.0 / rope.theta**exponents
+    if rope.frequency_factors:
+        plain = plain / torch.tensor(rope.frequency_factors, dtype=torch.float32, device="cpu")
     if not rope.yarn:
         return plain
 
