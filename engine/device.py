@@ -120,3 +120,14 @@ def default_threads() -> int:
     (barriers against a preempted thread), one thread stays within a third. Else half the CPUs."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 if not count or count <= 4 else count // 2
+
+
+def available_memory_bytes() -> int:
+    """Memory the system can give without swapping; unlimited where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 2**63 - 1

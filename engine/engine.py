@@ -33,11 +33,12 @@ from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.device import default_threads, resolve, torch_unusable
-from engine.errors import CheckpointError, RequestError
+from engine.errors import RequestError
 from engine.loop import TokenState, decode
 from engine.measuring import measure
-from engine.model.config import ModelConfig, read_config
-from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.model.config import ModelConfig
+from engine.model.source import CheckpointSource, open_checkpoint
+from engine.model.tokenizer import Tokenizer
 from engine.runtime import Cache, Runtime
 from engine.scheduler import Scheduler
 from engine.steptimes import StepTimes, TimesFile, TimesKey, built_in_times, read_times, write_times
@@ -107,23 +108,8 @@ class Engine:
             EngineError: no such device, a broken checkpoint, or not enough memory; says which.
         """
         settings = resolve(settings)
-        folder = settings.checkpoint_path()
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder} is not a folder.",
-                remedy="Set engine.checkpoint to a checkpoint folder, or leave it out.",
-                param="engine.checkpoint",
-            )
-        config = read_config(folder)
-        tokenizer = read_tokenizer(folder)
-        if tokenizer.size > config.vocabulary:
-            raise CheckpointError(
-                f"{folder}: tokenizer.json has {tokenizer.size} ids, config.json vocab_size "
-                f"{config.vocabulary}.",
-                remedy="Check that both belong to the same checkpoint.",
-                param="vocab_size",
-            )
-        return cls(_load_runtime(folder, config, settings), tokenizer, settings, times_file)
+        source = open_checkpoint(settings.checkpoint_path())
+        return cls(_load_runtime(source, settings), source.tokenizer, settings, times_file)
 
     def submit(self, request: Request, emit: Emit) -> Handle:
         """Queues a request: Started, a Draft after every forward, then one of the last events.
@@ -199,22 +185,20 @@ class Engine:
             states.close()  # a stop text ends decoding early: free the cache now, not at collection
 
 
-def _load_runtime(folder: Path, config: ModelConfig, settings: EngineSettings) -> Runtime:
-    """What computes, with the weights read.
+def _load_runtime(source: CheckpointSource, settings: EngineSettings) -> Runtime:
+    """What computes, with the weights. Raises EngineError; says which.
 
-    Args:
-        settings: resolved ones, without "auto".
-
-    Raises:
-        EngineError: a broken checkpoint, or not enough memory; says which.
+    Both are imported here, because torch takes a second and need not be installed.
     """
-    assert settings.backend == "torch"
+    if settings.backend == "onnx":
+        from engine.onnx.runtime import OnnxRuntime
+
+        return OnnxRuntime.load(source, settings)
     try:
-        # torch: a second, for who computes with it alone
         from engine.model.torch_runtime import TorchRuntime
     except (ImportError, OSError) as error:
         raise torch_unusable(error) from None
-    return TorchRuntime.load(folder, config, settings)
+    return TorchRuntime.load(source, settings)
 
 
 @dataclass(slots=True)

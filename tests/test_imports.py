@@ -107,7 +107,16 @@ def test_the_rules_catch_what_they_forbid(tmp_path: Path) -> None:
     assert not is_within(names[0], TORCH_FREE_ENGINE)
 
 
-@pytest.mark.parametrize("module", [*TORCH_FREE_ENGINE, "engine.step", "engine.cache.pages"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *TORCH_FREE_ENGINE,
+        "engine.step",
+        "engine.cache.pages",
+        "engine.model.adapter_weights",
+        "engine.model.source",
+    ],
+)
 def test_torch_free_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)

@@ -6,7 +6,6 @@ Knows neither files' contents nor decoding; the network meets the cache in `engi
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import torch
 
@@ -16,9 +15,10 @@ from engine.cache.storage import KVCache
 from engine.config import EngineSettings
 from engine.errors import MemoryExhausted
 from engine.model.adapter import load_adapter
-from engine.model.checkpoint import load_network
+from engine.model.checkpoint import build_network
 from engine.model.config import ModelConfig
 from engine.model.runner import Model
+from engine.model.source import CheckpointSource
 from engine.reading import Reading
 from engine.step import Step
 
@@ -38,27 +38,27 @@ class TorchRuntime:
         self._dtype = weight.dtype
 
     @classmethod
-    def load(cls, folder: Path, config: ModelConfig, settings: EngineSettings) -> TorchRuntime:
+    def load(cls, source: CheckpointSource, settings: EngineSettings) -> TorchRuntime:
         """Reads the weights and the drafter of a checkpoint.
 
         Args:
-            config: the folder's `config.json`.
             settings: resolved ones, without "auto".
 
         Raises:
             EngineError: a broken checkpoint, or not enough memory; says which.
         """
         device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-        network = load_network(folder, config, device=device, dtype=dtype)
+        path, config = source.path, source.config
+        network = build_network(source.weights, config, device=device, dtype=dtype)
         try:
             network.join()
         except torch.OutOfMemoryError:
             raise MemoryExhausted(
-                f"The weights of {folder} do not fit on {device} with room to lay them out.",
+                f"The weights of {path} do not fit on {device} with room to lay them out.",
                 remedy="Use a smaller checkpoint.",
                 param="engine.checkpoint",
             ) from None
-        adapter = load_adapter(folder, config, device=device, dtype=dtype)
+        adapter = load_adapter(path, config, device=device, dtype=dtype)
         return cls(Model(network, device=device, adapter=adapter))
 
     def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
