@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from engine.errors import CheckpointError
 from engine.model.tokenizer import Tokenizer, byte_alphabet, read_tokenizer
-from engine.prompt import SENTINELS, SPECIAL_TOKENS, InfillFormat, SentinelFormat
+from engine.prompt import SPECIAL_TOKENS, InfillFormat
 
 
 def trained() -> Backend:
@@ -75,18 +75,6 @@ def test_the_infill_layout_is_found_by_its_markers() -> None:
     prompt = infill.prompt([100], [101, 102], [])
     names = [SPECIAL_TOKENS.index(name) for name in ("<s>", "[FAR]", "[PREFIX]", "[NEAR]")]
     assert prompt == (*names[:2], 100, names[2], 101, 102, names[3], infill.middle)
-
-
-def test_sentinels_of_released_tokenizers_are_found() -> None:
-    backend = trained_without_markers()
-    backend.add_special_tokens(["<|endoftext|>", *SENTINELS[0]])
-    tokenizer = Tokenizer(backend)
-    infill = tokenizer.infill
-    assert isinstance(infill, SentinelFormat)
-    prefix, suffix, middle = (tokenizer.id_of(name) for name in SENTINELS[0])
-    assert infill.prompt([7], [8, 9], [10]) == (prefix, 8, 9, suffix, 10, 7, middle)
-    assert tokenizer.id_of("<|endoftext|>") in infill.end_ids
-    assert {prefix, suffix, middle} <= set(infill.end_ids)
 
 
 def test_a_tokenizer_without_markers_has_no_infilling() -> None:

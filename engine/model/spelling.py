@@ -1,0 +1,154 @@
+"""What the tokens of a vocabulary spell in bytes, and which of them are markers.
+
+Two kinds of vocabulary: byte-level BPE, which writes each byte as one printable character (GPT-2,
+Qwen, Llama 3, Tekken), and SentencePiece's, which writes a blank as "▁" and has tokens "<0x0A>" for
+bytes of characters that it lacks (Llama 2, Code Llama, Codestral). Torch-free; encodes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as _Backend
+
+from engine.errors import CheckpointError
+from engine.prompt import SENTINEL_NAMES, SPECIAL_TOKENS
+
+BLANK = "▁"  # SentencePiece's blank, U+2581
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+# No UTF-8 text holds these bytes, and vocabularies made from text lack them.
+_NEVER_IN_TEXT = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
+# llama.cpp's converter knows control tokens that their tokenizer.json calls ordinary by this.
+_CONTROL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\]", re.DOTALL)
+_BETWEEN, _INVALID = "\U0010ffff", "\U0010fffe"  # characters that no byte-level token has
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """What ids spell.
+
+    Attributes:
+        bytes_of: by id. Control tokens and ids that the vocabulary skips spell nothing.
+        markers: ids that no text may be encoded as: every added token but runs of blanks.
+        blanks: added tokens that spell nothing but blanks, by id. Some vocabularies indent code
+            with them, and none of them can be meant as a marker.
+        byte_ids: the id that spells this one byte, where the vocabulary has one.
+        is_sentencepiece: the vocabulary's kind.
+    """
+
+    bytes_of: list[bytes]
+    markers: frozenset[int]
+    blanks: dict[int, AddedToken]
+    byte_ids: dict[int, int]
+    is_sentencepiece: bool
+
+    def in_bytes(self, token: str) -> list[int]:
+        """The ids of the bytes that a piece of the vocabulary spells, each by itself."""
+        if self.is_sentencepiece:
+            spelled = token.replace(BLANK, " ").encode()
+        else:
+            spelled = bytes(_BYTE_OF[character] for character in token)
+        return [self.byte_ids[byte] for byte in spelled]
+
+
+def read_spelling(backend: _Backend, source: str) -> Spelling:
+    """The spelling of a tokenizer's ids.
+
+    Added tokens that are no control tokens ("<tool_call>" of Qwen) spell their name when a model
+    writes them, though no text is encoded as one of them.
+
+    Args:
+        source: names the vocabulary in errors.
+
+    Raises:
+        CheckpointError: the vocabulary is of neither kind, or lacks a byte that text can have.
+    """
+    ids = backend.get_vocab(with_added_tokens=True)
+    added: Mapping[int, AddedToken] = backend.get_added_tokens_decoder()
+    is_sentencepiece = all(token in ids for token in BYTE_TOKENS)
+    ordinary = {token: token_id for token, token_id in ids.items() if token_id not in added}
+    spelled = _sentencepiece(ordinary) if is_sentencepiece else _byte_level(ordinary, source)
+    table = [b""] * (max(ids.values(), default=-1) + 1)
+    for token_id, piece in zip(ordinary.values(), spelled, strict=True):
+        table[token_id] = piece
+    blanks: dict[int, AddedToken] = {}
+    for token_id, token in added.items():
+        if is_control(token.content, token.special):
+            continue
+        text = token.content.replace(BLANK, " ") if is_sentencepiece else token.content
+        table[token_id] = text.encode()
+        if token.content.isspace() and not (token.lstrip or token.rstrip or token.single_word):
+            blanks[token_id] = token
+    return Spelling(
+        table,
+        frozenset(added.keys() - blanks.keys()),
+        blanks,
+        _byte_ids(ordinary, is_sentencepiece, source),
+        is_sentencepiece,
+    )
+
+
+def is_control(token: str, special: bool) -> bool:
+    """Whether an added token steers the model and has no text, whatever its file calls it."""
+    named = token in SENTINEL_NAMES or token in SPECIAL_TOKENS
+    return special or named or looks_like_control(token)
+
+
+def looks_like_control(token: str) -> bool:
+    """Whether a token is spelled as control tokens are and program text is not."""
+    return _CONTROL.fullmatch(token) is not None
+
+
+def _byte_ids(ordinary: Mapping[str, int], is_sentencepiece: bool, source: str) -> dict[int, int]:
+    names = dict(enumerate(BYTE_TOKENS)) if is_sentencepiece else byte_alphabet()
+    found = {byte: ordinary[name] for byte, name in names.items() if name in ordinary}
+    missing = sorted(set(range(256)) - found.keys() - _NEVER_IN_TEXT)
+    if missing:
+        raise CheckpointError(
+            f"{source} has no token for byte 0x{missing[0]:02X}: text that holds it would be lost.",
+            remedy="Use the checkpoint's own tokenizer, unshortened.",
+            param="tokenizer",
+        )
+    return found
+
+
+def _sentencepiece(tokens: Mapping[str, int]) -> list[bytes]:
+    """The bytes of each token: "▁" is a blank, "<0x0A>" one byte."""
+    of_byte = {token: bytes([byte]) for byte, token in enumerate(BYTE_TOKENS)}
+    return [of_byte.get(token) or token.replace(BLANK, " ").encode() for token in tokens]
+
+
+def _byte_level(tokens: Mapping[str, int], source: str) -> list[bytes]:
+    """The bytes of each token, all in one pass: token by token takes most of the loading time."""
+    from_character = {chr(code): _INVALID for code in range(256)}
+    from_character |= {character: chr(byte) for byte, character in byte_alphabet().items()}
+    table = str.maketrans(from_character)
+    pieces = _BETWEEN.join(tokens).translate(table).split(_BETWEEN) if tokens else []
+    try:
+        if len(pieces) == len(tokens):
+            return [piece.encode("latin-1") for piece in pieces]
+    except UnicodeEncodeError:
+        pass  # named below
+    alphabet = set(byte_alphabet().values())
+    token = next(token for token in tokens if not alphabet.issuperset(token))
+    raise CheckpointError(
+        f"{source}: token {tokens[token]} ({token!r}) is not byte-level.",
+        remedy="Only byte-level BPE (GPT-2, Tekken, Qwen, Llama 3) and SentencePiece vocabularies "
+        "with byte tokens (Llama 2, Codestral) are read.",
+        param="tokenizer",
+    )
+
+
+def byte_alphabet() -> dict[int, str]:
+    """GPT-2's byte-to-character table: printable Latin-1 stands for itself, the rest follow 256."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {byte: chr(byte) for byte in printable}
+    others = [byte for byte in range(256) if byte not in table]
+    table.update({byte: chr(256 + index) for index, byte in enumerate(others)})
+    return table
+
+
+_BYTE_OF = {character: byte for byte, character in byte_alphabet().items()}
