@@ -22,14 +22,16 @@ class EngineSettings:
     """How to load and run one checkpoint.
 
     Attributes:
-        checkpoint: folder in NLD layout; None means the bundled model.
+        checkpoint: folder in NLD layout or a GGUF file; None means the bundled model.
         device: "auto" takes CUDA where it works, else the CPU.
-        dtype: "auto" takes bfloat16 on CUDA and on CPUs with bf16 instructions, else float32.
-            "int8" is for the backend "onnx" alone: weights that are computed with as int8.
+        dtype: on "onnx", "auto" takes int8, and float32 for models of which that is small; with
+            torch, bfloat16 on CUDA and on CPUs with bf16 instructions, else float32.
         threads: CPU threads of the device thread; None means one on CPUs of up to four cores
             (two-thread torch slows 5-50 times beside any other busy process), else half the cores.
         cache_tokens: K/V cache capacity in tokens, shared by all requests.
-        backend: what computes; "auto" takes what suits the device.
+        backend: what computes; "auto" takes "onnx" on the CPU and "torch" on CUDA.
+        graphs: where the ONNX backend keeps the graphs that it builds; None builds one anew each
+            time, into a temporary folder.
     """
 
     checkpoint: Path | None = None
@@ -38,6 +40,7 @@ class EngineSettings:
     threads: int | None = None
     cache_tokens: int = 16_384
     backend: str = "auto"
+    graphs: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the field."""

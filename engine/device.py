@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 
+_INTEGER_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: AVX-512 or AMX; Arm: bf16
 # What tells of an NVIDIA driver without asking it: on Linux, the control device in a container that
 # was lent another card than the first; in Windows' Linux.
@@ -22,36 +24,54 @@ _INSTALL_TORCH = "pip install 'dlm-lsp[gpu]'"
 
 
 def resolve(settings: EngineSettings) -> EngineSettings:
-    """A copy without "auto".
+    """A copy without "auto", but for the dtype on "onnx": that follows from the checkpoint's size.
 
     Raises:
         ConfigError: the device or the backend asked for is not there, or they do not go together.
     """
-    backend = "torch" if settings.backend == "auto" else settings.backend
-    if backend == "onnx":
+    # Who asks for the ONNX backend wants the CPU, and no look for a card.
+    device = "cpu" if settings.backend == "onnx" and settings.device == "auto" else settings.device
+    device = _device(device)
+    backend = settings.backend
+    if backend == "auto":
+        backend = "torch" if device == "cuda" or settings.dtype == "bfloat16" else "onnx"
+    threads = settings.threads or default_threads()
+    dtype = _onnx_dtype(settings, device) if backend == "onnx" else _torch_dtype(settings, device)
+    return replace(settings, backend=backend, device=device, dtype=dtype, threads=threads)
+
+
+def _onnx_dtype(settings: EngineSettings, device: str) -> str:
+    if device != "cpu":
         raise ConfigError(
-            'engine.backend is "onnx", which this version does not have.',
-            remedy='Set engine.backend = "auto".',
+            f'engine.backend is "onnx", which computes on the CPU, and engine.device "{device}".',
+            remedy='Set engine.device = "cpu", or engine.backend = "auto".',
             param="engine.backend",
         )
+    if settings.dtype == "bfloat16":
+        raise ConfigError(
+            'engine.dtype is "bfloat16", which the backend "onnx" does not compute with.',
+            remedy='Set engine.dtype = "auto", or engine.backend = "torch".',
+            param="engine.dtype",
+        )
+    return settings.dtype
+
+
+def _torch_dtype(settings: EngineSettings, device: str) -> str:
     if settings.dtype == "int8":
         raise ConfigError(
             'engine.dtype is "int8", which the backend "torch" does not compute with.',
             remedy='Set engine.dtype = "auto"; int8 checkpoints are read all the same.',
             param="engine.dtype",
         )
-    device = _device(settings.device)
     if not _has_torch():
         raise ConfigError(
-            "torch, which computes here, is not installed.",
-            remedy=f"Install it: {_INSTALL_TORCH}.",
+            "torch, which is to compute here, is not installed.",
+            remedy=f'Install it: {_INSTALL_TORCH}; or set engine.backend = "auto".',
             param="engine.backend",
         )
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
-    threads = settings.threads or default_threads()
-    return replace(settings, backend=backend, device=device, dtype=dtype, threads=threads)
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
 
 
 def _device(asked: str) -> str:
@@ -104,15 +124,29 @@ def torch_unusable(error: Exception) -> ConfigError:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bf16 natively; where it does not, bf16 is slower than fp32."""
+    return not _BFLOAT16_FLAGS.isdisjoint(_cpu_fields("flags", "Features"))
+
+
+def cpu_name() -> str:
+    """The processor as measurements name it: its model, and of its instructions those that decide
+    how fast integers are multiplied. (Hypervisors give one name to processors of many kinds.)"""
+    model = " ".join(_cpu_fields("model name")) or platform.processor() or platform.machine()
+    flags = _cpu_fields("flags", "Features")
+    known = [flag for flag in _INTEGER_FLAGS if flag in flags]
+    return f"{model} ({' '.join(known) or 'no integer dot products known'})"
+
+
+def _cpu_fields(*names: str) -> list[str]:
+    """The words of the first of these lines in Linux' description of the CPU; none elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
-        return False
+        return []
     for line in lines:
         name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return not _BFLOAT16_FLAGS.isdisjoint(value.split())
-    return False
+        if name.strip() in names:
+            return value.split()
+    return []
 
 
 def default_threads() -> int:

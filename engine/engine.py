@@ -36,7 +36,6 @@ from engine.device import default_threads, resolve, torch_unusable
 from engine.errors import RequestError
 from engine.loop import TokenState, decode
 from engine.measuring import measure
-from engine.model.config import ModelConfig
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer
 from engine.runtime import Cache, Runtime

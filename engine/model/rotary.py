@@ -17,9 +17,9 @@ from engine.model.config import RopeConfig
 def rotary_frequencies(rope: RopeConfig, head_dim: int) -> ndarray:
     """(D/2,) fp32 angular frequencies, radians per position.
 
-    The plain ones are divided by the config's factors, where it has any. YaRN (arXiv 2309.00071, §3.2): dimensions that turn fewer than `beta_slow` times over the
-    original context are interpolated by `factor`, those above `beta_fast` are kept, with a ramp
-    between.
+    The plain ones are divided by the config's factors, where it has any. YaRN (arXiv 2309.00071,
+    §3.2): dimensions that turn fewer than `beta_slow` times over the original context are
+    interpolated by `factor`, those above `beta_fast` are kept, with a ramp between.
     """
     exponents = numpy.arange(0, head_dim, 2, dtype=numpy.float32) / numpy.float32(head_dim)
     plain = (1.0 / numpy.float32(rope.theta) ** exponents).astype(numpy.float32)

@@ -22,8 +22,8 @@ from engine.model.adapter import DrafterAdapter
 from engine.model.network import Draft, Network
 from engine.model.readout import read
 from engine.model.tiles import TILE_ROWS, Tile, to_tiles
-from engine.reading import Reading
 from engine.model.visibility import visibility
+from engine.reading import Reading
 from engine.step import Step
 
 

@@ -3,8 +3,8 @@
 Inputs, for R rows that see P cached tokens (Hkv heads of width D cached for each layer):
 
     x (R, hidden)                  the rows' embeddings
-    cos, sin (R, H + Hkv, D)       of queries, scaled by 1 / sqrt(D), and keys; `rotation` makes them
-    mask (R, P + R)                added to the scores: 0 where visible, a large negative number else
+    cos, sin (R, H + Hkv, D)       of queries (scaled by 1 / sqrt(D)) and keys; see `inputs`
+    mask (R, P + R)                added to the scores: 0 where visible, else `inputs.HIDDEN`
     read (N,) int64                the rows whose logits are wanted
     drafter (R, 1)                 1 for rows that run with the drafter LoRA, where there is one
     key.{layer}.{head}, value.{layer}.{head} (P, D)
@@ -18,21 +18,18 @@ memory and the cache gives them to the graph without copying. Outputs:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy
 from numpy import ndarray
 
+from engine.model.adapter_weights import AdapterWeights
 from engine.model.config import ModelConfig
-from engine.model.rotary import query_scale, rotary_frequencies
-from engine.onnx.products import MICROSOFT, Linear, Product
+from engine.onnx.plan import GraphPlan
+from engine.onnx.products import MICROSOFT, Linear
 from engine.onnx.writer import GraphWriter
 
 _FLOAT32, _FLOAT16 = 1, 10  # TensorProto.DataType
-HIDDEN = -1e30  # in the mask: exp gives exactly 0, and a row that sees nothing no NaN
 
 
 class WeightSource(Protocol):
@@ -41,55 +38,12 @@ class WeightSource(Protocol):
     def read(self, name: str) -> ndarray: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Drafter:
-    """The drafter LoRA's factors: per layer down (r, H D) and up (hidden, r), already scaled."""
-
-    down: tuple[ndarray, ...]
-    up: tuple[ndarray, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GraphPlan:
-    """What a graph is built as.
-
-    Attributes:
-        product: how linear layers are computed.
-        half_cache: new keys and values are rounded to fp16 before anything sees them, so that they
-            can be kept as fp16 and a row sees the same numbers whether or not they were cached.
-    """
-
-    product: Product
-    half_cache: bool
-
-
-class Rotation:
-    """cos and sin of a step's rows, as the graph takes them."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self._config = config
-        self._frequencies = rotary_frequencies(config.rope, config.head_dim)
-
-    def __call__(self, positions: Sequence[int]) -> tuple[ndarray, ndarray]:
-        """cos and sin (R, H + Hkv, D) fp32; sin's first half is negated (rotate-half)."""
-        config = self._config
-        angles = numpy.asarray(positions, dtype=numpy.float32)[:, None] * self._frequencies
-        factor = numpy.float32(config.rope.attention_factor)
-        cos, sin = numpy.cos(angles) * factor, numpy.sin(angles) * factor
-        cos = numpy.concatenate((cos, cos), axis=1)[:, None]
-        sin = numpy.concatenate((-sin, sin), axis=1)[:, None]
-        scales = numpy.ones((len(positions), config.heads + config.kv_heads, 1), numpy.float32)
-        of_queries = query_scale(config.rope, positions) / math.sqrt(config.head_dim)
-        scales[:, : config.heads] = of_queries[:, None, None]
-        return cos * scales, sin * scales
-
-
 def write_graph(
     writer: GraphWriter,
     config: ModelConfig,
     weights: WeightSource,
     plan: GraphPlan,
-    drafter: Drafter | None = None,
+    drafter: AdapterWeights | None = None,
 ) -> None:
     """Writes the whole graph and its weights, one tensor in memory at a time."""
     _Decoder(writer, config, weights, plan, drafter).write()
@@ -104,7 +58,7 @@ class _Decoder:
         config: ModelConfig,
         weights: WeightSource,
         plan: GraphPlan,
-        drafter: Drafter | None,
+        drafter: AdapterWeights | None,
     ) -> None:
         self._writer = writer
         self._config = config
@@ -216,8 +170,9 @@ class _Decoder:
         """o_proj's output with the drafter LoRA added at the rows that draft."""
         writer, at, drafter = self._writer, f"l{layer}.drafter", self._drafter
         assert drafter is not None
-        down = writer.tensor(f"{at}.down", numpy.ascontiguousarray(drafter.down[layer].T))
-        up = writer.tensor(f"{at}.up", numpy.ascontiguousarray(drafter.up[layer].T))
+        down = writer.tensor(f"{at}.down", drafter.down[layer].T)
+        scaled = drafter.up[layer].T * numpy.float32(drafter.alpha / drafter.rank)
+        up = writer.tensor(f"{at}.up", scaled)
         low = writer.node("MatMul", [mixed, down], f"{at}.low")
         added = writer.node("MatMul", [low, up], f"{at}.full")
         masked = writer.node("Mul", [added, "drafter"], f"{at}.masked")
@@ -231,9 +186,7 @@ class _Decoder:
         values = writer.node("Transpose", [value], f"{at}.v", perm=[1, 0, 2])
         if self._plan.half_cache:
             keys, values = self._rounded(keys), self._rounded(values)
-        pair = [
-            writer.node("Unsqueeze", [part, "front"], f"{part}.new") for part in (keys, values)
-        ]
+        pair = [writer.node("Unsqueeze", [part, "front"], f"{part}.new") for part in (keys, values)]
         fresh = writer.node("Concat", pair, f"{at}.new", axis=1)
         queries = writer.node("Transpose", [query], f"{at}.q", perm=[1, 0, 2])
         queries = writer.node("Reshape", [queries, "of_head"], f"{at}.q.grouped")

@@ -22,7 +22,7 @@ from engine.errors import MemoryExhausted
 from engine.model.config import ModelConfig
 from engine.model.tiles import Tile, to_tiles
 from engine.model.visibility import visibility
-from engine.onnx.graph import HIDDEN, Rotation
+from engine.onnx.inputs import HIDDEN, Rotation
 from engine.reading import Reading
 from engine.sampling import to_readings
 from engine.step import Step
@@ -114,7 +114,7 @@ class OnnxModel:
         return logits
 
     def _past(self, cache: ArrayCache, lengths: Sequence[tuple[int, int]]) -> dict[str, Array]:
-        """The graph's inputs for the cached tokens of these sequences; no copy of a single one's."""
+        """The graph's inputs for these sequences' cached tokens; a single one's are not copied."""
         spaces = [(cache.workspace(number), length) for number, length in lengths]
         past: dict[str, Array] = {}
         for name, layer, part, head in self._inputs:

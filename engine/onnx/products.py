@@ -9,16 +9,12 @@ without them x86 saturates silently, and unsigned weights are the exact form the
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy
 from numpy import ndarray
 
+from engine.onnx.plan import Product
 from engine.onnx.writer import GraphWriter
 
-# "float32"; "int8" with signed weights; "uint8" with unsigned ones (the same numbers, shifted).
-Product = Literal["float32", "int8", "uint8"]
-PRODUCTS: tuple[Product, ...] = get_args(Product)
 MICROSOFT = "com.microsoft"
 _LARGEST = 127  # of a quantised magnitude: -128 has no counterpart
 _SHIFT = 128  # zero point of unsigned integers
