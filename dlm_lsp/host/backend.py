@@ -1,4 +1,4 @@
-"""What the host needs of an engine, and how it gets one. Imports no torch until asked to load."""
+"""What the host needs of an engine, and how it gets one. Imports no engine until asked to load."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Load = Callable[[EngineSettings], Backend]
 
 def load_engine(settings: EngineSettings) -> Backend:
     """Loads the checkpoint; takes seconds. Raises EngineError."""
-    # Lazily: torch takes a second to import, and the socket is to accept before.
+    # Lazily: what computes takes up to a second to import, and the socket is to accept before.
     from engine.engine import Engine
 
     return Engine.load(settings, times_file(settings))
