@@ -27,6 +27,8 @@ _END_NAMES = frozenset((
     "<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "</s>",
     "<|end|>", "<|EOT|>", "<|eot|>", "<|end▁of▁sentence|>", "<｜end▁of▁sentence｜>",
 ))  # fmt: skip
+# Far above any model's; what is made before tensors are compared with the config stays small.
+_HEAD_DIM_MAX, _LAYERS_MAX = 1 << 14, 1 << 12
 _CONTROL, _ADDED = 3, 4  # kinds of tokens that are no ordinary text
 _NONE = (None, 0, 0.0, False)
 # Keys that change what is computed, and the values that mean this engine's way.
@@ -57,14 +59,16 @@ def gguf_config(file: GGUFFile) -> ModelConfig:
     if heads % kv_heads:
         raise keys.wrong("attention.head_count_kv", kv_heads, f"a divisor of {heads}")
     head_dim = keys.integer("attention.key_length", max(1, hidden // heads))
+    if head_dim > _HEAD_DIM_MAX:
+        raise keys.wrong("attention.key_length", head_dim, f"at most {_HEAD_DIM_MAX}")
     for key in ("attention.value_length", "rope.dimension_count"):
         if keys.integer(key, head_dim) != head_dim:
             raise keys.wrong(key, keys.integer(key), f"{head_dim}, the width of a head")
     if head_dim % 2:
         raise keys.wrong("attention.key_length", head_dim, "an even number")
     layers = keys.integer("block_count")
-    if layers > len(file.tensors):
-        raise keys.wrong("block_count", layers, f"at most {len(file.tensors)}, as it has tensors")
+    if layers > min(len(file.tensors), _LAYERS_MAX):
+        raise keys.wrong("block_count", layers, "no more than the file has tensors for")
     context = keys.integer("context_length")
     # Within its window, windowed attention is full attention.
     window = keys.integer("attention.sliding_window", 0, low=0)
@@ -145,7 +149,7 @@ def _check_whole(file: GGUFFile) -> None:
     parts = file.metadata.get("split.count", 1)
     if parts not in (0, 1):
         raise CheckpointError(
-            f"{file.path} is one of {str(parts)[:20]} parts of a model.",
+            f"{file.path} is one part of a model: split.count is {str(parts)[:20]}.",
             remedy="Join them with llama-gguf-split --merge FIRST-PART OUTPUT, and give that file.",
             param="split.count",
         )
