@@ -27,6 +27,7 @@ TORCH_FREE_ENGINE = (
     "engine.secrets",
     "engine.training.options",
     "engine.steptimes",
+    "engine.model.gguf_tokenizer",
     "engine.model.tokenizer",
 )
 

@@ -69,6 +69,13 @@ def read_spelling(backend: _Backend, source: str) -> Spelling:
     ids = backend.get_vocab(with_added_tokens=True)
     added: Mapping[int, AddedToken] = backend.get_added_tokens_decoder()
     is_sentencepiece = all(token in ids for token in BYTE_TOKENS)
+    if is_sentencepiece and not getattr(backend.model, "byte_fallback", True):
+        raise CheckpointError(
+            f"{source} has byte tokens but byte_fallback off: characters that it lacks would be "
+            "lost.",
+            remedy="Set model.byte_fallback to true in tokenizer.json.",
+            param="byte_fallback",
+        )
     ordinary = {token: token_id for token, token_id in ids.items() if token_id not in added}
     spelled = _sentencepiece(ordinary) if is_sentencepiece else _byte_level(ordinary, source)
     table = [b""] * (max(ids.values(), default=-1) + 1)
