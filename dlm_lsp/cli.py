@@ -16,7 +16,6 @@ from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
 from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.model_options import EXAMPLES as MODEL_EXAMPLES
 from dlm_lsp.model_options import add_options as add_model_options
-from dlm_lsp.store.choice import as_given, choose
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
@@ -346,6 +345,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_serve(options: argparse.Namespace) -> int:
     from dlm_lsp.host.app import serve
+    from dlm_lsp.store.choice import choose
 
     engine = EngineSettings(
         checkpoint=choose(options.checkpoint).path,
@@ -425,6 +425,8 @@ def _run_training(options: argparse.Namespace) -> int:
 
 def _client_settings(options: argparse.Namespace) -> dict[str, object]:
     """The options that were given, in the shape in which an editor sends settings."""
+    from dlm_lsp.store.choice import as_given
+
     given = vars(options)
     checkpoint = given.get("checkpoint")
     token = given.get("token") or os.environ.get(TOKEN_VARIABLE)

@@ -10,6 +10,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dlm_lsp.store.catalogue import BUNDLED
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 
@@ -60,9 +61,11 @@ class ServeOptions:
     def arguments(self) -> list[str]:
         """The command line, from `serve` on, that means these options."""
         words = ["serve", "--device", self.engine.device, "--dtype", self.engine.dtype]
-        checkpoint = self.engine.checkpoint  # made absolute: a host has a folder of its own
+        checkpoint = self.engine.checkpoint
         for option, value in (
-            ("--checkpoint", checkpoint and checkpoint.expanduser().absolute()),
+            # Absolute: a host has a folder of its own. The bundled one is named: left out it would
+            # be whatever has been pulled by then.
+            ("--checkpoint", checkpoint.expanduser().absolute() if checkpoint else BUNDLED),
             ("--threads", self.engine.threads),
             ("--idle-seconds", self.idle_seconds),
             ("--host", self.host),
