@@ -10,6 +10,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dlm_lsp.store.catalogue import BUNDLED
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 
@@ -62,9 +63,11 @@ class ServeOptions:
         engine = self.engine
         words = ["serve", "--device", engine.device, "--dtype", engine.dtype]
         words += ["--backend", engine.backend]
-        checkpoint = engine.checkpoint  # made absolute: a host has a folder of its own
+        checkpoint = engine.checkpoint
         for option, value in (
-            ("--checkpoint", checkpoint and checkpoint.expanduser().absolute()),
+            # Absolute: a host has a folder of its own. The bundled one is named: left out it would
+            # be whatever has been pulled by then.
+            ("--checkpoint", checkpoint.expanduser().absolute() if checkpoint else BUNDLED),
             ("--threads", engine.threads),
             ("--idle-seconds", self.idle_seconds),
             ("--host", self.host),

@@ -67,11 +67,11 @@ def identity(settings: EngineSettings) -> str:
     goes on serving weights that were replaced. `threads` and `cache_tokens` are the first client's
     to choose.
     """
-    folder = settings.checkpoint_path().expanduser().resolve()
+    place = settings.checkpoint_path().expanduser().resolve()
     files = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
-    parts = [str(PROTOCOL), str(folder), settings.device, settings.dtype, settings.backend]
+    parts = [str(PROTOCOL), str(place), settings.device, settings.dtype, settings.backend]
     # A file itself and not a folder: that changes when a file is put in that is no weight.
-    parts += [_stamp(folder)] if folder.is_file() else [_stamp(folder / file) for file in files]
+    parts += [_stamp(place)] if place.is_file() else [_stamp(place / file) for file in files]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
