@@ -24,12 +24,16 @@ from rich.table import Table
 from dlm_lsp.store.catalogue import BUNDLED, Entry, find
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
-from dlm_lsp.store.folder import Kept, Store
+from dlm_lsp.store.folder import GRAPHS, Kept, Store
 from dlm_lsp.store.further import entries as all_entries
 from dlm_lsp.store.memory import memory_problem
 from dlm_lsp.store.progress import Progress, sized
-from dlm_lsp.store.proposal import propose, read_row_step_ms
+from dlm_lsp.store.proposal import measured_row_step_ms, propose
 from dlm_lsp.store.pull import pull
+from engine.config import EngineSettings
+from engine.device import resolve
+from engine.errors import EngineError
+from engine.onnx.runtime import prepare_checkpoint
 
 LINE_SECONDS = 5.0  # between two lines of progress in a pipe
 _USAGE_CODES = ("unknown_name",)
@@ -136,7 +140,7 @@ def _remove(options: argparse.Namespace, store: Store) -> int:
 
 def _pull(options: argparse.Namespace, store: Store) -> int:
     with _ended_gently():
-        entry = _wanted(options)
+        entry = _wanted(options, store)
         if entry is None:
             print("Nothing was pulled.")
             return 1
@@ -151,16 +155,33 @@ def _pull(options: argparse.Namespace, store: Store) -> int:
             return _interrupted(options, store, entry)
         seconds = time.monotonic() - started
         _tell_result(options, kept, "is here already" if was_here else f"is here ({seconds:.0f} s)")
+        return _prepare(options, store, kept)
+
+
+def _prepare(options: argparse.Namespace, store: Store, kept: Kept) -> int:
+    """Builds what the engine runs now, so that the first suggestion does not wait for it."""
+    settings = EngineSettings(checkpoint=kept.path, graphs=store.root / GRAPHS)
+    try:
+        settings = resolve(settings)
+        if settings.backend == "onnx":
+            with Console(stderr=True).status("Preparing it for this machine …"):
+                prepare_checkpoint(settings)
+    except EngineError as error:
+        if options.json:
+            event = {"event": "error", "code": error.code, "message": str(error)}
+            print(json.dumps(event), flush=True)
+        print(f"dlm-lsp model: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _wanted(options: argparse.Namespace) -> Entry | None:
+def _wanted(options: argparse.Namespace, store: Store) -> Entry | None:
     """The named model, or the proposed one if the user agrees."""
     if options.name is not None:
         return find(options.name, all_entries())
     console = Console(highlight=False)
     with console.status("Looking at what this machine runs well …"):
-        proposal = propose(all_entries(), read_row_step_ms())
+        proposal = propose(all_entries(), measured_row_step_ms(store.root / GRAPHS))
     entry = proposal.entry
     if options.json:
         chosen = {"event": "chosen", "name": entry.name, "reason": proposal.reason}

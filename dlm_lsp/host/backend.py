@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from dlm_lsp.host.layout import TextEncoder
 from dlm_lsp.host.paths import times_file
+from dlm_lsp.store.folder import GRAPHS, default_root
 from engine.api import Emit, EngineInfo, Handle, Request
 from engine.config import EngineSettings
 
@@ -43,4 +45,5 @@ def load_engine(settings: EngineSettings) -> Backend:
     # Lazily: what computes takes up to a second to import, and the socket is to accept before.
     from engine.engine import Engine
 
-    return Engine.load(settings, times_file(settings))
+    graphs = default_root() / GRAPHS
+    return Engine.load(replace(settings, graphs=graphs), times_file(settings))

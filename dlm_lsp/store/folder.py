@@ -27,6 +27,7 @@ from dlm_lsp.store.errors import StoreError, of_system
 if sys.platform != "win32":  # there two pulls at once do the work twice, and the later one stands
     import fcntl
 
+GRAPHS = "graphs"  # beside the models: what engines built of them
 MODELS_VARIABLE = "DLM_LSP_MODELS"
 RECORD = "entry.json"
 _RECORD_BYTES_MAX = 1 << 20
@@ -78,7 +79,7 @@ class Store:
 
     def graphs(self, name: str) -> Path:
         """Where the engine may keep what it built of a model; goes when the model is removed."""
-        return self.root / "graphs" / name
+        return self.root / GRAPHS / name
 
     def find(self, entry: Entry) -> Kept | None:
         """The model, if it is there with all its files at their lengths, as the catalogue wants."""

@@ -1,7 +1,7 @@
 """Which model to pull on this machine: the best one that it runs well, by a short measurement.
 
 Owns the two bounds, time and memory, and the reason that the user is told. How long a step takes
-is a callable's to say; the one here estimates it from how fast memory can be read.
+is a callable's to say; the one here estimates it from memory and the engine's integer products.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 
 from dlm_lsp.store.catalogue import Entry
 from dlm_lsp.store.memory import available_bytes
 from dlm_lsp.store.progress import sized
+from engine.onnx.probe import probe
 
 # A step of one row that takes longer makes a line of twelve tokens take more than half a second.
 ROW_STEP_MS_MAX = 50.0
@@ -71,10 +73,18 @@ def propose(
     return Proposal(smallest, "; ".join(["the smallest there is", *against]))
 
 
-def read_row_step_ms() -> Callable[[int], float]:
-    """A `row_step_ms` by this machine's memory; measures for about a second, with one thread."""
+def measured_row_step_ms(graphs: Path) -> Callable[[int], float]:
+    """A `row_step_ms` by how fast this machine reads memory and how fast it multiplies: the slower
+    of both counts. Measures for a few seconds, with one thread.
+
+    Args:
+        graphs: where the engine keeps the same measurement.
+    """
     bytes_per_ms = _read_bytes_per_second() / 1000
-    return lambda weight_bytes: weight_bytes / bytes_per_ms * STEP_OVER_READ
+    products = probe(1, graphs)
+    return lambda weight_bytes: max(
+        weight_bytes / bytes_per_ms * STEP_OVER_READ, products.row_step_ms(weight_bytes)
+    )
 
 
 def _read_bytes_per_second() -> float:

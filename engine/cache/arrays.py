@@ -69,7 +69,7 @@ class ArrayCache:
         except MemoryError:
             raise MemoryExhausted(
                 f"A K/V cache of {num_tokens} tokens does not fit.",
-                remedy="Lower engine.cacheTokens.",
+                remedy="Lower engine.cache_tokens.",
                 param="engine.cache_tokens",
             ) from None
         self._open: dict[int, Workspace] = {}

@@ -1,4 +1,7 @@
-"""Graphs are built once, when a checkpoint is first used, and kept beside each other in a folder.
+"""Graphs are built once, when a checkpoint is first used, and kept in a folder.
+
+A checkpoint's graphs lie in a folder of the name of its own: who removes a model from the store
+removes them with it.
 
 A graph belongs to the files it was made of (their path, size and time), to how its products are
 computed and to the version of what builds it; whatever differs is another graph. It is written
@@ -49,9 +52,9 @@ class PreparedGraph:
 
 @contextmanager
 def graphs_folder(kept: Path | None) -> Iterator[Path]:
-    """The folder that graphs are kept in; without one, a temporary folder until the block ends."""
-    if kept is not None:
-        kept.mkdir(parents=True, exist_ok=True)
+    """The folder that graphs are kept in; without one that can be written to, a temporary folder
+    until the block ends."""
+    if kept is not None and _is_writable(kept):
         yield kept
         return
     with tempfile.TemporaryDirectory(prefix="dlm-lsp-graph-") as folder:
@@ -66,10 +69,13 @@ def prepare(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> Prepared
         CheckpointError: it cannot be written, or its adapter is broken.
     """
     stamp = _stamp(source.path)
-    folder = graphs / _name(source.path, stamp, plan)
+    place = source.path.resolve()
+    folder = graphs / (place if place.is_dir() else place.parent).name
+    folder /= _name(place, stamp, plan)
     if _is_whole(folder):
         return PreparedGraph(folder)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(folder) + ".lock"):
             if not _is_whole(folder):
                 _sweep(graphs)
@@ -81,6 +87,15 @@ def prepare(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> Prepared
             param="engine.checkpoint",
         ) from None
     return PreparedGraph(folder)
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("graphs are not kept: %s", error)
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) -> None:
@@ -112,7 +127,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
-    parts = [str(path.resolve()), stamp, plan.product, str(plan.half_cache), str(FORMAT)]
+    parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT)]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
     return f"{path.stem}-{plan.product}-{digest[:12]}"
 
@@ -133,9 +148,7 @@ def _stamp(path: Path) -> str:
 
 def _sweep(graphs: Path) -> None:
     """Removes graphs whose checkpoint is gone or has changed, and what broken builds left."""
-    for folder in graphs.iterdir():
-        if not folder.is_dir():
-            continue
+    for folder in graphs.glob("*/*/"):
         try:
             about = json.loads((folder / _ABOUT).read_text("utf-8"))
             checkpoint, stamp = Path(about["checkpoint"]), about["stamp"]

@@ -18,6 +18,7 @@ from engine.onnx.writer import GraphWriter
 MICROSOFT = "com.microsoft"
 _LARGEST = 127  # of a quantised magnitude: -128 has no counterpart
 _SHIFT = 128  # zero point of unsigned integers
+_ROWS_AT_ONCE = 1024  # of a weight that is quantised: an output head is a gigabyte in fp32
 _SCALE_MIN = 1e-30  # of a weight row that is all zeros
 
 
@@ -41,13 +42,12 @@ class Linear:
             return self._float(name, x, weight, bias)
         writer = self._writer
         integers, scales = self._quantize(x)
-        values, row_scales = quantized(weight)
-        inputs = [integers, "", "q.one", "", "q.shift"]
+        values, row_scales = quantized(weight, unsigned=self._product == "uint8")
+        matrix = writer.tensor(f"{name}.weight", values)
+        scale = writer.tensor(f"{name}.scale", row_scales)
+        inputs = [integers, matrix, "q.one", scale, "q.shift"]
         if self._product == "uint8":
-            values = (values.astype(numpy.int16) + _SHIFT).astype(numpy.uint8)
             inputs.append("q.shift")
-        inputs[1] = writer.tensor(f"{name}.weight", numpy.ascontiguousarray(values.T))
-        inputs[3] = writer.tensor(f"{name}.scale", row_scales)
         raw = writer.node("MatMulIntegerToFloat", inputs, f"{name}.raw", domain=MICROSOFT)
         out = writer.node("Mul", [raw, scales], f"{name}.product")
         if bias is None:
@@ -77,11 +77,20 @@ class Linear:
         return self._quantized[x]
 
 
-def quantized(weight: ndarray) -> tuple[ndarray, ndarray]:
-    """A weight (out, in) fp32 as int8 and its rows' scales (out,) fp32.
+def quantized(weight: ndarray, *, unsigned: bool = False) -> tuple[ndarray, ndarray]:
+    """A weight (out, in) fp32 as integers (in, out), as the graph multiplies it, and the scales
+    (out,) fp32 of its rows.
 
     A row's largest entry becomes ±127; an entry comes back within half its row's scale.
+
+    Args:
+        unsigned: uint8 around 128 instead of int8.
     """
     largest = numpy.maximum(weight.max(axis=1), -weight.min(axis=1))
     scales = numpy.maximum(largest / _LARGEST, _SCALE_MIN).astype(numpy.float32)
-    return numpy.rint(weight / scales[:, None]).astype(numpy.int8), scales
+    values = numpy.empty(weight.shape[::-1], numpy.uint8 if unsigned else numpy.int8)
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        rounded = numpy.rint(weight[part] / scales[part, None])
+        values[:, part] = (rounded + _SHIFT if unsigned else rounded).T
+    return values, scales
