@@ -16,13 +16,13 @@ from engine.api import EXACT_MODES, MODES, BlockOptions, Limits, Request, Sampli
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
-from engine.decoders.strategy import PREFILL_ROWS
 from engine.errors import RequestError
 from engine.loop import TokenState, decode
 from engine.model.readout import to_readings
 from engine.model.tiles import TILE_ROWS
 from engine.reading import Reading
 from engine.step import CACHED, Step, chain, concatenate
+from engine.steptimes import prefill_rows
 from tests.engine.readings import in_numpy
 from tests.engine.seeded import MASK_ID, prompt_of
 from tests.engine.subjects import DTYPES, NAMES, Subject, subject
@@ -242,7 +242,7 @@ def test_emitted_text_is_reused_as_if_it_had_been_a_prompt(dtype: str) -> None:
 
 def test_a_prompt_of_several_chunks_is_exact() -> None:
     tried = subject("tiny", "bfloat16")
-    prompt = prompt_of((PREFILL_ROWS + 60) // 2) * 2
+    prompt = prompt_of((prefill_rows(tried.traits.costs) + 60) // 2) * 2
     texts = {
         states_of(tried, tried.cache(), request_of(prompt, mode, 8))[-1].progress.confidences
         for mode in EXACT_MODES
