@@ -94,16 +94,16 @@ def _tried(threads: int) -> list[ProductTimes]:
     tried: list[ProductTimes] = []
     for product in CANDIDATES:
         with tempfile.TemporaryDirectory(prefix="dlm-lsp-probe-") as folder:
-            is_exact = _is_exact(product, Path(folder), threads)
+            exact = is_exact(product, Path(folder), threads)
         with tempfile.TemporaryDirectory(prefix="dlm-lsp-probe-") as folder:
             milliseconds = _times(product, Path(folder), threads)
         megabytes = sum(out * width for out, width in _SHAPES) / 1e6
-        tried.append(ProductTimes(product, is_exact, milliseconds, megabytes))
+        tried.append(ProductTimes(product, exact, milliseconds, megabytes))
     assert any(times.is_exact for times in tried), "unsigned products are exact everywhere"
     return tried
 
 
-def _is_exact(product: Product, folder: Path, threads: int) -> bool:
+def is_exact(product: Product, folder: Path, threads: int) -> bool:
     """Whether rows of the largest numbers, of either sign, are multiplied without saturation."""
     signs = numpy.where(numpy.arange(256) % 4 < 2, 1, -1).astype(numpy.float32)
     weight = numpy.stack([numpy.ones(256), -numpy.ones(256), signs, -signs]).astype(numpy.float32)
