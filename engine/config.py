@@ -21,8 +21,7 @@ class EngineSettings:
     """How to load and run one checkpoint.
 
     Attributes:
-        checkpoint: folder in the layout of NLD or transformers, or a GGUF file; None means the
-            bundled model.
+        checkpoint: folder in NLD layout; None means the bundled model.
         device: "auto" takes CUDA where it works, else the CPU.
         dtype: "auto" takes bfloat16 on CUDA and on CPUs with bf16 instructions, else float32.
         threads: CPU threads of the device thread; None means one on CPUs of up to four cores
@@ -64,5 +63,5 @@ class EngineSettings:
             )
 
     def checkpoint_path(self) -> Path:
-        """The checkpoint folder or file that will be read."""
+        """The checkpoint folder that will be read."""
         return self.checkpoint if self.checkpoint is not None else BUNDLED_CHECKPOINT
