@@ -29,6 +29,8 @@ TORCH_FREE_ENGINE = (
     "engine.steptimes",
     "engine.model.gguf_tokenizer",
     "engine.model.tokenizer",
+    "engine.onnx.probe",
+    "engine.onnx.runtime",
 )
 
 # (which modules, what they may not import, unless it is one of these)
@@ -50,6 +52,8 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("engine/scheduler.py", ("torch", "engine.model"), ()),
     ("engine/step.py", ("torch", "engine"), ()),
     ("engine/cache/pages.py", ("torch", "numpy"), ()),
+    ("engine/cache/arrays.py", ("torch", "engine.model"), ()),
+    ("engine/onnx/*", ("torch", "engine.engine", "engine.decoders"), ()),
 ]
 # What decides, and what runs it: none of these may need torch, nor pull it in.
 DECIDING = (
@@ -62,6 +66,7 @@ DECIDING = (
     "engine.device",
     "engine.scheduler",
     "engine.transcript",
+    "engine.onnx.runtime",
     *(f"engine.decoders.{path.stem}" for path in (ROOT / "engine" / "decoders").glob("[!_]*.py")),
 )
 PYGLS_MODULES = ("dlm_lsp/server*.py", "dlm_lsp/wire*.py")
