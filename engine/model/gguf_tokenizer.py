@@ -213,15 +213,15 @@ def _merges(
         if types[token_id] == _NORMAL and token not in misnamed
     }
     found = [
-        (-scores[ids[piece]], piece[:at], piece[at:])
+        (-scores[ids[piece]], ids[piece], left, right)
         for piece in pieces
-        if len(piece) > 1
         for at in range(1, len(piece))
-        if piece[:at] in pieces and piece[at:] in pieces
+        if (left := piece[:at]) in pieces and (right := piece[at:]) in pieces
     ]
-    # By ids, so that the order does not hang on that of a set.
-    found.sort(key=lambda merge: (merge[0], ids[merge[1] + merge[2]], len(merge[1])))
-    return [(left, right) for _, left, right in found]
+    # By ids, so that the order does not hang on that of a set; of two beginnings of one piece the
+    # shorter comes first.
+    found.sort()
+    return [(left, right) for _, _, left, right in found]
 
 
 def _add_tokens(backend: _Backend, ids: Mapping[str, int], types: Sequence[int]) -> None:

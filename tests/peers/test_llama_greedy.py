@@ -24,7 +24,9 @@ from tests.peers.real_model import Logits, our_logits, real_model
 
 PROMPTS = 20
 TOKENS_MAX = 16
-NEAR_TIE = 0.5  # logits; TO BE SET from what the first runs show
+# Logits. Of 320 tokens of Qwen2.5-Coder 0.5B in Q4_K_M seven were not our argmax, the farthest 0.22
+# below it, with the weights multiplied out to fp32.
+NEAR_TIE = 0.5
 
 
 @pytest.fixture(scope="module")
