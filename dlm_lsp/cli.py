@@ -14,9 +14,12 @@ from pathlib import Path
 
 from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
 from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
+from dlm_lsp.model_options import EXAMPLES as MODEL_EXAMPLES
+from dlm_lsp.model_options import add_options as add_model_options
+from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
-from engine.config import DEVICES, DTYPES, EngineSettings
+from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
 from engine.errors import ConfigError, RequestError
 from engine.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
 
@@ -30,6 +33,7 @@ examples:
   dlm-lsp --stdio                       the language server, as editors start it
   dlm-lsp demo                          watch holes in a real file being filled
   dlm-lsp complete app.py:12:5          fill a hole in a file of yours
+  dlm-lsp model pull                    a real model, the best that this machine runs well
   dlm-lsp doctor                        what is installed, and why there is no suggestion
   dlm-lsp verify /models/my-checkpoint  is a checkpoint whole, and does it compute what it should
   dlm-lsp serve --host 0.0.0.0 --port 8123 --token-file secret
@@ -103,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("say what to do: --stdio, --tcp HOST:PORT or a command; see --help")
     try:
         return options.run(options)
-    except (ConfigError, RequestError) as error:
+    except (ConfigError, RequestError, StoreError) as error:
         print(f"dlm-lsp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -129,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_server_options(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_complete(commands)
+    _add_model(commands)
     _add_doctor(commands)
     _add_verify(commands)
     _add_eval(commands)
@@ -204,6 +209,12 @@ def _add_complete(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.set_defaults(run=_run_complete)
 
 
+def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(commands, "model", "list, pull and remove real models", MODEL_EXAMPLES)
+    add_model_options(parser)
+    parser.set_defaults(run=_run_model)
+
+
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(
         commands, "doctor", "what is installed, and why is there no suggestion", _DOCTOR_EXAMPLES
@@ -218,7 +229,12 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = _command(
         commands, "verify", "examine a checkpoint, from its files to its fillings", _VERIFY_EXAMPLES
     )
-    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="DIR", help="checkpoint folder")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        metavar="MODEL",
+        help="a pulled model's name, a folder or GGUF file",
+    )
     parser.add_argument(
         "--holes", type=_count, metavar="N", help="most built-in holes to fill (all)"
     )
@@ -307,9 +323,12 @@ def _add_mode(parser: argparse.ArgumentParser) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("engine")
     group.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (the bundled model)"
+        "--checkpoint",
+        metavar="MODEL",
+        help="a pulled model's name, a checkpoint folder or a GGUF file (the best pulled model)",
     )
     _add_computing_options(group)
+    group.add_argument("--backend", choices=BACKENDS, help="what computes (auto)")
     return group
 
 
@@ -327,12 +346,14 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_serve(options: argparse.Namespace) -> int:
     from dlm_lsp.host.app import serve
+    from dlm_lsp.store.choice import choose
 
     engine = EngineSettings(
-        checkpoint=options.checkpoint,
+        checkpoint=choose(options.checkpoint).path,
         device=options.device or "auto",
         dtype=options.dtype or "auto",
         threads=options.threads,
+        backend=options.backend or "auto",
     )
     return serve(
         ServeOptions(
@@ -344,6 +365,12 @@ def _run_serve(options: argparse.Namespace) -> int:
             log_file=options.log_file,
         )
     )
+
+
+def _run_model(options: argparse.Namespace) -> int:
+    from dlm_lsp.model_command import run
+
+    return run(options)
 
 
 def _run_server(options: argparse.Namespace) -> int:
@@ -400,6 +427,8 @@ def _run_training(options: argparse.Namespace) -> int:
 
 def _client_settings(options: argparse.Namespace) -> dict[str, object]:
     """The options that were given, in the shape in which an editor sends settings."""
+    from dlm_lsp.store.choice import as_given
+
     given = vars(options)
     checkpoint = given.get("checkpoint")
     token = given.get("token") or os.environ.get(TOKEN_VARIABLE)
@@ -407,9 +436,10 @@ def _client_settings(options: argparse.Namespace) -> dict[str, object]:
     settings: dict[str, object] = {
         "mode": given.get("mode"),
         "engine": _present(
-            checkpoint=checkpoint and str(checkpoint.expanduser().absolute()),
+            checkpoint=checkpoint and as_given(checkpoint),
             device=given.get("device"),
             dtype=given.get("dtype"),
+            backend=given.get("backend"),
             threads=given.get("threads"),
             url=given.get("url"),
             token=token if given.get("url") else None,

@@ -50,12 +50,16 @@ class HostSettings:
         url: of a host started by hand ("http://gpu-box:8123"); None means this machine's own.
         token: bearer token for `url`.
         idle_seconds: a host started from here ends after so long without a request; 0 means never.
+        hint: how to get a real model, where the bundled one is used for want of one.
+        problem: why there is no checkpoint to load; every use of a host raises it.
     """
 
     engine: EngineSettings = field(default_factory=EngineSettings)
     url: str | None = None
     token: str | None = None
     idle_seconds: float = IDLE_SECONDS
+    hint: str | None = field(default=None, compare=False)
+    problem: HostError | None = field(default=None, compare=False)
 
 
 class HostClient:
@@ -158,6 +162,8 @@ class HostClient:
         """The session to the host that the settings name now."""
         import aiohttp
 
+        if (problem := self._settings.problem) is not None:
+            raise HostError(problem.message, remedy=problem.remedy, code=problem.code)
         if self._settings.url is not None:
             if self._session is None:
                 url, headers = _address(self._settings.url), _headers(self._settings.token)

@@ -32,7 +32,8 @@ from engine.api import Sampling
 from engine.errors import ConfigError
 
 LOADING_POLL_SECONDS = 0.1
-USAGE_CODES = ("invalid_request", "option")  # of errors that another command line would not make
+# Of errors that another command line would not make.
+USAGE_CODES = ("invalid_request", "option", "not_pulled", "unknown_name")
 
 
 @dataclass(frozen=True, slots=True)

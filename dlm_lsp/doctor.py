@@ -40,6 +40,11 @@ from dlm_lsp.settings import (
     load_settings,
 )
 from dlm_lsp.settings_files import project_dir, user_file
+from dlm_lsp.store.choice import choose
+from dlm_lsp.store.errors import StoreError
+from dlm_lsp.store.folder import Store
+from dlm_lsp.store.further import entries as all_entries
+from dlm_lsp.store.memory import memory_problem
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.device import cpu_has_bfloat16
 
@@ -53,6 +58,7 @@ PACKAGES = (
     "safetensors",
     "numpy",
     "rich",
+    "huggingface_hub",
 )
 
 
@@ -143,10 +149,16 @@ async def _add_engine(report: Report, loaded: LoadedSettings) -> None:
             replace(health, message=health.message.replace(settings.url, bare)),
         )
     report.sections["engine host"] = _host_facts(settings, health)
+    if settings.url is None:
+        report.sections["model"] = _model_facts(settings, loaded)
     if health.state == "error":
         report.problems.append(health.message)
     if health.state == "ready":
         report.sections["engine"] = _running_facts(health, loaded)
+    elif settings.problem is not None:
+        pass  # `health` told of it
+    elif settings.url is None and (problem := _memory_problem(loaded)) is not None:
+        report.problems.append(problem)
     elif settings.url is None:
         seen = outlook(settings.engine)
         report.sections["engine"] = _outlook_facts(seen, loaded)
@@ -156,6 +168,32 @@ async def _add_engine(report: Report, loaded: LoadedSettings) -> None:
         report.problems.append(
             f"{health.message} Start `dlm-lsp serve` there, or unset engine.url."
         )
+
+
+def _model_facts(settings: HostSettings, loaded: LoadedSettings) -> list[Fact]:
+    """Which model the settings mean, and what the store has."""
+    store = Store()
+    problem = settings.problem
+    try:
+        entries = all_entries()
+        choice = choose(loaded.settings.engine.checkpoint, store, entries)
+    except StoreError as error:
+        return [Fact("model", "none", problem.message if problem is not None else str(error))]
+    if loaded.settings.engine.checkpoint is not None:
+        why = f"set by {_origin(loaded.origins['engine.checkpoint'])}"
+    else:
+        why = choice.hint or "the best that is pulled"
+    pulled = [entry.name for entry in entries if store.find(entry) is not None]
+    return [
+        Fact("model", choice.name or str(choice.path), why),
+        Fact("pulled", ", ".join(pulled) or "none", str(store.root)),
+    ]
+
+
+def _memory_problem(loaded: LoadedSettings) -> str | None:
+    """Why the model that would be loaded does not fit into memory, before that is tried."""
+    choice = choose(loaded.settings.engine.checkpoint)
+    return None if choice.memory_bytes is None else memory_problem(choice.memory_bytes)
 
 
 def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:

@@ -7,6 +7,7 @@ the editor through `Editor`. Knows neither documents nor LSP, and nothing of how
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
@@ -17,6 +18,8 @@ from dlm_lsp.client import Health, HostClient, HostError, HostSettings
 from dlm_lsp.editor import Editor, Status
 from dlm_lsp.messages import GenerateBody, HostEvent
 from dlm_lsp.settings import Settings
+from dlm_lsp.store.choice import Choice, choose
+from dlm_lsp.store.errors import StoreError
 from engine.config import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -27,19 +30,33 @@ _HEALING = ("host_lost", "busy", "stopping")
 
 
 def to_host_settings(settings: Settings) -> HostSettings:
-    """The host that the settings ask for."""
+    """The host that the settings ask for, with the checkpoint that they mean now.
+
+    Looks into the model store, so it is not for every keystroke. What is wrong with the
+    checkpoint's name becomes the host's `problem`.
+    """
     engine = settings.engine
+    choice, problem = Choice(None), None
+    if engine.url is None:  # a host elsewhere has a checkpoint of its own
+        try:
+            choice = choose(engine.checkpoint)
+        except StoreError as error:
+            choice = Choice(Path(str(engine.checkpoint)))
+            problem = HostError(error.message, remedy=error.remedy, code=error.code)
     return HostSettings(
         engine=EngineSettings(
-            checkpoint=Path(engine.checkpoint).expanduser() if engine.checkpoint else None,
+            checkpoint=choice.path,
             device=engine.device,
             dtype=engine.dtype,
             threads=engine.threads,
             cache_tokens=engine.cache_tokens,
+            backend=engine.backend,
         ),
         url=engine.url,
         token=engine.token,
         idle_seconds=engine.idle_seconds,
+        hint=choice.hint,
+        problem=problem,
     )
 
 
@@ -107,7 +124,8 @@ class EngineLink:
             return
         loading, self._loading, self._has_answered = self._loading, None, False
         await _let_go(loading, None)
-        await client.shut_down()
+        with contextlib.suppress(HostError):  # bringing it up meets the same problem, and tells it
+            await client.shut_down()
         self._shown.clear()
         self.load()
 
@@ -167,11 +185,12 @@ class EngineLink:
                 code="host_lost" if health.state == "absent" else str(detail.get("code")),
             )
         model, device = health.detail.get("checkpoint"), health.detail.get("device")
+        hint = self._settings.hint if self._settings is not None else None
         self.tell(
             replace(
                 self.current,
                 state="ready",
-                message=health.message,
+                message=f"{health.message} {hint}" if hint else health.message,
                 reason=None,
                 model=str(model) if model else None,
                 device=str(device) if device else None,

@@ -6,6 +6,7 @@ not fit is named in the error. What they do is the session's work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 ACCEPTED_KINDS = ("full", "word", "line", "partial")
 TOKENS_MAX = 4096
 
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 Fields = dict[str, Any]
 Token = str | int | None
 
@@ -36,6 +39,7 @@ class Commands:
             wire.ACCEPTED: self._accepted,
             wire.FILL: self._fill,
             "dlm.cancel": self._cancel,
+            "dlm.pullModel": self._pull_model,
             "dlm.setMode": self._set_mode,
             "dlm.restart": self._restart,
             "dlm.stats": self._stats,
@@ -68,7 +72,8 @@ class Commands:
         token = fields.get("token")
         if not isinstance(token, str | int) or isinstance(token, bool):
             raise _wrong("dlm.cancel", "token", "a text or an integer")
-        return {"cancelled": self._server.session.cancel(token)}
+        is_pull = self._server.pulls.cancel(token)
+        return {"cancelled": self._server.session.cancel(token) or is_pull}
 
     async def _set_mode(self, fields: Fields, _: Token) -> object:
         asked = fields.get("mode")
@@ -77,6 +82,12 @@ class Commands:
                 self._server.session.set_mode(mode)
                 return {"mode": mode}
         raise _wrong("dlm.setMode", "mode", f"one of {ASKED_MODES}")
+
+    async def _pull_model(self, fields: Fields, token: Token) -> object:
+        name = fields.get("name")
+        if name is not None and (not isinstance(name, str) or not _MODEL_NAME.fullmatch(name)):
+            raise _wrong("dlm.pullModel", "name", "a name of `dlm-lsp model list`, or left out")
+        return await self._server.pulls.run(name, token)
 
     async def _restart(self, _: Fields, __: Token) -> object:
         await self._server.session.restart()

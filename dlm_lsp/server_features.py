@@ -24,6 +24,7 @@ from dlm_lsp.document import Document, DocumentError, Encoding
 from dlm_lsp.editor import Answer, Ask, DraftNotice, Status
 from dlm_lsp.server_commands import Commands
 from dlm_lsp.server_progress import LoadProgress
+from dlm_lsp.server_pull import Pulls
 from dlm_lsp.version import VERSION
 from dlm_lsp.wire_protocol import StrictProtocol
 
@@ -58,6 +59,7 @@ class Server(LanguageServer):
         self._is_zero_based = False
         self.on_process_id: Callable[[int | None], None] = lambda process_id: None
         self._progress = LoadProgress(self.protocol)
+        self.pulls = Pulls(self)
         self._commands = Commands(self)
         self.protocol.on_broken = self._on_broken
         self._register()
@@ -107,6 +109,7 @@ class Server(LanguageServer):
 
     async def close(self) -> None:
         """Stops what runs for the editor."""
+        await self.pulls.close()
         if "session" in self.__dict__:
             await self.session.close()
 
@@ -164,6 +167,15 @@ class Server(LanguageServer):
             )
         await self._pull_configuration()
         await self.session.configure(self._client_options())
+        self._tell_of_models()
+
+    def _tell_of_models(self) -> None:
+        """Says once on a machine how to get a real model, where there is none."""
+        from dlm_lsp.store.told import tell_now  # platformdirs: after `initialize` is answered
+
+        hint = self.session.model_hint
+        if hint is not None and tell_now():
+            self.window_show_message(types.ShowMessageParams(types.MessageType.Info, hint))
 
     async def _did_change_configuration(self, params: types.DidChangeConfigurationParams) -> None:
         if isinstance(params.settings, dict) and SECTION in params.settings:
@@ -195,6 +207,7 @@ class Server(LanguageServer):
 
     def _progress_cancel(self, params: types.WorkDoneProgressCancelParams) -> None:
         self.session.cancel(params.token)
+        self.pulls.cancel(params.token)
 
     # Documents
 

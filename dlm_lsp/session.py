@@ -117,6 +117,7 @@ class Session:
         self._last: Suggestion | None = None
         self.documents = Documents(encoding, editor.log)
         self.settings = self._load(client_options)
+        self._host = to_host_settings(self.settings)
 
     def open(self, document: Document) -> None:
         """Takes up a document."""
@@ -150,16 +151,26 @@ class Session:
     async def start(self) -> None:
         """Begins to bring the engine up."""
         self._link.tell(replace(self._link.current, mode=self.settings.mode))
-        await self._link.use(to_host_settings(self.settings))
+        await self._link.use(self._host)
 
     async def configure(self, client_options: object) -> None:
         """Takes over new settings of the editor, and looks at the files again."""
-        before = to_host_settings(self.settings)
         self.settings = self._load(client_options)
         self._cache.clear()
-        if to_host_settings(self.settings) != before:
+        await self.look_again()
+
+    async def look_again(self) -> None:
+        """Turns to the checkpoint that the settings mean now: a model may have been pulled."""
+        before, self._host = self._host, to_host_settings(self.settings)
+        if self._host != before:
+            self._cache.clear()
             self._forget_all()
         await self.start()
+
+    @property
+    def model_hint(self) -> str | None:
+        """How to get a real model, where the bundled one is used for want of one."""
+        return self._host.hint
 
     def set_mode(self, mode: AskedMode) -> None:
         """How to decode from now on."""
@@ -170,7 +181,7 @@ class Session:
     async def restart(self) -> None:
         """Ends the engine host and starts it again; requests in flight are out of date."""
         self._forget_all()
-        await self.start()
+        await self.look_again()
         await self._link.restart()
 
     async def close(self) -> None:

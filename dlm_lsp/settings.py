@@ -54,7 +54,8 @@ class EngineSection(_Section):
     token: str | None = Field(default=None, min_length=1, max_length=4096)
     checkpoint: str | None = Field(default=None, min_length=1, max_length=4096)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    backend: Literal["auto", "onnx", "torch"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=256)
     cache_tokens: int = Field(default=16_384, ge=256, le=4_194_304)
     idle_seconds: float = Field(default=900.0, ge=1, le=604_800)

@@ -18,6 +18,7 @@ from dlm_lsp.engine_link import to_host_settings
 from dlm_lsp.host.verify import Check, Section, sections
 from dlm_lsp.settings import load_settings
 from dlm_lsp.settings_files import project_dir, user_file
+from engine.errors import ConfigError
 
 _STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 _NAME_COLUMNS = 17
@@ -33,7 +34,10 @@ def run(client_settings: Mapping[str, object], holes_max: int | None, as_json: b
         ConfigError: the device asked for is not there.
     """
     loaded = load_settings(client_settings, project_dir(Path.cwd() / "file"), user_file())
-    settings = to_host_settings(loaded.settings).engine
+    host = to_host_settings(loaded.settings)
+    if host.problem is not None:
+        raise ConfigError(host.problem.message, remedy=host.problem.remedy)
+    settings = host.engine
     checkpoint = str(settings.checkpoint_path())
     found = sections(settings, holes_max)
     if as_json:

@@ -1,5 +1,5 @@
 """The diffusion-language-model engine: model, cache, decoders, training.
 
-Knows nothing of files, cursors, LSP or HTTP. Torch-free names live in `api`, `config`, `errors`,
-`prompt` and `step`; importing this package imports no torch.
+Knows nothing of files, cursors, LSP or HTTP. What decides imports no torch, `engine.engine`
+included; what computes is imported where it is loaded.
 """

@@ -1,7 +1,7 @@
 """Engine settings: plain frozen types, validated where they are built, resolved into new objects.
 
 Torch-free, so that the language server can read and show them. "auto" is resolved by
-`engine.engine`, which returns a new object and never mutates these.
+`engine.device`, which returns a new object and never mutates these.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 from engine.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8")
+BACKENDS = ("auto", "onnx", "torch")
 BUNDLED_CHECKPOINT = Path(__file__).parent / "assets" / "nano"
 
 
@@ -21,12 +22,16 @@ class EngineSettings:
     """How to load and run one checkpoint.
 
     Attributes:
-        checkpoint: folder in NLD layout; None means the bundled model.
+        checkpoint: folder in NLD layout or a GGUF file; None means the bundled model.
         device: "auto" takes CUDA where it works, else the CPU.
-        dtype: "auto" takes bfloat16 on CUDA and on CPUs with bf16 instructions, else float32.
+        dtype: on "onnx", "auto" takes int8, and float32 for models of which that is small; with
+            torch, bfloat16 on CUDA and on CPUs with bf16 instructions, else float32.
         threads: CPU threads of the device thread; None means one on CPUs of up to four cores
             (two-thread torch slows 5-50 times beside any other busy process), else half the cores.
         cache_tokens: K/V cache capacity in tokens, shared by all requests.
+        backend: what computes; "auto" takes "onnx" on the CPU and "torch" on CUDA.
+        graphs: where the ONNX backend keeps the graphs that it builds; None builds one anew each
+            time, into a temporary folder.
     """
 
     checkpoint: Path | None = None
@@ -34,21 +39,20 @@ class EngineSettings:
     dtype: str = "auto"
     threads: int | None = None
     cache_tokens: int = 16_384
+    backend: str = "auto"
+    graphs: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the field."""
-        if self.device not in DEVICES:
-            raise ConfigError(
-                f"engine.device is {self.device!r}.",
-                remedy=f"Use one of {DEVICES}.",
-                param="engine.device",
-            )
-        if self.dtype not in DTYPES:
-            raise ConfigError(
-                f"engine.dtype is {self.dtype!r}.",
-                remedy=f"Use one of {DTYPES}.",
-                param="engine.dtype",
-            )
+        for name, value, allowed in (
+            ("engine.device", self.device, DEVICES),
+            ("engine.dtype", self.dtype, DTYPES),
+            ("engine.backend", self.backend, BACKENDS),
+        ):
+            if value not in allowed:
+                raise ConfigError(
+                    f"{name} is {value!r}.", remedy=f"Use one of {allowed}.", param=name
+                )
         if self.threads is not None and not 1 <= self.threads <= 256:
             raise ConfigError(
                 f"engine.threads is {self.threads}.",

@@ -1,27 +1,152 @@
-"""What this machine can compute with, told without importing torch.
+"""What this machine can compute with, and what "auto" comes to here.
 
-`doctor` and the host's identity need the answer before, or without, a second of imports.
+`doctor` and the host need the answer before, or without, a second of imports: torch is imported
+only where it is installed and a driver of NVIDIA's is, to ask whether both work together.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import platform
+from dataclasses import replace
 from pathlib import Path
 
+from engine.config import EngineSettings
+from engine.errors import ConfigError
+
+_INTEGER_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: AVX-512 or AMX; Arm: bf16
+# What tells of an NVIDIA driver without asking it: on Linux, the control device in a container that
+# was lent another card than the first; in Windows' Linux.
+_DRIVER_SIGNS = ("/dev/nvidia0", "/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
+_INSTALL_TORCH = "pip install 'dlm-lsp[gpu]'"
+
+
+def resolve(settings: EngineSettings) -> EngineSettings:
+    """A copy without "auto", but for the dtype on "onnx": that follows from the checkpoint's size.
+
+    Raises:
+        ConfigError: the device or the backend asked for is not there, or they do not go together.
+    """
+    # Who asks for the ONNX backend wants the CPU, and no look for a card.
+    device = "cpu" if settings.backend == "onnx" and settings.device == "auto" else settings.device
+    device = _device(device)
+    backend = settings.backend
+    if backend == "auto":
+        backend = "torch" if device == "cuda" or settings.dtype == "bfloat16" else "onnx"
+    threads = settings.threads or default_threads()
+    dtype = _onnx_dtype(settings, device) if backend == "onnx" else _torch_dtype(settings, device)
+    return replace(settings, backend=backend, device=device, dtype=dtype, threads=threads)
+
+
+def _onnx_dtype(settings: EngineSettings, device: str) -> str:
+    if device != "cpu":
+        raise ConfigError(
+            f'engine.backend is "onnx", which computes on the CPU, and engine.device "{device}".',
+            remedy='Set engine.device = "cpu", or engine.backend = "auto".',
+            param="engine.backend",
+        )
+    if settings.dtype == "bfloat16":
+        raise ConfigError(
+            'engine.dtype is "bfloat16", which the backend "onnx" does not compute with.',
+            remedy='Set engine.dtype = "auto", or engine.backend = "torch".',
+            param="engine.dtype",
+        )
+    return settings.dtype
+
+
+def _torch_dtype(settings: EngineSettings, device: str) -> str:
+    if settings.dtype == "int8":
+        raise ConfigError(
+            'engine.dtype is "int8", which the backend "torch" does not compute with.',
+            remedy='Set engine.dtype = "auto"; int8 checkpoints are read all the same.',
+            param="engine.dtype",
+        )
+    if not _has_torch():
+        raise ConfigError(
+            "torch, which is to compute here, is not installed.",
+            remedy=f'Install it: {_INSTALL_TORCH}; or set engine.backend = "auto".',
+            param="engine.backend",
+        )
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
+
+
+def _device(asked: str) -> str:
+    """ "cpu" or "cuda". Raises ConfigError when "cuda" is asked for and cannot be had."""
+    if asked == "cuda" and not _has_torch():
+        raise ConfigError(
+            'engine.device is "cuda", and torch is not installed.',
+            remedy=f'Install it: {_INSTALL_TORCH}; or set engine.device = "auto".',
+            param="engine.device",
+        )
+    if asked == "cpu":
+        return asked
+    # Who asks for CUDA by name has torch look, whatever the signs.
+    has_cuda = _has_torch() and (asked == "cuda" or _has_driver()) and _torch_finds_cuda()
+    if asked == "cuda" and not has_cuda:
+        raise ConfigError(
+            'engine.device is "cuda", but torch finds no usable CUDA device.',
+            remedy='Install a CUDA build of torch and its driver, or set engine.device = "auto".',
+            param="engine.device",
+        )
+    return "cuda" if has_cuda else "cpu"
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _has_driver() -> bool:
+    """Whether anything says that this machine has an NVIDIA driver; costs a few file look-ups."""
+    windows = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll"
+    return any(Path(sign).exists() for sign in (*_DRIVER_SIGNS, windows))
+
+
+def _torch_finds_cuda() -> bool:
+    try:
+        import torch  # a second: only where there may be a card
+    except (ImportError, OSError) as error:
+        raise torch_unusable(error) from None
+    return torch.cuda.is_available()
+
+
+def torch_unusable(error: Exception) -> ConfigError:
+    """What to raise where torch is installed and cannot be imported: a build for other systems."""
+    return ConfigError(
+        f"torch cannot be imported: {error}.",
+        remedy="Install dlm-lsp again with pip.",
+        param="engine.backend",
+    )
 
 
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bf16 natively; where it does not, bf16 is slower than fp32."""
+    return not _BFLOAT16_FLAGS.isdisjoint(_cpu_fields("flags", "Features"))
+
+
+def cpu_name() -> str:
+    """The processor as measurements name it: its model, and of its instructions those that decide
+    how fast integers are multiplied. (Hypervisors give one name to processors of many kinds.)"""
+    model = " ".join(_cpu_fields("model name")) or platform.processor() or platform.machine()
+    flags = _cpu_fields("flags", "Features")
+    known = [flag for flag in _INTEGER_FLAGS if flag in flags]
+    return f"{model} ({' '.join(known) or 'no integer dot products known'})"
+
+
+def _cpu_fields(*names: str) -> list[str]:
+    """The words of the first of these lines in Linux' description of the CPU; none elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
-        return False
+        return []
     for line in lines:
         name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return not _BFLOAT16_FLAGS.isdisjoint(value.split())
-    return False
+        if name.strip() in names:
+            return value.split()
+    return []
 
 
 def default_threads() -> int:
@@ -29,3 +154,14 @@ def default_threads() -> int:
     (barriers against a preempted thread), one thread stays within a third. Else half the CPUs."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 if not count or count <= 4 else count // 2
+
+
+def available_memory_bytes() -> int:
+    """Memory the system can give without swapping; unlimited where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 2**63 - 1

@@ -1,7 +1,8 @@
 """The engine: one loaded checkpoint behind one device thread.
 
-Owns weights and cache. Takes prompts as token ids and emits text events; knows neither files nor
-clients. Calling it needs no torch, loading does.
+Owns the runtime, which has the weights, and the cache. Takes prompts as token ids and emits text
+events; knows neither files nor clients. What computes is the runtime's business: torch is imported
+where a runtime of torch is loaded, and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from engine.advice import read_advice
 from engine.api import (
@@ -30,19 +29,16 @@ from engine.api import (
     Stopped,
     Usage,
 )
-from engine.cache.storage import CacheShape, KVCache
 from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
-from engine.device import cpu_has_bfloat16, default_threads
-from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
+from engine.device import default_threads, resolve, torch_unusable
+from engine.errors import RequestError
 from engine.loop import TokenState, decode
-from engine.measuring import machine_name, measure
-from engine.model.adapter import load_adapter
-from engine.model.checkpoint import load_network
-from engine.model.config import ModelConfig, read_config
-from engine.model.runner import Model
-from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.measuring import measure
+from engine.model.source import CheckpointSource, open_checkpoint
+from engine.model.tokenizer import Tokenizer
+from engine.runtime import Cache, Runtime
 from engine.scheduler import Scheduler
 from engine.steptimes import StepTimes, TimesFile, TimesKey, built_in_times, read_times, write_times
 from engine.transcript import Transcript, mean_confidence
@@ -55,42 +51,47 @@ class Engine:
 
     def __init__(
         self,
-        model: Model,
-        cache: KVCache,
+        runtime: Runtime,
         tokenizer: Tokenizer,
         settings: EngineSettings,
         times_file: TimesFile | None = None,
     ) -> None:
         """
         Args:
-            settings: resolved ones, without "auto".
+            settings: which checkpoint it is, how many tokens the cache holds and how many threads
+                compute; device and dtype are the runtime's.
             times_file: where the step-time curve is kept. Every engine measures it while nothing
                 is asked for, and keeps the least times. Without one a built-in curve is gone by.
+
+        Raises:
+            MemoryExhausted: the cache does not fit on the device.
         """
-        config = model.network.config
+        config = runtime.config
+        cache = runtime.new_cache(settings.cache_tokens)
+        threads = settings.threads or default_threads()
         self.tokenizer = tokenizer
         self.end_ids = config.end_ids
         self.block_length = config.block_length
         times, background = None, None
         if times_file is not None:
-            key = _times_key(times_file, settings)
+            key = _times_key(times_file, runtime, threads)
             times = read_times(times_file.path, key)
             background = self._measure(times_file.path, key, times)
         self.info = replace(
-            _info(config, cache, tokenizer, settings),
+            _info(runtime, cache, tokenizer, settings.checkpoint_path(), threads),
             step_times=times,
-            advice=read_advice(settings.checkpoint_path(), has_drafter=model.adapter is not None),
+            advice=read_advice(settings.checkpoint_path(), has_drafter=runtime.has_drafter),
         )
-        self._model = model
+        self._runtime = runtime
         self._cache = cache
         self._config = config
         self._traits = Traits(
             config.mask_id,
-            has_drafter=model.adapter is not None,
-            costs=times or built_in_times(settings.device),
+            has_drafter=runtime.has_drafter,
+            costs=times or built_in_times(runtime.device),
         )
         self._room = min(config.positions_max, cache.capacity)
-        self._threads = settings.threads
+        self._threads = threads
         self._scheduler = Scheduler(self._events, background=background)
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
@@ -106,37 +107,8 @@ class Engine:
             EngineError: no such device, a broken checkpoint, or not enough memory; says which.
         """
         settings = resolve(settings)
-        folder = settings.checkpoint_path()
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder} is not a folder.",
-                remedy="Set engine.checkpoint to a checkpoint folder, or leave it out.",
-                param="engine.checkpoint",
-            )
-        device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-        config = read_config(folder)
-        tokenizer = read_tokenizer(folder)
-        if tokenizer.size > config.vocabulary:
-            raise CheckpointError(
-                f"{folder}: tokenizer.json has {tokenizer.size} ids, config.json vocab_size "
-                f"{config.vocabulary}.",
-                remedy="Check that both belong to the same checkpoint.",
-                param="vocab_size",
-            )
-        network = load_network(folder, config, device=device, dtype=dtype)
-        try:
-            network.join()
-        except torch.OutOfMemoryError:
-            raise MemoryExhausted(
-                f"The weights of {folder} do not fit on {device} with room to lay them out.",
-                remedy="Use a smaller checkpoint.",
-                param="engine.checkpoint",
-            ) from None
-        shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
-        cache = KVCache(shape, settings.cache_tokens, device=device, dtype=dtype)
-        adapter = load_adapter(folder, config, device=device, dtype=dtype)
-        model = Model(network, device=device, adapter=adapter)
-        return cls(model, cache, tokenizer, settings, times_file)
+        source = open_checkpoint(settings.checkpoint_path())
+        return cls(_load_runtime(source, settings), source.tokenizer, settings, times_file)
 
     def submit(self, request: Request, emit: Emit) -> Handle:
         """Queues a request: Started, a Draft after every forward, then one of the last events.
@@ -175,12 +147,12 @@ class Engine:
         self._thread.join()
 
     def _serve(self) -> None:
-        torch.set_num_threads(self._threads or default_threads())
+        self._runtime.begin_thread(self._threads)
         self._scheduler.run_forever()
 
     def _measure(self, path: Path, key: TimesKey, known: StepTimes | None) -> Generator[None]:
         """The step-time curve, measured and kept; requests taken up afterwards go by it."""
-        times = yield from measure(self._model, dtype=getattr(torch, key.dtype))
+        times = yield from measure(self._runtime)
         if known is not None:
             times = times.least(known)
         write_times(path, key, times)
@@ -193,7 +165,7 @@ class Engine:
         clock = _Clock(len(request.prompt))
         transcript = Transcript(self.tokenizer, request.stop)
         states = decode(
-            self._model,
+            self._runtime,
             self._cache,
             STRATEGIES[request.mode],
             request,
@@ -212,26 +184,20 @@ class Engine:
             states.close()  # a stop text ends decoding early: free the cache now, not at collection
 
 
-def resolve(settings: EngineSettings) -> EngineSettings:
-    """A copy without "auto".
+def _load_runtime(source: CheckpointSource, settings: EngineSettings) -> Runtime:
+    """What computes, with the weights. Raises EngineError; says which.
 
-    Raises:
-        ConfigError: the device asked for is not there.
+    Both are imported here, because torch takes a second and need not be installed.
     """
-    has_cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not has_cuda:
-        raise ConfigError(
-            'engine.device is "cuda", but torch finds no usable CUDA device.',
-            remedy='Install a CUDA build of torch and its driver, or set engine.device = "auto".',
-            param="engine.device",
-        )
-    device = ("cuda" if has_cuda else "cpu") if settings.device == "auto" else settings.device
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
-    return replace(
-        settings, device=device, dtype=dtype, threads=settings.threads or default_threads()
-    )
+    if settings.backend == "onnx":
+        from engine.onnx.runtime import OnnxRuntime
+
+        return OnnxRuntime.load(source, settings)
+    try:
+        from engine.model.torch_runtime import TorchRuntime
+    except (ImportError, OSError) as error:
+        raise torch_unusable(error) from None
+    return TorchRuntime.load(source, settings)
 
 
 @dataclass(slots=True)
@@ -280,26 +246,27 @@ def _event(state: TokenState, transcript: Transcript, clock: _Clock) -> Event:
     return Draft(transcript.committed, text, spans, usage)
 
 
-def _times_key(file: TimesFile, settings: EngineSettings) -> TimesKey:
-    """What a curve of this engine's holds for. `settings` are resolved ones."""
+def _times_key(file: TimesFile, runtime: Runtime, threads: int) -> TimesKey:
+    """What a curve of this engine's holds for."""
     return TimesKey(
         checkpoint=file.checkpoint,
-        machine=machine_name(settings.device),
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.threads or default_threads(),
-        program=f"{file.version}, torch {torch.__version__}",
+        machine=runtime.machine,
+        device=runtime.device,
+        dtype=runtime.dtype,
+        threads=threads,
+        program=f"{file.version}, {runtime.program}",
     )
 
 
 def _info(
-    config: ModelConfig, cache: KVCache, tokenizer: Tokenizer, settings: EngineSettings
+    runtime: Runtime, cache: Cache, tokenizer: Tokenizer, folder: Path, threads: int
 ) -> EngineInfo:
+    config = runtime.config
     return EngineInfo(
-        checkpoint=str(settings.checkpoint_path()),
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.threads or default_threads(),
+        checkpoint=str(folder),
+        device=runtime.device,
+        dtype=runtime.dtype,
+        threads=threads,
         parameters=config.parameters(),
         context_max=min(config.positions_max, cache.capacity) - config.block_length,
         vocabulary=config.vocabulary,

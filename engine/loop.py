@@ -6,21 +6,20 @@ keeping. Cancellation is read before every forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from engine.api import Request
+from engine.api import Request, Sampling
 from engine.decoders.strategy import Progress, Strategy, Task, Traits
+from engine.reading import Reading
 from engine.step import Step
 
 
 class StepModel(Protocol):
-    """A network as a function of steps."""
+    """A network as a function of steps: one reading per entry of `step.read`, in its order."""
 
-    def __call__(self, step: Step, cache: Any, /) -> Tensor: ...
+    def __call__(self, step: Step, cache: Any, sampling: Sampling, /) -> Sequence[Reading]: ...
 
 
 class StepCache(Protocol):
@@ -85,8 +84,8 @@ def decode(
                 return
             was_prefilling = state.progress.prefilling
             step = strategy.plan(state)
-            logits = model(step, cache)
-            state, kept = strategy.resolve(state, step, logits)
+            readings = model(step, cache, request.sampling)
+            state, kept = strategy.resolve(state, step, readings)
             cache.keep(step, kept)
             if not was_prefilling:
                 forwards, rows = forwards + 1, rows + step.rows

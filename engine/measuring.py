@@ -1,4 +1,4 @@
-"""Measures the step-time curve with real steps of the loaded model, one at a time.
+"""Measures the step-time curve with real steps of the loaded runtime, one at a time.
 
 Owns the measurement and a small K/V cache of its own, so that it never takes room from a request.
 A generator: who drives it decides when the next step may run. Knows no queue and no file.
@@ -6,16 +6,11 @@ A generator: who drives it decides when the next step may run. Knows no queue an
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Generator
 
-import torch
-
 from engine.api import Sampling
-from engine.cache.storage import CacheShape, KVCache
-from engine.model.runner import Model
-from engine.sampling import choose
+from engine.runtime import Cache, Runtime
 from engine.step import Step, chain
 from engine.steptimes import StepTimes, never_falling
 
@@ -26,23 +21,22 @@ PREFILL_ROWS = 32
 SLOW_SECONDS = 0.5  # once a step takes longer, larger ones are left to the line through the last
 
 
-def measure(model: Model, *, dtype: torch.dtype) -> Generator[None, None, StepTimes]:
+def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
     """Runs one step for each `next`; its value at the end is the curve.
 
-    A step is timed as decoding runs it: rows in, all of them read, one token chosen for each.
+    A step is timed as decoding runs it: rows in, a reading of each of them out.
 
     Raises:
         engine.errors.MemoryExhausted: not even the small cache fits.
     """
-    config = model.network.config
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    config = runtime.config
     context = min(CONTEXT, max(1, config.positions_max - ROWS[-1]))
     tokens = tuple((7 * place + 11) % config.vocabulary for place in range(context + ROWS[-1]))
-    cache = KVCache(shape, len(tokens) + 32, device=model.device, dtype=dtype)
+    cache = runtime.new_cache(len(tokens) + 32)
     sequence, _ = cache.open(tokens[:context], len(tokens))
     for start in range(0, context, PREFILL_ROWS):
         step = chain(tokens[start : min(start + PREFILL_ROWS, context)], start, sequence=sequence)
-        model(step, cache)
+        runtime(step, cache, Sampling())
         cache.keep(step, tuple(range(step.rows)))
         yield
     # In rounds over all row counts: what else the machine does meanwhile then falls on all alike.
@@ -51,7 +45,7 @@ def measure(model: Model, *, dtype: torch.dtype) -> Generator[None, None, StepTi
         for rows in samples if round_number else ROWS:
             new = tokens[context : context + rows]
             step = chain(new, context, read=tuple(range(rows)), sequence=sequence)
-            time_ms = _timed(model, cache, step)
+            time_ms = _timed(runtime, cache, step)
             samples.setdefault(rows, []).append(time_ms)
             yield
             if round_number == 0 and len(samples) > 1 and time_ms > SLOW_SECONDS * 1000:
@@ -60,13 +54,8 @@ def measure(model: Model, *, dtype: torch.dtype) -> Generator[None, None, StepTi
     return never_falling(tuple(samples), least, context)
 
 
-def machine_name(device: str) -> str:
-    """What the times were measured on: the GPU's name, else the machine's."""
-    return torch.cuda.get_device_name() if device == "cuda" else platform.node()
-
-
-def _timed(model: Model, cache: KVCache, step: Step) -> float:
+def _timed(runtime: Runtime, cache: Cache, step: Step) -> float:
     """Milliseconds of one step whose rows are not kept."""
     began = time.perf_counter()
-    choose(model(step, cache), step.position, Sampling(), mask_id=model.network.config.mask_id)
+    runtime(step, cache, Sampling())
     return (time.perf_counter() - began) * 1000

@@ -1,18 +1,21 @@
-"""From logits to tokens: greedy, temperature, top-p, with counter-based randomness.
+"""From logits to readings in numpy: greedy, temperature, top-p, with counter-based randomness.
 
 The only random number of a place is `uniform(seed, position)`, so that a token does not depend on
-how the steps were cut or batched. Confidence is always the plain softmax probability over the whole
-vocabulary at temperature 1, as Nemotron-Labs-Diffusion's reference decoding defines it.
+how the steps were cut or batched. A row is read for itself, with the same operations however many
+rows there are, so that its reading does not depend on its neighbours to the bit.
+`engine.model.readout` is the same in torch, for logits that are on a card. Imports no torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy
+from numpy.typing import NDArray
 
 from engine.api import Sampling
+from engine.reading import BEST_MAX, Reading
 
 _MASK64 = 2**64 - 1
 
@@ -23,60 +26,97 @@ def uniform(seed: int, position: int) -> float:
     return (_mix(_mix(seed) ^ position) >> 11) / 2**53  # 53 bits: all a float keeps
 
 
-def choose(
-    logits: Tensor, positions: Sequence[int], sampling: Sampling, *, mask_id: int | None
-) -> tuple[list[int], list[float]]:
-    """One token per row, and its confidence.
-
-    The mask token is never chosen; it stays in the confidence's denominator, as in the reference.
+def to_readings(
+    logits: NDArray[numpy.float32],
+    places: Sequence[int],
+    sampling: Sampling,
+    *,
+    mask_id: int | None,
+) -> tuple[Reading, ...]:
+    """One reading per row.
 
     Args:
-        logits: (N, V) fp32.
-        positions: N, the places that the tokens will take.
-
-    Returns:
-        N token ids (greedy: argmax, lowest id on ties) and N probabilities at temperature 1.
+        logits: (N, V) fp32, finite; they are not written to.
+        places: N, the positions that the tokens will take (`Step.places`).
+        mask_id: never chosen; None where the checkpoint fills no masks.
     """
-    probabilities = torch.softmax(logits, dim=-1)
-    if mask_id is None:
-        allowed = logits
-    else:
-        mask = torch.tensor([mask_id], device=logits.device)
-        allowed = logits.index_fill(1, mask, float("-inf"))
-    if sampling.temperature == 0:
-        tokens = allowed.argmax(dim=-1)  # torch returns the first of equal maxima
-    else:
-        tokens = _draw(allowed, positions, sampling)
-    confidence = probabilities.gather(1, tokens[:, None])[:, 0]
-    return tokens.tolist(), confidence.tolist()
+    scratch = numpy.empty(logits.shape[-1], numpy.float32)
+    return tuple(
+        _reading(row, place, sampling, mask_id, scratch)
+        for row, place in zip(logits, places, strict=True)
+    )
 
 
-def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
-    """The (N, V) fp64 distribution that sampling at this temperature and top-p draws from.
+def distribution(logits: NDArray[numpy.floating], sampling: Sampling) -> NDArray[numpy.float64]:
+    """The (V,) fp64 distribution that sampling at this temperature and top-p draws from.
 
     Nucleus (Holtzman et al. 2020): the smallest set of most probable tokens that holds at least
     top_p of the mass; the most probable one is always in it.
+
+    Args:
+        logits: (V,); minus infinity where a token must not be drawn.
     """
-    weights = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    weights = logits.astype(numpy.float64)
+    weights /= sampling.temperature
+    weights -= weights.max()
+    numpy.exp(weights, out=weights)
+    weights /= weights.sum()
     if sampling.top_p < 1:
-        ordered, order = weights.sort(dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-        weights = weights.scatter(1, order, ordered.masked_fill(outside, 0.0))
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+        order = numpy.argsort(-weights, kind="stable")
+        ordered = weights[order]
+        weights[order[numpy.cumsum(ordered) - ordered >= sampling.top_p]] = 0.0
+        weights /= weights.sum()
     return weights
 
 
-def _draw(logits: Tensor, positions: Sequence[int], sampling: Sampling) -> Tensor:
+def _reading(
+    row: NDArray[numpy.float32],
+    place: int,
+    sampling: Sampling,
+    mask_id: int | None,
+    scratch: NDArray[numpy.float32],
+) -> Reading:
+    """
+    Args:
+        scratch: (V,) fp32, overwritten: one for all rows, which then stays in a near cache.
+    """
+    numpy.copyto(scratch, row)
+    if mask_id is not None:
+        scratch[mask_id] = -math.inf
+    if sampling.temperature > 0:
+        token = _draw(scratch, place, sampling)
+        best = _best(scratch, mask_id)
+    else:
+        best = _best(scratch, mask_id)
+        token = best[0][0]
+    highest = best[0][1] if mask_id is None else max(best[0][1], float(row[mask_id]))
+    # Shifted by the highest logit, so that no exponential overflows.
+    numpy.subtract(row, numpy.float32(highest), out=scratch)
+    numpy.exp(scratch, out=scratch)
+    log_sum_exp = highest + math.log(scratch.sum())
+    return Reading(token, math.exp(float(row[token]) - log_sum_exp), best, log_sum_exp)
+
+
+def _best(allowed: NDArray[numpy.float32], mask_id: int | None) -> tuple[tuple[int, float], ...]:
+    """As `Reading.best`; overwrites the logits that it returns with minus infinity.
+
+    Repeated argmax, which numpy vectorises and which gives the first of equal maxima. Of 151,936
+    logits the whole reading takes 0.16 ms so, on one core; a partition alone takes longer.
+    """
+    best: list[tuple[int, float]] = []
+    for _ in range(min(BEST_MAX, len(allowed) - (mask_id is not None))):
+        token = int(allowed.argmax())
+        best.append((token, float(allowed[token])))
+        allowed[token] = -math.inf
+    return tuple(best)
+
+
+def _draw(allowed: NDArray[numpy.float32], place: int, sampling: Sampling) -> int:
     """Inverse transform: the first id at which the cumulated probability exceeds the number."""
-    cumulated = distribution(logits, sampling).cumsum(dim=-1)
-    draws = torch.tensor(
-        [uniform(sampling.seed, position) for position in positions],
-        dtype=torch.float64,
-        device=logits.device,
-    )
+    cumulated = numpy.cumsum(distribution(allowed, sampling))
     # Scaled by the last sum, which rounding leaves a little beside 1.
-    targets = draws[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, targets, right=True)[:, 0]
+    target = uniform(sampling.seed, place) * cumulated[-1]
+    return int(numpy.searchsorted(cumulated, target, side="right"))
 
 
 def _mix(value: int) -> int:

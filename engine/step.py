@@ -24,9 +24,9 @@ class Step:
         parent: index of the row this row follows, always smaller than its own, or CACHED.
         group: 0, or the number of a set of rows that see each other in both directions.
         drafter: whether the row runs with the drafter LoRA.
-        read: rows whose logits the strategy reads, in this order; the others get none. (The output
-            head over a 131,072-entry vocabulary costs as much as several layers, and a prefill
-            needs one row of it.)
+        read: rows of which the strategy gets a reading, in this order; the others have no logits.
+            (The output head over a 131,072-entry vocabulary costs as much as several layers, and a
+            prefill needs one row of it.)
     """
 
     token: tuple[int, ...]
@@ -52,6 +52,15 @@ class Step:
         """R, the number of rows."""
         return len(self.token)
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The position that the token read of each row of `read` takes, aligned with it.
+
+        A causal row (outside every group) says what comes behind it; a row of a group, which sees
+        its neighbours on both sides, says what belongs in its own place.
+        """
+        return tuple(self.position[row] + (not self.group[row]) for row in self.read)
+
 
 def chain(
     tokens: tuple[int, ...], position: int, *, read: tuple[int, ...] = (), sequence: int = 0
@@ -61,7 +70,7 @@ def chain(
     Args:
         tokens: at least one.
         position: of the first token.
-        read: rows whose logits are wanted.
+        read: rows of which readings are wanted.
     """
     rows = len(tokens)
     return Step(

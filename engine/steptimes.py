@@ -104,7 +104,7 @@ class TimesKey:
 
     Attributes:
         machine: the device's own name where it has one, else the machine's.
-        program: versions of the program and of torch.
+        program: versions of the program and of what computes.
     """
 
     checkpoint: str

@@ -18,6 +18,20 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty model store, also for processes that tests start: no test meets a model that the
+    developer has pulled, asks a hub or an index elsewhere, or leaves anything behind."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLM_LSP_MODELS", str(folder))
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
+        patch.delenv("DLM_LSP_CATALOGUE", raising=False)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder that a real engine can load."""

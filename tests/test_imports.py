@@ -38,14 +38,32 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("dlm_lsp/*", ("torch",), ()),
     (
         "engine/decoders/*",
-        ("engine.model", "engine.cache", "engine.kernels", "engine.engine"),
+        ("torch", "numpy", "engine.model", "engine.cache", "engine.kernels", "engine.engine"),
         (),
     ),
+    ("engine/loop.py", ("torch", "numpy", "engine.model", "engine.cache"), ()),
+    ("engine/sampling.py", ("torch", "engine.model"), ()),
+    ("engine/reading.py", ("torch", "numpy", "engine"), ()),
+    ("engine/runtime.py", ("torch",), ()),
+    ("engine/measuring.py", ("torch", "engine.model"), ()),
     ("engine/kernels/*", ("engine", "dlm_lsp"), ("engine.kernels",)),
     ("engine/scheduler.py", ("torch", "engine.model"), ()),
     ("engine/step.py", ("torch", "engine"), ()),
     ("engine/cache/pages.py", ("torch", "numpy"), ()),
 ]
+# What decides, and what runs it: none of these may need torch, nor pull it in.
+DECIDING = (
+    "engine.engine",
+    "engine.loop",
+    "engine.sampling",
+    "engine.measuring",
+    "engine.reading",
+    "engine.runtime",
+    "engine.device",
+    "engine.scheduler",
+    "engine.transcript",
+    *(f"engine.decoders.{path.stem}" for path in (ROOT / "engine" / "decoders").glob("[!_]*.py")),
+)
 PYGLS_MODULES = ("dlm_lsp/server*.py", "dlm_lsp/wire*.py")
 
 
@@ -90,9 +108,24 @@ def test_the_rules_catch_what_they_forbid(tmp_path: Path) -> None:
     assert not is_within(names[0], TORCH_FREE_ENGINE)
 
 
-@pytest.mark.parametrize("module", [*TORCH_FREE_ENGINE, "engine.step", "engine.cache.pages"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *TORCH_FREE_ENGINE,
+        "engine.step",
+        "engine.cache.pages",
+        "engine.model.adapter_weights",
+        "engine.model.source",
+    ],
+)
 def test_torch_free_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
+
+
+def test_what_decides_is_imported_without_torch() -> None:
+    """On a machine where torch cannot be imported at all."""
+    code = f"import sys; sys.modules['torch'] = None; import {', '.join(DECIDING)}"
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dlm_lsp.client import HostError
+from dlm_lsp.engine_link import to_host_settings
 from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions
 from dlm_lsp.evaluation.plan import Plan, to_plan
@@ -22,7 +23,6 @@ from dlm_lsp.evaluation.run import Work, run_all
 from dlm_lsp.evaluation.variants import to_variants
 from dlm_lsp.settings import Settings, load_settings
 from dlm_lsp.version import VERSION
-from engine.config import BUNDLED_CHECKPOINT
 from engine.errors import ConfigError, EngineError
 from engine.evaluation.figures import by_kind
 from engine.evaluation.plot import can_draw, draw
@@ -119,13 +119,16 @@ def _notes(options: EvalOptions, plan: Plan) -> dict[str, str]:
 
 def _arguments(options: EvalOptions, work: Work, plan: Plan) -> dict[str, object]:
     """All that a record depends on. Modes and thresholds are not: they may be added to a run."""
-    engine = work.settings.engine
-    checkpoint = Path(engine.checkpoint) if engine.checkpoint else BUNDLED_CHECKPOINT
+    engine, host = work.settings.engine, to_host_settings(work.settings)
+    if host.problem is not None:
+        raise ConfigError(host.problem.message, remedy=host.problem.remedy)
+    checkpoint = host.engine.checkpoint_path()
     return {
         "version": VERSION,
         "checkpoint": _identity(checkpoint) if engine.url is None else engine.url,
         "device": engine.device,
         "dtype": engine.dtype,
+        "backend": engine.backend,
         "threads": engine.threads,
         "block_length": work.asking.block_length,
         "tokens_max": options.tokens_max,
@@ -144,7 +147,8 @@ def _arguments(options: EvalOptions, work: Work, plan: Plan) -> dict[str, object
 
 def _identity(checkpoint: Path) -> dict[str, object]:
     """Which checkpoint it is, to anyone who has only the files."""
-    files = sorted(checkpoint.glob("*.safetensors"))
+    is_file = checkpoint.is_file()
+    files = [checkpoint] if is_file else sorted(checkpoint.glob("*.safetensors"))
     stats = [file.stat() for file in files]
     weights = {f.name: [s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)}
     return {"name": checkpoint.name, "weights": weights}

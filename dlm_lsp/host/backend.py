@@ -1,12 +1,14 @@
-"""What the host needs of an engine, and how it gets one. Imports no torch until asked to load."""
+"""What the host needs of an engine, and how it gets one. Imports no engine until asked to load."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from dlm_lsp.host.layout import TextEncoder
 from dlm_lsp.host.paths import times_file
+from dlm_lsp.store.folder import GRAPHS, default_root
 from engine.api import Emit, EngineInfo, Handle, Request
 from engine.config import EngineSettings
 
@@ -40,7 +42,8 @@ Load = Callable[[EngineSettings], Backend]
 
 def load_engine(settings: EngineSettings) -> Backend:
     """Loads the checkpoint; takes seconds. Raises EngineError."""
-    # Lazily: torch takes a second to import, and the socket is to accept before.
+    # Lazily: what computes takes up to a second to import, and the socket is to accept before.
     from engine.engine import Engine
 
-    return Engine.load(settings, times_file(settings))
+    graphs = default_root() / GRAPHS
+    return Engine.load(replace(settings, graphs=graphs), times_file(settings))

@@ -10,7 +10,8 @@ class HostError(Exception):
         message: what is wrong, naming the field, folder or address.
         remedy: what the user can do about it; may be empty.
         code: for machines: "unavailable", "start_failed", "load_failed", "host_lost", "busy",
-            "unauthorized", "invalid_request", "protocol", "path", "option".
+            "unauthorized", "invalid_request", "protocol", "path", "option"; of a checkpoint's name
+            "not_pulled", "unknown_name", "catalogue".
     """
 
     def __init__(self, message: str, *, remedy: str = "", code: str = "unavailable") -> None:

@@ -10,6 +10,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dlm_lsp.store.catalogue import BUNDLED
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 
@@ -59,11 +60,15 @@ class ServeOptions:
 
     def arguments(self) -> list[str]:
         """The command line, from `serve` on, that means these options."""
-        words = ["serve", "--device", self.engine.device, "--dtype", self.engine.dtype]
-        checkpoint = self.engine.checkpoint  # made absolute: a host has a folder of its own
+        engine = self.engine
+        words = ["serve", "--device", engine.device, "--dtype", engine.dtype]
+        words += ["--backend", engine.backend]
+        checkpoint = engine.checkpoint
         for option, value in (
-            ("--checkpoint", checkpoint and checkpoint.expanduser().absolute()),
-            ("--threads", self.engine.threads),
+            # Absolute: a host has a folder of its own. The bundled one is named: left out it would
+            # be whatever has been pulled by then.
+            ("--checkpoint", checkpoint.expanduser().absolute() if checkpoint else BUNDLED),
+            ("--threads", engine.threads),
             ("--idle-seconds", self.idle_seconds),
             ("--host", self.host),
             ("--port", self.port),

@@ -41,10 +41,11 @@ class Outlook:
 
 
 def outlook(settings: EngineSettings) -> Outlook:
-    """What would be loaded for these settings. Takes seconds: it imports torch and tries."""
+    """What would be loaded for these settings. Takes seconds: it tries."""
     try:
-        # torch: only who asks for an outlook waits for it
-        from engine.engine import Engine, resolve
+        # what loading needs takes a while to import: only who asks for an outlook waits for it
+        from engine.device import resolve
+        from engine.engine import Engine
         from engine.model.config import read_config
         from engine.model.tokenizer import read_tokenizer
     except (ImportError, OSError) as error:  # missing, or a build that does not fit this system

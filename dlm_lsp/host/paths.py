@@ -63,13 +63,15 @@ def host_paths(settings: EngineSettings) -> HostPaths:
 def identity(settings: EngineSettings) -> str:
     """Sixteen hexadecimal digits that differ between hosts that must not be shared.
 
-    A checkpoint is its folder and when its files changed, so that a host never goes on serving
-    weights that were replaced. `threads` and `cache_tokens` are the first client's to choose.
+    A checkpoint is its folder, or its GGUF file, and when its files changed, so that a host never
+    goes on serving weights that were replaced. `threads` and `cache_tokens` are the first client's
+    to choose.
     """
-    folder = settings.checkpoint_path().expanduser().resolve()
+    place = settings.checkpoint_path().expanduser().resolve()
     files = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
-    parts = [str(PROTOCOL), str(folder), settings.device, settings.dtype]
-    parts += [_stamp(folder / file) for file in files]
+    parts = [str(PROTOCOL), str(place), settings.device, settings.dtype, settings.backend]
+    # A file itself and not a folder: that changes when a file is put in that is no weight.
+    parts += [_stamp(place)] if place.is_file() else [_stamp(place / file) for file in files]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

@@ -32,7 +32,8 @@ from engine.bench.parity import Parity, compare
 from engine.bench.peer import TransformersPeer
 from engine.bench.quality import Hole, draw_holes, to_request
 from engine.config import EngineSettings
-from engine.engine import Engine, resolve
+from engine.device import resolve
+from engine.engine import Engine
 from engine.errors import EngineError, EngineFailure
 from engine.forecast import Asked, ModeRecord, decided_tokens, forecast
 from engine.model.adapter import load_adapter
@@ -163,7 +164,7 @@ def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
     Raises:
         EngineError: the checkpoint cannot be run.
     """
-    settings = resolve(settings)
+    settings = resolve(replace(settings, backend="torch"))
     folder = settings.checkpoint_path()
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     config = read_config(folder)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from engine.api import EXACT_MODES, Request
 from engine.cache.pages import PAGE_TOKENS
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import PREFILL_ROWS, Traits
 from engine.loop import decode
@@ -125,7 +126,7 @@ def deciding_logits(model: Model, request: Request, tokens: Sequence[int], rows_
         chunk = whole[start:end]
         read = tuple(row for row in range(len(chunk)) if start + row >= prompt - 1)
         step = chain(chunk, start, read=read, sequence=sequence)
-        logits.append(model(step, cache))
+        logits.append(model.logits(step, cache))
         cache.keep(step, tuple(range(step.rows)))
         start += step.rows
     return torch.cat(logits)
@@ -134,7 +135,7 @@ def deciding_logits(model: Model, request: Request, tokens: Sequence[int], rows_
 def _cache(model: Model, request: Request) -> KVCache:
     """An empty one with room for the request: nothing is reused, every row is computed here."""
     config = model.network.config
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    shape = CacheShape.of(config)
     tokens = len(request.prompt) + request.limits.tokens_max + request.block.length + PAGE_TOKENS
     dtype = next(model.network.parameters()).dtype
     return KVCache(shape, tokens, device=model.device, dtype=dtype)

@@ -8,14 +8,14 @@ weights' tensors are shared, so that a large network need not fit twice.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from engine.api import Request
 from engine.config import EngineSettings
-from engine.engine import resolve
+from engine.device import resolve
 from engine.errors import EngineFailure
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config, to_json
@@ -52,7 +52,7 @@ class TransformersPeer:
         Raises:
             EngineError: it cannot be read, or transformers is not installed.
         """
-        settings = resolve(settings)
+        settings = resolve(replace(settings, backend="torch"))
         folder = settings.checkpoint_path()
         device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
         network = load_network(folder, read_config(folder), device=device, dtype=dtype)

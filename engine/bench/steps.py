@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from engine.api import BlockOptions, Limits, Request
 from engine.bench.rates import Rates, seconds_of, synchronize
 from engine.bench.shapes import weight_bytes
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
@@ -39,7 +40,7 @@ _MODES = (
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: a causal chain of `rows` behind `context` cached tokens, every row's logits read.
+    """One step: a causal chain of `rows` behind `context` cached tokens, up to all rows' logits.
 
     `weights_share`: the time that reading the weights takes at the copy bandwidth (bytes counted
     once), over the step's.
@@ -83,12 +84,12 @@ def measure_steps(
         while cached < context:
             part = prompt[cached : min(cached + _PREFILL_ROWS, context)]
             step = chain(part, cached, sequence=sequence)
-            model(step, cache)
+            model.logits(step, cache)
             cache.keep(step, tuple(range(step.rows)))
             cached += step.rows
         for count in rows:
             step = _verify(seeded_tokens(model, count), cached, sequence)
-            seconds = seconds_of(lambda step=step: model(step, cache), model.device)
+            seconds = seconds_of(lambda step=step: model.logits(step, cache), model.device)
             yield StepTime(count, context, seconds * 1000, reading / seconds)
     cache.close(sequence)
 
@@ -133,14 +134,14 @@ def profile_step(model: Model, rows: int = 32, context: int = CONTEXTS[0]) -> li
     cache = _cache(model, context + _ROOM)
     sequence, _ = cache.open(seeded_tokens(model, context + 1), context + _ROOM)
     step = chain(seeded_tokens(model, context), 0, sequence=sequence)
-    model(step, cache)
+    model.logits(step, cache)
     cache.keep(step, tuple(range(step.rows)))
     step = _verify(seeded_tokens(model, rows), context, sequence)
-    model(step, cache)
+    model.logits(step, cache)
     is_cuda = model.device.type == "cuda"
     activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
     with profile(activities=[activity]) as recorded:
-        model(step, cache)
+        model.logits(step, cache)
         synchronize(model.device)
     events = [
         Kernel(
@@ -167,6 +168,6 @@ def _verify(tokens: tuple[int, ...], position: int, sequence: int) -> Step:
 
 def _cache(model: Model, tokens: int) -> KVCache:
     config = model.network.config
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    shape = CacheShape.of(config)
     dtype = next(model.network.parameters()).dtype
     return KVCache(shape, tokens, device=model.device, dtype=dtype)

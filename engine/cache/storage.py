@@ -14,20 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
+from engine.cache.shape import CacheShape
 from engine.errors import MemoryExhausted
 from engine.step import CACHED, Step
 
 # K/V of exact sequences were computed in tiles and differ from others' in the last bits.
 _EXACT_SALT = b"exact"
-
-
-@dataclass(frozen=True, slots=True)
-class CacheShape:
-    """What one token's K/V takes."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
 
 
 class KVCache:

@@ -5,11 +5,11 @@ The reference that every other mode is measured against.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from engine.decoders.strategy import Feed, Progress, Task, fed
+from engine.reading import Reading
 from engine.step import Step
 
 
@@ -32,9 +32,9 @@ class AutoRegressive:
         return state.feed.plan(state.task.sequence)
 
     def resolve(
-        self, state: ARState, step: Step, logits: Tensor
+        self, state: ARState, step: Step, readings: Sequence[Reading]
     ) -> tuple[ARState, tuple[int, ...]]:
-        feed, progress = fed(state.feed, state.progress, step, logits, state.task)
+        feed, progress = fed(state.feed, state.progress, step, readings, state.task)
         if not feed.pending:
             feed = Feed(feed.cached, progress.committed[-1:])
         return ARState(state.task, feed, progress), tuple(range(step.rows))

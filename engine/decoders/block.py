@@ -1,7 +1,7 @@
 """Block diffusion ("FastDiffuser"): masks of a block are filled in parallel, by confidence.
 
 As Nemotron-Labs-Diffusion's reference `generate` (arXiv 2607.05722): a causal prefill whose last
-logit gives the block's first token (the seed); denoising forwards in which the block's rows see
+row gives the block's first token (the seed); denoising forwards in which the block's rows see
 each other in both directions and all cached text, and write nothing; a place is decided when its
 confidence reaches the threshold, the most confident one always; decided places are never revised;
 a finished block runs once more as a causal chain, which writes clean K/V and gives the next seed.
@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from engine.decoders.strategy import (
     Feed,
     Place,
@@ -30,7 +28,7 @@ from engine.decoders.strategy import (
     fed,
     room_left,
 )
-from engine.sampling import choose
+from engine.reading import Reading
 from engine.step import Step, group
 
 
@@ -72,17 +70,17 @@ class BlockDiffusion:
         )
 
     def resolve(
-        self, state: BlockState, step: Step, logits: Tensor
+        self, state: BlockState, step: Step, readings: Sequence[Reading]
     ) -> tuple[BlockState, tuple[int, ...]]:
         if state.block is None:
-            return self._fed(state, step, logits), tuple(range(step.rows))
-        decided = _decide(state, step.read, logits)
+            return self._fed(state, step, readings), tuple(range(step.rows))
+        decided = _decide(state, step.read, readings)
         return _settle(replace(state, block=decided)), ()
 
-    def _fed(self, state: BlockState, step: Step, logits: Tensor) -> BlockState:
+    def _fed(self, state: BlockState, step: Step, readings: Sequence[Reading]) -> BlockState:
         """All rows of a causal chain are cached; behind the last of them begins a block."""
         before = state.progress
-        feed, progress = fed(state.feed, before, step, logits, state.task)
+        feed, progress = fed(state.feed, before, step, readings, state.task)
         if feed.pending or progress.finished is not None:
             return replace(state, feed=feed, progress=progress)
         seed = Place(progress.committed[-1], progress.confidences[-1])
@@ -98,23 +96,24 @@ def _undecided(state: BlockState) -> tuple[int, ...]:
     return tuple(index for index, place in enumerate(shown) if place.token is None)
 
 
-def _decide(state: BlockState, places: Sequence[int], logits: Tensor) -> tuple[Place, ...]:
+def _decide(
+    state: BlockState, places: Sequence[int], readings: Sequence[Reading]
+) -> tuple[Place, ...]:
     """Fills the most confident masked place, and every other one that reaches the threshold.
 
     Args:
-        places: ascending.
+        places: in the block, ascending.
+        readings: of each.
     """
     assert state.block is not None
-    task = state.task
-    positions = [state.feed.cached + place for place in places]
-    tokens, confidences = choose(logits, positions, task.request.sampling, mask_id=task.mask_id)
-    stops = task.request.stop_token_ids
-    candidates = [i for i, token in enumerate(tokens) if i == 0 or token not in stops]
-    best = max(candidates, key=lambda index: (confidences[index], -index))
+    request = state.task.request
+    stops = request.stop_token_ids
+    candidates = [i for i, each in enumerate(readings) if i == 0 or each.token not in stops]
+    best = max(candidates, key=lambda index: (readings[index].probability, -index))
     block = list(state.block)
-    for index, place in enumerate(places):
-        if index == best or confidences[index] >= task.request.block.threshold:
-            block[place] = Place(tokens[index], confidences[index])
+    for index, (place, reading) in enumerate(zip(places, readings, strict=True)):
+        if index == best or reading.probability >= request.block.threshold:
+            block[place] = Place(reading.token, reading.probability)
     return tuple(block)
 
 

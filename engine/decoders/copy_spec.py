@@ -6,12 +6,12 @@ How long a draft is follows from what its rows cost and from how often copies we
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-
-from torch import Tensor
 
 from engine.decoders.copying import Copy, CopyRecord, best_length, find_copy, shown
 from engine.decoders.strategy import Feed, Progress, Task, fed, verified
+from engine.reading import Reading
 from engine.step import Step, chain
 
 
@@ -47,14 +47,14 @@ class CopySpec:
         return chain(tokens, state.feed.cached, read=read, sequence=state.task.sequence)
 
     def resolve(
-        self, state: CopyState, step: Step, logits: Tensor
+        self, state: CopyState, step: Step, readings: Sequence[Reading]
     ) -> tuple[CopyState, tuple[int, ...]]:
         task = state.task
         if state.feed.pending:
-            feed, progress = fed(state.feed, state.progress, step, logits, task)
+            feed, progress = fed(state.feed, state.progress, step, readings, task)
             following = CopyState(task, feed, progress)
             return _with_drafts(following), tuple(range(step.rows))
-        progress, tokens = verified(state.progress, step, step.rows, logits, task)
+        progress, tokens = verified(state.progress, step, step.rows, readings, task)
         feed = Feed(state.feed.cached + len(tokens))
         record = state.record.after(state.copy, tokens)
         following = CopyState(task, feed, progress, record=record)

@@ -15,9 +15,8 @@ it promises more tokens per millisecond. The verifying row decides either way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-
-from torch import Tensor
 
 from engine.decoders.copying import (
     Copy,
@@ -37,7 +36,7 @@ from engine.decoders.strategy import (
     room_left,
     verified,
 )
-from engine.sampling import choose
+from engine.reading import Reading
 from engine.step import Step, chain, group
 
 WINDOW_FIRST = 8  # rows of the first block; grows while drafts are accepted whole
@@ -118,21 +117,21 @@ class LinearSpec:
         )
 
     def resolve(
-        self, state: LinearState, step: Step, logits: Tensor
+        self, state: LinearState, step: Step, readings: Sequence[Reading]
     ) -> tuple[LinearState, tuple[int, ...]]:
         if state.feed.pending:
-            feed, progress = fed(state.feed, state.progress, step, logits, state.task)
+            feed, progress = fed(state.feed, state.progress, step, readings, state.task)
             following = replace(state, feed=feed, progress=progress)
             return self._next_cycle(following), tuple(range(step.rows))
         if state.drafts is None:
-            return _drafted(state, step, logits), ()
-        return self._verified(state, step, logits)
+            return _drafted(state, readings), ()
+        return self._verified(state, step, readings)
 
     def _verified(
-        self, state: LinearState, step: Step, logits: Tensor
+        self, state: LinearState, step: Step, readings: Sequence[Reading]
     ) -> tuple[LinearState, tuple[int, ...]]:
         task = state.task
-        progress, tokens = verified(state.progress, step, step.rows, logits, task)
+        progress, tokens = verified(state.progress, step, step.rows, readings, task)
         emitted = len(tokens)
         window, record = state.window, state.record
         if not state.is_copied:
@@ -163,13 +162,10 @@ class LinearSpec:
         return _with_copy(state) if self.uses_copies else state
 
 
-def _drafted(state: LinearState, step: Step, logits: Tensor) -> LinearState:
-    task = state.task
-    positions = [step.position[row] for row in step.read]
-    drafts, confidences = choose(logits, positions, task.request.sampling, mask_id=task.mask_id)
-    places = tuple(map(Place, drafts, confidences))
-    progress = replace(state.progress, draft=before_stop(places, task))
-    return replace(state, progress=progress, drafts=tuple(drafts))
+def _drafted(state: LinearState, readings: Sequence[Reading]) -> LinearState:
+    places = tuple(Place(reading.token, reading.probability) for reading in readings)
+    progress = replace(state.progress, draft=before_stop(places, state.task))
+    return replace(state, progress=progress, drafts=tuple(each.token for each in readings))
 
 
 def _with_copy(state: LinearState) -> LinearState:

@@ -1,16 +1,15 @@
 """Quadratic self-speculation: one forward verifies a draft and drafts for every way it can end.
 
 A causal chain of the seed and its drafts; on each row of the chain hangs a group of masks. The
-chain's logits verify; the group of the last accepted row already holds the next draft (its first
+chain's rows verify; the group of the last accepted row already holds the next draft (its first
 mask stands where the causal token goes, so the drafts are the masks behind it). Described in
 arXiv 2607.05722; B tokens of chain and B masks each are B (B + 1) rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
 
 from engine.decoders.strategy import (
     Feed,
@@ -22,7 +21,7 @@ from engine.decoders.strategy import (
     room_left,
     verified,
 )
-from engine.sampling import choose
+from engine.reading import Reading
 from engine.step import Step
 
 
@@ -54,19 +53,19 @@ class QuadraticSpec:
         return _step(state.chain, state.task.request.block.length, state)
 
     def resolve(
-        self, state: QuadraticState, step: Step, logits: Tensor
+        self, state: QuadraticState, step: Step, readings: Sequence[Reading]
     ) -> tuple[QuadraticState, tuple[int, ...]]:
         task = state.task
         if state.feed.pending:
-            feed, progress = fed(state.feed, state.progress, step, logits, task)
+            feed, progress = fed(state.feed, state.progress, step, readings, task)
             chain = progress.committed[-1:]
             return QuadraticState(task, feed, progress, chain), tuple(range(step.rows))
-        progress, tokens = verified(state.progress, step, len(state.chain), logits, task)
+        progress, tokens = verified(state.progress, step, len(state.chain), readings, task)
         emitted = len(tokens)
         feed = Feed(state.feed.cached + emitted)
         following = QuadraticState(task, feed, progress, tokens[-1:])
         if progress.finished is None:
-            following = _with_drafts(following, emitted - 1, step, logits)
+            following = _with_drafts(following, emitted - 1, readings)
         return following, tuple(range(emitted))
 
 
@@ -92,22 +91,16 @@ def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
     )
 
 
-def _with_drafts(state: QuadraticState, row: int, step: Step, logits: Tensor) -> QuadraticState:
+def _with_drafts(state: QuadraticState, row: int, readings: Sequence[Reading]) -> QuadraticState:
     """The chain for the next cycle: the seed and what the group on `row` drafted behind it."""
     task = state.task
     per_group = task.request.block.length - 1
-    length = len(step.read) // (per_group + 1)
+    length = len(readings) // (per_group + 1)
     first = length + row * per_group
     count = min(per_group, room_left(state.progress, task) - 1)
     if count <= 0:
         return state
-    reads = range(first, first + count)
-    drafts, confidences = choose(
-        logits[first : first + count],
-        [step.position[step.read[index]] for index in reads],
-        task.request.sampling,
-        mask_id=task.mask_id,
-    )
-    places = before_stop(tuple(map(Place, drafts, confidences)), task)
-    progress = replace(state.progress, draft=places)
-    return replace(state, progress=progress, chain=(*state.chain, *drafts))
+    drafts = readings[first : first + count]
+    places = tuple(Place(reading.token, reading.probability) for reading in drafts)
+    progress = replace(state.progress, draft=before_stop(places, task))
+    return replace(state, progress=progress, chain=(*state.chain, *(each.token for each in drafts)))

@@ -1,8 +1,8 @@
 """What every decoding mode is: three functions over a frozen state, of which none computes.
 
-`plan` says which rows the next forward has, `resolve` what its logits mean and which rows may enter
-the cache. Both are pure, so a strategy is tested with hand-written logits, and a scheduler may call
-them for many requests and concatenate the rows. Knows neither model nor cache.
+`plan` says which rows the next forward has, `resolve` what its readings mean and which rows may
+enter the cache. Both are pure, so a strategy is tested with hand-written readings, and a scheduler
+may call them for many requests and concatenate the rows. Knows neither model nor cache.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from torch import Tensor
-
 from engine.api import Request
-from engine.sampling import choose
+from engine.reading import Reading
 from engine.step import Step, chain
 from engine.steptimes import CPU_TIMES, StepTimes
 
@@ -135,11 +133,14 @@ class Strategy(Protocol[S]):
         """The rows of the next forward. Pure."""
         ...
 
-    def resolve(self, state: S, step: Step, logits: Tensor) -> tuple[S, tuple[int, ...]]:
+    def resolve(
+        self, state: S, step: Step, readings: Sequence[Reading]
+    ) -> tuple[S, tuple[int, ...]]:
         """The next state, and the rows to keep in the cache. Pure.
 
         Args:
-            logits: (len(step.read), V) fp32.
+            readings: one per entry of `step.read`, in its order; the token of each belongs at the
+                position that `step.places` says.
         """
         ...
 
@@ -165,42 +166,39 @@ def commit(
 
 
 def fed(
-    feed: Feed, progress: Progress, step: Step, logits: Tensor, task: Task
+    feed: Feed, progress: Progress, step: Step, readings: Sequence[Reading], task: Task
 ) -> tuple[Feed, Progress]:
     """The feed and the progress once a step of the feed was computed and all its rows kept.
 
     The step that leaves nothing pending decides the token behind it: the seed.
 
     Args:
-        logits: (1, V) fp32 of the last row where the step was the last one, else (0, V).
+        readings: that of the last row where the step was the last one, else none.
     """
     feed = feed.after(step)
     if feed.pending:
         return feed, progress
-    tokens, confidences = choose(logits, [feed.cached], task.request.sampling, mask_id=task.mask_id)
-    return feed, commit(progress, tuple(tokens), tuple(confidences), task)
+    (seed,) = readings
+    return feed, commit(progress, (seed.token,), (seed.probability,), task)
 
 
 def verified(
-    progress: Progress, step: Step, rows: int, logits: Tensor, task: Task
+    progress: Progress, step: Step, rows: int, readings: Sequence[Reading], task: Task
 ) -> tuple[Progress, tuple[int, ...]]:
     """What a causal chain of the seed and its drafts emits: the matches, and one more.
 
     Args:
         rows: of the chain, the first ones of the step; all of them read, in this order.
-        logits: (at least rows, V) fp32.
+        readings: of these rows, then of any others.
 
     Returns:
         The progress, and the tokens that were decided (a stop token and what lies over the length
         limit included); so many leading rows are to be kept.
     """
-    positions = [position + 1 for position in step.position[:rows]]
-    tokens, confidences = choose(
-        logits[:rows], positions, task.request.sampling, mask_id=task.mask_id
-    )
-    emitted = accepted_run(step.token[1:rows], tokens)
-    decided = tuple(tokens[:emitted])
-    return commit(progress, decided, tuple(confidences[:emitted]), task), decided
+    emitted = accepted_run(step.token[1:rows], [reading.token for reading in readings[:rows]])
+    decided = tuple(reading.token for reading in readings[:emitted])
+    confidences = tuple(reading.probability for reading in readings[:emitted])
+    return commit(progress, decided, confidences, task), decided
 
 
 def accepted_run(drafts: Sequence[int], tokens: Sequence[int]) -> int:

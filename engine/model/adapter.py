@@ -10,19 +10,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.errors import CheckpointError
-from engine.model.checkpoint import read_tensors
+from engine.model.adapter_weights import CONFIG, DOWN, FOLDER, TENSOR, UP, WEIGHTS, read_adapter
 from engine.model.config import ModelConfig
-
-FOLDER = "linear_spec_lora"
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NAME = "base_model.model.encoder.layers.{layer}.self_attn.o_proj.lora_{part}.weight"
 
 
 class DrafterAdapter(nn.Module):
@@ -66,20 +60,13 @@ def load_adapter(
     Raises:
         CheckpointError: it is there, but incomplete or of another kind.
     """
-    folder = checkpoint / FOLDER
-    if not folder.is_dir():
+    weights = read_adapter(checkpoint, config)
+    if weights is None:
         return None
-    rank, alpha = _read_config(folder / _CONFIG)
-    path = folder / _WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no {_WEIGHTS}.", remedy="Copy the adapter again.", param=_WEIGHTS
-        )
-    adapter = DrafterAdapter(config, rank, alpha)
-    expected = {name: tuple(tensor.shape) for name, tensor in _named(adapter).items()}
-    tensors = read_tensors([path], expected, device, dtype)
-    for name, tensor in _named(adapter).items():
-        tensor.data = tensors[name]
+    adapter = DrafterAdapter(config, weights.rank, weights.alpha)
+    for parameters, factors in ((adapter.down, weights.down), (adapter.up, weights.up)):
+        for parameter, factor in zip(parameters, factors, strict=True):
+            parameter.data = torch.from_numpy(factor).to(device, dtype)
     return adapter.requires_grad_(False).eval()
 
 
@@ -91,7 +78,7 @@ def save_adapter(checkpoint: Path, adapter: DrafterAdapter) -> None:
         name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
         for name, tensor in _named(adapter).items()
     }
-    save_file(tensors, str(folder / _WEIGHTS), metadata={"format": "pt"})
+    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "r": adapter.rank,
@@ -99,39 +86,12 @@ def save_adapter(checkpoint: Path, adapter: DrafterAdapter) -> None:
         "target_modules": ["o_proj"],
         "bias": "none",
     }
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _named(adapter: DrafterAdapter) -> dict[str, nn.Parameter]:
     return {
-        _NAME.format(layer=layer, part=part): tensor
-        for part, tensors in (("A", adapter.down), ("B", adapter.up))
+        TENSOR.format(layer=layer, part=part): tensor
+        for part, tensors in ((DOWN, adapter.down), (UP, adapter.up))
         for layer, tensor in enumerate(tensors)
     }
-
-
-def _read_config(path: Path) -> tuple[int, float]:
-    """(r, alpha) of an o_proj-only LoRA."""
-
-    def refuse(what: str, key: str) -> CheckpointError:
-        return CheckpointError(
-            f"{path}: {what}.",
-            remedy="Use a LoRA on o_proj alone, or remove the folder.",
-            param=key,
-        )
-
-    try:
-        raw: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise refuse(f"cannot be read: {error}", _CONFIG) from None
-    if not isinstance(raw, dict):
-        raise refuse("is not a JSON object", _CONFIG)
-    rank, alpha, targets = raw.get("r"), raw.get("lora_alpha"), raw.get("target_modules")
-    if not isinstance(rank, int) or rank < 1:
-        raise refuse(f"r is {rank!r}", "r")
-    if not isinstance(alpha, int | float):
-        raise refuse(f"lora_alpha is {alpha!r}", "lora_alpha")
-    names = [targets] if isinstance(targets, str) else targets
-    if names != ["o_proj"]:
-        raise refuse(f"target_modules is {targets!r}", "target_modules")
-    return rank, float(alpha)

@@ -34,7 +34,10 @@ class _Rope(BaseModel):
     beta_slow: float = Field(default=1.0, gt=0)
     mscale: float = 1.0
     mscale_all_dim: float = 1.0
+    attention_factor: float | None = Field(default=None, gt=0)
     llama_4_scaling_beta: float | None = None
+    # Not NLD's: what a checkpoint converted from a GGUF file keeps of it.
+    frequency_factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
 
 
 class _Json(BaseModel):
@@ -74,6 +77,8 @@ class RopeConfig:
     Attributes:
         attention_factor: multiplies cos and sin; exactly 1 for NLD (mscale equals mscale_all_dim).
         query_scale_beta: Llama-4 query scale `1 + beta ln(1 + floor(pos / original))`, 0 for none.
+        frequency_factors: what each of the D/2 plain frequencies is divided by (Llama 3.1, linear
+            scaling); empty for none.
     """
 
     theta: float
@@ -84,6 +89,7 @@ class RopeConfig:
     beta_slow: float
     attention_factor: float
     query_scale_beta: float
+    frequency_factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +134,18 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         CheckpointError: the file is missing, no JSON, or a key is missing or wrong.
     """
+    return parse_config(read_config_json(folder), str(folder / "config.json"))
+
+
+def read_config_json(folder: Path) -> Any:
+    """The decoded JSON of `folder/config.json`, unchecked.
+
+    Raises:
+        CheckpointError: the file is missing, or no JSON.
+    """
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} has no config.json.",
@@ -143,7 +158,6 @@ def read_config(folder: Path) -> ModelConfig:
             remedy="Copy the checkpoint again.",
             param="config.json",
         ) from None
-    return parse_config(raw, str(path))
 
 
 def parse_config(raw: Any, source: str = "config.json") -> ModelConfig:
@@ -229,6 +243,10 @@ def _check_supported(fields: _Json, source: str) -> None:
         raise refusal("rope_parameters.rope_type", rope.rope_type, "'yarn' or 'default'")
     if rope.rope_type == "yarn" and rope.original_max_position_embeddings is None:
         raise refusal("rope_parameters.original_max_position_embeddings", None, "a positive number")
+    count = len(rope.frequency_factors)
+    head_dim = fields.head_dim or fields.hidden_size // fields.num_attention_heads
+    if count and 2 * count != head_dim:
+        raise refusal("rope_parameters.frequency_factors", count, f"{head_dim // 2} of them")
 
 
 def _to_model_config(fields: _Json) -> ModelConfig:
@@ -261,9 +279,11 @@ def _to_model_config(fields: _Json) -> ModelConfig:
             or fields.max_position_embeddings,
             beta_fast=rope.beta_fast,
             beta_slow=rope.beta_slow,
-            attention_factor=_mscale(rope.factor, rope.mscale)
-            / _mscale(rope.factor, rope.mscale_all_dim),
+            attention_factor=rope.attention_factor
+            or attention_temperature(rope.factor, rope.mscale)
+            / attention_temperature(rope.factor, rope.mscale_all_dim),
             query_scale_beta=rope.llama_4_scaling_beta or 0.0,
+            frequency_factors=rope.frequency_factors,
         ),
     )
 
@@ -271,6 +291,11 @@ def _to_model_config(fields: _Json) -> ModelConfig:
 def to_json(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a checkpoint of ours: NLD's own keys, readable by its other loaders."""
     rope, family = config.rope, config.family
+    scaling: dict[str, Any] = {}
+    if rope.attention_factor != 1.0:
+        scaling["attention_factor"] = rope.attention_factor
+    if rope.frequency_factors:
+        scaling["frequency_factors"] = list(rope.frequency_factors)
     kept = {"qkv_bias": family.qkv_bias, "qk_norm": family.qk_norm}
     return {
         **{key: value for key, value in kept.items() if value},
@@ -306,11 +331,12 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
             "mscale": 1.0,
             "mscale_all_dim": 1.0,
             "llama_4_scaling_beta": rope.query_scale_beta,
+            **scaling,
         },
     }
 
 
-def _mscale(factor: float, mscale: float) -> float:
+def attention_temperature(factor: float, mscale: float) -> float:
     """YaRN's attention temperature (arXiv 2309.00071, eq. 22)."""
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 

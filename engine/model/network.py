@@ -8,7 +8,6 @@ from a step and a cache, and training from a packed batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.model.config import ModelConfig, RopeConfig
+from engine.model.config import ModelConfig
+from engine.model.rotary import rotary_frequencies
 
 Joined = tuple[Tensor, Tensor | None]  # weight and bias of projections below each other
 
@@ -171,7 +171,7 @@ class Network(nn.Module):
         if config.tied_head:
             self.diffusion_head.weight = self.encoder.embed_tokens.weight
         # fp32 whatever the weights are, and never in the state dict: derived from the config.
-        self.frequencies = rotary_frequencies(config.rope, config.head_dim)
+        self.frequencies = torch.from_numpy(rotary_frequencies(config.rope, config.head_dim))
 
     def forward(
         self, tokens: Tensor, positions: Tensor, attend: Attend, draft: Draft | None = None
@@ -236,28 +236,3 @@ def _joined(parts: Sequence[nn.Linear]) -> Joined:
             part.bias.data = bias[low:high]
         low = high
     return weight, bias
-
-
-def rotary_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
-    """(D/2,) fp32 angular frequencies, radians per position.
-
-    YaRN (arXiv 2309.00071, §3.2): dimensions that turn fewer than `beta_slow` times over the
-    original context are interpolated by `factor`, those above `beta_fast` are kept, with a ramp
-    between.
-    """
-    # On the CPU even while a network is laid out under the meta device.
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
-    plain = 1.0 / rope.theta**exponents
-    if not rope.yarn:
-        return plain
-
-    def dimension(turns: float) -> float:
-        turn_length = rope.original_positions / (turns * 2 * math.pi)
-        return head_dim * math.log(turn_length) / (2 * math.log(rope.theta))
-
-    low = max(math.floor(dimension(rope.beta_fast)), 0)
-    high = min(math.ceil(dimension(rope.beta_slow)), head_dim - 1)
-    width = max(high - low, 0.001)
-    dimensions = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
-    ramp = ((dimensions - low) / width).clamp(0, 1)
-    return plain / rope.factor * ramp + plain * (1 - ramp)

@@ -3,7 +3,7 @@
 The layout is compressed-tensors' "int-quantized" (https://github.com/vllm-project/compressed-tensors):
 symmetric, `weight` int8 (rows, columns), `weight_scale` float (rows, 1), `quantization_config` in
 config.json. Only how weights are stored: they are multiplied out when they are read, so that the
-network, its kernels and its laws never see an int8. Knows no file but config.json.
+network, its kernels and its laws never see an int8. Knows no file but config.json. Torch-free.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import CheckpointError
+
+if TYPE_CHECKING:  # what is trained is written by torch; reading needs none
+    from torch import Tensor
 
 KEY = "quantization_config"
 # What a checkpoint of ours says of its weights. The tables of tokens are quantised as well.
@@ -46,7 +49,6 @@ _SUFFIX = "_scale"
 _LARGEST = 127  # -128 has no counterpart
 # Of rows that are zero, or so small that their scale were none: 2^-100 is a float32 and a bf16.
 _SCALE_MIN = 2.0**-100
-_CHUNK = 1 << 24  # weights that are fp32 at once
 
 # By key, the values that mean what is computed here; a key that is not there is None.
 _WHOLE: dict[str, tuple[Any, ...]] = {
@@ -107,34 +109,26 @@ def quantize(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
             param=name,
         )
     scale = (wide.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=_SCALE_MIN)
-    return (wide / scale).round().to(torch.int8), scale
+    return (wide / scale).round().char(), scale
 
 
-def dequantize(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """int8 (rows, columns) and scales (rows, 1) as a weight of `dtype`, on their device.
-
-    The product is fp32 and rounded once, a few rows at a time: never is all of it fp32.
-    """
-    rows = max(1, _CHUNK // values.shape[1])
-    weight = torch.empty(values.shape, dtype=dtype, device=values.device)
-    for start in range(0, len(values), rows):
-        part = slice(start, start + rows)
-        weight[part] = values[part] * scale[part].float()
-    return weight
+def dequantize(values: NDArray[np.generic], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """int8 (rows, columns) times the scales (rows, 1) of its rows, as a new array of float32."""
+    return np.multiply(values, scale, dtype=np.float32)
 
 
-def check_scale(file: Path, name: str, scale: Tensor) -> None:
+def check_scale(file: Path, name: str, scale: NDArray[np.float32]) -> None:
     """
     Raises:
         CheckpointError: a scale is not finite, or not above zero.
     """
-    wrong = ~(scale.isfinite() & (scale > 0))
-    if not wrong.any():
+    flat = scale.ravel()
+    wrong = np.flatnonzero(~(np.isfinite(flat) & (flat > 0)))
+    if not wrong.size:
         return
-    row = int(wrong.flatten().nonzero()[0])
+    row = int(wrong[0])
     raise CheckpointError(
-        f"{file}: {name} is {scale.flatten()[row].item()} in row {row}; a scale is finite and "
-        "above zero.",
+        f"{file}: {name} is {flat[row].item()} in row {row}; a scale is finite and above zero.",
         remedy="Copy the file again, or quantise the model again.",
         param=name,
     )

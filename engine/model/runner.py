@@ -1,9 +1,9 @@
-"""Runs one step: rows in, logits out. The only place where the network meets the cache.
+"""Runs one step: rows in, readings out. The only place where the network meets the cache.
 
 Builds the visibility mask from the step's arrays and computes attention as the torch reference
 does; the causal rows of exact sequences are computed tile by tile, so that a row's result depends
 on its token, its position and what it sees, to the bit. Decides nothing: which rows, and what
-becomes of the logits, is the strategy's business.
+becomes of the readings, is the strategy's business.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.api import Sampling
 from engine.cache.storage import KVCache, PartView, StepView
 from engine.errors import MemoryExhausted
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Draft, Network
+from engine.model.readout import read
 from engine.model.tiles import TILE_ROWS, Tile, to_tiles
-from engine.step import Step, visible_rows
+from engine.model.visibility import visibility
+from engine.reading import Reading
+from engine.step import Step
 
 
 class Model:
@@ -35,8 +38,22 @@ class Model:
         self.device = device
 
     @torch.inference_mode()
-    def __call__(self, step: Step, cache: KVCache) -> Tensor:
-        """Logits (len(step.read), V) fp32 of the rows the strategy reads.
+    def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
+        """One reading per entry of `step.read`, in its order.
+
+        Raises:
+            MemoryExhausted: the step does not fit on the device.
+        """
+        try:
+            logits = self._forward(step, cache)
+            return read(logits, step, sampling, self.network.config.mask_id)
+        except torch.OutOfMemoryError:
+            raise self._exhausted(step) from None
+
+    @torch.inference_mode()
+    def logits(self, step: Step, cache: KVCache) -> Tensor:
+        """Logits (len(step.read), V) fp32 of the rows that `step.read` names, for what compares
+        networks; decoding goes without.
 
         Raises:
             MemoryExhausted: the step does not fit on the device.
@@ -44,11 +61,14 @@ class Model:
         try:
             return self._forward(step, cache)
         except torch.OutOfMemoryError:
-            raise MemoryExhausted(
-                f"A step of {step.rows} rows does not fit on {self.device}.",
-                remedy="Shorten the prompt or use a smaller checkpoint.",
-                param="prompt",
-            ) from None
+            raise self._exhausted(step) from None
+
+    def _exhausted(self, step: Step) -> MemoryExhausted:
+        return MemoryExhausted(
+            f"A step of {step.rows} rows does not fit on {self.device}.",
+            remedy="Shorten the prompt or use a smaller checkpoint.",
+            param="prompt",
+        )
 
     def _forward(self, step: Step, cache: KVCache) -> Tensor:
         exact = cache.exact_sequences(step)
@@ -140,18 +160,8 @@ class Model:
 
 
 def visibility_mask(step: Step, lengths: list[tuple[int, int]]) -> Tensor:
-    """(R, P + R) bool: what each row sees of the cached tokens (laid out by `lengths`) and rows."""
-    rows = step.rows
-    width = -(-rows // 8)
-    packed = b"".join(bits.to_bytes(width, "little") for bits in visible_rows(step))
-    bits = numpy.frombuffer(packed, dtype=numpy.uint8).reshape(rows, width)
-    among_rows = numpy.unpackbits(bits, axis=1, bitorder="little")[:, :rows].astype(bool)
-    sequence = numpy.array(step.sequence)
-    cached = [
-        numpy.broadcast_to((sequence == number)[:, None], (rows, length))
-        for number, length in lengths
-    ]
-    return torch.from_numpy(numpy.concatenate([*cached, among_rows], axis=1))
+    """As `engine.model.visibility.visibility`."""
+    return torch.from_numpy(visibility(step, lengths))
 
 
 def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -45,11 +45,14 @@ class Tile:
         return -(-(self.start + TILE_ROWS) // KEYS_MULTIPLE) * KEYS_MULTIPLE
 
 
-def to_tiles(step: Step, exact: Collection[int]) -> tuple[tuple[Tile, ...], tuple[int, ...]]:
+def to_tiles(
+    step: Step, exact: Collection[int], tile_rows: int = TILE_ROWS
+) -> tuple[tuple[Tile, ...], tuple[int, ...]]:
     """The tiles of a step's causal rows, ancestors first, and all its other rows.
 
     Args:
         exact: sequences whose causal rows are computed in tiles.
+        tile_rows: places of a tile; always the same for one model.
 
     Returns:
         The tiles, and the rows outside: of other sequences, in a group, with the drafter on, or
@@ -67,17 +70,17 @@ def to_tiles(step: Step, exact: Collection[int]) -> tuple[tuple[Tile, ...], tupl
         paths[row] = (row,) if parent == CACHED else (*paths[parent], row)
         number = tile_of.get(parent)
         begins = number is None or tiles[number][-1] != parent
-        if begins or step.position[row] % TILE_ROWS == 0:
+        if begins or step.position[row] % tile_rows == 0:
             tiles.append([])
             number = len(tiles) - 1
         assert number is not None
         tiles[number].append(row)
         tile_of[row] = number
     rest = tuple(row for row in range(step.rows) if row not in paths)
-    return tuple(_tile(step, rows, paths[rows[0]][:-1]) for rows in tiles), rest
+    return tuple(_tile(step, rows, paths[rows[0]][:-1], tile_rows) for rows in tiles), rest
 
 
-def _tile(step: Step, rows: list[int], before: tuple[int, ...]) -> Tile:
-    offset = step.position[rows[0]] % TILE_ROWS
+def _tile(step: Step, rows: list[int], before: tuple[int, ...], tile_rows: int) -> Tile:
+    offset = step.position[rows[0]] % tile_rows
     start = step.position[rows[0]] - offset
     return Tile(step.sequence[rows[0]], start, offset, tuple(rows), before)

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from engine.api import Limits, Request
-from engine.cache.storage import CacheShape, KVCache
+from engine.api import Limits, Request, Sampling
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders.linear_spec import LinearSpec
 from engine.decoders.strategy import Traits
 from engine.loop import decode
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Network
 from engine.model.runner import Model
+from engine.reading import Reading
 from engine.step import Step
 
 _TOKENS_MAX = 64
@@ -59,9 +60,9 @@ class _Counting:
         self._model = model
         self.drafting = 0
 
-    def __call__(self, step: Step, cache: Any) -> Tensor:
+    def __call__(self, step: Step, cache: Any, sampling: Sampling) -> tuple[Reading, ...]:
         self.drafting += any(step.group)
-        return self._model(step, cache)
+        return self._model(step, cache, sampling)
 
 
 def measure_acceptance(
@@ -73,7 +74,7 @@ def measure_acceptance(
     """Greedy, in blocks of up to 32, at most 64 tokens for each prompt."""
     config = network.config
     weight = network.encoder.embed_tokens.weight
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    shape = CacheShape.of(config)
     cache = KVCache(shape, _CACHE_TOKENS, device=weight.device, dtype=weight.dtype)
     traits = Traits(config.mask_id, has_drafter=adapter is not None)
     counting = _Counting(Model(network, device=weight.device, adapter=adapter))

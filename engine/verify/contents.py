@@ -11,21 +11,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from engine.errors import CheckpointError, EngineError
-from engine.model.adapter import FOLDER, load_adapter
-from engine.model.checkpoint import (
+from engine.model.adapter_weights import FOLDER, read_adapter
+from engine.model.config import ModelConfig, read_config
+from engine.model.quantized import read_quantization
+from engine.model.safetensors_file import (
     Header,
     check_dtype,
-    expected_tensors,
     read_headers,
     stored_tensors,
     weight_files,
 )
-from engine.model.config import ModelConfig, read_config
-from engine.model.quantized import read_quantization
 from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.model.weights import expected_tensors
 from engine.prompt import InfillFormat
 from engine.verify.report import Check, Section, failed, passed, skipped
 
@@ -134,13 +132,13 @@ def examine_adapter(folder: Path, config: ModelConfig) -> Section:
         return Section(title, (skipped(name, f"{config.family.model_type} fills no masks"),))
     try:
         # Megabytes, unlike the weights: read as a whole.
-        adapter = load_adapter(folder, config, device=torch.device("cpu"), dtype=torch.bfloat16)
+        adapter = read_adapter(folder, config)
     except EngineError as error:
         return Section(title, (failed(name, error),))
     if adapter is None:
         found = "not found: speculation drafts with the plain weights"
         return Section(title, (passed(name, found, found=False),))
-    count = sum(tensor.numel() for tensor in adapter.parameters())
+    count = sum(factor.size for factor in (*adapter.down, *adapter.up))
     found = f"found: rank {adapter.rank}, scale {adapter.alpha / adapter.rank:g}, {count:,} weights"
     return Section(title, (passed(name, found, found=True, rank=adapter.rank),))
 

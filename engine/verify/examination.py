@@ -8,11 +8,12 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from engine.config import EngineSettings
-from engine.engine import resolve
+from engine.device import resolve
 from engine.errors import EngineError
 from engine.verify.contents import (
     examine_adapter,
@@ -38,9 +39,9 @@ def examine(settings: EngineSettings, holes_max: int = HOLES_MAX) -> Iterator[Se
         holes_max: most built-in holes to fill; 0 leaves infilling out.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the device asked for is not there, or torch is not.
     """
-    settings = resolve(settings)
+    settings = resolve(replace(settings, backend="torch"))  # whose network is looked into
     torch.set_num_threads(settings.threads or 1)
     folder = settings.checkpoint_path()
     section, config = examine_config(folder)

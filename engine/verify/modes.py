@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.api import BlockOptions, Limits, Request
+from engine.api import BlockOptions, Limits, Request, Sampling
 from engine.cache.pages import PAGE_TOKENS
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
+from engine.model.readout import read
 from engine.model.runner import Model
+from engine.reading import Reading
 from engine.step import Step, chain
 
 LOSSLESS = ("linear_spec", "quadratic_spec", "copy_spec")
@@ -80,7 +83,7 @@ class Runner:
         self._model = model
         self._dtype = dtype
         config = model.network.config
-        self._shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+        self._shape = CacheShape.of(config)
         self._block_length = config.block_length
         self._traits = Traits(config.mask_id, has_drafter=model.adapter is not None)
 
@@ -113,7 +116,7 @@ class Runner:
         for start, end in parts:
             rows = tuple(range(end - start))
             step = chain(tuple(tokens[start:end]), start, read=rows, sequence=sequence)
-            logits.append(self._model(step, cache))
+            logits.append(self._model.logits(step, cache))
             cache.keep(step, rows)
         return logits
 
@@ -160,14 +163,14 @@ def first_difference(tokens: Sequence[int], reference: Reference) -> Difference 
 
 
 class _Recorder:
-    """A model that remembers the logits it was read for."""
+    """A model that remembers the logits behind its readings."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self.read: list[Tensor] = []
 
-    def __call__(self, step: Step, cache: KVCache) -> Tensor:
-        logits = self._model(step, cache)
+    def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
+        logits = self._model.logits(step, cache)
         if step.read:
             self.read.append(logits)
-        return logits
+        return read(logits, step, sampling, self._model.network.config.mask_id)

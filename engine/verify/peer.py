@@ -17,8 +17,8 @@ import torch
 from safetensors import safe_open
 
 from engine.errors import EngineFailure
-from engine.model.checkpoint import weight_files
 from engine.model.families import LLAMA, MINISTRAL3, MISTRAL, NEMOTRON, QWEN2, QWEN3
+from engine.model.safetensors_file import weight_files
 from engine.verify.activations import Trace, capture, layout
 
 # By model_type, (config, network) by name: a release of transformers may lack the newer ones.

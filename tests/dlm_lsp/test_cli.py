@@ -13,7 +13,7 @@ from dlm_lsp.host.options import ServeOptions
 from dlm_lsp.version import VERSION
 from engine.config import EngineSettings
 
-COMMANDS = ("complete", "doctor", "verify", "eval", "serve", "demo")
+COMMANDS = ("complete", "model", "doctor", "verify", "eval", "serve", "demo")
 
 
 @pytest.fixture

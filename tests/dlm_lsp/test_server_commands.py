@@ -43,7 +43,8 @@ async def test_commands_that_exist_are_advertised_and_no_others(
     result = await greet(editor, scripted)
     commands = result["capabilities"]["executeCommandProvider"]["commands"]
     assert sorted(commands) == [
-        *("dlm.accepted", "dlm.cancel", "dlm.fill", "dlm.restart", "dlm.setMode", "dlm.stats"),
+        *("dlm.accepted", "dlm.cancel", "dlm.fill", "dlm.pullModel", "dlm.restart"),
+        *("dlm.setMode", "dlm.stats"),
     ]
     with pytest.raises(LspError, match=r"dlm\.refine"):
         await run(editor, "dlm.refine", {})

@@ -21,7 +21,7 @@ from dlm_lsp.settings import (
     load_settings,
 )
 from dlm_lsp.settings_sources import FILE_BYTES_MAX, LINE_CHARS_MAX
-from engine.config import DEVICES, DTYPES
+from engine.config import BACKENDS, DEVICES, DTYPES
 
 
 class Sources:
@@ -83,6 +83,7 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
             "checkpoint": "/models/8b",
             "device": "cuda",
             "dtype": "bfloat16",
+            "backend": "torch",
             "threads": 4,
             "cacheTokens": 4096,
             "idleSeconds": 60.5,
@@ -241,10 +242,11 @@ def test_a_file_that_may_not_be_read_is_named(
     )
 
 
-def test_devices_and_dtypes_are_those_of_the_engine() -> None:
+def test_devices_dtypes_and_backends_are_those_of_the_engine() -> None:
     fields = EngineSection.model_fields
     assert get_args(fields["device"].annotation) == DEVICES
     assert get_args(fields["dtype"].annotation) == DTYPES
+    assert get_args(fields["backend"].annotation) == BACKENDS
 
 
 json_values = st.recursive(

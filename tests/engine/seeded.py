@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.api import Request
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import TokenState, decode
@@ -60,7 +61,7 @@ def seeded_model(seed: int = 0) -> Model:
 
 
 def empty_cache(num_tokens: int = 1024, config: ModelConfig = CONFIG) -> KVCache:
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    shape = CacheShape.of(config)
     return KVCache(shape, num_tokens, device=DEVICE, dtype=torch.float32)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.config import BUNDLED_CHECKPOINT
 from engine.decoders.strategy import Traits
 from engine.model.checkpoint import load_network
@@ -36,7 +37,7 @@ class Subject:
     def cache(self, num_tokens: int = 1024) -> KVCache:
         """An empty one."""
         config = self.model.network.config
-        shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+        shape = CacheShape.of(config)
         dtype = next(self.model.network.parameters()).dtype
         return KVCache(shape, num_tokens, device=DEVICE, dtype=dtype)
 

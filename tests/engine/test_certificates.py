@@ -12,7 +12,7 @@ import torch
 import engine.decoders.strategy
 from engine.api import EXACT_MODES, BlockOptions, Limits, Request, Sampling
 from engine.bench.parity import deciding_logits
-from engine.sampling import choose
+from engine.model.readout import to_readings
 from tests.engine.subjects import DTYPES, NAMES, subject
 from tests.engine.witness import certified, greedy
 
@@ -47,8 +47,9 @@ def test_each_drawn_token_is_drawn_from_its_own_row(dtype: str, mode: str) -> No
     prompt = tried.prompts[1]
     decisions = certified(tried, request_of(prompt, mode, sampling=sampling, exact=True))
     for place, decision in enumerate(decisions, len(prompt)):
-        tokens, _ = choose(decision.logits[None], [place], sampling, mask_id=tried.traits.mask_id)
-        assert tokens == [decision.token]
+        logits, mask_id = decision.logits[None], tried.traits.mask_id
+        (reading,) = to_readings(logits, [place], sampling, mask_id=mask_id)
+        assert reading.token == decision.token
 
 
 @pytest.mark.parametrize("mode", EXACT_MODES)

@@ -16,7 +16,8 @@ from engine.bench.quality import decode
 from engine.bench.rates import Rates
 from engine.bench.shapes import RELEASED, random_adapter, random_network, released_config
 from engine.bench.steps import measure_steps, seeded_tokens
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.config import BUNDLED_CHECKPOINT, EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
@@ -74,7 +75,7 @@ def test_the_released_shapes_decode_in_every_mode_and_their_memory_is_stated(
     network = random_network(config, device=CUDA, dtype=torch.bfloat16)
     adapter = random_adapter(config, device=CUDA, dtype=torch.bfloat16)
     model = Model(network, device=CUDA, adapter=adapter)
-    shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+    shape = CacheShape.of(config)
     cache = KVCache(shape, 1024, device=CUDA, dtype=torch.bfloat16)
     prompt = seeded_tokens(model, 200)
     block = BlockOptions(length=8, threshold=0.9)

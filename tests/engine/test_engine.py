@@ -24,9 +24,10 @@ from engine.api import (
     Stopped,
 )
 from engine.config import EngineSettings
-from engine.engine import Engine, resolve
+from engine.engine import Engine
 from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
 from engine.model.checkpoint import save_checkpoint
+from engine.model.runner import Model
 from tests.engine.model.test_tokenizer import TOKENIZER
 from tests.engine.seeded import CONFIG, seeded_network
 
@@ -147,6 +148,7 @@ def test_requests_that_cannot_fit_are_refused(
         (lambda: BlockOptions(threshold=-0.1), "block.threshold"),
         (lambda: EngineSettings(device="tpu"), "engine.device"),
         (lambda: EngineSettings(dtype="int4"), "engine.dtype"),
+        (lambda: EngineSettings(backend="numpy"), "engine.backend"),
         (lambda: EngineSettings(threads=0), "engine.threads"),
         (lambda: EngineSettings(cache_tokens=1), "engine.cache_tokens"),
     ],
@@ -166,12 +168,6 @@ def test_a_missing_folder_and_a_foreign_tokenizer_are_named(folder: Path, tmp_pa
         Engine.load(replace(SETTINGS, checkpoint=tmp_path))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is there")
-def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"engine\.device"):
-        resolve(EngineSettings(device="cuda"))
-
-
 def test_a_cache_that_does_not_fit_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no room")
@@ -189,7 +185,7 @@ def test_running_out_of_memory_in_a_step_fails_that_request_alone(
 
     request = Request(prompt(engine), "block", Limits(4))
     with monkeypatch.context() as patch:
-        patch.setattr(type(engine._model), "_forward", exhaust)
+        patch.setattr(Model, "_forward", exhaust)
         failed = events_of(engine, request)[-1]
     assert isinstance(failed, Failed)
     assert failed.code == "out_of_memory"

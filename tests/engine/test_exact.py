@@ -4,6 +4,7 @@ bit, so that every causal mode emits what "ar" emits in either dtype."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from engine.decoders import STRATEGIES
 from engine.decoders.strategy import PREFILL_ROWS
 from engine.errors import RequestError
 from engine.loop import TokenState, decode
+from engine.model.readout import to_readings
 from engine.model.tiles import TILE_ROWS
-from engine.sampling import choose
+from engine.reading import Reading
 from engine.step import CACHED, Step, chain, concatenate
+from tests.engine.readings import in_numpy
 from tests.engine.seeded import MASK_ID, prompt_of
 from tests.engine.subjects import DTYPES, NAMES, Subject, subject
 
@@ -49,7 +52,7 @@ def fed(tried: Subject, tokens: tuple[int, ...], cuts: list[int]) -> Tensor:
     for start, end in itertools.pairwise([0, *cuts, len(tokens)]):
         read = tuple(range(end - start))
         step = chain(tokens[start:end], start, read=read, sequence=sequence)
-        logits.append(tried.model(step, cache))
+        logits.append(tried.model.logits(step, cache))
         cache.keep(step, read)
     return torch.cat(logits)
 
@@ -86,7 +89,7 @@ def test_fast_rows_do_depend_on_the_chunks() -> None:
         sequence, _ = cache.open(tokens, len(tokens))
         for start in range(0, len(tokens), size):
             step = chain(tokens[start : start + size], start, read=(size - 1,), sequence=sequence)
-            last = tried.model(step, cache)
+            last = tried.model.logits(step, cache)
             cache.keep(step, tuple(range(step.rows)))
         logits.append(last)
     assert not torch.equal(*logits)
@@ -112,7 +115,7 @@ def test_a_row_does_not_depend_on_what_else_the_step_has(
     sequence, _ = cache.open(tokens, 200, exact=True)
     feed(tried, cache, chain(tokens[:cached], 0, sequence=sequence))
     alone = chain(tokens[cached:], cached, read=tuple(range(rows)), sequence=sequence)
-    expected = tried.model(alone, cache)
+    expected = tried.model.logits(alone, cache)
     steps = [with_rows(alone, masks, second)]
     for number, (count, exact) in enumerate([(of_exact, True), (of_fast, False)]):
         if count:
@@ -121,13 +124,13 @@ def test_a_row_does_not_depend_on_what_else_the_step_has(
             feed(tried, cache, chain(prompt[:5], 0, sequence=other))
             steps.append(chain(prompt[5:], 5, read=(0,), sequence=other))
     for order in (steps, steps[::-1]):
-        logits = tried.model(concatenate(order), cache)
+        logits = tried.model.logits(concatenate(order), cache)
         first = sum(len(step.read) for step in order[: order.index(steps[0])])
         assert torch.equal(logits[first : first + rows], expected)
 
 
 def feed(tried: Subject, cache: KVCache, step: Step) -> None:
-    tried.model(step, cache)
+    tried.model.logits(step, cache)
     cache.keep(step, tuple(range(step.rows)))
 
 
@@ -164,23 +167,23 @@ def test_a_second_path_is_computed_as_if_alone(dtype: str) -> None:
     feed(tried, cache, chain(tokens[:30], 0, sequence=sequence))
     both = with_rows(chain(tokens[30:], 30, read=tuple(range(10)), sequence=sequence), 0, 8)
     second = chain(prompt_of(8, seed=5), 30, read=tuple(range(8)), sequence=sequence)
-    assert torch.equal(tried.model(both, cache)[10:], tried.model(second, cache))
+    assert torch.equal(tried.model.logits(both, cache)[10:], tried.model.logits(second, cache))
 
 
+@pytest.mark.parametrize("read", [in_numpy, to_readings], ids=["numpy", "torch"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(rows=st.integers(1, 12), temperature=st.sampled_from([0.0, 0.7]))
 @settings(max_examples=20, deadline=None)
-def test_choosing_for_many_rows_is_choosing_for_each(
-    dtype: str, rows: int, temperature: float
+def test_reading_many_rows_is_reading_each(
+    dtype: str, read: Callable[..., tuple[Reading, ...]], rows: int, temperature: float
 ) -> None:
     """What comes behind the logits must not depend on the number of rows either."""
     tried = subject("tiny", dtype)
     logits = fed(tried, prompt_of(rows), [])
     sampling = Sampling(temperature, top_p=0.9, seed=3)
-    tokens, confidences = choose(logits, range(rows), sampling, mask_id=MASK_ID)
-    for row in range(rows):
-        alone = choose(logits[row : row + 1], [row], sampling, mask_id=MASK_ID)
-        assert alone == ([tokens[row]], [confidences[row]])
+    readings = read(logits, range(rows), sampling, mask_id=MASK_ID)
+    for row, reading in enumerate(readings):
+        assert read(logits[row : row + 1], [row], sampling, mask_id=MASK_ID) == (reading,)
 
 
 # --- Exactness ---
@@ -268,7 +271,7 @@ def test_padding_and_rows_not_kept_never_reach_the_cache(dtype: str) -> None:
     feed(tried, cache, chain(tokens[:37], 0, sequence=sequence))
     stored, counts = cache._store.clone(), cache.counts()
     step = with_rows(chain(tokens[37:], 37, read=(0,), sequence=sequence), 4, 3)
-    tried.model(step, cache)
+    tried.model.logits(step, cache)
     assert torch.equal(cache._store, stored)
     cache.keep(step, (0, 1))
     changed = (cache._store != stored).any(dim=-1).any(dim=-1).any(dim=-1).any(dim=0)

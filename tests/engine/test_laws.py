@@ -7,6 +7,7 @@ tolerance of fp32 rounding; equalities of tokens and of cache content carry none
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from engine.cache.pages import PAGE_TOKENS
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.loop import TokenState, decode
+from engine.model.readout import to_readings
 from engine.model.runner import Model
-from engine.sampling import choose
+from engine.reading import Reading
 from engine.step import chain, concatenate, group
+from tests.engine.readings import in_numpy
 from tests.engine.seeded import (
     CONFIG,
     MASK_ID,
@@ -149,11 +152,11 @@ def test_cached_logits_equal_uncached_ones() -> None:
     sequence, _ = cache.open(tokens, 200)
     for start, end in [(0, 1), (1, 18), (18, 50), (50, 51)]:
         step = chain(tokens[start:end], start, read=(), sequence=sequence)
-        MODEL(step, cache)
+        MODEL.logits(step, cache)
         cache.keep(step, tuple(range(step.rows)))
     step = chain(tokens[51:], 51, read=tuple(range(39)), sequence=sequence)
     expected = causal_logits(MODEL.network, tokens)[51:]
-    torch.testing.assert_close(MODEL(step, cache), expected, **ROUNDING)
+    torch.testing.assert_close(MODEL.logits(step, cache), expected, **ROUNDING)
 
 
 def test_batched_rows_equal_rows_alone() -> None:
@@ -164,7 +167,7 @@ def test_batched_rows_equal_rows_alone() -> None:
         prompt = prompt_of(length, seed=index)
         sequence, _ = cache.open(prompt, 200)
         fed = chain(prompt, 0, sequence=sequence)
-        MODEL(fed, cache)
+        MODEL.logits(fed, cache)
         cache.keep(fed, tuple(range(length)))
         block = (7, MASK_ID, 9, MASK_ID)
         steps.append(
@@ -172,8 +175,8 @@ def test_batched_rows_equal_rows_alone() -> None:
             if index % 2
             else chain(block, length, read=(0, 1, 3), sequence=sequence)
         )
-    alone = torch.cat([MODEL(step, cache) for step in steps])
-    torch.testing.assert_close(MODEL(concatenate(steps), cache), alone, **ROUNDING)
+    alone = torch.cat([MODEL.logits(step, cache) for step in steps])
+    torch.testing.assert_close(MODEL.logits(concatenate(steps), cache), alone, **ROUNDING)
 
 
 def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached() -> None:
@@ -181,11 +184,11 @@ def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached(
     cache = empty_cache()
     sequence, _ = cache.open(prompt, 100)
     fed = chain(prompt, 0, sequence=sequence)
-    MODEL(fed, cache)
+    MODEL.logits(fed, cache)
     cache.keep(fed, tuple(range(20)))
     before = cache.counts()
     block = (11, MASK_ID, MASK_ID, 12)
-    logits = MODEL(group(block, 20, read=(0, 1, 2, 3), sequence=sequence), cache)
+    logits = MODEL.logits(group(block, 20, read=(0, 1, 2, 3), sequence=sequence), cache)
     mask = torch.ones(24, 24).tril().bool()
     mask[20:, 20:] = True
     expected = masked_logits(MODEL.network, prompt + block, mask)[20:]
@@ -277,12 +280,14 @@ def test_a_long_prompt_is_fed_in_chunks_that_can_be_cancelled() -> None:
     assert states[-1].forwards == 0
 
 
-def test_the_mask_token_is_never_emitted() -> None:
+@pytest.mark.parametrize("read", [in_numpy, to_readings], ids=["numpy", "torch"])
+def test_the_mask_token_is_never_emitted(read: Callable[..., tuple[Reading, ...]]) -> None:
     logits = torch.zeros(1, CONFIG.vocabulary)
     logits[0, MASK_ID] = 50.0
-    tokens, confidences = choose(logits, [0], Sampling(), mask_id=MASK_ID)
-    assert tokens == [0]
-    assert confidences[0] < 1e-6  # the mask stays in the denominator
+    (reading,) = read(logits, [0], Sampling(), mask_id=MASK_ID)
+    assert reading.token == 0
+    assert reading.probability < 1e-6  # the mask stays in the denominator
+    assert MASK_ID not in dict(reading.best)
 
 
 def test_temperature_draws_depend_on_seed_and_position_alone() -> None:
@@ -299,4 +304,4 @@ def test_rows_with_the_drafter_on_are_refused_without_an_adapter() -> None:
     sequence, _ = cache.open((1,), 10)
     step = group((5, MASK_ID), 0, read=(1,), sequence=sequence, drafter=True)
     with pytest.raises(AssertionError, match="adapter"):
-        Model(MODEL.network, device=MODEL.device)(step, cache)
+        Model(MODEL.network, device=MODEL.device)(step, cache, Sampling())

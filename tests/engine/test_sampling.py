@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import engine.sampling
 from engine.api import Sampling
-from engine.sampling import choose, distribution, uniform
+from engine.model import readout
+from engine.reading import Reading
+from engine.sampling import uniform
+from tests.engine.readings import in_numpy
+
+Read = Callable[..., tuple[Reading, ...]]
+both = pytest.mark.parametrize("read", [in_numpy, readout.to_readings], ids=["numpy", "torch"])
 
 
 def test_uniform_is_uniform_and_unrelated_between_neighbours() -> None:
@@ -26,13 +35,15 @@ def test_uniform_is_uniform_and_unrelated_between_neighbours() -> None:
     assert chi_square(pairs, [5000 / 16] * 16) < 37.7  # 15 degrees of freedom
 
 
+@both
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8)])
-def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
+def test_draws_follow_the_distribution(temperature: float, top_p: float, read: Read) -> None:
     logits = torch.tensor([[0.3, -1.0, 1.7, 0.0, 0.9, -3.0]])
     sampling = Sampling(temperature, top_p, seed=7)
     count = 6000
-    expected = (distribution(logits, sampling)[0] * count).tolist()
-    tokens, _ = choose(logits.repeat(count, 1), range(count), sampling, mask_id=5)
+    expected = (readout.distribution(logits, sampling)[0] * count).tolist()
+    readings = read(logits.repeat(count, 1), range(count), sampling, mask_id=5)
+    tokens = [reading.token for reading in readings]
     observed = [tokens.count(token) for token in range(6)]
     assert observed[5] == 0  # the mask
     kept = [index for index in range(5) if expected[index] > 0]
@@ -46,21 +57,32 @@ def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None
 
 def test_the_nucleus_is_the_smallest_set_that_holds_its_mass() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
-    kept = distribution(logits, Sampling(1.0, 0.65))[0]
-    torch.testing.assert_close(
-        kept, torch.tensor([0, 4 / 7, 0, 3 / 7], dtype=torch.float64), rtol=1e-6, atol=1e-6
-    )
-    assert distribution(logits, Sampling(1.0, 1e-6))[0].tolist() == [0, 1, 0, 0]
+    for top_p, expected in ((0.65, [0, 4 / 7, 0, 3 / 7]), (1e-6, [0, 1, 0, 0])):
+        sampling = Sampling(1.0, top_p)
+        in_torch = readout.distribution(logits, sampling)[0].numpy()
+        for kept in (engine.sampling.distribution(logits[0].numpy(), sampling), in_torch):
+            assert kept.dtype == numpy.float64
+            numpy.testing.assert_allclose(kept, expected, rtol=1e-6, atol=1e-6)
 
 
+@both
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=4, max_size=12))
-def test_greedy_takes_the_lowest_of_equal_maxima(row: list[float]) -> None:
-    tokens, confidences = choose(torch.tensor([row]), [0], Sampling(), mask_id=len(row) - 1)
+def test_greedy_takes_the_lowest_of_equal_maxima(read: Read, row: list[float]) -> None:
+    (reading,) = read(torch.tensor([row]), [0], Sampling(), mask_id=len(row) - 1)
     allowed = row[:-1]
-    assert tokens == [allowed.index(max(allowed))]
-    assert confidences[0] == pytest.approx(
+    assert reading.token == allowed.index(max(allowed))
+    assert reading.probability == pytest.approx(
         math.exp(max(allowed)) / sum(math.exp(value) for value in row), rel=1e-5
     )
+
+
+@both
+def test_reading_leaves_the_logits_as_they_were(read: Read) -> None:
+    logits = torch.tensor([[0.5, 2.0, 1.0, 3.0, -1.0]])
+    before = logits.clone()
+    read(logits, [0], Sampling(), mask_id=1)
+    read(logits, [0], Sampling(0.8, 0.9), mask_id=1)
+    assert torch.equal(logits, before)
 
 
 def chi_square(observed: list[int], expected: list[float]) -> float:

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.measuring import CONTEXT, PREFILL_ROWS, ROWS, SAMPLES, machine_name, measure
+from engine.measuring import CONTEXT, PREFILL_ROWS, ROWS, SAMPLES, measure
 from engine.model.runner import Model
+from engine.model.torch_runtime import TorchRuntime
 from engine.steptimes import (
     CPU_TIMES,
     CUDA_TIMES,
@@ -152,7 +153,7 @@ def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch)
     times: list[StepTimes] = []
 
     def collect() -> Generator[None]:
-        times.append((yield from measure(model, dtype=torch.float32)))
+        times.append((yield from measure(TorchRuntime(model))))
 
     for steps, _ in enumerate(collect(), start=1):
         assert len(run) == steps
@@ -168,11 +169,13 @@ def test_slow_steps_end_the_measurement_early(monkeypatch: pytest.MonkeyPatch) -
     times: list[StepTimes] = []
 
     def collect() -> Generator[None]:
-        times.append((yield from measure(seeded_model(), dtype=torch.float32)))
+        times.append((yield from measure(TorchRuntime(seeded_model()))))
 
     list(collect())
     assert times[0].rows == (1, 2)
 
 
-def test_a_machine_has_a_name() -> None:
-    assert machine_name("cpu")
+def test_a_machine_and_a_program_have_names() -> None:
+    runtime = TorchRuntime(seeded_model())
+    assert runtime.machine
+    assert runtime.program == f"torch {torch.__version__}"

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.api import Request
+from engine.api import Request, Sampling
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.loop import decode
+from engine.model.readout import read
+from engine.reading import Reading
 from engine.step import CACHED, Step, visible_rows
 from tests.engine.subjects import Subject
 
@@ -86,10 +88,11 @@ def certified(subject: Subject, request: Request, cache: KVCache | None = None) 
     committed token is: that of one row, which follows exactly the prompt and the emitted text."""
     forwards: list[Forward] = []
 
-    def model(step: Step, witness: Witness) -> Tensor:
+    def model(step: Step, witness: Witness, sampling: Sampling) -> tuple[Reading, ...]:
         cached = tuple(witness.tokens)
-        forwards.append(Forward(step, cached, subject.model(step, witness.inner)))
-        return forwards[-1].logits
+        logits = subject.model.logits(step, witness.inner)
+        forwards.append(Forward(step, cached, logits))
+        return read(logits, step, sampling, subject.traits.mask_id)
 
     witness = Witness(cache or subject.cache())
     strategy = STRATEGIES[request.mode]

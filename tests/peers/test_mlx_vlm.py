@@ -20,7 +20,8 @@ import torch
 pytest.importorskip("mlx.core", reason="mlx has no wheel for this system", exc_type=ImportError)
 
 from engine.api import BlockOptions, Limits, Request
-from engine.cache.storage import CacheShape, KVCache
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
 from engine.config import BUNDLED_CHECKPOINT
 from engine.decoders import STRATEGIES
 from engine.decoders.linear_spec import LinearSpec
@@ -52,7 +53,7 @@ class Pair:
         self, mode: str, prompt: tuple[int, ...], tokens_max: int, block: BlockOptions
     ) -> tuple[int, ...]:
         config = self.network.config
-        shape = CacheShape(config.layers, config.kv_heads, config.head_dim)
+        shape = CacheShape.of(config)
         cache = KVCache(shape, 2048, device=CPU, dtype=torch.float32)
         request = Request(prompt, mode, Limits(tokens_max), block=block)
         states = decode(

@@ -1,29 +1,21 @@
-"""Block diffusion on hand-written logits: which places are decided, and when a block ends."""
+"""Block diffusion on hand-written readings: which places are decided, and when a block ends."""
 
 from __future__ import annotations
-
-import math
-
-import torch
-from torch import Tensor
 
 from engine.api import BlockOptions, Limits, Request
 from engine.decoders.block import BlockDiffusion, BlockState
 from engine.decoders.strategy import Task, Traits
+from engine.reading import Reading
 from engine.step import visible_rows
+from tests.engine.readings import reading_of
 
-MASK, END, VOCABULARY = 0, 1, 10
+MASK, END = 0, 1
 STRATEGY = BlockDiffusion()
 
 
-def logits_of(*wanted: tuple[int, float]) -> Tensor:
-    """One row per (token, probability); the rest of the mass is spread evenly."""
-    rows = []
-    for token, probability in wanted:
-        row = torch.full((VOCABULARY,), math.log((1 - probability) / (VOCABULARY - 1)))
-        row[token] = math.log(probability)
-        rows.append(row)
-    return torch.stack(rows)
+def readings_of(*wanted: tuple[int, float]) -> tuple[Reading, ...]:
+    """One row per (token, probability)."""
+    return tuple(reading_of(*each) for each in wanted)
 
 
 def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> BlockState:
@@ -38,7 +30,7 @@ def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> Blo
     state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=Traits(MASK)))
     step = STRATEGY.plan(state)
     assert (step.token, step.read) == ((5, 6), (1,))
-    state, kept = STRATEGY.resolve(state, step, logits_of((7, 0.8)))
+    state, kept = STRATEGY.resolve(state, step, readings_of((7, 0.8)))
     assert kept == (0, 1)
     return state
 
@@ -46,7 +38,7 @@ def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> Blo
 def advance(state: BlockState, *wanted: tuple[int, float]) -> BlockState:
     """One denoising step in which the masked places get these tokens and confidences."""
     step = STRATEGY.plan(state)
-    state, kept = STRATEGY.resolve(state, step, logits_of(*wanted))
+    state, kept = STRATEGY.resolve(state, step, readings_of(*wanted))
     assert kept == ()
     return state
 
@@ -101,7 +93,7 @@ def test_a_full_block_is_fed_causally_and_gives_the_next_seed() -> None:
     assert step.position == (2, 3, 4, 5)
     assert visible_rows(step) == (0b1, 0b11, 0b111, 0b1111)
     assert step.read == (3,)
-    state, kept = STRATEGY.resolve(state, step, logits_of((8, 0.9)))
+    state, kept = STRATEGY.resolve(state, step, readings_of((8, 0.9)))
     assert kept == (0, 1, 2, 3)
     assert state.progress.committed == (7, 4, 5, 6, 8)
     assert STRATEGY.plan(state).token == (8, MASK, MASK, MASK)
@@ -133,7 +125,7 @@ def test_places_behind_the_length_limit_are_neither_denoised_nor_shown() -> None
 def test_a_seed_that_is_an_end_ends_at_once() -> None:
     request = Request((5,), "block", stop_token_ids=(END,))
     state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=Traits(MASK)))
-    state, _ = STRATEGY.resolve(state, STRATEGY.plan(state), logits_of((END, 0.9)))
+    state, _ = STRATEGY.resolve(state, STRATEGY.plan(state), readings_of((END, 0.9)))
     assert (state.progress.finished, state.progress.committed) == ("end", ())
 
 

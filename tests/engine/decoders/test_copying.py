@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from engine.api import BlockOptions, Limits, Request, Sampling
 from engine.decoders import STRATEGIES
@@ -25,9 +23,10 @@ from engine.decoders.linear_spec import LinearSpec, LinearState
 from engine.decoders.strategy import Progress, Task, Traits
 from engine.loop import decode
 from engine.steptimes import CPU_TIMES, StepTimes
+from tests.engine.readings import readings_of
 from tests.engine.seeded import MASK_ID, empty_cache, prompt_of, run, seeded_model
 
-MASK, END, VOCABULARY = 0, 1, 30
+MASK, END = 0, 1
 FLAT = StepTimes((1, 256), (5.0, 5.0))  # a GPU far below its ridge
 DEAR = StepTimes((1, 2, 128), (1.0, 2.0, 128.0))  # each row costs what a step of one costs
 PROMPT = (9, 7, 11, 12, 13, 14, 9)  # and then 7: 9 7 stood before, followed by 11 12 13 14 9
@@ -46,13 +45,6 @@ def curves(draw) -> StepTimes:
     return StepTimes((1, *sorted(more)), tuple(sorted(times)))
 
 
-def logits_of(*tokens: int) -> Tensor:
-    """One row per token, which is its argmax."""
-    rows = torch.zeros(len(tokens), VOCABULARY)
-    rows[range(len(tokens)), list(tokens)] = 5.0
-    return rows
-
-
 def task_of(
     costs: StepTimes, prompt: tuple[int, ...] = PROMPT, length: int = 8, tokens_max: int = 100
 ) -> Task:
@@ -65,7 +57,7 @@ def task_of(
 def begin(strategy, task: Task, seed: int = 7):
     """The state behind the prompt."""
     state = strategy.start(task)
-    return strategy.resolve(state, strategy.plan(state), logits_of(seed))[0]
+    return strategy.resolve(state, strategy.plan(state), readings_of(seed))[0]
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 8))
@@ -163,7 +155,7 @@ def test_copying_verifies_what_followed_before() -> None:
     step = strategy.plan(state)
     assert step.token == (7, 11, 12, 13)
     assert step.read == (0, 1, 2, 3)
-    state, kept = strategy.resolve(state, step, logits_of(11, 12, 20, 21))
+    state, kept = strategy.resolve(state, step, readings_of(11, 12, 20, 21))
     assert kept == (0, 1, 2)
     assert state.progress.committed == (7, 11, 12, 20)
     assert strategy.plan(state).token == (20,)
@@ -185,7 +177,7 @@ def test_a_copy_that_was_not_verified_is_judged_all_the_same() -> None:
     for token in (11, 12, 13):
         step = strategy.plan(state)
         assert step.rows == 1
-        state, _ = strategy.resolve(state, step, logits_of(token))
+        state, _ = strategy.resolve(state, step, readings_of(token))
     assert state.record.hits == 3
     assert state.record.chance(MATCH_MIN) > CopyRecord().chance(MATCH_MIN)
 
@@ -199,7 +191,7 @@ def test_linear_speculation_verifies_a_copy_instead_of_drafting_where_that_pays_
     assert step.token == (7, 11, 12, 13, 14, 3, 4, 5)  # copied; nothing is masked
     assert step.group == (0,) * 8
     assert not any(step.drafter)
-    state, kept = strategy.resolve(state, step, logits_of(11, 12, 13, 14, 3, 20, 21, 22))
+    state, kept = strategy.resolve(state, step, readings_of(11, 12, 13, 14, 3, 20, 21, 22))
     assert kept == tuple(range(6))
     assert state.progress.committed == (7, 11, 12, 13, 14, 3, 20)
     assert not state.is_copied

@@ -1,28 +1,20 @@
-"""Self-speculation on hand-written logits: what is drafted, what is accepted, what is kept."""
+"""Self-speculation on hand-written readings: what is drafted, what is accepted, what is kept."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from engine.api import BlockOptions, Limits, Request
 from engine.decoders.linear_spec import WINDOW_FIRST, LinearSpec, LinearState
 from engine.decoders.quadratic_spec import QuadraticSpec, QuadraticState
 from engine.decoders.strategy import Task, Traits, accepted_run
 from engine.step import CACHED, visible_rows
+from tests.engine.readings import readings_of
 
-MASK, END, VOCABULARY = 0, 1, 30
+MASK, END = 0, 1
 LINEAR, QUADRATIC = LinearSpec(uses_copies=False), QuadraticSpec()
-
-
-def logits_of(*tokens: int) -> Tensor:
-    """One row per token, which is its argmax."""
-    rows = torch.zeros(len(tokens), VOCABULARY)
-    rows[range(len(tokens)), list(tokens)] = 5.0
-    return rows
 
 
 def task_of(prompt: tuple[int, ...] = (5, 6), length: int = 4, tokens_max: int = 100) -> Task:
@@ -39,7 +31,7 @@ def task_of(prompt: tuple[int, ...] = (5, 6), length: int = 4, tokens_max: int =
 def begin(strategy, task: Task):
     """The state behind the prompt, with the seed 7."""
     state = strategy.start(task)
-    state, kept = strategy.resolve(state, strategy.plan(state), logits_of(7))
+    state, kept = strategy.resolve(state, strategy.plan(state), readings_of(7))
     assert kept == tuple(range(len(task.request.prompt)))
     assert state.progress.committed == (7,)
     return state
@@ -63,7 +55,7 @@ def test_linear_drafts_in_a_group_with_the_drafter_and_verifies_in_a_chain_witho
     assert draft.drafter == (True,) * 4
     assert visible_rows(draft) == (0b1111,) * 4
     assert draft.read == (1, 2, 3)
-    state, kept = LINEAR.resolve(state, draft, logits_of(11, 12, 13))
+    state, kept = LINEAR.resolve(state, draft, readings_of(11, 12, 13))
     assert kept == ()
     assert state.progress.committed == (7,)
     assert [place.token for place in state.progress.draft] == [11, 12, 13]
@@ -87,8 +79,8 @@ def test_linear_keeps_the_seed_and_the_matches_and_goes_on_from_the_bonus(
     causal: tuple[int, ...], emitted: tuple[int, ...]
 ) -> None:
     state = begin(LINEAR, task_of())
-    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(11, 12, 13))
-    state, kept = LINEAR.resolve(state, LINEAR.plan(state), logits_of(*causal))
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), readings_of(11, 12, 13))
+    state, kept = LINEAR.resolve(state, LINEAR.plan(state), readings_of(*causal))
     assert state.progress.committed == (7, *emitted)
     assert kept == tuple(range(len(emitted)))
     following = LINEAR.plan(state)
@@ -108,16 +100,16 @@ def test_the_window_grows_with_acceptance_and_shrinks_without() -> None:
 
 def linear_cycle(state: LinearState, accepts: bool) -> LinearState:
     drafts = [11] * (state.window - 1)
-    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(*drafts))
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), readings_of(*drafts))
     causal = [*drafts, 12] if accepts else [12] * (len(drafts) + 1)
-    return LINEAR.resolve(state, LINEAR.plan(state), logits_of(*causal))[0]
+    return LINEAR.resolve(state, LINEAR.plan(state), readings_of(*causal))[0]
 
 
 def test_an_accepted_end_ends_and_is_not_shown_in_the_draft() -> None:
     state = begin(LINEAR, task_of())
-    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(11, END, 13))
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), readings_of(11, END, 13))
     assert [place.token for place in state.progress.draft] == [11]
-    state, _ = LINEAR.resolve(state, LINEAR.plan(state), logits_of(11, END, 13, 14))
+    state, _ = LINEAR.resolve(state, LINEAR.plan(state), readings_of(11, END, 13, 14))
     assert (state.progress.finished, state.progress.committed) == ("end", (7, 11))
 
 
@@ -138,7 +130,7 @@ def test_quadratic_hangs_a_group_of_masks_on_every_row_of_the_chain() -> None:
     assert step.drafter == (False, True, True, True)
     assert visible_rows(step) == (0b0001, 0b1111, 0b1111, 0b1111)
     assert step.read == (0, 2, 3)  # the first mask stands where the causal token goes
-    state, kept = QUADRATIC.resolve(state, step, logits_of(21, 22, 23))
+    state, kept = QUADRATIC.resolve(state, step, readings_of(21, 22, 23))
     assert kept == (0,)
     assert state.progress.committed == (7, 21)
     assert state.chain == (21, 22, 23)
@@ -158,7 +150,7 @@ def test_quadratic_goes_on_with_the_group_of_the_last_accepted_row(accepted: int
     step = QUADRATIC.plan(state)
     causal = [(8, 9, 10)[row] if row < accepted else 20 + row for row in range(3)]
     drafts = [(11, 12), (13, 14), (15, 16)]
-    reads = logits_of(*causal, *(token for pair in drafts for token in pair))
+    reads = readings_of(*causal, *(token for pair in drafts for token in pair))
     state, kept = QUADRATIC.resolve(state, step, reads)
     emitted = tuple(causal[: accepted + 1])
     assert state.progress.committed == (7, *emitted)

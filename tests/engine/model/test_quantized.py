@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from engine.errors import CheckpointError
-from engine.model import quantized
+from engine.model import checkpoint, quantized
 from engine.model.adapter import DrafterAdapter, load_adapter, save_adapter
 from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
@@ -33,6 +33,12 @@ SCALE = f"{DOWN}_scale"
 NORM = "encoder.norm.weight"
 # A rounding of fp32 in the division, and one in the product with 127.
 HALF = 0.5 + 1e-4
+
+
+def back_of(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """As a loader reads them, float32."""
+    return torch.from_numpy(dequantize(values.numpy(), scale.numpy()))
+
 
 magnitudes = st.one_of(
     st.just(0.0),
@@ -55,7 +61,7 @@ def test_an_entry_comes_back_within_half_its_rows_scale(rows: list[list[float]])
     assert (values.shape, scale.shape) == (weight.shape, (len(rows), 1))
     assert (scale > 0).all()
     assert scale.isfinite().all()
-    back = dequantize(values, scale, torch.float32).double()
+    back = back_of(values, scale).double()
     assert ((back - weight.double()).abs() <= HALF * scale.double()).all()
     # No entry changes its sign, and the largest of a row, unless it is next to nothing, is ±127.
     assert (back * weight.double() >= 0).all()
@@ -72,7 +78,7 @@ def test_quantising_again_changes_nothing_and_a_power_of_two_only_the_scale(
     weight = torch.tensor(rows).clamp(-1e20, 1e20)
     weight = torch.where(weight.abs() < 1e-15, 0.0, weight)
     values, scale = quantize("w", weight)
-    again, _ = quantize("w", dequantize(values, scale, torch.float32))
+    again, _ = quantize("w", back_of(values, scale))
     assert torch.equal(again, values)
     scaled, larger = quantize("w", weight * 2.0**power)
     assert torch.equal(scaled, values)
@@ -84,25 +90,28 @@ def test_rows_have_scales_of_their_own() -> None:
     weight = torch.tensor([[1e-6, -3e-6], [0.0, 0.0], [5e4, 1.0], [-2.0, 1.0]])
     values, scale = quantize("w", weight)
     assert values.tolist() == [[42, -127], [0, 0], [127, 0], [-127, 64]]
-    assert torch.equal(dequantize(values, scale, torch.bfloat16)[1], torch.zeros(2).bfloat16())
+    assert torch.equal(back_of(values, scale)[1], torch.zeros(2))
 
 
 def test_weights_of_bf16_come_back_as_bf16() -> None:
     weight = seeded_network().state_dict()[DOWN].bfloat16()
     values, scale = quantize("w", weight)
-    back = dequantize(values, scale, torch.bfloat16)
+    back = back_of(values, scale).bfloat16()
     # Half a scale, and half a unit in the last of bf16's eight places.
     limit = HALF * scale + weight.abs().float() * 2.0**-8
     assert ((back.float() - weight.float()).abs() <= limit).all()
 
 
-def test_a_large_matrix_is_multiplied_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, scale = quantize("w", torch.randn(7, 6))
-    whole = dequantize(values, scale, torch.float32)
-    for chunk in (1, 6, 13, 42):
-        monkeypatch.setattr(quantized, "_CHUNK", chunk)
-        assert torch.equal(dequantize(values, scale, torch.float32), whole)
-    assert torch.equal(whole, values.float() * scale)
+def test_a_large_matrix_is_multiplied_out_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, seeded_network(), weights="int8")
+    stored = load_file(tmp_path / WEIGHTS)
+    whole = stored[DOWN].float() * stored[SCALE]
+    for chunk in (1, 48, 49, 200, 48 * 32, 10**6):
+        monkeypatch.setattr(checkpoint, "_CHUNK", chunk)
+        assert torch.equal(load(tmp_path).state_dict()[DOWN], whole)
+        assert torch.equal(load(tmp_path, torch.bfloat16).state_dict()[DOWN], whole.bfloat16())
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])

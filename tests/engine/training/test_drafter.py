@@ -66,7 +66,7 @@ def engine_choices(
     sequence, cached = cache.open(before, 64)
     assert cached == 0
     step = chain(before, 0, read=(), sequence=sequence)
-    model(step, cache)
+    model.logits(step, cache)
     cache.keep(step, tuple(range(step.rows)))
     masks = (MASK_ID,) * (window - 1)
     step = group(
@@ -76,7 +76,7 @@ def engine_choices(
         sequence=sequence,
         drafter=True,
     )
-    logits = model(step, cache).clone()
+    logits = model.logits(step, cache).clone()
     logits[:, MASK_ID] = float("-inf")
     cache.close(sequence)
     return logits.argmax(dim=-1).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -258,8 +259,9 @@ def test_a_cache_that_mixes_rows_up_is_found(
 class Careless(LinearSpec):
     """Emits what it drafted, verified or not: the mask's neighbour instead of ar's token."""
 
-    def resolve(self, state, step, logits):
-        return super().resolve(state, step, -logits)
+    def resolve(self, state, step, readings):
+        wrong = [replace(each, token=each.best[-1][0]) for each in readings]
+        return super().resolve(state, step, wrong)
 
 
 def test_a_mode_that_emits_something_else_is_found(

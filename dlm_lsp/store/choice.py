@@ -1,0 +1,110 @@
+"""Which checkpoint a setting means: the one place that says so.
+
+`engine.checkpoint` is a name of the catalogue, a folder or a GGUF file; left out, it is the best
+model that has been pulled, else the bundled one. The language server, the command line, the doctor
+and whoever starts a host ask here, so that all mean the same files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlm_lsp.store.catalogue import BUNDLED, Entry
+from dlm_lsp.store.errors import StoreError
+from dlm_lsp.store.folder import Store
+from dlm_lsp.store.further import entries as all_entries
+
+PULL_HINT = (
+    "The small bundled model is used, whose suggestions are mostly wrong. Run `dlm-lsp model "
+    "pull`, or the command dlm.pullModel in the editor, to get a real one."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be loaded.
+
+    Attributes:
+        path: None for the bundled model.
+        name: of the catalogue, where the checkpoint is from the store or bundled.
+        is_open: whether the setting left the choice open.
+        memory_bytes: estimated, where the catalogue knows.
+    """
+
+    path: Path | None
+    name: str | None = None
+    is_open: bool = False
+    memory_bytes: int | None = None
+
+    @property
+    def hint(self) -> str | None:
+        """How to get a real model, where none is chosen and none pulled."""
+        return PULL_HINT if self.is_open and self.path is None else None
+
+
+def choose(
+    checkpoint: str | None, store: Store | None = None, entries: Sequence[Entry] | None = None
+) -> Choice:
+    """What a setting means now.
+
+    Raises:
+        StoreError: it names a model that is not pulled or does not exist.
+    """
+    store = Store() if store is None else store
+    entries = all_entries() if entries is None else entries
+    if checkpoint is None:
+        return _best(store, entries)
+    if checkpoint == BUNDLED:
+        return Choice(None, BUNDLED)
+    for entry in entries:
+        if entry.name == checkpoint:
+            return _pulled(entry, store)
+    path = Path(checkpoint).expanduser()
+    known = [entry.name for entry in entries]
+    if _is_like_a_name(checkpoint) and not path.exists():
+        close = difflib.get_close_matches(checkpoint.lower(), known, n=1, cutoff=0.8)
+        if close:
+            raise StoreError(
+                f"engine.checkpoint is {checkpoint!r}: neither a file or folder nor a model.",
+                remedy=f"Did you mean {close[0]}?",
+                code="unknown_name",
+            )
+    return Choice(path)
+
+
+def as_given(argument: str) -> str:
+    """A command line's checkpoint for the settings: a name as it is, a path made absolute."""
+    names = [BUNDLED, *(entry.name for entry in all_entries())]
+    if argument in names:
+        return argument
+    path = Path(argument).expanduser()
+    if not path.exists() and difflib.get_close_matches(argument, names, n=1, cutoff=0.8):
+        return argument  # `choose` says which name was meant
+    return str(path.absolute())
+
+
+def _best(store: Store, entries: Sequence[Entry]) -> Choice:
+    ranked = [entry for entry in entries if entry.rank is not None]
+    for entry in sorted(ranked, key=lambda each: each.rank or 0, reverse=True):
+        if (kept := store.find(entry)) is not None:
+            return Choice(kept.path, entry.name, True, entry.memory_bytes)
+    return Choice(None, BUNDLED, True)
+
+
+def _pulled(entry: Entry, store: Store) -> Choice:
+    kept = store.find(entry)
+    if kept is None:
+        raise StoreError(
+            f"The model {entry.name} is not pulled yet.",
+            remedy=f"Run `dlm-lsp model pull {entry.name}`.",
+            code="not_pulled",
+        )
+    return Choice(kept.path, entry.name, False, entry.memory_bytes)
+
+
+def _is_like_a_name(text: str) -> bool:
+    return not text.startswith((".", "~")) and os.sep not in text and "/" not in text

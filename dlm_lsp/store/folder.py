@@ -1,0 +1,253 @@
+"""The store on disk: models/NAME with its files and `entry.json`, and what is half there.
+
+Owns the layout, the lock that lets one pull at a time work on a model, and removal. A model is
+there when its folder is, since that appears by one rename; what a pull has so far lies in
+NAME.partial. Links are never written through. Knows nothing of sources.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from dlm_lsp.store.catalogue import Entry, File
+from dlm_lsp.store.errors import StoreError, of_system
+
+if sys.platform != "win32":  # there two pulls at once do the work twice, and the later one stands
+    import fcntl
+
+GRAPHS = "graphs"  # beside the models: what engines built of them
+MODELS_VARIABLE = "DLM_LSP_MODELS"
+RECORD = "entry.json"
+_RECORD_BYTES_MAX = 1 << 20
+_WAIT_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A model that is there.
+
+    Attributes:
+        path: what is loaded: the one GGUF file, or the folder.
+        source: where it came from, for people.
+        revision: the hub's commit; empty where it came from elsewhere.
+    """
+
+    name: str
+    path: Path
+    files: tuple[File, ...]
+    source: str = ""
+    revision: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+def default_root() -> Path:
+    """Where models lie: DLM_LSP_MODELS, else in the user's data folder."""
+    named = os.environ.get(MODELS_VARIABLE)
+    if named:
+        return Path(named).expanduser().absolute()
+    return Path(platformdirs.user_data_path("dlm-lsp", appauthor=False)) / "models"
+
+
+class Store:
+    """One folder of models. Safe to use from several processes at once."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = default_root() if root is None else root
+
+    def folder(self, name: str) -> Path:
+        """Where a model lies once it is whole."""
+        return self.root / name
+
+    def partial(self, name: str) -> Path:
+        """Where a pull keeps what it has so far."""
+        return self.root / f"{name}.partial"
+
+    def graphs(self, name: str) -> Path:
+        """Where the engine may keep what it built of a model; goes when the model is removed."""
+        return self.root / GRAPHS / name
+
+    def find(self, entry: Entry) -> Kept | None:
+        """The model, if it is there with all its files at their lengths, as the catalogue wants."""
+        try:
+            with (self.folder(entry.name) / RECORD).open("rb") as file:
+                record = json.loads(file.read(_RECORD_BYTES_MAX))
+            files = tuple(File(**item) for item in record["files"])
+            revision, source = str(record["revision"]), str(record["source"])
+            if entry.files and files != entry.files:
+                return None
+            lengths = [(self.folder(entry.name) / file.name).stat().st_size for file in files]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if not files or lengths != [file.bytes for file in files]:
+            return None
+        path = self.folder(entry.name)
+        if len(files) == 1 and files[0].name.endswith(".gguf"):
+            path /= files[0].name
+        return Kept(entry.name, path, files, source, revision)
+
+    def partial_bytes(self, name: str) -> int:
+        """How much a pull has so far."""
+        return _size(self.partial(name))
+
+    def make_partial(self, name: str) -> Path:
+        """The folder for a pull's work, made if missing. Raises StoreError."""
+        folder = self.partial(name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise StoreError(
+                    f"{folder} is a link, not a folder.", remedy="Remove it.", code="file"
+                )
+        except FileExistsError:
+            raise StoreError(
+                f"{folder} is a file, not a folder.", remedy="Remove it.", code="file"
+            ) from None
+        except OSError as error:
+            raise of_system(error, folder) from None
+        return folder
+
+    def keep(self, entry: Entry, files: Sequence[File], source: str, revision: str) -> Kept:
+        """Makes what a pull has brought the model, in one rename. Call with the lock held.
+
+        Raises: StoreError.
+        """
+        partial, folder = self.partial(entry.name), self.folder(entry.name)
+        record: dict[str, Any] = {
+            "name": entry.name,
+            "title": entry.title,
+            "licence": entry.licence,
+            "source": source,
+            "revision": revision,
+            "files": [asdict(file) for file in files],
+        }
+        try:
+            _tidy(partial, {file.name for file in files})
+            with (partial / RECORD).open("x", encoding="utf-8") as file:
+                json.dump(record, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            _delete(folder)  # a model of an older catalogue, or one whose files were harmed
+            partial.rename(folder)
+        except OSError as error:
+            raise of_system(error, folder) from None
+        kept = self.find(entry)
+        assert kept is not None, "what was kept can be found"
+        return kept
+
+    def remove(self, name: str) -> int:
+        """Deletes a model, what a pull has of it, and what was built of it; returns the bytes.
+
+        Raises: StoreError if it is being pulled, is not there, or cannot be deleted.
+        """
+        places = (self.folder(name), self.partial(name), self.graphs(name))
+        if not any(os.path.lexists(place) for place in places):
+            raise StoreError(
+                f"{name} is not in the store ({self.root}).",
+                remedy="`dlm-lsp model list` shows what is.",
+                code="not_pulled",
+            )
+        with self.lock(name, None):
+            try:
+                freed = sum(_size(place) for place in places)
+                for place in places:
+                    _delete(place)
+            except OSError as error:
+                raise of_system(error, self.folder(name)) from None
+        return freed
+
+    @contextmanager
+    def lock(self, name: str, waiting: Callable[[], None] | None) -> Iterator[None]:
+        """Holds the lock of one model; the kernel gives it back however a process dies.
+
+        The lock's file stays: removing it would let two processes hold locks of the same name.
+
+        Args:
+            waiting: called again and again while another process holds it; None: do not wait.
+
+        Raises: StoreError.
+        """
+        path = self.root / ".locks" / f"{name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NO_LINKS, 0o600)
+        except OSError as error:
+            raise of_system(error, path) from None
+        try:
+            while not _try_lock(descriptor):
+                if waiting is None:
+                    raise StoreError(
+                        f"{name} is being pulled by another process.",
+                        remedy="Let it finish, or interrupt it.",
+                        code="busy",
+                    )
+                waiting()
+                time.sleep(_WAIT_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+
+
+def _try_lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _tidy(folder: Path, names: set[str]) -> None:
+    """Deletes what is in a folder beside the files of these names."""
+    kept = {Path(name).parts[0] for name in names}
+    for place in folder.iterdir():
+        if place.name not in kept:
+            _delete(place)
+        elif place.is_dir():
+            inner = {name.partition("/")[2] for name in names if name.startswith(f"{place.name}/")}
+            _tidy(place, inner)
+
+
+def _delete(place: Path) -> None:
+    """Deletes a file, a folder with all that is in it, or a link alone."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def _size(place: Path) -> int:
+    """Bytes of the regular files at or under a place; links count nothing."""
+    total = 0
+    folders = [place]
+    try:
+        if not place.is_dir():
+            return place.lstat().st_size if place.is_file() and not place.is_symlink() else 0
+        while folders:
+            with os.scandir(folders.pop()) as found:
+                for item in found:
+                    if item.is_dir(follow_symlinks=False):
+                        folders.append(Path(item.path))
+                    elif item.is_file(follow_symlinks=False):
+                        total += item.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        pass  # it went while we looked
+    return total

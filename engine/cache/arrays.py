@@ -1,0 +1,183 @@
+"""The K/V store of the CPU engine, in numpy: pages for what may be found again, and for each open
+sequence a workspace in which its keys and values lie as the graph reads them.
+
+Opening a sequence copies its cached pages into the workspace once; a step then reads the workspace
+without copying and adds the rows that are kept to both. Knows nothing of decoding or attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy
+from numpy.typing import NDArray
+
+from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
+from engine.cache.shape import CacheShape
+from engine.errors import MemoryExhausted
+from engine.step import CACHED, Step
+
+# K/V of exact sequences were computed in tiles and differ from others' in the last bits.
+_EXACT_SALT = b"exact"
+_WORKSPACES_KEPT = 2  # of closed sequences: their memory, and what they hold of the next prompt
+Array = NDArray[numpy.float32]
+
+
+@dataclass(slots=True, eq=False)
+class Workspace:
+    """One open sequence.
+
+    Attributes:
+        array: (layers, 2, Hkv, capacity, D) fp32, of which the first `len(tokens)` places are
+            cached; those behind them are scratch for the step that is being computed.
+        tokens: whose keys and values they are.
+    """
+
+    array: Array
+    is_exact: bool
+    tokens: list[int] = field(default_factory=list[int])
+
+    @property
+    def length(self) -> int:
+        """Cached tokens."""
+        return len(self.tokens)
+
+    def cached(self, layer: int, part: int, head: int, length: int | None = None) -> Array:
+        """(length, D) contiguous: a head's keys (part 0) or values (1) of the first tokens."""
+        return self.array[layer, part, head, : self.length if length is None else length]
+
+
+class ArrayCache:
+    """K/V of all sequences. Owned and called by the engine thread alone."""
+
+    def __init__(self, shape: CacheShape, num_tokens: int, *, half: bool) -> None:
+        """
+        Args:
+            half: pages are kept as fp16. Only for a graph whose keys and values are fp16 numbers.
+
+        Raises:
+            MemoryExhausted: the store does not fit.
+        """
+        self._pages = PageTable(max(1, num_tokens // PAGE_TOKENS))
+        self._shape = shape
+        slots = self._pages.counts().total * PAGE_TOKENS
+        dtype = numpy.float16 if half else numpy.float32
+        try:
+            # Not touched before it is used, so that the system gives it out page by page.
+            self._store = numpy.zeros((slots, *self._token_size), dtype)
+        except MemoryError:
+            raise MemoryExhausted(
+                f"A K/V cache of {num_tokens} tokens does not fit.",
+                remedy="Lower engine.cache_tokens.",
+                param="engine.cache_tokens",
+            ) from None
+        self._open: dict[int, Workspace] = {}
+        self._closed: list[Workspace] = []
+        self._new: Array | None = None
+
+    @property
+    def _token_size(self) -> tuple[int, int, int, int]:
+        return (self._shape.layers, 2, self._shape.kv_heads, self._shape.head_dim)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self._pages.counts().total * PAGE_TOKENS
+
+    def open(
+        self, prompt: Sequence[int], tokens_max: int, *, exact: bool = False
+    ) -> tuple[int, int]:
+        """As `PageTable.open`: the sequence's number and its cached prompt tokens.
+
+        Args:
+            exact: its causal rows are to be computed with row invariance; it shares pages with
+                exact sequences alone.
+        """
+        sequence, cached = self._pages.open(prompt, tokens_max, _EXACT_SALT if exact else b"")
+        workspace, held = self._take(prompt[:cached], tokens_max, exact)
+        if held < cached:
+            slots = self._pages.slots(sequence)[held:]
+            # (n, L, 2, Hkv, D) → (L, 2, Hkv, n, D)
+            pages = self._store[slots].transpose(1, 2, 3, 0, 4)
+            workspace.array[:, :, :, held:cached] = pages
+        workspace.tokens = list(prompt[:cached])
+        self._open[sequence] = workspace
+        return sequence, cached
+
+    def close(self, sequence: int) -> None:
+        """As `PageTable.close`."""
+        self._pages.close(sequence)
+        self._closed.append(self._open.pop(sequence))
+        del self._closed[:-_WORKSPACES_KEPT]
+
+    def counts(self) -> PageCounts:
+        """As `PageTable.counts`."""
+        return self._pages.counts()
+
+    def workspace(self, sequence: int) -> Workspace:
+        """The sequence's own, valid until it is closed."""
+        return self._open[sequence]
+
+    def lengths(self, step: Step) -> list[tuple[int, int]]:
+        """(sequence, cached tokens) for each sequence of the step, in order of first row."""
+        numbers = dict.fromkeys(step.sequence)
+        return [(number, self._open[number].length) for number in numbers]
+
+    def exact_sequences(self, step: Step) -> frozenset[int]:
+        """Those of the step's sequences that were opened as exact."""
+        return frozenset(number for number in set(step.sequence) if self._open[number].is_exact)
+
+    def computed(self, new: Array) -> None:
+        """Takes the keys and values (layers, 2, Hkv, R, D) of the step just computed."""
+        self._new = new
+
+    def keep(self, step: Step, rows: Sequence[int]) -> None:
+        """Caches rows of the step just computed.
+
+        Args:
+            rows: a path from the root: each row's parent is the row before it, the first one's is
+                CACHED. Group 0 and drafter off: nothing bidirectional or drafted is ever cached.
+        """
+        if not rows:
+            return
+        sequence = step.sequence[rows[0]]
+        for row, parent in zip(rows, (CACHED, *rows), strict=False):
+            assert step.parent[row] == parent
+            assert step.sequence[row] == sequence
+            assert step.group[row] == 0
+            assert not step.drafter[row]
+        workspace, start = self._open[sequence], self._open[sequence].length
+        assert step.position[rows[0]] == start
+        assert self._new is not None
+        new = self._new[:, :, :, list(rows)]
+        tokens = [step.token[row] for row in rows]
+        slots = self._pages.append(sequence, tokens)
+        workspace.array[:, :, :, start : start + len(rows)] = new
+        workspace.tokens += tokens
+        self._store[slots] = new.transpose(3, 0, 1, 2, 4)
+
+    def _take(self, cached: Sequence[int], tokens_max: int, exact: bool) -> tuple[Workspace, int]:
+        """A workspace with room for `tokens_max`, and how many of the cached tokens it holds."""
+        fitting = [
+            workspace
+            for workspace in self._closed
+            if workspace.array.shape[3] >= tokens_max and workspace.is_exact == exact
+        ]
+        if not fitting:
+            layers, parts, heads, width = self._token_size
+            # Somewhat more, so that the next request of a growing file finds room in it.
+            room = -(-tokens_max // 512) * 512
+            array = numpy.empty((layers, parts, heads, room, width), numpy.float32)
+            return Workspace(array, exact), 0
+        best = max(fitting, key=lambda workspace: _common(workspace.tokens, cached))
+        self._closed.remove(best)
+        return best, _common(best.tokens, cached)
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    for index, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return index
+    return min(len(left), len(right))

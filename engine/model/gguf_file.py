@@ -1,0 +1,262 @@
+"""A GGUF file: its metadata, its tensors' headers, and their bytes, memory-mapped.
+
+Little-endian versions 2 and 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Nothing
+in a file is believed: counts are compared with what is left of the file before anything is made of
+them, and every tensor lies inside the file, so that a damaged or malicious one ends in an error at
+once. Knows no model. Torch-free.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType as TensorType
+from gguf.constants import GGML_QUANT_SIZES
+from numpy.typing import NDArray
+
+from engine.errors import CheckpointError
+from engine.model.weights import Shape
+
+_MAGIC, _VERSIONS = b"GGUF", (2, 3)
+# Far above what any model has, and little enough to be read in a second.
+_HEADER_BYTES_MAX = 1 << 28
+_KEYS_MAX = _TENSORS_MAX = 1 << 16
+_ENTRIES_MAX = 1 << 22  # of all arrays together; a vocabulary and its merges are under 2^21
+_DIMENSIONS_MAX = 4
+_ALIGNMENT_KEY, _ALIGNMENT = "general.alignment", 32
+# By the number that GGUF gives a type of value: how its bytes are read.
+_NUMBERS = {
+    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4",
+    10: "<u8", 11: "<i8", 12: "<f8",
+}  # fmt: skip
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """Where a tensor lies and how it is stored.
+
+    Attributes:
+        shape: (out, in) for matrices: the file says it the other way round.
+        start: the byte of the file at which it begins.
+        row_bytes: bytes of one row, or of the whole of a vector.
+    """
+
+    name: str
+    shape: Shape
+    type: TensorType
+    start: int
+    row_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFFile:
+    """What a file holds.
+
+    Attributes:
+        metadata: by key, in the file's order: int, float, bool, str, or a list of one of them.
+        tensors: by the file's own names.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, TensorHeader]
+    data: NDArray[np.uint8]
+
+    def stored_rows(self, header: TensorHeader) -> NDArray[np.uint8]:
+        """(rows, row_bytes) as they lie in the file, a view of it; a vector is one row."""
+        rows = math.prod(header.shape[:-1])
+        shape = (rows, header.row_bytes)
+        return np.ndarray(shape, np.uint8, self.data, header.start)
+
+
+def read_gguf(path: Path) -> GGUFFile:
+    """Reads the header and maps the rest; checks that every tensor is all there.
+
+    Raises:
+        CheckpointError: no GGUF file, of another version or byte order, truncated or damaged; names
+            the key or tensor at fault.
+    """
+    try:
+        data = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}.",
+            remedy="Give a GGUF file, or the folder of a checkpoint.",
+            param=path.name,
+        ) from None
+    cursor = _Cursor(path, data)
+    num_tensors, num_keys = _start(cursor)
+    metadata: dict[str, Any] = {}
+    for _ in range(num_keys):
+        key = cursor.text()
+        if key in metadata:
+            raise cursor.damaged(f"it has {key} twice", key)
+        cursor.within = key
+        metadata[key] = _value(cursor, cursor.unsigned("<I"))
+        cursor.within = ""
+    alignment = _alignment(cursor, metadata)
+    raw = [_tensor(cursor) for _ in range(num_tensors)]
+    start = -(-cursor.position // alignment) * alignment
+    tensors: dict[str, TensorHeader] = {}
+    for name, shape, number, offset in raw:
+        if name in tensors:
+            raise cursor.damaged(f"it has {name} twice", name)
+        if offset % alignment:
+            raise cursor.damaged(f"{name} is not aligned to {alignment} bytes", name)
+        tensors[name] = _placed(cursor, name, shape, number, start + offset)
+    return GGUFFile(path, metadata, tensors, data)
+
+
+class _Cursor:
+    """Reads one thing after another from the header, and never behind its end."""
+
+    def __init__(self, path: Path, data: NDArray[np.uint8]) -> None:
+        self.path = path
+        self.data = data
+        self.position = 0
+        self.end = min(len(data), _HEADER_BYTES_MAX)
+        self.entries_left = _ENTRIES_MAX
+        self.within = ""  # the key whose value is being read
+
+    def take(self, count: int) -> bytes:
+        if count > self.end - self.position:
+            at = f" in {self.within}" if self.within else ""
+            raise self.damaged(f"its header ends{at} at byte {self.end}", self.within or None)
+        start = self.position
+        self.position += count
+        return self.data[start : self.position].tobytes()
+
+    def unsigned(self, form: str) -> int:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def text(self) -> str:
+        count = self.unsigned("<Q")
+        try:
+            return self.take(count).decode("utf-8")
+        except UnicodeDecodeError as error:
+            at = self.within or f"byte {self.position - count}"
+            raise self.damaged(f"the text at {at} is no UTF-8: {error}", self.within) from None
+
+    def count(self, what: str, least_bytes: int, most: int) -> int:
+        """A number of things of which each takes so many bytes at least."""
+        count = self.unsigned("<Q")
+        if count > min(most, (self.end - self.position) // least_bytes):
+            raise self.damaged(f"it says that it has {count} {what}", self.within or what)
+        return count
+
+    def damaged(self, what: str, param: str | None = None) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} is truncated or damaged: {what}.",
+            remedy="Copy or download the file again.",
+            param=param or self.path.name,
+        )
+
+
+def _start(cursor: _Cursor) -> tuple[int, int]:
+    """Numbers of tensors and of keys, behind the magic and the version."""
+    path = cursor.path
+    magic = cursor.data[: len(_MAGIC)].tobytes()
+    if magic != _MAGIC:
+        raise CheckpointError(
+            f"{path} is no GGUF file: it begins with {magic!r}.",
+            remedy="Give a GGUF file, or the folder of a checkpoint.",
+            param=path.name,
+        )
+    cursor.take(len(_MAGIC))
+    version = cursor.unsigned("<I")
+    if version and version & 0xFFFF == 0:
+        raise CheckpointError(
+            f"{path} is big-endian.",
+            remedy="Convert it with gguf-convert-endian (pip install gguf), or use the "
+            "little-endian file.",
+            param=path.name,
+        )
+    if version not in _VERSIONS:
+        raise CheckpointError(
+            f"{path} is GGUF version {version}; this engine reads {_VERSIONS[0]} and "
+            f"{_VERSIONS[1]}.",
+            remedy="Convert the model again with a recent llama.cpp.",
+            param=path.name,
+        )
+    # The least: name length, number of dimensions, type, offset; key length, type, one byte.
+    num_tensors = cursor.count("tensors", 24, _TENSORS_MAX)
+    return num_tensors, cursor.count("keys", 13, _KEYS_MAX)
+
+
+def _value(cursor: _Cursor, kind: int) -> Any:
+    if kind == _STRING:
+        return cursor.text()
+    if kind == _BOOL:
+        return cursor.unsigned("<B") != 0
+    if kind in _NUMBERS:
+        dtype = np.dtype(_NUMBERS[kind])
+        return np.frombuffer(cursor.take(dtype.itemsize), dtype)[0].item()
+    if kind == _ARRAY:
+        return _array(cursor)
+    raise cursor.damaged(f"{cursor.within} is of the unknown type {kind}", cursor.within)
+
+
+def _array(cursor: _Cursor) -> list[Any]:
+    kind = cursor.unsigned("<I")
+    if kind == _STRING:
+        count = cursor.count("entries", 8, cursor.entries_left)
+        cursor.entries_left -= count
+        return [cursor.text() for _ in range(count)]
+    if kind != _BOOL and kind not in _NUMBERS:
+        raise cursor.damaged(f"{cursor.within} is an array of the type {kind}", cursor.within)
+    dtype = np.dtype("?" if kind == _BOOL else _NUMBERS[kind])
+    count = cursor.count("entries", dtype.itemsize, cursor.entries_left)
+    cursor.entries_left -= count
+    return np.frombuffer(cursor.take(count * dtype.itemsize), dtype).tolist()
+
+
+def _alignment(cursor: _Cursor, metadata: Mapping[str, Any]) -> int:
+    alignment = metadata.get(_ALIGNMENT_KEY, _ALIGNMENT)
+    is_power = type(alignment) is int and alignment > 0 and not alignment & (alignment - 1)
+    if not is_power or alignment > 1 << 20:
+        raise cursor.damaged(f"{_ALIGNMENT_KEY} is {str(alignment)[:40]}", _ALIGNMENT_KEY)
+    return alignment
+
+
+def _tensor(cursor: _Cursor) -> tuple[str, Shape, int, int]:
+    """Name, shape, number of the type, and offset from where tensors begin."""
+    name = cursor.text()
+    cursor.within = name
+    dimensions = cursor.unsigned("<I")
+    if not 1 <= dimensions <= _DIMENSIONS_MAX:
+        raise cursor.damaged(f"{name} has {dimensions} dimensions", name)
+    shape = struct.unpack(f"<{dimensions}Q", cursor.take(8 * dimensions))[::-1]
+    number, offset = cursor.unsigned("<I"), cursor.unsigned("<Q")
+    cursor.within = ""
+    return name, shape, number, offset
+
+
+def _placed(cursor: _Cursor, name: str, shape: Shape, number: int, start: int) -> TensorHeader:
+    """A tensor that lies inside the file."""
+    try:
+        kind = TensorType(number)
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+    except (ValueError, KeyError):
+        raise CheckpointError(
+            f"{cursor.path}: {name} is of the type {number}, which is not known.",
+            remedy="Use a file in another quantisation, such as Q4_K_M or Q8_0.",
+            param=name,
+        ) from None
+    if not all(shape):
+        raise cursor.damaged(f"{name} has shape {list(shape)}", name)
+    if shape[-1] % block:
+        raise cursor.damaged(f"{name} has rows of {shape[-1]}, no multiple of {block}", name)
+    row_bytes = shape[-1] // block * block_bytes
+    end = start + math.prod(shape[:-1]) * row_bytes
+    if end > len(cursor.data):
+        raise cursor.damaged(
+            f"{name} ends at byte {end}, the file at byte {len(cursor.data)}", name
+        )
+    return TensorHeader(name, shape, kind, start, row_bytes)

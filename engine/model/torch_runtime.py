@@ -1,0 +1,76 @@
+"""torch as the engine's runtime: the network, the drafter LoRA and the K/V store on one device.
+
+Knows neither files' contents nor decoding; the network meets the cache in `engine.model.runner`.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from engine.api import Sampling
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
+from engine.config import EngineSettings
+from engine.errors import MemoryExhausted
+from engine.model.adapter import load_adapter
+from engine.model.checkpoint import build_network
+from engine.model.config import ModelConfig
+from engine.model.runner import Model
+from engine.model.source import CheckpointSource
+from engine.reading import Reading
+from engine.step import Step
+
+
+class TorchRuntime:
+    """As `engine.runtime.Runtime`."""
+
+    def __init__(self, model: Model) -> None:
+        weight = next(model.network.parameters())
+        self.model = model
+        self.config: ModelConfig = model.network.config
+        self.has_drafter = model.adapter is not None
+        self.device = model.device.type
+        self.dtype = str(weight.dtype).removeprefix("torch.")
+        self.machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.node()
+        self.program = f"torch {torch.__version__}"
+        self._dtype = weight.dtype
+
+    @classmethod
+    def load(cls, source: CheckpointSource, settings: EngineSettings) -> TorchRuntime:
+        """Reads the weights and the drafter of a checkpoint.
+
+        Args:
+            settings: resolved ones, without "auto".
+
+        Raises:
+            EngineError: a broken checkpoint, or not enough memory; says which.
+        """
+        device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+        path, config = source.path, source.config
+        network = build_network(source.weights, config, device=device, dtype=dtype)
+        try:
+            network.join()
+        except torch.OutOfMemoryError:
+            raise MemoryExhausted(
+                f"The weights of {path} do not fit on {device} with room to lay them out.",
+                remedy="Use a smaller checkpoint.",
+                param="engine.checkpoint",
+            ) from None
+        adapter = load_adapter(path, config, device=device, dtype=dtype)
+        return cls(Model(network, device=device, adapter=adapter))
+
+    def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
+        """As `Model.__call__`."""
+        return self.model(step, cache, sampling)
+
+    def new_cache(self, tokens: int) -> KVCache:
+        """An empty store. Raises MemoryExhausted when it does not fit."""
+        config = self.config
+        shape = CacheShape.of(config)
+        return KVCache(shape, tokens, device=self.model.device, dtype=self._dtype)
+
+    def begin_thread(self, threads: int) -> None:
+        """torch keeps the number of threads for each thread that calls it."""
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""The CPU engine: the decoder as one ONNX graph of our own, run by ONNX Runtime. No torch."""

@@ -1,0 +1,39 @@
+"""ONNX Runtime's sessions, with the options that a step under a keystroke wants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+
+from engine.errors import CheckpointError
+
+_ERRORS_ONLY = 3  # of ONNX Runtime's own log
+
+
+def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A graph, loaded; its weights are laid out for this processor.
+
+    Raises:
+        CheckpointError: the file is damaged, or was built for another ONNX Runtime.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    # Idle threads sleep: the machine's other work, the editor's included, is served meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
+    # Work is handed out in small blocks, so that a thread whose core is busy holds up less of it.
+    options.add_session_config_entry("session.dynamic_block_base", "4")
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library has one exception class for each kind of failure
+        raise CheckpointError(
+            f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}.",
+            remedy=f"Delete {file.parent}; it is built again.",
+            param="engine.checkpoint",
+        ) from None
+
+
+def program() -> str:
+    """What computes, for whoever keeps measurements."""
+    return f"onnxruntime {onnxruntime.__version__}"

@@ -1,0 +1,101 @@
+"""What "auto" comes to, and what is refused by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import device
+from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
+from engine.device import resolve
+from engine.errors import ConfigError
+
+
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with signs of an NVIDIA driver, whatever this one is."""
+    monkeypatch.setattr(device, "_DRIVER_SIGNS", (str(tmp_path),))
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_has_driver", lambda: False)
+
+
+def test_nothing_is_left_to_resolve_a_second_time(no_driver: None) -> None:
+    once = resolve(EngineSettings())
+    assert once == resolve(once)
+    assert (once.device, once.backend) == ("cpu", "torch")
+    assert once.dtype == ("bfloat16" if device.cpu_has_bfloat16() else "float32")
+    assert once.threads
+    assert "auto" in DEVICES
+    assert "auto" in DTYPES
+    assert "auto" in BACKENDS
+
+
+def test_a_driver_has_torch_asked_and_no_driver_has_not(
+    monkeypatch: pytest.MonkeyPatch, driver: None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve(EngineSettings()).device == "cuda"
+    assert resolve(EngineSettings(device="cpu")).device == "cpu"
+    monkeypatch.setattr(device, "_has_driver", lambda: False)
+    assert resolve(EngineSettings()).device == "cpu"
+    assert resolve(EngineSettings(device="cuda")).device == "cuda"
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, driver: None) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve(EngineSettings()).device == "cpu"
+    with pytest.raises(ConfigError, match=r"engine\.device") as error:
+        resolve(EngineSettings(device="cuda"))
+    assert error.value.param == "engine.device"
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        (EngineSettings(device="cuda"), "engine.device"),
+        (EngineSettings(device="cpu"), "engine.backend"),
+        (EngineSettings(), "engine.backend"),
+    ],
+)
+def test_without_torch_it_is_said_how_to_get_it(
+    no_torch: None, driver: None, settings: EngineSettings, param: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve(settings)
+    assert error.value.param == param
+    assert "pip install 'dlm-lsp[gpu]'" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        (EngineSettings(backend="onnx"), "engine.backend"),
+        (EngineSettings(dtype="int8"), "engine.dtype"),
+        (EngineSettings(dtype="int8", backend="torch"), "engine.dtype"),
+    ],
+)
+def test_what_torch_cannot_do_is_named(settings: EngineSettings, param: str) -> None:
+    with pytest.raises(ConfigError, match=param) as error:
+        resolve(settings)
+    assert error.value.param == param
+    assert error.value.remedy
+
+
+def test_resolving_for_a_cpu_imports_no_torch() -> None:
+    code = (
+        "import sys; from engine.config import EngineSettings; from engine.device import resolve;"
+        " resolve(EngineSettings(device='cpu')); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
