@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this system")
+pytest.importorskip(
+    "xllamacpp", reason="xllamacpp has no wheel for this system", exc_type=ImportError
+)
 
 from engine.model.source import open_checkpoint
 from tests.peers.awkward import held_out_sources

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this system")
+pytest.importorskip(
+    "xllamacpp", reason="xllamacpp has no wheel for this system", exc_type=ImportError
+)
 
 from engine.model.gguf_file import read_gguf
 from engine.model.gguf_tokenizer import tokenizer_from_gguf
