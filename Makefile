@@ -58,12 +58,12 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 
 # mlx-vlm has its own implementation of the model family. Of its dependencies (audio, vision, a web
 # server) the language model needs none; where mlx has no wheel, its tests are skipped by name.
-# llama.cpp comes as xllamacpp, which needs nothing else; gguf writes files for it to read.
+# llama.cpp comes as xllamacpp, which needs nothing else.
 $(VENV)/.peers: Makefile | $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mlx[cpu]>=0.32,<0.33' pillow \
 	  && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'mlx-vlm>=0.7.10,<0.8' \
 	  || echo "mlx is not to be had here: its peer tests will be skipped"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp>=2026.10,<2027' 'gguf>=0.19,<0.20' \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp>=2026.10,<2027' \
 	  || echo "llama.cpp is not to be had here: its peer tests will be skipped"
 	@touch $@
 
