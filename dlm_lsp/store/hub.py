@@ -84,6 +84,8 @@ def _download(
         there = sum(_length(transfer.folder / each.name) for each in files)
         transfer.need(sum(each.bytes for each in files) - there)
         began = sink.size
+        if sink.was_resumed:
+            transfer.connecting(NAME)  # checking is over
         tries = 0
         while sink.size < file.bytes:
             before = sink.size

@@ -165,4 +165,4 @@ def test_errors_are_told_to_people_and_programs(
     captured = capsys.readouterr()
     last = json.loads(captured.out.splitlines()[-1])
     assert (last["event"], last["code"]) == ("error", "refused")
-    assert captured.err.startswith("dlm-lsp model: tiny could not be pulled:")
+    assert "dlm-lsp model: tiny could not be pulled: 127.0.0.1" in captured.err

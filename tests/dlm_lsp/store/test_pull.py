@@ -437,3 +437,21 @@ def test_a_link_in_the_partial_folders_place_is_refused(store: Store, hub: FakeH
     store.partial("tiny").symlink_to(elsewhere)
     assert failure(entry(HUB), store).code == "file"
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_counts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    inner = tmp_path / "pip-unpack"
+    inner.mkdir()
+    (inner / "file").write_bytes(bytes(100))
+    (tmp_path / "other").write_bytes(bytes(50))
+    scandir = os.scandir
+
+    def gone(path: str) -> object:
+        if str(path).endswith("pip-unpack"):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    assert wheels_module._largest(tmp_path) == 50
