@@ -38,7 +38,7 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("engine/*", ("dlm_lsp",), ()),
     ("dlm_lsp/[!h]*", ("engine",), TORCH_FREE_ENGINE),
     ("dlm_lsp/*", ("torch",), ()),
-    ("dlm_lsp/store/*", ("engine", "rich", "dlm_lsp"), ("dlm_lsp.store",)),
+    ("dlm_lsp/store/*", ("engine", "rich", "dlm_lsp"), ("dlm_lsp.store", "engine.onnx.probe")),
     (
         "engine/decoders/*",
         ("torch", "numpy", "engine.model", "engine.cache", "engine.kernels", "engine.engine"),
