@@ -2,15 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MODEL := qwen2.5-coder-0.5b
 
-.PHONY: demo test check format bench gpu train clean
+.PHONY: demo test model check format bench gpu train clean
 
-demo: $(VENV)/.runtime  ## fill a hole in a real file through the real path
-	$(BIN)/python -P -m dlm_lsp demo
+demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
+	$(BIN)/python -P -m dlm_lsp demo --pull
 
-test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed  ## everything: checks, laws, end to end
+test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed model  ## everything: checks, laws, end to end
 	$(MAKE) check
-	$(BIN)/python -m pytest
+	DLM_TEST_GGUF="$$($(BIN)/dlm-lsp model path $(MODEL) 2>/dev/null)" $(BIN)/python -m pytest
+
+# Into the user's own store, where `make demo` finds it too. Without a network the tests that need it
+# are skipped by name.
+model: $(VENV)/.runtime  ## the small real model
+	$(BIN)/dlm-lsp model pull $(MODEL) || echo "no real model: its tests will be skipped"
 
 check: $(VENV)/.dev  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -34,7 +40,7 @@ gpu:  ## the laws on the card, then the baseline into benchmarks/
 	$(PYTHON) -m engine.bench.baseline --out benchmarks
 	$(PYTHON) -m engine.bench.baseline_report benchmarks
 
-train: $(VENV)/.runtime  ## train the bundled model from local source trees (see engine/training)
+train: $(VENV)/.dev  ## train the bundled model from local source trees (see engine/training)
 	nice -n 10 $(BIN)/python -m engine.training --preset nano --out runs/nano
 
 $(VENV)/bin/python:
@@ -52,12 +58,12 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 
 # mlx-vlm has its own implementation of the model family. Of its dependencies (audio, vision, a web
 # server) the language model needs none; where mlx has no wheel, its tests are skipped by name.
-# llama.cpp comes as xllamacpp, which needs nothing else; gguf writes files for it to read.
+# llama.cpp comes as xllamacpp, which needs nothing else.
 $(VENV)/.peers: Makefile | $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mlx[cpu]>=0.32,<0.33' pillow \
 	  && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'mlx-vlm>=0.7.10,<0.8' \
 	  || echo "mlx is not to be had here: its peer tests will be skipped"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp>=2026.10,<2027' 'gguf>=0.19,<0.20' \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp>=2026.10,<2027' \
 	  || echo "llama.cpp is not to be had here: its peer tests will be skipped"
 	@touch $@
 

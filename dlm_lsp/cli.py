@@ -273,8 +273,10 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = _command(commands, "demo", "watch holes in a real file being filled", _DEMO_EXAMPLES)
     _add_mode(parser)
     _add_engine_options(parser)
-    # Blocks, unless told otherwise: they are what there is to watch.
-    parser.set_defaults(run=_run_demo, mode="block")
+    parser.add_argument(
+        "--pull", action="store_true", help="bring a real model first, if there is none"
+    )
+    parser.set_defaults(run=_run_demo)
 
 
 def _add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
@@ -416,7 +418,7 @@ def _run_eval(options: argparse.Namespace) -> int:
 def _run_demo(options: argparse.Namespace) -> int:
     from dlm_lsp.demo import run
 
-    return run(_client_settings(options))
+    return run(_client_settings(options), pulls=options.pull)
 
 
 def _run_training(options: argparse.Namespace) -> int:

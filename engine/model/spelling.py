@@ -54,7 +54,7 @@ class Spelling:
         return [self.byte_ids[byte] for byte in spelled]
 
 
-def read_spelling(backend: _Backend, source: str) -> Spelling:
+def read_spelling(backend: _Backend, source: str, ids: Mapping[str, int] | None = None) -> Spelling:
     """The spelling of a tokenizer's ids.
 
     Added tokens that are no control tokens ("<tool_call>" of Qwen) spell their name when a model
@@ -62,11 +62,13 @@ def read_spelling(backend: _Backend, source: str) -> Spelling:
 
     Args:
         source: names the vocabulary in errors.
+        ids: every token's id, where they are known already: the library takes its time to tell.
 
     Raises:
         CheckpointError: the vocabulary is of neither kind, or lacks a byte that text can have.
     """
-    ids = backend.get_vocab(with_added_tokens=True)
+    if ids is None:
+        ids = backend.get_vocab(with_added_tokens=True)
     added: Mapping[int, AddedToken] = backend.get_added_tokens_decoder()
     is_sentencepiece = all(token in ids for token in BYTE_TOKENS)
     if is_sentencepiece and not getattr(backend.model, "byte_fallback", True):
@@ -76,7 +78,9 @@ def read_spelling(backend: _Backend, source: str) -> Spelling:
             remedy="Set model.byte_fallback to true in tokenizer.json.",
             param="byte_fallback",
         )
-    ordinary = {token: token_id for token, token_id in ids.items() if token_id not in added}
+    ordinary = dict(ids)
+    for token in added.values():
+        del ordinary[token.content]
     spelled = _sentencepiece(ordinary) if is_sentencepiece else _byte_level(ordinary, source)
     table = [b""] * (max(ids.values(), default=-1) + 1)
     for token_id, piece in zip(ordinary.values(), spelled, strict=True):

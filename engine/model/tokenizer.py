@@ -18,7 +18,7 @@ from __future__ import annotations
 import codecs
 import copy
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
 
@@ -48,17 +48,23 @@ class Tokenizer:
     Args:
         backend: as its file has it, with added tokens. Owned from here on.
         source: names the vocabulary in errors.
+        ids: every token's id, where they are known already.
 
     Raises:
         CheckpointError: a vocabulary of neither kind that `engine.model.spelling` knows.
     """
 
-    def __init__(self, backend: _Backend, source: str = "tokenizer.json") -> None:
+    def __init__(
+        self,
+        backend: _Backend,
+        source: str = "tokenizer.json",
+        ids: Mapping[str, int] | None = None,
+    ) -> None:
         backend.encode_special_tokens = True  # for whoever reads the file that `save` writes
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
-        self._spelling = read_spelling(backend, source)
+        self._spelling = read_spelling(backend, source, ids)
         self._encoder = _encoder(backend, self._spelling)
         self._bytes = self._spelling.bytes_of
 

@@ -72,6 +72,11 @@ def test_help_of_every_command_has_examples_that_parse(
         ["complete", "--threshold", "7", "app.py:1:1"],
         ["complete", "--threads", "0", "app.py:1:1"],
         ["complete", "--url", "ftp://x", "app.py:1:1"],
+        ["complete", "--checkpoint", "qwen2.5-coder-0.5b", "app.py:1:1"],
+        ["serve", "--checkpoint", "qwen2.5-coder-0.5b"],
+        ["verify", "qwen2.5-coder-0.5"],
+        ["model"],
+        ["model", "pull", "qwen2.5-coder-0.6b"],
         ["complete", "--stop", "", "app.py:1:1"],
         ["complete", *["--stop", "x"] * 17, "app.py:1:1"],
         ["complete", "app.py:9:1"],
@@ -99,6 +104,7 @@ def test_a_wrong_command_line_is_named_and_ends_with_2(
     assert len(message) > 20
     named = [word for word in arguments if word.startswith("--") and word != "--stdio"]
     key = {"--max-tokens": "tokensMax", "--block-length": "block.length", "--idle-seconds": "idle"}
+    key["--checkpoint"] = "model pull"
     for word in named:
         assert key.get(word, word.strip("-").replace("-", "_")) in message.replace("-", "_")
 

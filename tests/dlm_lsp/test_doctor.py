@@ -13,6 +13,7 @@ from rich.console import Console
 from dlm_lsp import doctor
 from dlm_lsp.doctor import Fact, Report, examine
 from dlm_lsp.host.outlook import Outlook, outlook
+from dlm_lsp.store.choice import Choice
 from engine.config import EngineSettings
 
 SECRET = "correct-horse-battery"
@@ -168,6 +169,33 @@ def test_the_report_prints_every_fact_and_problem():
     assert "device  cpu  (set by you)" in printed
     assert "problem: All is [bold]lost[/]." in printed
     assert "All is well" not in printed
+
+
+@pytest.mark.usefixtures("no_trial")
+async def test_the_model_and_how_to_get_a_real_one_are_told(project: Path):
+    model = values(await examine(None, {}), "model")
+    assert model["model"][0] == "nano"
+    assert "dlm-lsp model pull" in model["model"][1]
+    assert model["pulled"][0] == "none"
+    report = await examine(None, {"engine": {"checkpoint": "qwen2.5-coder-0.5b"}})
+    assert values(report, "model")["model"][0] == "none"
+    assert report.problems == [
+        "The model qwen2.5-coder-0.5b is not pulled yet. Run `dlm-lsp model pull "
+        "qwen2.5-coder-0.5b`."
+    ]
+    elsewhere = await examine(None, {"engine": {"url": "http://127.0.0.1:9"}})
+    assert "model" not in elsewhere.sections
+
+
+@pytest.mark.usefixtures("no_trial")
+async def test_a_model_too_large_for_the_memory_is_a_problem(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    choice = Choice(Path("/models/large.gguf"), "large", True, memory_bytes=10**15)
+    monkeypatch.setattr(doctor, "choose", lambda *_: choice)
+    report = await examine(None, {})
+    assert "engine" not in report.sections, "it is not tried"
+    assert any("of memory" in problem for problem in report.problems)
 
 
 def test_outlook_tells_what_a_host_would_run(tiny_checkpoint: Path):

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from itertools import pairwise
 
-from dlm_lsp.demo import FILE, HOLE, open_holes
+import pytest
+
+from dlm_lsp.demo import BUNDLED_SCRIPT, FILES, HOLE, SCRIPT, Script
 from engine.api import MASKED
 from tests.e2e.conftest import Home
 from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal
@@ -21,16 +23,15 @@ def picture_rows(drawing: str) -> str:
     return "\n".join(row for row in drawing.split("\n") if "│" in row)
 
 
-def test_demo_file_is_python_whose_holes_fit_back():
-    source = FILE.read_text("ascii")
-    compile(source, str(FILE), "exec")
-    text, places = open_holes(source)
-    middles = [line.partition(HOLE)[2] for line in source.splitlines() if HOLE in line]
-    assert len(middles) == len(places) > 1
-    for place, middle in reversed(list(zip(places, middles, strict=True))):
-        text = text[:place] + middle + text[place:]
-    bare = [line.partition(HOLE)[0] for line in source.splitlines()]
-    assert text.splitlines() == bare
+@pytest.mark.parametrize("script", [SCRIPT, BUNDLED_SCRIPT], ids=lambda script: script.name)
+def test_holes_stand_where_the_file_has_marks(script: Script):
+    text, places = script.open()
+    assert HOLE not in text
+    assert len(places) > 3
+    marked = (FILES / script.file).read_text("utf-8")
+    for place in reversed(places):
+        text = text[:place] + HOLE + text[place:]
+    assert text == marked
 
 
 def test_demo_into_a_pipe_prints_the_text_and_figures_without_control_codes(home: Home):
@@ -39,7 +40,7 @@ def test_demo_into_a_pipe_prints_the_text_and_figures_without_control_codes(home
     )
     assert done.returncode == 0, done.stderr.decode()
     printed = done.stdout.decode()
-    text, places = open_holes(FILE.read_text("ascii"))
+    text, places = BUNDLED_SCRIPT.open()
     assert "\x1b" not in printed
     edges = [0, *places, len(text)]
     for start, end in pairwise(edges):
@@ -50,7 +51,7 @@ def test_demo_into_a_pipe_prints_the_text_and_figures_without_control_codes(home
 def test_demo_in_a_terminal_draws_drafts_in_shades_until_the_text_stands(home: Home):
     code, written = run_in_terminal(DEMO, home)
     assert code == 0, written
-    drawings = written.split(f"fixtures/demo/{FILE.name}:")[1:]
+    drawings = written.split(f"{BUNDLED_SCRIPT.name}:")[1:]
     assert len(drawings) > 2, "it did not refine"
     styles: dict[str, str] = {}
     for style, text in STYLE.findall("".join(map(picture_rows, drawings))):

@@ -68,16 +68,6 @@ class LlamaPeer:
         return self.post("/completion", body)["tokens"]
 
 
-def metadata_of(path: Path) -> dict[str, object]:
-    """The tokenizer's metadata as plain Python values, read by the format's own package."""
-    reader = gguf.GGUFReader(path)
-    return {
-        name: field.contents()
-        for name, field in reader.fields.items()
-        if name.startswith("tokenizer.ggml.")
-    }
-
-
 def write_model(path: Path, metadata: dict[str, Any]) -> None:
     """Writes a GGUF file with this tokenizer and one layer of a seeded network, 32 wide."""
     vocabulary, hidden, inner, heads = len(metadata["tokenizer.ggml.tokens"]), 32, 64, 2

@@ -12,6 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from dlm_lsp.store.catalogue import CATALOGUE
+from dlm_lsp.store.folder import Store
+from engine.model.checkpoint import build_network
+from engine.model.source import open_checkpoint
+from tests.engine.seeded import CPU, causal_logits
 
 VARIABLE = "DLM_TEST_GGUF"
 
@@ -33,11 +40,11 @@ def real_model() -> Path:
 
 
 def stored_model() -> Path | None:
-    """The model of the product's store, if it was fetched.
-
-    TO BE PLUGGED IN: `dlm_lsp.store`. It must look only at what is there, and fetch nothing.
-    """
-    return None
+    """The smallest Qwen2.5-Coder of the product's store that is a GGUF file; fetches nothing."""
+    store = Store()
+    kept = [store.find(entry) for entry in CATALOGUE if "qwen2.5-coder" in entry.name]
+    files = [model for model in kept if model is not None and model.path.suffix == ".gguf"]
+    return min(files, key=lambda model: model.bytes).path if files else None
 
 
 # Token ids → logits of each of them, (T, V) in fp32.
@@ -45,13 +52,12 @@ Logits = Callable[[Sequence[int]], np.ndarray]
 
 
 def our_logits(path: Path) -> Logits:
-    """The engine's network on the weights of a GGUF file.
+    """The engine's network on the weights of a GGUF file, multiplied out to fp32."""
+    source = open_checkpoint(path)
+    network = build_network(source.weights, source.config, device=CPU, dtype=torch.float32)
 
-    TO BE PLUGGED IN: whatever loads GGUF weights into `engine.model.network.Network`; then
+    def logits(tokens: Sequence[int]) -> np.ndarray:
+        with torch.no_grad():
+            return causal_logits(network, tuple(tokens)).numpy()
 
-        network = ...
-        return lambda tokens: causal_logits(network, tuple(tokens)).numpy()
-
-    with `tests.engine.seeded.causal_logits`.
-    """
-    pytest.skip(f"the engine does not read the weights of {path.suffix} files yet")
+    return logits

@@ -3,8 +3,6 @@
 The peer writes; each token that it wrote must be the argmax of our logits behind the same tokens,
 or miss it by no more than rounding explains: llama.cpp multiplies weights of 4 to 6 bits with
 activations that it rounds to 8. Prompts are holes in a package that no model of this project saw.
-
-TO BE PLUGGED IN: `our_logits` and `stored_model` of `real_model`; until then skipped by name.
 """
 
 from __future__ import annotations
@@ -14,17 +12,20 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this system")
-pytest.importorskip("gguf", reason="gguf is not installed")
+pytest.importorskip(
+    "xllamacpp", reason="xllamacpp has no wheel for this system", exc_type=ImportError
+)
 
-from engine.model.gguf_tokenizer import tokenizer_from_gguf
+from engine.model.source import open_checkpoint
 from tests.peers.awkward import held_out_sources
-from tests.peers.llama_peer import LlamaPeer, metadata_of
+from tests.peers.llama_peer import LlamaPeer
 from tests.peers.real_model import Logits, our_logits, real_model
 
 PROMPTS = 20
 TOKENS_MAX = 16
-NEAR_TIE = 0.5  # logits; TO BE SET from what the first runs show
+# Logits. Of 320 tokens of Qwen2.5-Coder 0.5B in Q4_K_M seven were not our argmax, the farthest 0.22
+# below it, with the weights multiplied out to fp32.
+NEAR_TIE = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,7 @@ def peer(ours: Logits) -> Iterator[LlamaPeer]:
 @pytest.fixture(scope="module")
 def prompts(ours: Logits) -> list[tuple[int, ...]]:
     """Infilling prompts at even distances through the held-out package's larger files."""
-    path = real_model()
-    tokenizer = tokenizer_from_gguf(metadata_of(path), path.name)
+    tokenizer = open_checkpoint(real_model()).tokenizer
     infill = tokenizer.infill
     assert infill is not None
     texts = held_out_sources(PROMPTS)

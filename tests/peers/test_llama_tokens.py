@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this system")
-pytest.importorskip("gguf", reason="gguf is not installed")
+pytest.importorskip(
+    "xllamacpp", reason="xllamacpp has no wheel for this system", exc_type=ImportError
+)
 
+from engine.model.gguf_file import read_gguf
 from engine.model.gguf_tokenizer import tokenizer_from_gguf
 from engine.model.tokenizer import Tokenizer
 from tests.peers.awkward import AWKWARD, held_out_sources, mixtures
-from tests.peers.llama_peer import LlamaPeer, metadata_of, write_model
+from tests.peers.llama_peer import LlamaPeer, write_model
 from tests.peers.real_model import real_model
 from tests.vocabularies import byte_level_metadata, sentencepiece_metadata
 
@@ -70,7 +72,7 @@ def real() -> Iterator[Pair]:
 
 def pair_of(path: Path) -> Iterator[Pair]:
     peer = LlamaPeer(path)
-    yield Pair(tokenizer_from_gguf(metadata_of(path), path.name), peer, path.stem)
+    yield Pair(tokenizer_from_gguf(read_gguf(path).metadata, path.name), peer, path.stem)
     peer.close()
 
 

@@ -46,6 +46,14 @@ def test_identity_differs_once_the_weights_are_replaced(tmp_path: Path) -> None:
     assert identity(EngineSettings(checkpoint=tmp_path)) != before
 
 
+def test_identity_differs_once_a_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"old")
+    before = identity(EngineSettings(checkpoint=path))
+    path.write_bytes(b"newer")
+    assert identity(EngineSettings(checkpoint=path)) != before
+
+
 def test_paths_lie_in_the_runtime_directory_in_a_private_folder(private_runtime: Path) -> None:
     paths = host_paths(EngineSettings())
     assert paths.folder == private_runtime / "dlm-lsp"
