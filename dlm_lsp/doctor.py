@@ -269,14 +269,17 @@ def _choices(
     asked, origins = loaded.settings.engine, loaded.origins
     cuda = "torch finds a CUDA device" if device == "cuda" else "torch finds no CUDA device"
     has_bfloat16 = device == "cuda" or cpu_has_bfloat16()
-    bfloat16 = f"the device has {'' if has_bfloat16 else 'no '}bf16 arithmetic"
+    if device == "cpu" and asked.backend != "torch" and dtype != "bfloat16":
+        number = "what a model of this size is computed with on a CPU"
+    else:
+        number = f"the device has {'' if has_bfloat16 else 'no '}bf16 arithmetic"
     return [
         Fact(
             name, str(value), reason if is_auto else f"set by {_origin(origins[f'engine.{name}'])}"
         )
         for name, value, is_auto, reason in (
             ("device", device, asked.device == "auto", cuda),
-            ("dtype", dtype, asked.dtype == "auto", bfloat16),
+            ("dtype", dtype, asked.dtype == "auto", number),
             ("threads", threads, asked.threads is None, f"{os.cpu_count()} CPUs"),
         )
     ]

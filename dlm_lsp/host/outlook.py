@@ -6,11 +6,12 @@ Asks the engine's own code, so that the forecast is what would happen. Owns noth
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlm_lsp.host.modes import usual_choice
 from dlm_lsp.host.paths import times_file
+from dlm_lsp.store.folder import GRAPHS, default_root
 from engine.config import EngineSettings
 from engine.errors import EngineError
 from engine.forecast import Forecast
@@ -24,7 +25,8 @@ class Outlook:
     """What would be loaded.
 
     Attributes:
-        settings: without "auto", as the engine resolves them; as given where it cannot.
+        settings: without "auto", as the engine resolves them; as given where it cannot. A
+            dtype that follows from the checkpoint's size is known once it was loaded.
         parameters: of the checkpoint; None where it cannot be read.
         load_seconds: how long a trial took; None where the weights were too large for one.
         step_times: measured by an earlier host on this machine; None where none was.
@@ -58,11 +60,12 @@ def outlook(settings: EngineSettings) -> Outlook:
             read_tokenizer(folder)
             return Outlook(settings, read_config(folder).parameters())
         started = time.monotonic()
-        engine = Engine.load(settings, kept)
+        engine = Engine.load(replace(settings, graphs=default_root() / GRAPHS), kept)
         seconds = time.monotonic() - started
         engine.close()
         info = engine.info
         auto = usual_choice(info, {}, engine.block_length)
+        settings = replace(settings, dtype=info.dtype)
         return Outlook(settings, info.parameters, seconds, info.step_times, auto)
     except EngineError as error:
         return Outlook(settings, problem=str(error))

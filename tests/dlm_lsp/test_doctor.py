@@ -48,7 +48,7 @@ async def test_a_sound_installation_has_no_problems(project: Path, tiny_checkpoi
     assert engine["checkpoint"][0] == str(tiny_checkpoint)
     assert engine["checkpoint"][1].startswith("would be loaded: a trial took")
     assert engine["device"][0] in ("cpu", "cuda")
-    assert engine["dtype"][0] in ("float32", "bfloat16")
+    assert engine["dtype"][0] in ("float32", "int8", "bfloat16")
     assert values(report, "place")["while typing"] == ("suggests", "")
     assert all(value != "missing" for value, _ in values(report, "program").values())
 
