@@ -5,7 +5,8 @@ removes them with it.
 
 A graph belongs to the files it was made of (their path, size and time), to how its products are
 computed and to the version of what builds it; whatever differs is another graph. It is written
-under a name of its own and appears whole by being renamed. Knows neither sessions nor steps.
+under a name of its own and appears whole by being renamed; the sizes of its files are kept with it,
+so that what a crash or a copy cut short is not taken for whole. Knows neither sessions nor steps.
 """
 
 from __future__ import annotations
@@ -51,6 +52,25 @@ class PreparedGraph:
 
 
 @contextmanager
+def graph_of(
+    source: CheckpointSource, plan: GraphPlan, kept: Path | None
+) -> Iterator[PreparedGraph]:
+    """The checkpoint's graph for as long as the block lasts: that in the folder, which may be
+    read-only; else one that `prepare` builds there, or, where it cannot be written to, in a
+    temporary folder.
+
+    Raises:
+        CheckpointError: as `prepare`.
+    """
+    found = None if kept is None else find(source, plan, kept)
+    if found is not None:
+        yield found
+        return
+    with graphs_folder(kept) as graphs:
+        yield prepare(source, plan, graphs)
+
+
+@contextmanager
 def graphs_folder(kept: Path | None) -> Iterator[Path]:
     """The folder that graphs are kept in; without one that can be written to, a temporary folder
     until the block ends."""
@@ -69,9 +89,7 @@ def prepare(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> Prepared
         CheckpointError: it cannot be written, or its adapter is broken.
     """
     stamp = _stamp(source.path)
-    place = source.path.resolve()
-    folder = graphs / (place if place.is_dir() else place.parent).name
-    folder /= _name(place, stamp, plan)
+    folder = _folder(source.path, stamp, plan, graphs)
     if _is_whole(folder):
         return PreparedGraph(folder)
     try:
@@ -87,6 +105,17 @@ def prepare(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> Prepared
             param="engine.checkpoint",
         ) from None
     return PreparedGraph(folder)
+
+
+def find(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> PreparedGraph | None:
+    """The checkpoint's graph, if it is there and whole."""
+    folder = _folder(source.path, _stamp(source.path), plan, graphs)
+    return PreparedGraph(folder) if _is_whole(folder) else None
+
+
+def discard(graph: PreparedGraph) -> None:
+    """Removes a graph that turned out to be damaged; who has it open keeps it."""
+    shutil.rmtree(graph.folder, ignore_errors=True)
 
 
 def _is_writable(folder: Path) -> bool:
@@ -114,7 +143,12 @@ def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) 
         drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
         with GraphWriter(partial) as writer:
             write_graph(writer, source.config, source.weights, plan, drafter)
-        about = {"checkpoint": str(source.path.resolve()), "stamp": stamp, "format": FORMAT}
+        about = {
+            "checkpoint": str(source.path.resolve()),
+            "stamp": stamp,
+            "format": FORMAT,
+            "sizes": _sizes(partial),
+        }
         (partial / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -123,7 +157,21 @@ def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) 
 
 
 def _is_whole(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in (GRAPH_FILE, DATA_FILE, _ABOUT))
+    try:
+        about = json.loads((folder / _ABOUT).read_text("utf-8"))
+        return bool(about["sizes"] == _sizes(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sizes(folder: Path) -> list[int]:
+    return [(folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)]
+
+
+def _folder(path: Path, stamp: str, plan: GraphPlan, graphs: Path) -> Path:
+    place = path.resolve()
+    group = (place if place.is_dir() else place.parent).name
+    return graphs / group / _name(place, stamp, plan)
 
 
 def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
@@ -149,6 +197,8 @@ def _stamp(path: Path) -> str:
 def _sweep(graphs: Path) -> None:
     """Removes graphs whose checkpoint is gone or has changed, and what broken builds left."""
     for folder in graphs.glob("*/*/"):
+        if not _is_ours(folder):
+            continue
         try:
             about = json.loads((folder / _ABOUT).read_text("utf-8"))
             checkpoint, stamp = Path(about["checkpoint"]), about["stamp"]
@@ -160,11 +210,21 @@ def _sweep(graphs: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a graph or was to become one: nothing else is ever removed."""
+    if folder.name.startswith(_PARTIAL):
+        return True
+    return any((folder / name).is_file() for name in (_ABOUT, GRAPH_FILE))
+
+
 def _is_being_written(folder: Path) -> bool:
     """Whether a partial folder was touched within the last hour: somebody may be at it."""
     if not folder.name.startswith(_PARTIAL):
         return False
-    newest = max((entry.stat().st_mtime for entry in folder.iterdir()), default=0.0)
+    try:
+        newest = max(entry.stat().st_mtime for entry in (folder, *folder.iterdir()))
+    except OSError:  # renamed meanwhile: somebody has just finished
+        return True
     return newest > _now() - 3600
 
 

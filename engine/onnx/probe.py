@@ -10,6 +10,7 @@ Runtime and is kept.
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import tempfile
 import time
@@ -25,6 +26,8 @@ from engine.onnx.products import Linear
 from engine.onnx.sessions import open_session, program
 from engine.onnx.writer import GraphWriter
 from engine.steptimes import write_atomically
+
+logger = logging.getLogger(__name__)
 
 CANDIDATES: tuple[Product, ...] = ("int8", "uint8")
 ROWS = (1, 8, 64)
@@ -86,7 +89,10 @@ def probe(threads: int, kept: Path | None = None) -> MachineProbe:
         return known
     found = MachineProbe(key, tuple(sorted(_tried(threads), key=lambda times: times.cost)))
     if file is not None:
-        _write(file, found)
+        try:
+            _write(file, found)
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", file, error.strerror or error)
     return found
 
 
@@ -173,7 +179,9 @@ def _read(file: Path, key: str) -> MachineProbe | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    is_usable = any(times.is_exact and times.product in CANDIDATES for times in products)
+    is_usable = any(times.is_exact for times in products) and all(
+        times.product in CANDIDATES and len(times.milliseconds) == len(ROWS) for times in products
+    )
     return MachineProbe(key, products) if is_usable else None
 
 

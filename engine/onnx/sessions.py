@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, MemoryExhausted
 
 _ERRORS_ONLY = 3  # of ONNX Runtime's own log
 
@@ -16,6 +16,7 @@ def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
 
     Raises:
         CheckpointError: the file is damaged, or was built for another ONNX Runtime.
+        MemoryExhausted: its weights do not fit.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -27,11 +28,25 @@ def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has one exception class for each kind of failure
+        if is_out_of_memory(error):
+            raise MemoryExhausted(
+                f"The weights in {file} do not fit into memory.",
+                remedy="Use a smaller checkpoint, or close other programs.",
+                param="engine.checkpoint",
+            ) from None
         raise CheckpointError(
             f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}.",
             remedy=f"Delete {file.parent}; it is built again.",
             param="engine.checkpoint",
         ) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime, which raises one class for everything, or of numpy says so:
+    "Failed to allocate memory for requested buffer of size", "bad allocation", "std::bad_alloc"."""
+    text = str(error).lower()
+    is_said = "failed to allocate" in text or "bad alloc" in text or "bad_alloc" in text
+    return isinstance(error, MemoryError) or is_said
 
 
 def program() -> str:
