@@ -56,14 +56,17 @@ class GraphModel:
 
 
 def graph_model(
-    network: Network, product: Product = "float32", adapter: AdapterWeights | None = None
+    network: Network,
+    product: Product = "float32",
+    adapter: AdapterWeights | None = None,
+    threads: int = 1,
 ) -> GraphModel:
     """A graph of the network, with keys and values as the engine plans them for the product."""
     plan, weights = plan_of(product), NetworkWeights(network)
     with tempfile.TemporaryDirectory() as folder:
         with GraphWriter(Path(folder)) as writer:
             write_graph(writer, network.config, weights, plan, adapter)
-        session = open_session(Path(folder) / GRAPH_FILE, threads=1)
+        session = open_session(Path(folder) / GRAPH_FILE, threads)
     model = OnnxModel(session, weights, network.config, has_drafter=adapter is not None)
     return GraphModel(model, network)
 

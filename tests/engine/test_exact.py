@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,14 +18,18 @@ from engine.api import EXACT_MODES, MODES, BlockOptions, Limits, Request, Sampli
 from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.storage import KVCache
+from engine.decoders.strategy import Traits
 from engine.errors import RequestError
 from engine.model.readout import to_readings
 from engine.model.tiles import TILE_ROWS
+from engine.onnx.plan import PRODUCTS, Product
 from engine.reading import Reading
 from engine.step import CACHED, Step, chain, concatenate
 from engine.steptimes import prefill_rows
+from tests.engine.graphs import graph_model
+from tests.engine.onnx.families import drafter_of
 from tests.engine.readings import in_numpy
-from tests.engine.seeded import MASK_ID, prompt_of
+from tests.engine.seeded import MASK_ID, prompt_of, seeded_network
 from tests.engine.subjects import DTYPES, FLOAT32, GRAPHS, KINDS, NAMES, Subject, subject
 
 LENGTH = 3 * TILE_ROWS + 5
@@ -72,6 +77,16 @@ def test_one_row_at_a_time_is_the_same_as_all_at_once(name: str, kind: str) -> N
     one_by_one = fed(tried, tokens, list(range(1, len(tokens))))
     assert torch.equal(one_by_one, fed(tried, tokens, []))
     assert torch.equal(one_by_one, fed(tried, tokens, [7, 8, TILE_ROWS, TILE_ROWS + 1]))
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_two_threads_keep_the_law(product: Product) -> None:
+    """A product is cut between threads by its shape, which is always the same."""
+    alone = subject("bundled", f"onnx {product}")
+    tried = replace(alone, model=graph_model(alone.network, product, threads=2))
+    tokens = prompt_of(TILE_ROWS + 9)
+    one_by_one = fed(tried, tokens, list(range(1, len(tokens))))
+    assert torch.equal(one_by_one, fed(tried, tokens, [3, 20]))
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", *GRAPHS])
@@ -193,6 +208,20 @@ def test_every_mode_emits_what_ar_emits(name: str, kind: str, temperature: float
             last = tried.run(request_of(prompt, mode, **options))[-1]
             assert last.progress.committed == expected.progress.committed
             assert last.progress.confidences == expected.progress.confidences
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_drafter_changes_no_token(product: Product) -> None:
+    """With a drafter LoRA in the graph, whose rows stand beside the tiles."""
+    network = seeded_network(1)
+    model = graph_model(network, product, drafter_of(network.config))
+    traits = Traits(MASK_ID, has_drafter=True)
+    prompts = tuple(prompt_of(20, seed) for seed in range(3))  # nothing to copy: drafts are its own
+    tried = Subject(f"onnx {product}", model, traits, prompts)
+    for prompt in prompts:
+        expected = tried.run(request_of(prompt, "ar"))[-1].progress
+        last = tried.run(request_of(prompt, "linear_spec"))[-1].progress
+        assert (last.committed, last.confidences) == (expected.committed, expected.confidences)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -64,12 +64,13 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 
 @st.composite
-def trees(draw: st.DrawFn, lengths: dict[int, int], *, drafts: bool = False) -> Step:
-    """Rows of several sequences: chains that branch, groups hung anywhere, positions with gaps.
+def trees(draw: st.DrawFn, lengths: dict[int, int], *, drafts: bool, gaps: bool) -> Step:
+    """Rows of several sequences: chains that branch, groups hung anywhere.
 
     Args:
         lengths: cached tokens by sequence.
         drafts: whether rows may have the drafter on.
+        gaps: whether positions may be left out, as no strategy does.
     """
     rows = draw(st.integers(1, 24))
     sequence: list[int] = []
@@ -81,7 +82,7 @@ def trees(draw: st.DrawFn, lengths: dict[int, int], *, drafts: bool = False) -> 
         # Mostly behind the row before, so that there are paths and not only siblings.
         follow = draw(st.sampled_from(mine[-1:] * 6 + mine + [CACHED]))
         parent.append(follow)
-        gap = draw(st.sampled_from([0] * 8 + [1, 5, 70, 700]))
+        gap = draw(st.sampled_from([0] * 8 + [1, 5, 70, 700] * gaps))
         before = lengths[sequence[row]] - 1 if follow == CACHED else position[follow]
         position.append(before + 1 + gap)
     flags = st.sampled_from([False] * 2 + [True] * drafts)
@@ -97,15 +98,22 @@ def trees(draw: st.DrawFn, lengths: dict[int, int], *, drafts: bool = False) -> 
     )
 
 
-def compare(models: tuple[Model, GraphModel], data: st.DataObject, *, drafts: bool) -> None:
-    """One random step of up to three sequences, after some of each was cached."""
+def compare(
+    models: tuple[Model, GraphModel], data: st.DataObject, *, drafts: bool, exact: bool = False
+) -> None:
+    """One random step of up to three sequences, after some of each was cached.
+
+    Args:
+        exact: whether some sequences are exact ones, whose causal rows are computed in tiles.
+    """
     ours, theirs = models[1], models[0]
     torch_store, store = stores(ours.network.config)
     lengths: dict[int, int] = {}
     for seed in range(data.draw(st.integers(1, 3))):
         tokens = prompt_of(data.draw(st.integers(0, 40)), seed)
-        sequence, _ = store.open(tokens, 200)
-        assert torch_store.open(tokens, 200)[0] == sequence
+        is_exact = exact and data.draw(st.booleans())
+        sequence, _ = store.open(tokens, 200, exact=is_exact)
+        assert torch_store.open(tokens, 200, exact=is_exact)[0] == sequence
         lengths[sequence] = len(tokens)
         cut = data.draw(st.integers(0, len(tokens)))
         for start, part in ((0, tokens[:cut]), (cut, tokens[cut:])):
@@ -115,7 +123,7 @@ def compare(models: tuple[Model, GraphModel], data: st.DataObject, *, drafts: bo
                 theirs.logits(fed, torch_store)
                 for each in (store, torch_store):
                     each.keep(fed, tuple(range(len(part))))
-    step = data.draw(trees(lengths, drafts=drafts))
+    step = data.draw(trees(lengths, drafts=drafts, gaps=not exact))
     logits = ours.logits(step, store)
     assert logits.shape == (len(step.read), ours.network.config.vocabulary)
     expected = theirs.logits(step, torch_store)
@@ -133,6 +141,14 @@ def test_any_step_equals_torchs(family: str, data: st.DataObject) -> None:
 @settings(max_examples=25, deadline=None)
 def test_rows_with_the_drafter_on_equal_torchs_beside_plain_ones(data: st.DataObject) -> None:
     compare(both(DRAFTING, has_drafter=True), data, drafts=True)
+
+
+@pytest.mark.parametrize("has_drafter", [False, True], ids=["plain", "drafter"])
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_step_of_exact_sequences_equals_torchs(has_drafter: bool, data: st.DataObject) -> None:
+    """Tiles, what hangs on their rows, and other sequences beside them."""
+    compare(both(DRAFTING, has_drafter), data, drafts=has_drafter, exact=True)
 
 
 def test_the_drafter_changes_its_own_rows_alone() -> None:
