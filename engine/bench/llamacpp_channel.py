@@ -11,17 +11,17 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineFailure
 
-_STDERR_CHARS = 400  # of a child that failed, its last ones
+_STDERR_LINES = 6  # of a child that failed, its last ones
 
 
 class Channel:
@@ -59,21 +59,24 @@ class Child:
             EngineFailure: it ended, said why it cannot serve, or was not ready in time.
         """
         self._name = name
-        self._open = ExitStack()
-        self._stderr = self._open.enter_context(
-            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-        )
+        self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         began = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            errors="replace",
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._readers = [
+            threading.Thread(target=read, daemon=True)
+            for read in (self._read_answers, self._read_stderr)
+        ]
+        for reader in self._readers:
+            reader.start()
         try:
             self.ready = self._receive(seconds)
         except BaseException:
@@ -108,9 +111,14 @@ class Child:
         """Ends the process and waits for it."""
         self._process.kill()
         self._process.wait()
-        self._open.close()
+        for reader in self._readers:
+            reader.join()
 
-    def _read(self) -> None:
+    def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        self._stderr.extend(self._process.stderr)
+
+    def _read_answers(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.put(line)
@@ -129,10 +137,10 @@ class Child:
         return answer
 
     def _last_words(self) -> str:
-        self._process.wait()
-        self._stderr.seek(0)
-        text = self._stderr.read().strip()
-        return text[-_STDERR_CHARS:] or f"exit status {self._process.returncode}."
+        status = self._process.wait()
+        for reader in self._readers:
+            reader.join()
+        return "".join(self._stderr).strip() or f"exit status {status}."
 
 
 def memory_mb(pid: int) -> dict[str, float]:

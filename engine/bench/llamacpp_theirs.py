@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # whatever its bindings raise for a file that they refuse
         channel.send(
             {
-                "error": f"it refuses {options.checkpoint}: {error}.",
+                "error": f"it refuses {options.checkpoint}: {str(error).rstrip('.')}.",
                 "remedy": "Give a GGUF file of an architecture that llama.cpp knows.",
             }
         )
