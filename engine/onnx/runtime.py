@@ -23,7 +23,7 @@ from engine.onnx.model import OnnxModel
 from engine.onnx.plan import GraphPlan
 from engine.onnx.prepared import graphs_folder, prepare
 from engine.onnx.probe import probe
-from engine.onnx.sessions import open_session, program
+from engine.onnx.sessions import TidySession, open_session, program
 from engine.reading import Reading
 from engine.step import Step
 
@@ -75,7 +75,7 @@ class OnnxRuntime:
             session = open_session(graph.file, threads)
         names = {entry.name for entry in session.get_inputs()}
         model = OnnxModel(
-            session,
+            TidySession(session),
             TokenEmbedding(source.weights),
             source.config,
             has_drafter="drafter" in names,
