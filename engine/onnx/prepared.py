@@ -33,7 +33,7 @@ from engine.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
+FORMAT = 2  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
 _ABOUT = "about.json"
 _PARTIAL = ".partial-"
 _ROOM = 1.05  # of the weights' bytes, that must be free before a graph is written

@@ -25,7 +25,7 @@ from engine.onnx.model import OnnxModel
 from engine.onnx.plan import GraphPlan
 from engine.onnx.prepared import discard, graph_of, graphs_folder, prepare
 from engine.onnx.probe import probe
-from engine.onnx.sessions import open_session, program
+from engine.onnx.sessions import TidySession, open_session, program
 from engine.reading import Reading
 from engine.step import Step
 
@@ -76,7 +76,7 @@ class OnnxRuntime:
         session = _open(source, plan, settings.graphs, threads)
         names = {entry.name for entry in session.get_inputs()}
         model = OnnxModel(
-            session,
+            TidySession(session),
             TokenEmbedding(source.weights),
             source.config,
             has_drafter="drafter" in names,
