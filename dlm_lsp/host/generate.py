@@ -131,7 +131,7 @@ def to_engine(
         limits=limits,
         sampling=Sampling(sampling.temperature, sampling.top_p, sampling.seed),
         block=BlockOptions(block_length, body.block.threshold),
-        stop=body.stop,
+        stop=(*body.stop, *(infill.end_texts if infill else ())),
         stop_token_ids=(*(infill.end_ids if infill else ()), *backend.end_ids),
         exact=body.exact,
     )
