@@ -9,7 +9,7 @@ from typing import Protocol
 from dlm_lsp.host.layout import TextEncoder
 from dlm_lsp.host.paths import times_file
 from dlm_lsp.store.folder import GRAPHS, default_root
-from engine.api import Emit, EngineInfo, Handle, Request
+from engine.api import Emit, EngineInfo, Handle, Preparing, Request
 from engine.config import EngineSettings
 
 
@@ -37,13 +37,13 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-Load = Callable[[EngineSettings], Backend]
+Load = Callable[[EngineSettings, Preparing], Backend]
 
 
-def load_engine(settings: EngineSettings) -> Backend:
-    """Loads the checkpoint; takes seconds. Raises EngineError."""
+def load_engine(settings: EngineSettings, preparing: Preparing) -> Backend:
+    """Loads the checkpoint; takes seconds, and longer the first time. Raises EngineError."""
     # Lazily: what computes takes up to a second to import, and the socket is to accept before.
     from engine.engine import Engine
 
     graphs = default_root() / GRAPHS
-    return Engine.load(replace(settings, graphs=graphs), times_file(settings))
+    return Engine.load(replace(settings, graphs=graphs), times_file(settings), preparing)

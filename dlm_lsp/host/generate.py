@@ -290,7 +290,7 @@ async def _loaded(host: Host) -> Backend:
     try:
         await host.loader.wait(host.limits.load_seconds)
     except TimeoutError:
-        raise unavailable("loading", "Loading model", retry_seconds=5) from None
+        raise unavailable("loading", host.loader.message, retry_seconds=5) from None
     if host.loader.error is not None:
         error = host.loader.error
         raise ApiError(503, ErrorBody(code=error.code, message=str(error), type="load_error"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dlm_lsp.store.catalogue import BUNDLED, Entry
 from dlm_lsp.store.errors import StoreError
-from dlm_lsp.store.folder import Store
+from dlm_lsp.store.folder import RECORD, Store
 from dlm_lsp.store.further import entries as all_entries
 
 PULL_HINT = (
@@ -74,6 +74,18 @@ def choose(
                 code="unknown_name",
             )
     return Choice(path)
+
+
+def name_of(path: Path | None, store: Store | None = None) -> str:
+    """What a checkpoint is called where users see it: the catalogue's name if it lies in the store
+    or is the bundled one (None), else its path."""
+    if path is None:
+        return BUNDLED
+    root = (Store() if store is None else store).root
+    for place in (path, path.parent):  # a folder, or the one GGUF file in it
+        if place.parent == root and (place / RECORD).is_file():
+            return place.name
+    return str(path)
 
 
 def as_given(argument: str) -> str:

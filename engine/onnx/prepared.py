@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -21,12 +22,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from numpy import ndarray
 
+from engine.api import Preparing
 from engine.errors import CheckpointError
 from engine.model.adapter_weights import FOLDER as DRAFTER_FOLDER
 from engine.model.adapter_weights import read_adapter
 from engine.model.source import CheckpointSource
+from engine.model.weights import EMBEDDING, Weights, network_tensors
 from engine.onnx.graph import GraphPlan, write_graph
 from engine.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 
@@ -49,6 +53,23 @@ class PreparedGraph:
         """What a session is made of."""
         return self.folder / GRAPH_FILE
 
+    @property
+    def is_built(self) -> bool:
+        """Whether it is there, whole."""
+        try:
+            about = json.loads((self.folder / _ABOUT).read_text("utf-8"))
+            sizes = {name: (self.folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)}
+            return about["bytes"] == sizes
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @property
+    def num_bytes(self) -> int:
+        """On disk; 0 where it is not built."""
+        if not self.is_built:
+            return 0
+        return sum((self.folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE))
+
 
 @contextmanager
 def graphs_folder(kept: Path | None) -> Iterator[Path]:
@@ -61,32 +82,59 @@ def graphs_folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def prepare(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> PreparedGraph:
+def graph_of(path: Path, plan: GraphPlan, graphs: Path) -> PreparedGraph:
+    """Where the graph of a checkpoint is kept, whether it has been built or not."""
+    place = path.resolve()
+    folder = graphs / (place if place.is_dir() else place.parent).name
+    return PreparedGraph(folder / _name(place, _stamp(path), plan))
+
+
+def prepare(
+    source: CheckpointSource, plan: GraphPlan, graphs: Path, preparing: Preparing | None = None
+) -> PreparedGraph:
     """The checkpoint's graph, built if it is not there yet; that takes a minute for a billion
     parameters. Who else wants the same one meanwhile waits for it.
+
+    Args:
+        preparing: called again and again while it is built.
 
     Raises:
         CheckpointError: it cannot be written, or its adapter is broken.
     """
     stamp = _stamp(source.path)
-    place = source.path.resolve()
-    folder = graphs / (place if place.is_dir() else place.parent).name
-    folder /= _name(place, stamp, plan)
-    if _is_whole(folder):
-        return PreparedGraph(folder)
+    graph = graph_of(source.path, plan, graphs)
+    folder = graph.folder
+    if graph.is_built:
+        return graph
+    preparing = preparing or (lambda share: None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(folder) + ".lock"):
-            if not _is_whole(folder):
-                _sweep(graphs)
-                _build(source, plan, folder, stamp)
+        with _locked(folder, preparing):
+            if not graph.is_built:
+                _sweep(graphs, folder)
+                _build(source, plan, folder, stamp, preparing)
     except OSError as error:
         raise CheckpointError(
             f"The graph of {source.path} cannot be written to {graphs}: {error.strerror or error}.",
             remedy="Make room there, or set DLM_LSP_MODELS to a folder with room.",
             param="engine.checkpoint",
         ) from None
-    return PreparedGraph(folder)
+    return graph
+
+
+@contextmanager
+def _locked(folder: Path, preparing: Preparing) -> Iterator[None]:
+    """Holds the lock of one graph, which the kernel gives back however a process dies."""
+    lock = FileLock(str(folder) + ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        preparing(None)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_writable(folder: Path) -> bool:
@@ -98,7 +146,9 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) -> None:
+def _build(
+    source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str, preparing: Preparing
+) -> None:
     needed = int(_ROOM * source.bytes_estimate("float32" if plan.product == "float32" else "int8"))
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
@@ -109,12 +159,19 @@ def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) 
             param="engine.checkpoint",
         )
     logger.info("building the graph of %s (%s)", source.path, plan.product)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
+    prefix = f"{_PARTIAL}{folder.name}-"
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
         with GraphWriter(partial) as writer:
-            write_graph(writer, source.config, source.weights, plan, drafter)
-        about = {"checkpoint": str(source.path.resolve()), "stamp": stamp, "format": FORMAT}
+            write_graph(writer, source.config, _Counted(source, preparing), plan, drafter)
+        about = {
+            "checkpoint": str(source.path.resolve()),
+            "stamp": stamp,
+            "format": FORMAT,
+            "bytes": {name: (partial / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)},
+        }
+        preparing(1.0)
         (partial / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -122,8 +179,24 @@ def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in (GRAPH_FILE, DATA_FILE, _ABOUT))
+class _Counted:
+    """A checkpoint's tensors, and who is told how many of their numbers have been written."""
+
+    def __init__(self, source: CheckpointSource, preparing: Preparing) -> None:
+        shapes = network_tensors(source.config)
+        if not source.config.tied_head:
+            del shapes[EMBEDDING]  # stays in the checkpoint's own file
+        self._weights: Weights = source.weights
+        self._preparing = preparing
+        self._total = sum(math.prod(shape) for shape in shapes.values())
+        self._done = 0
+
+    def read(self, name: str) -> ndarray:
+        """The tensor; those that were read before it have been written by now."""
+        self._preparing(self._done / self._total)
+        tensor = self._weights.read(name)
+        self._done += tensor.size
+        return tensor
 
 
 def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
@@ -146,8 +219,12 @@ def _stamp(path: Path) -> str:
     return "|".join(stamps)
 
 
-def _sweep(graphs: Path) -> None:
-    """Removes graphs whose checkpoint is gone or has changed, and what broken builds left."""
+def _sweep(graphs: Path, ours: Path) -> None:
+    """Removes graphs whose checkpoint is gone or has changed, and what broken builds left.
+
+    Args:
+        ours: the graph whose lock is held: what lies half built of it is nobody's.
+    """
     for folder in graphs.glob("*/*/"):
         try:
             about = json.loads((folder / _ABOUT).read_text("utf-8"))
@@ -155,20 +232,25 @@ def _sweep(graphs: Path) -> None:
             is_current = about["format"] == FORMAT and _stamp(checkpoint) == stamp
         except (OSError, ValueError, KeyError, TypeError):
             is_current = False
-        if not is_current and not _is_being_written(folder):
-            logger.info("removing %s", folder)
-            shutil.rmtree(folder, ignore_errors=True)
+        graph = _to_become(folder)
+        is_partial = graph != folder
+        if (is_current and not is_partial) or (is_partial and graph != ours and _is_locked(graph)):
+            continue
+        logger.info("removing %s", folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_being_written(folder: Path) -> bool:
-    """Whether a partial folder was touched within the last hour: somebody may be at it."""
+def _to_become(folder: Path) -> Path:
+    """The graph that a partial folder is to become; of any other folder itself."""
     if not folder.name.startswith(_PARTIAL):
-        return False
-    newest = max((entry.stat().st_mtime for entry in folder.iterdir()), default=0.0)
-    return newest > _now() - 3600
+        return folder
+    return folder.with_name(folder.name.removeprefix(_PARTIAL).rpartition("-")[0])
 
 
-def _now() -> float:
-    """By the file system's own clock."""
-    with tempfile.TemporaryFile() as file:
-        return os.fstat(file.fileno()).st_mtime
+def _is_locked(folder: Path) -> bool:
+    """Whether somebody is building this graph."""
+    try:
+        with FileLock(str(folder) + ".lock", blocking=False):
+            return False
+    except (Timeout, OSError):
+        return True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from engine.api import Sampling
+from engine.api import Preparing, Sampling
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.config import EngineSettings
@@ -57,11 +57,17 @@ class OnnxRuntime:
         self._half = plan.half_cache
 
     @classmethod
-    def load(cls, source: CheckpointSource, settings: EngineSettings) -> OnnxRuntime:
+    def load(
+        cls,
+        source: CheckpointSource,
+        settings: EngineSettings,
+        preparing: Preparing | None = None,
+    ) -> OnnxRuntime:
         """Opens the checkpoint's graph, built before if there is none yet.
 
         Args:
             settings: resolved ones.
+            preparing: called again and again while the graph is built.
 
         Raises:
             EngineError: a broken checkpoint, no room for its graph, or not enough memory.
@@ -71,7 +77,7 @@ class OnnxRuntime:
         with ExitStack() as stack:
             graphs = stack.enter_context(graphs_folder(settings.graphs))
             plan = plan_for(source.config, settings, threads)
-            graph = prepare(source, plan, graphs)
+            graph = prepare(source, plan, graphs, preparing)
             session = open_session(graph.file, threads)
         names = {entry.name for entry in session.get_inputs()}
         model = OnnxModel(
@@ -94,18 +100,20 @@ class OnnxRuntime:
         """Nothing: the session has threads of its own."""
 
 
-def prepare_checkpoint(settings: EngineSettings) -> None:
+def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = None) -> None:
     """Builds what `OnnxRuntime.load` would build first, so that the first start is a quick one.
 
     Args:
         settings: resolved ones, with a folder for graphs.
+        preparing: called again and again while the graph is built.
 
     Raises:
         EngineError: as `OnnxRuntime.load`.
     """
     source = open_checkpoint(settings.checkpoint_path())
     with graphs_folder(settings.graphs) as graphs:
-        prepare(source, plan_for(source.config, settings, settings.threads or 1), graphs)
+        plan = plan_for(source.config, settings, settings.threads or 1)
+        prepare(source, plan, graphs, preparing)
 
 
 def dtype_for(config: ModelConfig, asked: str) -> str:

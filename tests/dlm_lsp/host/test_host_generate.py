@@ -34,6 +34,7 @@ from engine.api import (
     Started,
     Usage,
 )
+from tests.tiny import sentinel_tokenizer
 from tests.toy_backend import (
     ToyHost,
     ToyJob,
@@ -42,7 +43,6 @@ from tests.toy_backend import (
     silent,
     toy_host,
 )
-from tests.tiny import sentinel_tokenizer
 
 BODY: dict[str, Any] = {"prefix": "def f(x):\n    return ", "suffix": "\n\nprint(f(1))\n"}
 
