@@ -15,7 +15,7 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.config import EngineSettings
 from engine.device import available_memory_bytes
-from engine.errors import MemoryExhausted
+from engine.errors import ModelTooLarge
 from engine.model.config import ModelConfig
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.weights import EMBEDDING, Weights
@@ -28,7 +28,10 @@ from engine.reading import Reading
 from engine.step import Step
 
 # Below, int8 saves nothing that anybody would notice, and float32 is exact.
-_FLOAT_PARAMETERS_MAX = 50_000_000
+FLOAT_PARAMETERS_MAX = 50_000_000
+# Python, the libraries, a K/V cache that is used as an editor does, and what the runtime keeps
+# besides the weights: it was measured to be more for large models.
+_BESIDE_WEIGHTS = {"float32": 100_000_000, "int8": 300_000_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class OnnxRuntime:
             EngineError: a broken checkpoint, no room for its graph, or not enough memory.
         """
         threads = settings.threads or 1
-        _check_memory(source, dtype_for(source.config, settings.dtype))
+        check_memory(source, settings)
         with ExitStack() as stack:
             graphs = stack.enter_context(graphs_folder(settings.graphs))
             plan = plan_for(source.config, settings, threads)
@@ -120,7 +123,7 @@ def dtype_for(config: ModelConfig, asked: str) -> str:
     """ "float32" or "int8"."""
     if asked != "auto":
         return asked
-    return "float32" if config.parameters() <= _FLOAT_PARAMETERS_MAX else "int8"
+    return "float32" if config.parameters() <= FLOAT_PARAMETERS_MAX else "int8"
 
 
 def plan_for(config: ModelConfig, settings: EngineSettings, threads: int) -> GraphPlan:
@@ -130,15 +133,24 @@ def plan_for(config: ModelConfig, settings: EngineSettings, threads: int) -> Gra
     return GraphPlan(probe(threads, settings.graphs).best.product, half_cache=True)
 
 
-def _check_memory(source: CheckpointSource, dtype: str) -> None:
-    """Refuses a model that cannot fit before the machine starts to swap."""
-    needed = source.bytes_estimate("float32" if dtype == "float32" else "int8")
-    free = available_memory_bytes()
-    if needed <= free:
-        return
-    raise MemoryExhausted(
-        f"The weights of {source.path} need {needed / 2**30:.1f} GiB as {dtype}, "
-        f"{free / 2**30:.1f} GiB are free.",
-        remedy="Use a smaller checkpoint, or close other programs.",
-        param="engine.checkpoint",
-    )
+def float_limit(config: ModelConfig) -> str:
+    """Why a dtype that was left open became what it is, for people."""
+    side = "more" if config.parameters() > FLOAT_PARAMETERS_MAX else "no more"
+    return f"{side} than {FLOAT_PARAMETERS_MAX // 1_000_000} million parameters"
+
+
+def check_memory(source: CheckpointSource, settings: EngineSettings) -> None:
+    """Refuses a model before the machine starts to swap.
+
+    Raises:
+        ModelTooLarge: it does not fit into the memory that is free.
+    """
+    needed, free = memory_needed(source, settings), available_memory_bytes()
+    if needed > free:
+        raise ModelTooLarge(str(source.path), needed, free)
+
+
+def memory_needed(source: CheckpointSource, settings: EngineSettings) -> int:
+    """Bytes that serving a checkpoint is estimated to take."""
+    dtype = "float32" if dtype_for(source.config, settings.dtype) == "float32" else "int8"
+    return source.bytes_estimate(dtype) + _BESIDE_WEIGHTS[dtype]
