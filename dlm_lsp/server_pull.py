@@ -43,6 +43,7 @@ class Pulls:
         self._is_cancelled = False
         self._token: Token = None
         self._text = ""
+        self._percentage = 0
 
     async def run(self, name: str | None, token: Token) -> dict[str, object]:
         """Pulls a model and turns to it; returns what the command answers.
@@ -55,6 +56,7 @@ class Pulls:
             reason = f"A model is being pulled already: {self._text or 'it begins'}."
             return {"pulled": False, "running": True, "reason": reason}
         self._is_running, self._is_cancelled, self._text = True, False, ""
+        self._percentage = 0
         has_begun = False
         try:
             self._token = token if token is not None else await self._new_token()
@@ -108,26 +110,28 @@ class Pulls:
             last |= {"code": _CANCELLED, "message": last["message"] or "Cancelled."}
         elif last["event"] == "error" and not last["message"]:
             last["message"] = f"`dlm-lsp model pull` ended with status {code}; see the log."
+        self._text = f"{last['name']} is here." if last["event"] == "done" else last["message"]
         return last
 
     def _show(self, event: dict[str, Any]) -> None:
         if event["event"] == "chosen":
             self._text = f"{event['name']}: {event['reason']}"
-            percentage = 0
         elif event["note"]:
             logger.info("pull: %s", event["note"])
             return
         else:
             self._text = f"{event['name']}: {event['text']}"
             percentage = min(100, event["bytes"] * 100 // max(1, event["bytesTotal"]))
-        self._notify(types.WorkDoneProgressReport(message=self._text, percentage=percentage))
+            # It may only rise, while a source that is given up takes its bytes with it.
+            self._percentage = max(self._percentage, percentage)
+        report = types.WorkDoneProgressReport(message=self._text, percentage=self._percentage)
+        self._notify(report)
 
     async def _conclude(self, last: dict[str, Any], had_progress: bool) -> dict[str, object]:
         if last["event"] == "done":
-            message = f"{last['name']} is here."
             await self._server.session.look_again()
             if not had_progress:
-                self._message(types.MessageType.Info, message)
+                self._message(types.MessageType.Info, f"{last['name']} is here.")
             return {"pulled": True, "name": last["name"], "path": last["path"]}
         reason = " ".join(filter(None, (last["message"], last.get("remedy"))))
         if last["code"] != _CANCELLED:

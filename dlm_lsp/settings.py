@@ -47,7 +47,8 @@ class _Section(BaseModel):
 class EngineSection(_Section):
     """Where the engine runs and what it loads; "auto" and None leave it to the engine.
 
-    With `url` an engine host that somebody else started is used, `token` being its bearer token.
+    `checkpoint` is a model's name, a folder or a GGUF file (`store/choice.py`). With `url` an
+    engine host that somebody else started is used, `token` being its bearer token.
     """
 
     url: str | None = Field(default=None, pattern=r"^https?://\S+$", max_length=2048)

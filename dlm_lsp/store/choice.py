@@ -49,7 +49,8 @@ class Choice:
 def choose(
     checkpoint: str | None, store: Store | None = None, entries: Sequence[Entry] | None = None
 ) -> Choice:
-    """What a setting means now.
+    """What a setting means now. A name of the catalogue stands before a folder of that name, which
+    "./NAME" means.
 
     Raises:
         StoreError: it names a model that is not pulled or does not exist.

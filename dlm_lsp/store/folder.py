@@ -185,7 +185,7 @@ class Store:
         path = self.root / ".locks" / f"{name}.lock"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NO_LINKS, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o600)
         except OSError as error:
             raise of_system(error, path) from None
         try:

@@ -20,6 +20,7 @@ CATALOGUE_VARIABLE = "DLM_LSP_CATALOGUE"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RESERVED = ("graphs", BUNDLED)  # names of the store's own
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # never an option of pip's
 _BYTES_MAX = 1 << 20
 
 
@@ -51,6 +52,9 @@ def _entry(item: dict[str, Any]) -> Entry:
             raise ValueError(f"file {file.name!r}: a plain name and a SHA-256 are needed")
     if not files or not NAME.fullmatch(item["name"]) or item["name"].endswith(".partial"):
         raise ValueError(f"entry {item['name']!r}: a plain name and files are needed")
+    sources = tuple(_source(source) for source in item["sources"])
+    if len(files) != 1 and any(isinstance(source, Wheels) for source in sources):
+        raise ValueError(f"entry {item['name']!r}: wheels hold one file")
     num_bytes = sum(file.bytes for file in files)
     return Entry(
         name=item["name"],
@@ -59,7 +63,7 @@ def _entry(item: dict[str, Any]) -> Entry:
         parameters=int(item.get("parameters", num_bytes)),
         bytes=num_bytes,
         memory_bytes=int(item.get("memory", num_bytes)),
-        sources=tuple(_source(source) for source in item["sources"]),
+        sources=sources,
         files=files,
         rank=item.get("rank"),
         proposed=bool(item.get("proposed", False)),
@@ -69,6 +73,8 @@ def _entry(item: dict[str, Any]) -> Entry:
 def _source(item: dict[str, Any]) -> Source:
     if "repo" in item:
         return Hub(item["repo"], item["revision"])
+    if not _DISTRIBUTION.fullmatch(item["prefix"]) or not _DISTRIBUTION.fullmatch(item["version"]):
+        raise ValueError(f"wheels {item['prefix']!r}: a distribution's name and version are needed")
     return Wheels(item["prefix"], item["version"], int(item["count"]), int(item["partBytes"]))
 
 

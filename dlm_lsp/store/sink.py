@@ -130,7 +130,7 @@ def _new_hash(file: File) -> hashlib._Hash:
 
 def _open(path: Path) -> int:
     """A descriptor of a regular file that has no other name; anything else is replaced."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     flags |= getattr(os, "O_BINARY", 0)
     if os.path.lexists(path):
         status = path.lstat()

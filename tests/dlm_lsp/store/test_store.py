@@ -93,6 +93,8 @@ def test_further_entries_are_read_and_cannot_weaken_ours(
         {**good, "files": []},
         {**good, "files": [{"name": "a", "bytes": 1, "sha256": ""}]},
         {**good, "files": [{"name": "../a", "bytes": 1, "sha256": "0" * 64}]},
+        {**good, "files": good["files"] * 2},
+        {**good, "sources": [{**good["sources"][1], "prefix": "--index-url=http://x"}]},
         {"name": "x"},
     ]
     for item in wrong:
