@@ -361,7 +361,7 @@ def _add_settings(report: Report, loaded: LoadedSettings, folder: Path | None) -
     report.sections["settings"] = facts
     files = [("user", user_file()), ("project", folder and folder / PROJECT_FILE)]
     report.sections["settings files"] = [
-        Fact(name, str(path or "none"), "read" if path and path.is_file() else "not there")
+        Fact(name, str(path or "none"), "read" if path and os.path.isfile(path) else "not there")
         for name, path in files
     ]
 

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def graphs_folder(kept: Path | None) -> Iterator[Path]:
 def graph_of(path: Path, plan: GraphPlan, graphs: Path) -> PreparedGraph:
     """Where the graph of a checkpoint is kept, whether it has been built or not."""
     place = path.resolve()
-    folder = graphs / (place if place.is_dir() else place.parent).name
+    folder = graphs / _plain((place if place.is_dir() else place.parent).name)
     return PreparedGraph(folder / _name(place, _stamp(path), plan))
 
 
@@ -202,7 +203,13 @@ class _Counted:
 def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
     parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT)]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{path.stem}-{plan.product}-{digest[:12]}"
+    return f"{_plain(path.stem)}-{plan.product}-{digest[:12]}"
+
+
+def _plain(name: str) -> str:
+    """A name that every file system and library takes, whatever a user's file is called; a model's
+    name in the store is one already."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80] or "_"
 
 
 def _stamp(path: Path) -> str:

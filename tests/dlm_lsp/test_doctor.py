@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -89,6 +90,22 @@ async def test_a_missing_checkpoint_is_a_problem_with_a_remedy(project: Path):
     assert len(report.problems) == 1
     assert "/nowhere is not a folder" in report.problems[0]
     assert values(report, "engine")["checkpoint"] == ("/nowhere", "cannot be loaded")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 4000, "x\0y", "~nobody-of-this-name/x", "loop", "folder", "empty", "pipe", "a\nb/c"],
+    ids=lambda name: ascii(name)[:12],
+)
+async def test_whatever_a_checkpoint_is_called_there_is_one_problem(project: Path, name: str):
+    (project / "loop").symlink_to("pool")
+    (project / "pool").symlink_to("loop")
+    (project / "folder").mkdir()
+    (project / "empty").touch()
+    os.mkfifo(project / "pipe")
+    report = await examine(None, {"engine": {"checkpoint": name}})
+    (problem,) = report.problems
+    assert name[:40] in problem or ascii(name)[1:-1] in problem
 
 
 @pytest.mark.usefixtures("no_trial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -126,3 +127,18 @@ def test_without_a_folder_that_can_be_written_the_engine_still_loads(
     blocked.write_text("no folder")
     settings = EngineSettings(source.path, dtype="float32", threads=1, graphs=blocked / "graphs")
     assert OnnxRuntime.load(source, settings).dtype == "float32"
+
+
+def test_a_graph_is_kept_under_a_name_that_every_library_takes(
+    source: CheckpointSource, tmp_path: Path
+) -> None:
+    folder = tmp_path / ("a b\n\udcff" + "x" * 200)
+    folder.symlink_to(source.path)
+    odd = tmp_path / "\udcff\n" / "checkpoint"
+    odd.parent.mkdir()
+    shutil.copytree(source.path, odd)
+    settings = EngineSettings(odd, dtype="float32", threads=1, graphs=tmp_path / "graphs")
+    OnnxRuntime.load(open_checkpoint(odd), settings)
+    assert all(path.name.isascii() for path in (tmp_path / "graphs").rglob("*"))
+    name = graph_of(folder, PLAN, tmp_path).folder.name
+    assert len(name) < 128
