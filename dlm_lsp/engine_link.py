@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 # Codes of errors that heal by themselves: a status and a line in the log, no message box.
-_HEALING = ("host_lost", "busy", "stopping")
+_HEALING = ("host_lost", "busy", "stopping", "loading")
 
 
 def to_host_settings(settings: Settings) -> HostSettings:
@@ -184,7 +184,8 @@ class EngineLink:
                 health.message,
                 code="host_lost" if health.state == "absent" else str(detail.get("code")),
             )
-        model, device = health.detail.get("checkpoint"), health.detail.get("device")
+        detail = health.detail
+        model, device = detail.get("model", detail.get("checkpoint")), detail.get("device")
         hint = self._settings.hint if self._settings is not None else None
         self.tell(
             replace(

@@ -146,7 +146,8 @@ class _Cursor:
 
     def texts(self, count: int) -> list[str]:
         """As many `text` one after another, in a fifth of the time: a vocabulary has 300,000."""
-        view, end, length_at = memoryview(self.data), self.end, struct.Struct("<Q").unpack_from
+        view, end = self.data.data, self.end
+        length_at = struct.Struct("<Q").unpack_from
         found: list[str] = []
         for _ in range(count):
             start = self.position + 8
