@@ -21,7 +21,7 @@ from dlm_lsp.store.folder import Store, default_root
 from dlm_lsp.store.further import entries
 from dlm_lsp.store.memory import memory_problem
 from dlm_lsp.store.progress import Meter, Progress, lasting, sized
-from dlm_lsp.store.proposal import SPARE_BYTES, propose, read_row_step_ms
+from dlm_lsp.store.proposal import SPARE_BYTES, measured_row_step_ms, propose
 from dlm_lsp.store.told import tell_now
 from engine.config import EngineSettings
 from tests.dlm_lsp.store_sources import HUB, entry, write_catalogue
@@ -270,9 +270,12 @@ def test_the_best_model_that_runs_well_is_proposed():
     assert propose(CATALOGUE, at(1e6), 0).entry == SMALL
 
 
-def test_a_measured_step_takes_time_and_more_with_more_weights(monkeypatch: pytest.MonkeyPatch):
+def test_a_measured_step_takes_time_and_more_with_more_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("dlm_lsp.store.proposal._MEASURE_SECONDS", 0.01)
-    milliseconds = read_row_step_ms()
+    monkeypatch.setattr("engine.onnx.probe._SHAPES", ((64, 32), (32, 64)))
+    milliseconds = measured_row_step_ms(tmp_path)
     assert 0 < milliseconds(1_000_000) < milliseconds(2_000_000)
 
 
