@@ -55,12 +55,12 @@ class Plan:
         starts: of each engine's process.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     prompt: int = 500
     tokens: int = 32
     holes: int = 20
     hole_rounds: int = 2
-    hole_tokens: int = 48
+    hole_tokens: int = 32
     busy_rounds: int = 2
     busy_prompt: int = 128
     busy_tokens: int = 12
