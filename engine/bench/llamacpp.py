@@ -55,12 +55,12 @@ class Plan:
         starts: of each engine's process.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     prompt: int = 500
     tokens: int = 32
     holes: int = 20
     hole_rounds: int = 2
-    hole_tokens: int = 48
+    hole_tokens: int = 32
     busy_rounds: int = 2
     busy_prompt: int = 128
     busy_tokens: int = 12
@@ -179,13 +179,12 @@ def run(checkpoint: Path, threads: Sequence[int], plan: Plan, store: Path, name:
                 stack.enter_context(_their_child(checkpoint, count)),
             )
             for part in (prompt_and_step, holes, beside_busy_core):
-                rows += part(pair, prompts, plan)
-                print(f"{count}: {part.__name__.replace('_', ' ')} measured", file=sys.stderr)
+                rows += _shown(part(pair, prompts, plan))
             theirs_mb = memory_mb(pair.theirs.pid)
             steps[str(count)] = pair.ours.ready["steps"]
             products[str(count)] = pair.ours.ready["products"]
             loads += pair.loads
-        rows += start_and_memory(checkpoint, count, plan, store, prompts, theirs_mb)
+        rows += _shown(start_and_memory(checkpoint, count, plan, store, prompts, theirs_mb))
     conditions = {
         **{key: value for key, value in machine().items() if key not in ("cpu", "torch")},
         "file": f"{checkpoint.stat().st_size / 1e6:.0f} MB, SHA-256 {digest}…",
@@ -344,6 +343,13 @@ def _memory(
     for key, name in (("anonymous", "anonymous"), ("file", "of mapped files"), ("peak", "at most")):
         values = (ours_mb[key],), (theirs_mb[key],)
         rows.append(Row(threads, f"resident memory, {name}", "MB", *values, more_is_better=False))
+    return rows
+
+
+def _shown(rows: list[Row]) -> list[Row]:
+    """The rows, told to whoever waits: on a busy machine a run takes long."""
+    for line in to_table(rows)[2:]:
+        print(f"{rows[0].threads}: {line}", file=sys.stderr, flush=True)
     return rows
 
 

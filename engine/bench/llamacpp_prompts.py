@@ -35,7 +35,7 @@ _KINDS = {
     "multi_line": several_lines(4),
     "block": block,
 }
-_PREFIX_TOKENS, _SUFFIX_TOKENS = 256, 96
+_PREFIX_TOKENS, _SUFFIX_TOKENS = 192, 64
 _CHARS_PER_TOKEN = 6  # more than code has, so that a slice of text has enough tokens
 
 

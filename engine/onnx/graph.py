@@ -3,7 +3,8 @@
 Inputs, for R rows that see P cached tokens (Hkv heads of width D cached for each layer):
 
     x (R, hidden)                  the rows' embeddings
-    cos.q, sin.q, cos.k, sin.k (R, D / 2)  of queries (by 1 / sqrt(D)) and keys; see `inputs`
+    cos.q, sin.q (R, D / 2)        of queries, scaled by 1 / sqrt(D); see `inputs`
+    cos.k, sin.k (R, D / 2)        of keys
     mask (R, P + R)                added to the scores: 0 where visible, else `inputs.HIDDEN`
     read (N,) int64                the rows whose logits are wanted
     drafter (R, 1)                 1 for rows that run with the drafter LoRA, where there is one
