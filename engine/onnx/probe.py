@@ -10,6 +10,7 @@ Runtime and is kept.
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import tempfile
 import time
@@ -25,6 +26,8 @@ from engine.onnx.products import Linear
 from engine.onnx.sessions import open_session, program
 from engine.onnx.writer import GraphWriter
 from engine.steptimes import write_atomically
+
+logger = logging.getLogger(__name__)
 
 CANDIDATES: tuple[Product, ...] = ("int8", "uint8")
 ROWS = (1, 8, 64)
@@ -186,4 +189,8 @@ def _read(file: Path, key: str) -> MachineProbe | None:
 
 
 def _write(file: Path, found: MachineProbe) -> None:
-    write_atomically(file, {"format": _FORMAT, **asdict(found)})
+    """Keeps it, if that can be: without, the next start measures again."""
+    try:
+        write_atomically(file, {"format": _FORMAT, **asdict(found)})
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", file, error.strerror or error)

@@ -78,8 +78,8 @@ class OnnxRuntime:
         threads = settings.threads or 1
         check_memory(source, settings)
         with ExitStack() as stack:
-            graphs = stack.enter_context(graphs_folder(settings.graphs))
             plan = plan_for(source.config, settings, threads)
+            graphs = stack.enter_context(graphs_folder(settings.graphs, source.path, plan))
             graph = prepare(source, plan, graphs, preparing)
             session = open_session(graph.file, threads)
         names = {entry.name for entry in session.get_inputs()}
@@ -114,8 +114,8 @@ def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = N
         EngineError: as `OnnxRuntime.load`.
     """
     source = open_checkpoint(settings.checkpoint_path())
-    with graphs_folder(settings.graphs) as graphs:
-        plan = plan_for(source.config, settings, settings.threads or 1)
+    plan = plan_for(source.config, settings, settings.threads or 1)
+    with graphs_folder(settings.graphs, source.path, plan) as graphs:
         prepare(source, plan, graphs, preparing)
 
 
