@@ -81,7 +81,7 @@ class EngineLink:
         self._settings: HostSettings | None = None
         self._client: Client | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._shown: set[tuple[str, str]] = set()
+        self._shown: set[str] = set()
         self._has_answered = False
         self.current = Status("loading", "The engine is not started yet.")
 
@@ -148,8 +148,8 @@ class EngineLink:
         if error.code in _HEALING:
             self._editor.log(str(error))
             self.load()
-        elif (error.code, error.message) not in self._shown:
-            self._shown.add((error.code, error.message))
+        elif str(error) not in self._shown:
+            self._shown.add(str(error))
             self._editor.show_error(str(error))
 
     def worked(self) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from dlm_lsp.host.layout import TextEncoder
-from dlm_lsp.host.paths import times_file
+from dlm_lsp.host.paths import graphs_folder, times_file
 from dlm_lsp.store.choice import name_of
-from dlm_lsp.store.folder import GRAPHS, default_root
 from dlm_lsp.store.memory import smaller_model
 from dlm_lsp.store.progress import sized
 from engine.api import Emit, EngineInfo, Handle, Preparing, Request
@@ -50,9 +49,10 @@ def load_engine(settings: EngineSettings, preparing: Preparing) -> Backend:
     # Lazily: what computes takes up to a second to import, and the socket is to accept before.
     from engine.engine import Engine
 
-    graphs = default_root() / GRAPHS
     try:
-        return Engine.load(replace(settings, graphs=graphs), times_file(settings), preparing)
+        return Engine.load(
+            replace(settings, graphs=graphs_folder()), times_file(settings), preparing
+        )
     except ModelTooLarge as error:
         raise in_the_stores_words(error, settings.checkpoint) from None
 

@@ -63,7 +63,7 @@ class ServeOptions:
         """The command line, from `serve` on, that means these options."""
         engine = self.engine
         words = ["serve", "--device", engine.device, "--dtype", engine.dtype]
-        words += ["--backend", engine.backend]
+        words += ["--backend", engine.backend, "--cache-tokens", str(engine.cache_tokens)]
         checkpoint = engine.checkpoint and os.path.abspath(os.path.expanduser(engine.checkpoint))
         for option, value in (
             # Absolute: a host has a folder of its own. The bundled one is named: left out it would

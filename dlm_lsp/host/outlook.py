@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from dlm_lsp.host.backend import in_the_stores_words
 from dlm_lsp.host.modes import usual_choice
-from dlm_lsp.host.paths import times_file
-from dlm_lsp.store.folder import GRAPHS, default_root
+from dlm_lsp.host.paths import graphs_folder, times_file
 from engine.config import EngineSettings
 from engine.errors import EngineError, ModelTooLarge
 from engine.forecast import Forecast
@@ -118,7 +117,7 @@ def _with_onnx(seen: Outlook, source: CheckpointSource) -> Outlook:
     from engine.onnx.probe import known_probe
     from engine.onnx.runtime import check_memory, dtype_for, float_limit, memory_needed
 
-    settings, graphs = seen.settings, default_root() / GRAPHS
+    settings, graphs = seen.settings, graphs_folder()
     dtype = dtype_for(source.config, settings.dtype)
     why = {**seen.why, "dtype": float_limit(source.config)}
     probe, plan = None, GraphPlan("float32", half_cache=False)

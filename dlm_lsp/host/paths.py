@@ -17,6 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from dlm_lsp.host.errors import HostError
+from dlm_lsp.store.folder import GRAPHS, default_root
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.config import EngineSettings
 from engine.steptimes import TimesFile
@@ -80,6 +81,16 @@ def times_file(settings: EngineSettings) -> TimesFile:
     name = identity(settings)
     path = Path(platformdirs.user_cache_path(_NAME)) / "step-times" / f"{name}.json"
     return TimesFile(path, name, VERSION)
+
+
+def graphs_folder() -> Path:
+    """Where this user's hosts keep what they prepare of checkpoints: in the store, or in the user's
+    cache folder where the store belongs to others who have prepared nothing there."""
+    shared = default_root() / GRAPHS
+    nearest = next((place for place in (shared, *shared.parents) if os.path.isdir(place)), shared)
+    if os.access(nearest, os.W_OK | os.X_OK) or any(shared.glob("*/*/")):
+        return shared
+    return Path(platformdirs.user_cache_path(_NAME)) / GRAPHS
 
 
 def _real(path: str) -> str:

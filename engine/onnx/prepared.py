@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -77,26 +78,20 @@ class PreparedGraph:
 def available_graph(
     source: CheckpointSource, plan: GraphPlan, kept: Path | None, preparing: Preparing | None = None
 ) -> Iterator[PreparedGraph]:
-    """The checkpoint's graph for as long as the block lasts: that in the folder, which may be
-    read-only; else one that `prepare` builds there, or, where it cannot be written to, in a
-    temporary folder.
+    """The checkpoint's graph for as long as the block lasts, built if it is not there yet.
 
     Raises:
         CheckpointError: as `prepare`.
     """
-    found = None if kept is None else graph_of(source.path, plan, kept)
-    if found is not None and found.is_built:
-        yield found
-        return
-    with graphs_folder(kept) as graphs:
+    with graphs_folder(kept, source.path, plan) as graphs:
         yield prepare(source, plan, graphs, preparing)
 
 
 @contextmanager
-def graphs_folder(kept: Path | None) -> Iterator[Path]:
-    """The folder that graphs are kept in; without one that can be written to, a temporary folder
-    until the block ends."""
-    if kept is not None and _is_writable(kept):
+def graphs_folder(kept: Path | None, path: Path, plan: GraphPlan) -> Iterator[Path]:
+    """The folder that a checkpoint's graph is or will be in: where graphs are kept, or without one
+    that has it or can be written to, a temporary folder until the block ends."""
+    if kept is not None and (graph_of(path, plan, kept).is_built or _is_writable(kept)):
         yield kept
         return
     with tempfile.TemporaryDirectory(prefix="dlm-lsp-graph-") as folder:
@@ -175,7 +170,8 @@ def _is_writable(folder: Path) -> bool:
 def _build(
     source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str, preparing: Preparing
 ) -> None:
-    needed = int(_ROOM * source.bytes_estimate("float32" if plan.product == "float32" else "int8"))
+    weights = _Counted(source, preparing)
+    needed = int(_ROOM * weights.total * (4 if plan.product == "float32" else 1))
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise CheckpointError(
@@ -185,12 +181,13 @@ def _build(
             param="engine.checkpoint",
         )
     logger.info("building the graph of %s (%s)", source.path, plan.product)
-    prefix = f"{_PARTIAL}{folder.name}-"
-    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    # Not by `tempfile`, whose folders are the user's alone: a store may be shared.
+    partial = folder.with_name(f"{_PARTIAL}{folder.name}-{secrets.token_hex(4)}")
+    partial.mkdir()
     try:
         drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
         with GraphWriter(partial) as writer:
-            write_graph(writer, source.config, _Counted(source, preparing), plan, drafter)
+            write_graph(writer, source.config, weights, plan, drafter)
         about = {
             "checkpoint": str(source.path.resolve()),
             "stamp": stamp,
@@ -206,7 +203,11 @@ def _build(
 
 
 class _Counted:
-    """A checkpoint's tensors, and who is told how many of their numbers have been written."""
+    """A checkpoint's tensors, and who is told how many of their numbers have been written.
+
+    Attributes:
+        total: numbers that a graph holds.
+    """
 
     def __init__(self, source: CheckpointSource, preparing: Preparing) -> None:
         shapes = network_tensors(source.config)
@@ -214,12 +215,12 @@ class _Counted:
             del shapes[EMBEDDING]  # stays in the checkpoint's own file
         self._weights: Weights = source.weights
         self._preparing = preparing
-        self._total = sum(math.prod(shape) for shape in shapes.values())
+        self.total = sum(math.prod(shape) for shape in shapes.values())
         self._done = 0
 
     def read(self, name: str) -> ndarray:
         """The tensor; those that were read before it have been written by now."""
-        self._preparing(self._done / self._total)
+        self._preparing(self._done / self.total)
         tensor = self._weights.read(name)
         self._done += tensor.size
         return tensor

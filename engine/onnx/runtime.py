@@ -115,8 +115,8 @@ def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = N
         EngineError: as `OnnxRuntime.load`.
     """
     source = open_checkpoint(settings.checkpoint_path())
-    with graphs_folder(settings.graphs) as graphs:
-        plan = plan_for(source.config, settings, settings.threads or 1)
+    plan = plan_for(source.config, settings, settings.threads or 1)
+    with graphs_folder(settings.graphs, source.path, plan) as graphs:
         prepare(source, plan, graphs, preparing)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dlm_lsp.host import lifecycle
 from dlm_lsp.host.lifecycle import bind_private, serving_lock, watch
 from dlm_lsp.host.loading import Loader
 from dlm_lsp.host.state import Host, HostLimits
@@ -123,6 +124,15 @@ async def test_watch_host_without_an_idle_time_waits_to_be_asked() -> None:
     host.stop.set()
     async with asyncio.timeout(20):
         assert await watching == 0
+
+
+async def test_watch_host_of_a_checkpoint_that_has_changed_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "_CHECK_SECONDS", 0.01)
+    is_current = iter((True, True, False))
+    async with asyncio.timeout(20):
+        assert await watch(await loaded_host(), 0, None, lambda: next(is_current)) == 0
 
 
 async def test_watch_host_that_cannot_load_ends_after_telling_so() -> None:

@@ -16,6 +16,7 @@ from engine.model.source import CheckpointSource, open_checkpoint
 from engine.onnx import prepared
 from engine.onnx.plan import GraphPlan
 from engine.onnx.prepared import graph_of, prepare
+from engine.onnx.probe import MachineProbe, _write
 from engine.onnx.runtime import OnnxRuntime
 
 PLAN = GraphPlan("int8", half_cache=True)
@@ -142,3 +143,20 @@ def test_a_graph_is_kept_under_a_name_that_every_library_takes(
     assert all(path.name.isascii() for path in (tmp_path / "graphs").rglob("*"))
     name = graph_of(folder, PLAN, tmp_path).folder.name
     assert len(name) < 128
+
+
+def test_a_graph_that_others_prepared_is_used_where_nothing_can_be_written(
+    source: CheckpointSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = GraphPlan("float32", half_cache=False)
+    prepare(source, plan, tmp_path)
+    monkeypatch.setattr(prepared, "_is_writable", lambda folder: False)
+    monkeypatch.setattr(prepared, "_build", None)
+    settings = EngineSettings(source.path, dtype="float32", threads=1, graphs=tmp_path)
+    assert OnnxRuntime.load(source, settings).dtype == "float32"
+
+
+def test_a_measurement_that_cannot_be_kept_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = MachineProbe("key", ())
+    _write(tmp_path / "file" / "machine.json", found)
