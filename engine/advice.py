@@ -98,12 +98,13 @@ def released_advice(folder: Path, *, has_drafter: bool) -> DecodingAdvice | None
 def read_advice(folder: Path, *, has_drafter: bool) -> DecodingAdvice | None:
     """What `folder/decoding.json` says, else what is published, else None.
 
-    A broken file is only advice that is missing: it is logged and read over.
+    A broken file is only advice that is missing: it is logged and read over. A checkpoint that is
+    one file has none beside it.
     """
     path = folder / FILE
     try:
         stored = _File.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return released_advice(folder, has_drafter=has_drafter)
     except (OSError, ValidationError) as error:
         logger.warning("%s cannot be used: %s", path, type(error).__name__)

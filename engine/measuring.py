@@ -18,13 +18,18 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 CONTEXT = 256  # cached tokens: a short completion's prompt
 SAMPLES = 5  # for each, of which the least is taken (other work only adds), after a warm-up
 PREFILL_ROWS = 32
-SLOW_SECONDS = 0.5  # once a step takes longer, larger ones are left to the line through the last
+# Once a step takes longer, and does so again, larger ones are left to the line through the last:
+# whoever begins to type waits for the step that has begun.
+SLOW_SECONDS = 0.3
+# Once the steps took so long together no further round begins; a next start adds to the curve.
+TOTAL_SECONDS = 10.0
 
 
 def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
     """Runs one step for each `next`; its value at the end is the curve.
 
-    A step is timed as decoding runs it: rows in, a reading of each of them out.
+    A step is timed as decoding runs it: rows in, a reading of each of them out. A large model's
+    curve is of fewer samples, one at least behind the warm-up.
 
     Raises:
         engine.errors.MemoryExhausted: not even the small cache fits.
@@ -34,22 +39,28 @@ def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
     tokens = tuple((7 * place + 11) % config.vocabulary for place in range(context + ROWS[-1]))
     cache = runtime.new_cache(len(tokens) + 32)
     sequence, _ = cache.open(tokens[:context], len(tokens))
+    spent = 0.0  # milliseconds
     for start in range(0, context, PREFILL_ROWS):
         step = chain(tokens[start : min(start + PREFILL_ROWS, context)], start, sequence=sequence)
-        runtime(step, cache, Sampling())
+        spent += _timed(runtime, cache, step)
         cache.keep(step, tuple(range(step.rows)))
         yield
     # In rounds over all row counts: what else the machine does meanwhile then falls on all alike.
     samples: dict[int, list[float]] = {}
     for round_number in range(1 + SAMPLES):
+        if round_number > 1 and spent > TOTAL_SECONDS * 1000:
+            break
         for rows in samples if round_number else ROWS:
             new = tokens[context : context + rows]
             step = chain(new, context, read=tuple(range(rows)), sequence=sequence)
-            time_ms = _timed(runtime, cache, step)
+            spent += (time_ms := _timed(runtime, cache, step))
             samples.setdefault(rows, []).append(time_ms)
             yield
             if round_number == 0 and len(samples) > 1 and time_ms > SLOW_SECONDS * 1000:
-                break
+                spent += (again_ms := _timed(runtime, cache, step))
+                yield
+                if again_ms > SLOW_SECONDS * 1000:
+                    break
     least = [min(times[1:]) for times in samples.values()]
     return never_falling(tuple(samples), least, context)
 

@@ -22,6 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of the file; another one is measured anew
+PREFILL_ROWS = (16, 32, 64, 128, 256)  # that a step of a prompt may have: whole pages of the cache
+PREFILL_MS_MAX = 80.0  # a cancelled request still takes as long as the step that has begun
+_PREFILL_SLACK, _PREFILL_SLACK_UNMEASURED = 1.25, 1.1  # times the cheapest count's cost of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,9 @@ class StepTimes:
         return replace(self, milliseconds=tuple(times))
 
 
-# Ratios alone. Steeper than what was measured on CPUs, so that a draft that pays by these pays.
+# Ratios alone, of int8: between what AVX2 and AMX take.
 CPU_TIMES = StepTimes(
-    (1, 2, 4, 8, 16, 32, 64, 128), (1.0, 1.15, 1.25, 1.5, 1.8, 2.4, 3.6, 6.0), is_measured=False
+    (1, 2, 4, 8, 16, 32, 64, 128), (1.0, 1.1, 1.2, 1.5, 2.2, 3.5, 6.5, 12.5), is_measured=False
 )
 # A third party's 8 B forwards on a B200, as far as they were measured; one row as eight.
 CUDA_TIMES = StepTimes(
@@ -88,6 +91,22 @@ CUDA_TIMES = StepTimes(
 def built_in_times(device: str) -> StepTimes:
     """The curve to go by until one was measured."""
     return CUDA_TIMES if device == "cuda" else CPU_TIMES
+
+
+def prefill_rows(times: StepTimes) -> int:
+    """Rows of one step of a long prompt, one of PREFILL_ROWS.
+
+    Between two steps a request can be cancelled, so a step should be short; but many short ones
+    take longer together. Of the counts whose rows cost little more than the cheapest count's, it is
+    the largest one that takes no longer than PREFILL_MS_MAX, or the smallest one where all do.
+    Where no milliseconds were measured it is the smallest one that costs next to nothing more.
+    """
+    slack = _PREFILL_SLACK if times.is_measured else _PREFILL_SLACK_UNMEASURED
+    cheapest = min(times.at(rows) / rows for rows in PREFILL_ROWS)
+    cheap = [rows for rows in PREFILL_ROWS if times.at(rows) / rows <= slack * cheapest]
+    if not times.is_measured:
+        return cheap[0]
+    return max((rows for rows in cheap if times.at(rows) <= PREFILL_MS_MAX), default=cheap[0])
 
 
 def never_falling(rows: Sequence[int], milliseconds: Sequence[float], context: int) -> StepTimes:

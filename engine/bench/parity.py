@@ -20,10 +20,11 @@ from engine.cache.pages import PAGE_TOKENS
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
-from engine.decoders.strategy import PREFILL_ROWS, Traits
+from engine.decoders.strategy import Traits
 from engine.loop import decode
 from engine.model.runner import Model
 from engine.step import chain
+from engine.steptimes import prefill_rows
 
 SPECULATIVE = EXACT_MODES[1:]
 NOISE_ROWS = 32
@@ -99,9 +100,13 @@ def compare(
 
 def decoded(model: Model, request: Request) -> tuple[int, ...]:
     """The tokens of a request, its prompt computed anew."""
-    traits = Traits(model.network.config.mask_id, has_drafter=model.adapter is not None)
     states = decode(
-        model, _cache(model, request), STRATEGIES[request.mode], request, traits, lambda: False
+        model,
+        _cache(model, request),
+        STRATEGIES[request.mode],
+        request,
+        _traits(model),
+        lambda: False,
     )
     return [state.progress.committed for state in states][-1]
 
@@ -121,8 +126,9 @@ def deciding_logits(model: Model, request: Request, tokens: Sequence[int], rows_
     sequence, _ = cache.open(request.prompt, len(whole), exact=request.exact)
     logits: list[Tensor] = []
     start, prompt = 0, len(request.prompt)
+    fed = prefill_rows(_traits(model).costs)
     while start < len(whole):
-        end = min(start + PREFILL_ROWS, prompt) if start < prompt else start + rows_max
+        end = min(start + fed, prompt) if start < prompt else start + rows_max
         chunk = whole[start:end]
         read = tuple(row for row in range(len(chunk)) if start + row >= prompt - 1)
         step = chain(chunk, start, read=read, sequence=sequence)
@@ -130,6 +136,10 @@ def deciding_logits(model: Model, request: Request, tokens: Sequence[int], rows_
         cache.keep(step, tuple(range(step.rows)))
         start += step.rows
     return torch.cat(logits)
+
+
+def _traits(model: Model) -> Traits:
+    return Traits(model.network.config.mask_id, has_drafter=model.adapter is not None)
 
 
 def _cache(model: Model, request: Request) -> KVCache:

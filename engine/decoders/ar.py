@@ -29,7 +29,7 @@ class AutoRegressive:
         return ARState(task, Feed(task.cached, task.request.prompt[task.cached :]), Progress())
 
     def plan(self, state: ARState) -> Step:
-        return state.feed.plan(state.task.sequence)
+        return state.feed.plan(state.task)
 
     def resolve(
         self, state: ARState, step: Step, readings: Sequence[Reading]

@@ -59,7 +59,7 @@ class BlockDiffusion:
 
     def plan(self, state: BlockState) -> Step:
         if state.block is None:
-            return state.feed.plan(state.task.sequence)
+            return state.feed.plan(state.task)
         task = state.task
         (mask,) = task.masks(1)
         return group(

@@ -41,7 +41,7 @@ class CopySpec:
 
     def plan(self, state: CopyState) -> Step:
         if state.feed.pending:
-            return state.feed.plan(state.task.sequence)
+            return state.feed.plan(state.task)
         tokens = (state.progress.committed[-1], *state.copy.tokens[: state.drafts])
         read = tuple(range(len(tokens)))
         return chain(tokens, state.feed.cached, read=read, sequence=state.task.sequence)

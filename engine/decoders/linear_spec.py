@@ -101,7 +101,7 @@ class LinearSpec:
 
     def plan(self, state: LinearState) -> Step:
         if state.feed.pending:
-            return state.feed.plan(state.task.sequence)
+            return state.feed.plan(state.task)
         task = state.task
         seed = state.progress.committed[-1]
         if state.drafts is not None:

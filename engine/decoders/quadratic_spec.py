@@ -49,7 +49,7 @@ class QuadraticSpec:
 
     def plan(self, state: QuadraticState) -> Step:
         if state.feed.pending:
-            return state.feed.plan(state.task.sequence)
+            return state.feed.plan(state.task)
         return _step(state.chain, state.task.request.block.length, state)
 
     def resolve(

@@ -14,11 +14,7 @@ from typing import Protocol, TypeVar
 from engine.api import Request
 from engine.reading import Reading
 from engine.step import Step, chain
-from engine.steptimes import CPU_TIMES, StepTimes
-
-# Rows of one prefill step: bounds how long a request cannot be cancelled (about 50 ms at 20 M
-# parameters on one Zen 5 core; an H200 prefills 8 B faster than that).
-PREFILL_ROWS = 256
+from engine.steptimes import CPU_TIMES, StepTimes, prefill_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +24,7 @@ class Traits:
     Attributes:
         mask_id: fills undecided places, and is never emitted; None where it fills no masks.
         has_drafter: it has a drafter LoRA.
-        costs: of a step by its rows; strategies read its ratios only.
+        costs: of a step by its rows. What is emitted never depends on it.
     """
 
     mask_id: int | None
@@ -99,12 +95,13 @@ class Feed:
     cached: int
     pending: tuple[int, ...] = field(default=())
 
-    def plan(self, sequence: int) -> Step:
-        """A causal chain of the next pending tokens; reads the last row once none is left."""
-        tokens = self.pending[:PREFILL_ROWS]
+    def plan(self, task: Task) -> Step:
+        """A causal chain of the next pending tokens, as many as a step of a prompt should have
+        here; reads the last row once none is left."""
+        tokens = self.pending[: prefill_rows(task.traits.costs)]
         is_last = len(tokens) == len(self.pending)
         return chain(
-            tokens, self.cached, read=(len(tokens) - 1,) if is_last else (), sequence=sequence
+            tokens, self.cached, read=(len(tokens) - 1,) if is_last else (), sequence=task.sequence
         )
 
     def after(self, step: Step) -> Feed:

@@ -23,6 +23,7 @@ from engine.model.config import ModelConfig
 from engine.model.tiles import Tile, to_tiles
 from engine.model.visibility import visibility
 from engine.onnx.inputs import HIDDEN, Rotation
+from engine.onnx.sessions import is_out_of_memory
 from engine.reading import Reading
 from engine.sampling import to_readings
 from engine.step import Step
@@ -96,10 +97,8 @@ class OnnxModel:
         try:
             exact = cache.exact_sequences(step)
             return self._exact(step, cache, exact) if exact else self._fast(step, cache)
-        except MemoryError:
-            raise _exhausted(step) from None
-        except RuntimeError as error:  # what ONNX Runtime raises for everything
-            if "alloc" not in str(error).lower():
+        except Exception as error:  # the library has one exception class for each kind of failure
+            if not is_out_of_memory(error):
                 raise
             raise _exhausted(step) from None
 
@@ -124,11 +123,9 @@ class OnnxModel:
 
     def _forward(self, rows: Rows, past: dict[str, Array]) -> tuple[Array, Array]:
         """Logits (len(read), V), and the rows' keys and values (layers, 2, Hkv, R, D)."""
-        cos, sin = self._rotation(rows.position)
         inputs = {
             "x": self._embedding.rows(rows.token),
-            "cos": cos,
-            "sin": sin,
+            **self._rotation(rows.position),
             "mask": numpy.where(rows.mask, numpy.float32(0), numpy.float32(HIDDEN)),
             "read": numpy.asarray(rows.read, dtype=numpy.int64),
             **past,

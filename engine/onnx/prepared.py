@@ -5,7 +5,8 @@ removes them with it.
 
 A graph belongs to the files it was made of (their path, size and time), to how its products are
 computed and to the version of what builds it; whatever differs is another graph. It is written
-under a name of its own and appears whole by being renamed. Knows neither sessions nor steps.
+under a name of its own and appears whole by being renamed; the sizes of its files are kept with it,
+so that what a crash or a copy cut short is not taken for whole. Knows neither sessions nor steps.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from engine.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
+FORMAT = 2  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
 _ABOUT = "about.json"
 _PARTIAL = ".partial-"
 _ROOM = 1.05  # of the weights' bytes, that must be free before a graph is written
@@ -74,10 +75,29 @@ class PreparedGraph:
 
 
 @contextmanager
-def graphs_folder(kept: Path | None, path: Path, plan: GraphPlan) -> Iterator[Path]:
-    """The folder that a checkpoint's graph is or will be in: where graphs are kept, or without one
-    that has it or can be written to, a temporary folder until the block ends."""
-    if kept is not None and (graph_of(path, plan, kept).is_built or _is_writable(kept)):
+def available_graph(
+    source: CheckpointSource, plan: GraphPlan, kept: Path | None, preparing: Preparing | None = None
+) -> Iterator[PreparedGraph]:
+    """The checkpoint's graph for as long as the block lasts: that in the folder, which may be
+    read-only; else one that `prepare` builds there, or, where it cannot be written to, in a
+    temporary folder.
+
+    Raises:
+        CheckpointError: as `prepare`.
+    """
+    found = None if kept is None else graph_of(source.path, plan, kept)
+    if found is not None and found.is_built:
+        yield found
+        return
+    with graphs_folder(kept) as graphs:
+        yield prepare(source, plan, graphs, preparing)
+
+
+@contextmanager
+def graphs_folder(kept: Path | None) -> Iterator[Path]:
+    """The folder that graphs are kept in; without one that can be written to, a temporary folder
+    until the block ends."""
+    if kept is not None and _is_writable(kept):
         yield kept
         return
     with tempfile.TemporaryDirectory(prefix="dlm-lsp-graph-") as folder:
@@ -137,6 +157,11 @@ def _locked(folder: Path, preparing: Preparing) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def discard(graph: PreparedGraph) -> None:
+    """Removes a graph that turned out to be damaged; who has it open keeps it."""
+    shutil.rmtree(graph.folder, ignore_errors=True)
 
 
 def _is_writable(folder: Path) -> bool:
@@ -240,6 +265,8 @@ def _sweep(graphs: Path, ours: Path) -> None:
         ours: the graph whose lock is held: what lies half built of it is nobody's.
     """
     for folder in graphs.glob("*/*/"):
+        if not _is_ours(folder):
+            continue
         try:
             about = json.loads((folder / _ABOUT).read_text("utf-8"))
             checkpoint, stamp = Path(about["checkpoint"]), about["stamp"]
@@ -254,11 +281,19 @@ def _sweep(graphs: Path, ours: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a graph or was to become one: nothing else is ever removed."""
+    if folder.name.startswith(_PARTIAL):
+        return True
+    return any((folder / name).is_file() for name in (_ABOUT, GRAPH_FILE))
+
+
 def _to_become(folder: Path) -> Path:
     """The graph that a partial folder is to become; of any other folder itself."""
     if not folder.name.startswith(_PARTIAL):
         return folder
-    return folder.with_name(folder.name.removeprefix(_PARTIAL).rpartition("-")[0])
+    name = folder.name.removeprefix(_PARTIAL)
+    return folder.with_name(name.rpartition("-")[0] or name)
 
 
 def _is_locked(folder: Path) -> bool:

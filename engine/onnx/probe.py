@@ -88,7 +88,11 @@ def probe(threads: int, kept: Path | None = None) -> MachineProbe:
     products = tuple(sorted(_tried(threads), key=lambda times: times.cost))
     found = MachineProbe(_key(threads), products)
     if kept is not None:
-        _write(kept / _FILE, found)
+        file = kept / _FILE
+        try:
+            _write(file, found)
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", file, error.strerror or error)
     return found
 
 
@@ -105,16 +109,16 @@ def _tried(threads: int) -> list[ProductTimes]:
     tried: list[ProductTimes] = []
     for product in CANDIDATES:
         with tempfile.TemporaryDirectory(prefix="dlm-lsp-probe-") as folder:
-            is_exact = _is_exact(product, Path(folder), threads)
+            exact = is_exact(product, Path(folder), threads)
         with tempfile.TemporaryDirectory(prefix="dlm-lsp-probe-") as folder:
             milliseconds = _times(product, Path(folder), threads)
         megabytes = sum(out * width for out, width in _SHAPES) / 1e6
-        tried.append(ProductTimes(product, is_exact, milliseconds, megabytes))
+        tried.append(ProductTimes(product, exact, milliseconds, megabytes))
     assert any(times.is_exact for times in tried), "unsigned products are exact everywhere"
     return tried
 
 
-def _is_exact(product: Product, folder: Path, threads: int) -> bool:
+def is_exact(product: Product, folder: Path, threads: int) -> bool:
     """Whether rows of the largest numbers, of either sign, are multiplied without saturation."""
     signs = numpy.where(numpy.arange(256) % 4 < 2, 1, -1).astype(numpy.float32)
     weight = numpy.stack([numpy.ones(256), -numpy.ones(256), signs, -signs]).astype(numpy.float32)
@@ -184,13 +188,11 @@ def _read(file: Path, key: str) -> MachineProbe | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    is_usable = any(times.is_exact and times.product in CANDIDATES for times in products)
+    is_usable = any(times.is_exact for times in products) and all(
+        times.product in CANDIDATES and len(times.milliseconds) == len(ROWS) for times in products
+    )
     return MachineProbe(key, products) if is_usable else None
 
 
 def _write(file: Path, found: MachineProbe) -> None:
-    """Keeps it, if that can be: without, the next start measures again."""
-    try:
-        write_atomically(file, {"format": _FORMAT, **asdict(found)})
-    except OSError as error:
-        logger.warning("%s cannot be written: %s", file, error.strerror or error)
+    write_atomically(file, {"format": _FORMAT, **asdict(found)})

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 
 from engine.api import Preparing, Sampling
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.config import EngineSettings
 from engine.device import available_memory_bytes
-from engine.errors import ModelTooLarge
+from engine.errors import CheckpointError, ModelTooLarge
 from engine.model.config import ModelConfig
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.weights import EMBEDDING, Weights
 from engine.onnx.model import OnnxModel
 from engine.onnx.plan import GraphPlan
-from engine.onnx.prepared import graphs_folder, prepare
+from engine.onnx.prepared import available_graph, discard, graphs_folder, prepare
 from engine.onnx.probe import probe
-from engine.onnx.sessions import open_session, program
+from engine.onnx.sessions import TidySession, open_session, program
 from engine.reading import Reading
 from engine.step import Step
+
+logger = logging.getLogger(__name__)
 
 # Below, int8 saves nothing that anybody would notice, and float32 is exact.
 FLOAT_PARAMETERS_MAX = 50_000_000
@@ -77,14 +81,11 @@ class OnnxRuntime:
         """
         threads = settings.threads or 1
         check_memory(source, settings)
-        with ExitStack() as stack:
-            plan = plan_for(source.config, settings, threads)
-            graphs = stack.enter_context(graphs_folder(settings.graphs, source.path, plan))
-            graph = prepare(source, plan, graphs, preparing)
-            session = open_session(graph.file, threads)
+        plan = plan_for(source.config, settings, threads)
+        session = _open(source, plan, settings.graphs, threads, preparing)
         names = {entry.name for entry in session.get_inputs()}
         model = OnnxModel(
-            session,
+            TidySession(session),
             TokenEmbedding(source.weights),
             source.config,
             has_drafter="drafter" in names,
@@ -115,8 +116,27 @@ def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = N
     """
     source = open_checkpoint(settings.checkpoint_path())
     plan = plan_for(source.config, settings, settings.threads or 1)
-    with graphs_folder(settings.graphs, source.path, plan) as graphs:
+    with graphs_folder(settings.graphs) as graphs:
         prepare(source, plan, graphs, preparing)
+
+
+def _open(
+    source: CheckpointSource,
+    plan: GraphPlan,
+    graphs: Path | None,
+    threads: int,
+    preparing: Preparing | None,
+) -> InferenceSession:
+    """The checkpoint's graph as a session. One that cannot be loaded is built once more: a disk or
+    somebody's hand may have damaged it. Raises EngineError."""
+    with available_graph(source, plan, graphs, preparing) as graph:
+        try:
+            return open_session(graph.file, threads)
+        except CheckpointError as error:
+            logger.warning("%s It is built again now.", error)
+            discard(graph)
+    with available_graph(source, plan, graphs, preparing) as graph:
+        return open_session(graph.file, threads)
 
 
 def dtype_for(config: ModelConfig, asked: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, MemoryExhausted
 
 _ERRORS_ONLY = 3  # of ONNX Runtime's own log
+_WIDE_ROWS = 64  # memory is taken anew in less than a hundredth of such a step's time
 
 
 def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -16,6 +19,7 @@ def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
 
     Raises:
         CheckpointError: the file is damaged, or was built for another ONNX Runtime.
+        MemoryExhausted: its weights do not fit.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -27,11 +31,40 @@ def open_session(file: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has one exception class for each kind of failure
+        if is_out_of_memory(error):
+            raise MemoryExhausted(
+                f"The weights in {file} do not fit into memory.",
+                remedy="Use a smaller checkpoint, or close other programs.",
+                param="engine.checkpoint",
+            ) from None
         raise CheckpointError(
             f"{file} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {error}.",
             remedy=f"Delete {file.parent}; it is built again.",
             param="engine.checkpoint",
         ) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime, which raises one class for everything, or of numpy says so:
+    "Failed to allocate memory for requested buffer of size", "bad allocation", "std::bad_alloc"."""
+    text = str(error).lower()
+    is_said = "failed to allocate" in text or "bad alloc" in text or "bad_alloc" in text
+    return isinstance(error, MemoryError) or is_said
+
+
+class TidySession:
+    """A session that gives back, at the end of a wide step, what memory that step took beyond the
+    usual: without it the largest step ever computed stays resident. One-row steps find theirs."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._tidily = onnxruntime.RunOptions()
+        self._tidily.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def run(self, output_names: Sequence[str], input_feed: dict[str, Any], /) -> Sequence[Any]:
+        """As `onnxruntime.InferenceSession.run`; "x" has a row for each of the step's."""
+        options = self._tidily if len(input_feed["x"]) >= _WIDE_ROWS else None
+        return self._session.run(output_names, input_feed, options)
 
 
 def program() -> str:

@@ -180,7 +180,7 @@ def export(
         record = replace(record, stored=measure_storage(trainer.network, batches))
     shard_bytes = options.shard_megabytes * 2**20 if options.shard_megabytes else None
     export_checkpoint(folder, trainer.network, tokenizer, record, shard_bytes)
-    engine = Engine.load(EngineSettings(checkpoint=folder, device=options.device))
+    engine = Engine.load(EngineSettings(checkpoint=folder, device=options.device, backend="torch"))
     held_out = read_sources(out / "corpus", HELD)
     try:
         figures = {

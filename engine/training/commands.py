@@ -331,7 +331,10 @@ def _after(options: argparse.Namespace, data: Data, before: Sequence[Filling]) -
 
 def _engine_settings(options: argparse.Namespace, checkpoint: Path) -> EngineSettings:
     dtype = options.dtype or "auto"
-    return EngineSettings(checkpoint, options.device, dtype, threads=options.threads)
+    # What was trained is measured by what trained it: no graph is built, nothing is int8.
+    return EngineSettings(
+        checkpoint, options.device, dtype, threads=options.threads, backend="torch"
+    )
 
 
 def _show_acceptance(

@@ -1,4 +1,5 @@
-"""The models that the laws are tried on: a tiny seeded one and the bundled one, in both dtypes."""
+"""The models that the laws are tried on: tiny seeded ones and the bundled one, in torch in both
+dtypes and as ONNX graphs of each product."""
 
 from __future__ import annotations
 
@@ -8,17 +9,27 @@ from pathlib import Path
 
 import torch
 
+from engine.api import Request
+from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.config import BUNDLED_CHECKPOINT
+from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
+from engine.loop import TokenState, decode
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
+from engine.model.network import Network
 from engine.model.runner import Model
 from engine.model.tokenizer import read_tokenizer
-from tests.engine.seeded import CONFIG, DEVICE, prompt_of, seeded_network
+from engine.onnx.plan import PRODUCTS
+from tests.engine.graphs import GraphModel, graph_model
+from tests.engine.seeded import CONFIG, CPU, DEVICE, prompt_of, seeded_network
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16")  # of torch
+GRAPHS = tuple(f"onnx {product}" for product in PRODUCTS)
+KINDS = (*DTYPES, *GRAPHS)
+FLOAT32 = ("float32", "onnx float32")
 NAMES = ("tiny", "bundled")
 DOCUMENTS = Path(__file__).parent.parent.parent / "fixtures" / "documents"
 CURSOR = "‸"
@@ -28,35 +39,71 @@ PLACES = ("python_body", "python_call", "python_sum", "python_typed", "python_br
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, its traits and prompts that suit it."""
+    """A model, its traits and prompts that suit it.
 
-    model: Model
+    Attributes:
+        kind: one of KINDS.
+    """
+
+    kind: str
+    model: Model | GraphModel
     traits: Traits
     prompts: tuple[tuple[int, ...], ...]
 
-    def cache(self, num_tokens: int = 1024) -> KVCache:
+    @property
+    def network(self) -> Network:
+        """The torch network, for whoever replays; that of a graph is in fp32."""
+        return self.model.network
+
+    def cache(self, num_tokens: int = 1024) -> KVCache | ArrayCache:
         """An empty one."""
-        config = self.model.network.config
-        shape = CacheShape.of(config)
+        shape = CacheShape.of(self.network.config)
+        if isinstance(self.model, GraphModel):
+            return ArrayCache(shape, num_tokens, half=self.kind != "onnx float32")
         dtype = next(self.model.network.parameters()).dtype
         return KVCache(shape, num_tokens, device=DEVICE, dtype=dtype)
 
+    def run(
+        self, request: Request, store: KVCache | ArrayCache | None = None, cancel_after: int = 9999
+    ) -> list[TokenState]:
+        """All states of one request.
+
+        Args:
+            store: an empty one by default.
+            cancel_after: states after which it is cancelled.
+        """
+        states: list[TokenState] = []
+        steps = decode(
+            self.model,
+            self.cache() if store is None else store,
+            STRATEGIES[request.mode],
+            request,
+            self.traits,
+            lambda: len(states) > cancel_after,
+        )
+        for state in steps:
+            states.append(state)
+        return states
+
 
 @cache
-def subject(name: str, dtype: str) -> Subject:
-    """One of NAMES in one of DTYPES."""
-    if name == "tiny":
-        network = seeded_network(config=replace(CONFIG, layers=3)).to(DEVICE, getattr(torch, dtype))
+def subject(name: str, kind: str) -> Subject:
+    """One of NAMES, or "small", in one of KINDS."""
+    _, _, product = kind.rpartition("onnx ")
+    is_graph = kind in GRAPHS
+    # A graph is compared with torch in fp32 on the same machine.
+    device, dtype = (CPU, torch.float32) if is_graph else (DEVICE, getattr(torch, kind))
+    if name == "bundled":
+        config = read_config(BUNDLED_CHECKPOINT)
+        network = load_network(BUNDLED_CHECKPOINT, config, device=device, dtype=dtype)
+        prompts = tuple(_infilling_prompt(name) for name in PLACES)
+    else:
+        config = replace(CONFIG, layers=3) if name == "tiny" else CONFIG
+        network = seeded_network(config=config).to(device, dtype)
         # Repeating itself, so that there is something to copy.
         prompts = tuple(prompt_of(20 + 9 * seed, seed) * 2 for seed in range(4))
-    else:
-        config = read_config(BUNDLED_CHECKPOINT)
-        network = load_network(
-            BUNDLED_CHECKPOINT, config, device=DEVICE, dtype=getattr(torch, dtype)
-        )
-        prompts = tuple(_infilling_prompt(name) for name in PLACES)
-    traits = Traits(network.config.mask_id)
-    return Subject(Model(network, device=DEVICE), traits, prompts)
+    model = graph_model(network, product) if is_graph else Model(network, device=device)
+    return Subject(kind, model, Traits(network.config.mask_id), prompts)
 
 
 def _infilling_prompt(name: str) -> tuple[int, ...]:

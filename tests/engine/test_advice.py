@@ -93,3 +93,17 @@ def test_released_checkpoints_are_known_by_their_names(tmp_path: Path, name: str
 
 def test_of_other_checkpoints_nothing_is_known(tmp_path: Path) -> None:
     assert read_advice(tmp_path / "nano", has_drafter=True) is None
+
+
+def test_a_gguf_file_has_no_advice_beside_it_and_nothing_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "Nemotron-Labs-Diffusion-3B.gguf"
+    file.write_bytes(b"GGUF")
+    published = read_advice(file, has_drafter=False)
+    assert published is not None
+    assert published.source == "published figures"
+    other = tmp_path / "model.gguf"
+    other.write_bytes(b"GGUF")
+    assert read_advice(other, has_drafter=False) is None
+    assert not caplog.records

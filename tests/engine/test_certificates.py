@@ -1,6 +1,7 @@
 """The certificate: every emitted token is the choice of its own causal row over fp32 logits, and
 that row's ancestors are exactly the prompt and the emitted text. In every causal mode, fast and
-exact, both dtypes; block diffusion's certificate is in `test_laws.py`."""
+exact, in torch in both dtypes and on ONNX graphs of every product; block diffusion's certificate is
+in `test_laws.py`."""
 
 from __future__ import annotations
 
@@ -11,10 +12,9 @@ import torch
 
 import engine.decoders.strategy
 from engine.api import EXACT_MODES, BlockOptions, Limits, Request, Sampling
-from engine.bench.parity import deciding_logits
 from engine.model.readout import to_readings
-from tests.engine.subjects import DTYPES, NAMES, subject
-from tests.engine.witness import certified, greedy
+from tests.engine.subjects import FLOAT32, KINDS, NAMES, subject
+from tests.engine.witness import certified, greedy, replayed
 
 TOKENS = 16
 
@@ -25,12 +25,12 @@ def request_of(prompt: tuple[int, ...], mode: str, **options: object) -> Request
 
 @pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
 @pytest.mark.parametrize("mode", EXACT_MODES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_token_is_the_argmax_of_its_own_row(
-    name: str, dtype: str, mode: str, exact: bool
+    name: str, kind: str, mode: str, exact: bool
 ) -> None:
-    tried = subject(name, dtype)
+    tried = subject(name, kind)
     for prompt in tried.prompts[:2]:
         decisions = certified(tried, request_of(prompt, mode, exact=exact))
         assert len(decisions) == TOKENS
@@ -39,10 +39,10 @@ def test_each_token_is_the_argmax_of_its_own_row(
 
 
 @pytest.mark.parametrize("mode", EXACT_MODES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_each_drawn_token_is_drawn_from_its_own_row(dtype: str, mode: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_drawn_token_is_drawn_from_its_own_row(kind: str, mode: str) -> None:
     """Above temperature 0: the draw of (seed, position) from that row's logits alone."""
-    tried = subject("tiny", dtype)
+    tried = subject("tiny", kind)
     sampling = Sampling(0.9, seed=11)
     prompt = tried.prompts[1]
     decisions = certified(tried, request_of(prompt, mode, sampling=sampling, exact=True))
@@ -53,23 +53,25 @@ def test_each_drawn_token_is_drawn_from_its_own_row(dtype: str, mode: str) -> No
 
 
 @pytest.mark.parametrize("mode", EXACT_MODES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
-def test_exact_replays_to_the_bit(name: str, dtype: str, mode: str) -> None:
+def test_exact_replays_to_the_bit(name: str, kind: str, mode: str) -> None:
     """The deciding rows' logits are those of one pass over prompt and text with an empty cache."""
-    tried = subject(name, dtype)
+    tried = subject(name, kind)
     request = request_of(tried.prompts[0], mode, exact=True)
     decisions = certified(tried, request)
     tokens = [decision.token for decision in decisions]
-    replayed = deciding_logits(tried.model, request, tokens, TOKENS)
-    for decision, logits in zip(decisions, replayed, strict=True):
+    for decision, logits in zip(decisions, replayed(tried, request, tokens), strict=True):
         assert torch.equal(decision.logits, logits)
 
 
+@pytest.mark.parametrize("kind", FLOAT32)
 @pytest.mark.parametrize("mode", ["linear_spec", "copy_spec", "quadratic_spec"])
-def test_a_wrong_acceptance_has_no_certificate(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_a_wrong_acceptance_has_no_certificate(
+    monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
+) -> None:
     """Believing every draft leaves tokens whose rows do not follow the emitted text."""
-    tried = subject("tiny", "float32")
+    tried = subject("tiny", kind)
     monkeypatch.setattr(
         engine.decoders.strategy, "accepted_run", lambda drafts, tokens: len(tokens)
     )

@@ -7,6 +7,7 @@ import queue
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from engine.engine import Engine
 from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
 from engine.model.checkpoint import save_checkpoint
 from engine.model.runner import Model
+from engine.onnx.model import OnnxModel
 from tests.engine.model.test_tokenizer import TOKENIZER
 from tests.engine.seeded import CONFIG, seeded_network
 
@@ -43,9 +45,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=("onnx", "torch"))
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def engine(folder: Path):
-    engine = Engine.load(replace(SETTINGS, checkpoint=folder))
+def engine(folder: Path, backend: str):
+    engine = Engine.load(replace(SETTINGS, checkpoint=folder, backend=backend))
     yield engine
     engine.close()
 
@@ -168,26 +175,51 @@ def test_a_missing_folder_and_a_foreign_tokenizer_are_named(folder: Path, tmp_pa
         Engine.load(replace(SETTINGS, checkpoint=tmp_path))
 
 
-def test_a_cache_that_does_not_fit_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_does_not_fit_is_named(
+    folder: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = numpy.zeros
+
     def refuse(*args: object, **kwargs: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no room")
 
+    def refuse_pages(shape, *args, **kwargs) -> numpy.ndarray:
+        if isinstance(shape, tuple) and len(shape) == 5:
+            raise MemoryError("no room")
+        return zeros(shape, *args, **kwargs)
+
     monkeypatch.setattr(torch, "zeros", refuse)
+    monkeypatch.setattr(numpy, "zeros", refuse_pages)
     with pytest.raises(MemoryExhausted, match="cache_tokens"):
-        Engine.load(replace(SETTINGS, checkpoint=folder))
+        Engine.load(replace(SETTINGS, checkpoint=folder, backend=backend))
+
+
+EXHAUSTED: dict[str, tuple[type, tuple[Exception, ...]]] = {
+    "torch": (Model, (torch.OutOfMemoryError("no room"),)),
+    "onnx": (
+        OnnxModel,
+        (
+            MemoryError("Unable to allocate 9 GiB"),
+            RuntimeError("Failed to allocate memory for requested buffer of size 9"),
+        ),
+    ),
+}
 
 
 def test_running_out_of_memory_in_a_step_fails_that_request_alone(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhaust(*args: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("no room")
-
+    owner, errors = EXHAUSTED[backend]
     request = Request(prompt(engine), "block", Limits(4))
-    with monkeypatch.context() as patch:
-        patch.setattr(Model, "_forward", exhaust)
-        failed = events_of(engine, request)[-1]
-    assert isinstance(failed, Failed)
-    assert failed.code == "out_of_memory"
-    assert isinstance(events_of(engine, request)[-1], Finished)
-    assert engine._cache.counts().in_use == 0
+    for error in errors:
+
+        def exhaust(*args: object, error: Exception = error) -> torch.Tensor:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "_forward", exhaust)
+            failed = events_of(engine, request)[-1]
+        assert isinstance(failed, Failed)
+        assert failed.code == "out_of_memory"
+        assert isinstance(events_of(engine, request)[-1], Finished)
+        assert engine._cache.counts().in_use == 0

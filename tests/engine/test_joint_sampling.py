@@ -18,6 +18,8 @@ import torch
 import engine.decoders.strategy
 import engine.sampling
 from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.cache.arrays import ArrayCache
+from engine.cache.shape import CacheShape
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
@@ -25,6 +27,7 @@ from engine.model.network import Network
 from engine.model.runner import Model
 from engine.sampling import uniform
 from engine.steptimes import StepTimes
+from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, DEVICE, MASK_ID, causal_logits, empty_cache, seeded_network
 
 TINY = replace(
@@ -70,9 +73,21 @@ def next_token(text: tuple[int, ...]) -> list[float]:
     return torch.softmax(logits / TEMPERATURE, dim=-1).tolist()
 
 
-def sampled(mode: str, exact: bool) -> Counter[tuple[int, ...]]:
-    """How often each triple came last, one seed after the other."""
-    model, store = Model(network().to(DEVICE), device=DEVICE), empty_cache(64, TINY)
+@cache
+def graph() -> GraphModel:
+    return graph_model(network())
+
+
+def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[int, ...]]:
+    """How often each triple came last, one seed after the other.
+
+    Args:
+        is_graph: computed by the ONNX graph instead of torch.
+    """
+    if is_graph:
+        model, store = graph(), ArrayCache(CacheShape.of(TINY), 64, half=False)
+    else:
+        model, store = Model(network().to(DEVICE), device=DEVICE), empty_cache(64, TINY)
     triples: Counter[tuple[int, ...]] = Counter()
     for seed in range(SAMPLES):
         sampling = Sampling(TEMPERATURE, seed=seed)
@@ -103,9 +118,11 @@ def chance_of(triples: Counter[tuple[int, ...]]) -> float:
     return float(torch.special.gammaincc(half[0], half[1]))
 
 
+@pytest.mark.parametrize("is_graph", [False, True], ids=["torch", "onnx"])
 @pytest.mark.parametrize("mode", SPECULATIVE)
-def test_three_tokens_follow_the_exact_joint_distribution(mode: str) -> None:
-    assert chance_of(sampled(mode, exact=mode == "linear_spec")) > SIGNIFICANCE
+def test_three_tokens_follow_the_exact_joint_distribution(mode: str, is_graph: bool) -> None:
+    triples = sampled(mode, exact=mode == "linear_spec", is_graph=is_graph)
+    assert chance_of(triples) > SIGNIFICANCE
 
 
 @pytest.mark.parametrize("mode", SPECULATIVE)

@@ -1,4 +1,5 @@
-"""The laws of decoding, on a small seeded network in fp32: certificate, exactness, equivalences.
+"""The laws of decoding, on a small seeded network in fp32, in torch and as an ONNX graph:
+certificate, exactness, equivalences.
 
 Activations of different groupings of rows differ in the last bits, so equalities of logits carry a
 tolerance of fp32 rounding; equalities of tokens and of cache content carry none.
@@ -16,30 +17,24 @@ from hypothesis import strategies as st
 
 from engine.api import BlockOptions, Limits, Request, Sampling
 from engine.cache.pages import PAGE_TOKENS
-from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
-from engine.loop import TokenState, decode
+from engine.loop import decode
 from engine.model.readout import to_readings
-from engine.model.runner import Model
 from engine.reading import Reading
 from engine.step import chain, concatenate, group
+from engine.steptimes import prefill_rows
 from tests.engine.readings import in_numpy
-from tests.engine.seeded import (
-    CONFIG,
-    MASK_ID,
-    TRAITS,
-    causal_logits,
-    empty_cache,
-    masked_logits,
-    prompt_of,
-    run,
-    seeded_model,
-)
+from tests.engine.seeded import CONFIG, MASK_ID, causal_logits, masked_logits, prompt_of
+from tests.engine.subjects import FLOAT32, Subject, subject
 
 MODES = tuple(STRATEGIES)
 SPECULATIVE = ("linear_spec", "quadratic_spec", "copy_spec")
-MODEL = seeded_model()
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module", params=FLOAT32)
+def tried(request: pytest.FixtureRequest) -> Subject:
+    return subject("small", request.param)
 
 
 def request_of(mode: str, prompt: tuple[int, ...], tokens_max: int = 20, **options) -> Request:
@@ -54,11 +49,11 @@ def request_of(mode: str, prompt: tuple[int, ...], tokens_max: int = 20, **optio
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 70, 300])
-def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(length: int) -> None:
+def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(tried: Subject, length: int) -> None:
     """The certificate for "ar", and its exactness at once: one pass without cache or steps."""
     prompt = prompt_of(length)
-    emitted = run(MODEL, empty_cache(), request_of("ar", prompt))[-1].progress.committed
-    logits = causal_logits(MODEL.network, prompt + emitted)
+    emitted = tried.run(request_of("ar", prompt))[-1].progress.committed
+    logits = causal_logits(tried.network, prompt + emitted)
     logits[:, MASK_ID] = float("-inf")
     assert emitted == tuple(logits[length - 1 : -1].argmax(-1).tolist())
 
@@ -66,7 +61,9 @@ def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(length: int) -> None:
 @pytest.mark.parametrize("mode", SPECULATIVE)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("tokens_max", [1, 2, 9, 40])
-def test_speculation_emits_what_ar_emits(mode: str, temperature: float, tokens_max: int) -> None:
+def test_speculation_emits_what_ar_emits(
+    tried: Subject, mode: str, temperature: float, tokens_max: int
+) -> None:
     """In fp32 even without exact mode, as this network has no near-ties; at any temperature, since
     draws depend on the place. `test_exact.py` has the law without conditions."""
     for seed in range(4):
@@ -74,48 +71,50 @@ def test_speculation_emits_what_ar_emits(mode: str, temperature: float, tokens_m
             prompt_of(30 + seed, seed) * 2
         )  # repeats itself, so that there is something to copy
         options = {"temperature": temperature, "seed": seed}
-        expected = run(MODEL, empty_cache(), request_of("ar", prompt, tokens_max, **options))[-1]
-        last = run(MODEL, empty_cache(), request_of(mode, prompt, tokens_max, **options))[-1]
+        expected = tried.run(request_of("ar", prompt, tokens_max, **options))[-1]
+        last = tried.run(request_of(mode, prompt, tokens_max, **options))[-1]
         assert last.progress.committed == expected.progress.committed
         assert last.progress.confidences == pytest.approx(expected.progress.confidences, rel=1e-3)
         assert last.forwards <= 2 * tokens_max
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 2.0])
-def test_every_block_token_is_the_argmax_of_the_row_that_decided_it(threshold: float) -> None:
+def test_every_block_token_is_the_argmax_of_the_row_that_decided_it(
+    tried: Subject, threshold: float
+) -> None:
     """The certificate for "block": replays every denoising state without cache."""
     prompt = prompt_of(40)
-    states = run(MODEL, empty_cache(), request_of("block", prompt, threshold=threshold))
+    states = tried.run(request_of("block", prompt, threshold=threshold))
     before: list[int | None] = []
     for state in states:
         progress = state.progress
         now = [*progress.committed, *[place.token for place in progress.draft]]
         for index, token in enumerate(now):
             if token is not None and (index >= len(before) or before[index] is None):
-                assert token == replay(prompt, before, index), (before, now)
+                assert token == replay(tried, prompt, before, index), (before, now)
         before = now
 
 
-def replay(prompt: tuple[int, ...], before: list[int | None], index: int) -> int:
+def replay(tried: Subject, prompt: tuple[int, ...], before: list[int | None], index: int) -> int:
     """The token that an uncached pass gives for place `index`, from the state before it."""
     start = index - index % 8
     known = [token for token in before[:start] if token is not None]
     assert len(known) == start
     if index == start:  # a seed: predicted causally by the token before it
-        logits = causal_logits(MODEL.network, (*prompt, *known))[-1]
+        logits = causal_logits(tried.network, (*prompt, *known))[-1]
     else:
         block = [MASK_ID if token is None else token for token in before[start : start + 8]]
         block += [MASK_ID] * (8 - len(block))
         tokens = (*prompt, *known, *block)
         mask = torch.ones(len(tokens), len(tokens)).tril().bool()
         mask[-8:, -8:] = True
-        logits = masked_logits(MODEL.network, tokens, mask)[len(prompt) + index]
+        logits = masked_logits(tried.network, tokens, mask)[len(prompt) + index]
     logits[MASK_ID] = float("-inf")
     return int(logits.argmax())
 
 
-def test_an_impossible_threshold_decides_one_token_per_denoising_step() -> None:
-    states = run(MODEL, empty_cache(), request_of("block", prompt_of(33), 24, threshold=1.5))
+def test_an_impossible_threshold_decides_one_token_per_denoising_step(tried: Subject) -> None:
+    states = tried.run(request_of("block", prompt_of(33), 24, threshold=1.5))
     decided = [
         len(s.progress.committed) + sum(p.token is not None for p in s.progress.draft)
         for s in states
@@ -134,40 +133,40 @@ def test_an_impossible_threshold_decides_one_token_per_denoising_step() -> None:
 )
 @settings(max_examples=30, deadline=None)
 def test_a_reused_prefix_decodes_as_a_fresh_one(
-    mode: str, shared: int, rest: int, temperature: float
+    tried: Subject, mode: str, shared: int, rest: int, temperature: float
 ) -> None:
     common = prompt_of(shared, seed=1)
-    cache = empty_cache()
-    run(MODEL, cache, request_of("ar", common + prompt_of(50, seed=2)))
+    cache = tried.cache()
+    tried.run(request_of("ar", common + prompt_of(50, seed=2)), cache)
     request = request_of(mode, common + prompt_of(rest, seed=3), 12, temperature=temperature)
-    reused = run(MODEL, cache, request)
-    fresh = run(MODEL, empty_cache(), request)
+    reused = tried.run(request, cache)
+    fresh = tried.run(request)
     assert reused[0].cached >= min(shared, shared + rest - 1) // PAGE_TOKENS * PAGE_TOKENS
     assert reused[-1].progress.committed == fresh[-1].progress.committed
 
 
-def test_cached_logits_equal_uncached_ones() -> None:
+def test_cached_logits_equal_uncached_ones(tried: Subject) -> None:
     tokens = prompt_of(90)
-    cache = empty_cache()
+    cache = tried.cache()
     sequence, _ = cache.open(tokens, 200)
     for start, end in [(0, 1), (1, 18), (18, 50), (50, 51)]:
         step = chain(tokens[start:end], start, read=(), sequence=sequence)
-        MODEL.logits(step, cache)
+        tried.model.logits(step, cache)
         cache.keep(step, tuple(range(step.rows)))
     step = chain(tokens[51:], 51, read=tuple(range(39)), sequence=sequence)
-    expected = causal_logits(MODEL.network, tokens)[51:]
-    torch.testing.assert_close(MODEL.logits(step, cache), expected, **ROUNDING)
+    expected = causal_logits(tried.network, tokens)[51:]
+    torch.testing.assert_close(tried.model.logits(step, cache), expected, **ROUNDING)
 
 
-def test_batched_rows_equal_rows_alone() -> None:
+def test_batched_rows_equal_rows_alone(tried: Subject) -> None:
     """Three sequences of different lengths and kinds in one step."""
-    cache = empty_cache()
+    cache = tried.cache()
     steps = []
     for index, length in enumerate([5, 40, 64]):
         prompt = prompt_of(length, seed=index)
         sequence, _ = cache.open(prompt, 200)
         fed = chain(prompt, 0, sequence=sequence)
-        MODEL.logits(fed, cache)
+        tried.model.logits(fed, cache)
         cache.keep(fed, tuple(range(length)))
         block = (7, MASK_ID, 9, MASK_ID)
         steps.append(
@@ -175,23 +174,25 @@ def test_batched_rows_equal_rows_alone() -> None:
             if index % 2
             else chain(block, length, read=(0, 1, 3), sequence=sequence)
         )
-    alone = torch.cat([MODEL.logits(step, cache) for step in steps])
-    torch.testing.assert_close(MODEL.logits(concatenate(steps), cache), alone, **ROUNDING)
+    alone = torch.cat([tried.model.logits(step, cache) for step in steps])
+    torch.testing.assert_close(tried.model.logits(concatenate(steps), cache), alone, **ROUNDING)
 
 
-def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached() -> None:
+def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached(
+    tried: Subject,
+) -> None:
     prompt = prompt_of(20)
-    cache = empty_cache()
+    cache = tried.cache()
     sequence, _ = cache.open(prompt, 100)
     fed = chain(prompt, 0, sequence=sequence)
-    MODEL.logits(fed, cache)
+    tried.model.logits(fed, cache)
     cache.keep(fed, tuple(range(20)))
     before = cache.counts()
     block = (11, MASK_ID, MASK_ID, 12)
-    logits = MODEL.logits(group(block, 20, read=(0, 1, 2, 3), sequence=sequence), cache)
+    logits = tried.model.logits(group(block, 20, read=(0, 1, 2, 3), sequence=sequence), cache)
     mask = torch.ones(24, 24).tril().bool()
     mask[20:, 20:] = True
-    expected = masked_logits(MODEL.network, prompt + block, mask)[20:]
+    expected = masked_logits(tried.network, prompt + block, mask)[20:]
     torch.testing.assert_close(logits, expected, **ROUNDING)
     assert cache.counts() == before
     with pytest.raises(AssertionError):
@@ -199,34 +200,26 @@ def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_cancelling_at_any_step_leaks_nothing(mode: str) -> None:
+def test_cancelling_at_any_step_leaks_nothing(tried: Subject, mode: str) -> None:
     request = request_of(mode, prompt_of(3 * PAGE_TOKENS + 3))
-    total = len(run(MODEL, empty_cache(), request))
+    total = len(tried.run(request))
     for steps in range(total):
-        cache = empty_cache()
-        states = drive(cache, request, cancel_after=steps)
+        cache = tried.cache()
+        states = tried.run(request, cache, steps)
         counts = cache.counts()
         assert counts.in_use == counts.reserved == 0
         assert states[-1].stopped == "cancelled" or states[-1].progress.finished
         # The prompt's finished pages stay: the next request does not compute them again.
         if steps > 1:
-            assert drive(cache, request, cancel_after=0)[0].cached == 3 * PAGE_TOKENS
-
-
-def drive(cache: KVCache, request: Request, cancel_after: int) -> list[TokenState]:
-    states: list[TokenState] = []
-    strategy = STRATEGIES[request.mode]
-    is_cancelled = lambda: len(states) > cancel_after  # noqa: E731
-    for state in decode(MODEL, cache, strategy, request, TRAITS, is_cancelled):
-        states.append(state)
-    return states
+            assert tried.run(request, cache, 0)[0].cached == 3 * PAGE_TOKENS
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_closing_the_iterator_leaks_nothing(mode: str) -> None:
-    cache = empty_cache()
+def test_closing_the_iterator_leaks_nothing(tried: Subject, mode: str) -> None:
+    cache = tried.cache()
+    request = request_of(mode, prompt_of(50))
     states = decode(
-        MODEL, cache, STRATEGIES[mode], request_of(mode, prompt_of(50)), TRAITS, lambda: False
+        tried.model, cache, STRATEGIES[mode], request, tried.traits, is_cancelled=lambda: False
     )
     next(states)
     next(states)
@@ -235,8 +228,8 @@ def test_closing_the_iterator_leaks_nothing(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_committed_tokens_never_change(mode: str) -> None:
-    states = run(MODEL, empty_cache(), request_of(mode, prompt_of(21), 30))
+def test_committed_tokens_never_change(tried: Subject, mode: str) -> None:
+    states = tried.run(request_of(mode, prompt_of(21), 30))
     for earlier, later in itertools.pairwise(states):
         committed = earlier.progress.committed
         assert later.progress.committed[: len(committed)] == committed
@@ -246,13 +239,13 @@ def test_committed_tokens_never_change(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("at", [0, 1, 7, 8, 9, 19])
-def test_decoding_ends_before_the_first_stop_token(mode: str, at: int) -> None:
+def test_decoding_ends_before_the_first_stop_token(tried: Subject, mode: str, at: int) -> None:
     free = request_of(mode, prompt_of(25))
-    tokens = run(MODEL, empty_cache(), free)[-1].progress.committed
+    tokens = tried.run(free)[-1].progress.committed
     stop = tokens[at]
     first = tokens.index(stop)
     request = request_of(mode, prompt_of(25), stop_token_ids=(stop,))
-    last = run(MODEL, empty_cache(), request)[-1].progress
+    last = tried.run(request)[-1].progress
     assert stop not in last.committed
     if mode != "block":  # an uncertain end waits for the places before it, and may change then
         assert last.finished == "end"
@@ -260,23 +253,25 @@ def test_decoding_ends_before_the_first_stop_token(mode: str, at: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_step_budget_ends_decoding_with_what_is_final(mode: str) -> None:
+def test_the_step_budget_ends_decoding_with_what_is_final(tried: Subject, mode: str) -> None:
     request = Request(prompt_of(25), mode, Limits(20, steps_max=4), block=BlockOptions(8, 1.5))
-    last = run(MODEL, empty_cache(), request)[-1]
+    last = tried.run(request)[-1]
     assert (last.stopped, last.forwards) == ("steps", 4)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_no_tokens_asked_for_only_fills_the_cache(mode: str) -> None:
-    cache = empty_cache()
-    last = run(MODEL, cache, request_of(mode, prompt_of(40), 0))[-1]
+def test_no_tokens_asked_for_only_fills_the_cache(tried: Subject, mode: str) -> None:
+    cache = tried.cache()
+    last = tried.run(request_of(mode, prompt_of(40), 0), cache)[-1]
     assert (last.progress.finished, last.progress.committed) == ("length", ())
     assert cache.counts().cached == 2
 
 
-def test_a_long_prompt_is_fed_in_chunks_that_can_be_cancelled() -> None:
-    states = run(MODEL, empty_cache(2048), request_of("ar", prompt_of(700), 1))
-    assert len(states) == 1 + 3
+def test_a_long_prompt_is_fed_in_chunks_that_can_be_cancelled(tried: Subject) -> None:
+    rows = prefill_rows(tried.traits.costs)
+    states = tried.run(request_of("ar", prompt_of(700), 1))
+    assert len(states) == 1 + -(-700 // rows)
+    assert len(states) > 5
     assert states[-1].forwards == 0
 
 
@@ -290,18 +285,18 @@ def test_the_mask_token_is_never_emitted(read: Callable[..., tuple[Reading, ...]
     assert MASK_ID not in dict(reading.best)
 
 
-def test_temperature_draws_depend_on_seed_and_position_alone() -> None:
+def test_temperature_draws_depend_on_seed_and_position_alone(tried: Subject) -> None:
     request = request_of("ar", prompt_of(20), temperature=1.0, seed=5)
-    once = run(MODEL, empty_cache(), request)[-1].progress.committed
-    again = run(MODEL, empty_cache(), request)[-1].progress.committed
+    once = tried.run(request)[-1].progress.committed
+    again = tried.run(request)[-1].progress.committed
     other = request_of("ar", prompt_of(20), temperature=1.0, seed=6)
     assert once == again
-    assert once != run(MODEL, empty_cache(), other)[-1].progress.committed
+    assert once != tried.run(other)[-1].progress.committed
 
 
-def test_rows_with_the_drafter_on_are_refused_without_an_adapter() -> None:
-    cache = empty_cache()
+def test_rows_with_the_drafter_on_are_refused_without_an_adapter(tried: Subject) -> None:
+    cache = tried.cache()
     sequence, _ = cache.open((1,), 10)
     step = group((5, MASK_ID), 0, read=(1,), sequence=sequence, drafter=True)
     with pytest.raises(AssertionError, match="adapter"):
-        Model(MODEL.network, device=MODEL.device)(step, cache, Sampling())
+        tried.model(step, cache, Sampling())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,18 +13,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.api import Request, Sampling
+from engine.cache.storage import KVCache
+from engine.decoders.strategy import Feed, Task, Traits
 from engine.measuring import CONTEXT, PREFILL_ROWS, ROWS, SAMPLES, measure
 from engine.model.runner import Model
 from engine.model.torch_runtime import TorchRuntime
+from engine.step import Step
 from engine.steptimes import (
     CPU_TIMES,
     CUDA_TIMES,
+    PREFILL_MS_MAX,
     StepTimes,
     TimesKey,
     never_falling,
+    prefill_rows,
     read_times,
     write_times,
 )
+from engine.steptimes import PREFILL_ROWS as PREFILL_COUNTS
+from tests.engine.decoders.test_copying import curves
 from tests.engine.seeded import seeded_model
 
 KEY = TimesKey("abc", "here", "cpu", "float32", 1, "1.0 torch 2")
@@ -140,6 +148,58 @@ def test_built_in_curves_say_that_they_are(times: StepTimes) -> None:
     assert times.at(32) > times.at(1)
 
 
+@given(curves())
+def test_a_prompts_step_is_short_where_that_costs_little_more(times: StepTimes) -> None:
+    rows = prefill_rows(times)
+    assert rows in PREFILL_COUNTS
+    cost = {count: times.at(count) / count for count in PREFILL_COUNTS}
+    assert cost[rows] <= 1.25 * min(cost.values())
+    cheap = [count for count in PREFILL_COUNTS if cost[count] <= 1.25 * min(cost.values())]
+    assert times.at(rows) <= PREFILL_MS_MAX or rows == cheap[0]
+    longer = [count for count in cheap if count > rows]
+    assert all(times.at(count) > PREFILL_MS_MAX for count in longer)
+
+
+@pytest.mark.parametrize(
+    ("row_ms", "expected"),
+    [
+        (2.0, 256),  # 20 million parameters: a prompt in steps of 49 ms
+        (10.0, 64),  # 65 ms, where 128 rows take 125
+        (
+            25.0,
+            32,
+        ),  # half a billion with AMX: 88 ms; of 16 rows, 55, but more in all
+        (60.0, 32),  # and with AVX2
+    ],
+)
+def test_a_larger_models_prompt_is_fed_in_shorter_steps(row_ms: float, expected: int) -> None:
+    milliseconds = tuple(row_ms * ratio for ratio in CPU_TIMES.milliseconds)
+    assert prefill_rows(StepTimes(CPU_TIMES.rows, milliseconds)) == expected
+
+
+def test_before_anything_is_measured_a_prompts_step_is_of_a_middling_size() -> None:
+    assert prefill_rows(CPU_TIMES) == 64
+    assert prefill_rows(CUDA_TIMES) == 256  # a card takes many rows in the time of one
+
+
+def test_a_feed_takes_as_many_rows_as_the_curve_says() -> None:
+    fast = StepTimes((1, 128), (0.1, 1.0))
+    slow = StepTimes((1, 128), (10.0, 1000.0))
+    request = Request(tuple(range(5, 305)), "ar")
+    for times in (fast, slow, CPU_TIMES):
+        task = Task(request, 3, 7, Traits(None, costs=times))
+        feed, rows = Feed(3, request.prompt[3:]), []
+        while feed.pending:
+            step = feed.plan(task)
+            assert step.sequence[0] == 7
+            assert step.token == request.prompt[feed.cached :][: step.rows]
+            rows.append(step.rows)
+            assert bool(step.read) == (feed.cached + step.rows == len(request.prompt))
+            feed = feed.after(step)
+        assert set(rows[:-1]) <= {prefill_rows(times)}
+        assert sum(rows) == 297
+
+
 def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded_model()
     run: list[tuple[int, int]] = []
@@ -163,16 +223,56 @@ def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert (times[0].rows, times[0].context, times[0].is_measured) == (ROWS, CONTEXT, True)
 
 
-def test_slow_steps_end_the_measurement_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.measuring.SLOW_SECONDS", 0.0)
-
+def measured() -> StepTimes:
+    """The curve of a small model."""
     times: list[StepTimes] = []
 
     def collect() -> Generator[None]:
         times.append((yield from measure(TorchRuntime(seeded_model()))))
 
     list(collect())
-    assert times[0].rows == (1, 2)
+    return times[0]
+
+
+def test_slow_steps_end_the_measurement_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.measuring.SLOW_SECONDS", 0.0)
+    assert measured().rows == (1, 2)
+
+
+def take(monkeypatch: pytest.MonkeyPatch, time_of: Callable[[int], float]) -> list[float]:
+    """Has steps take so many milliseconds by their rows; returns what they took, as it grows."""
+    taken: list[float] = []
+
+    def timed(runtime: TorchRuntime, cache: KVCache, step: Step) -> float:
+        runtime(step, cache, Sampling())
+        taken.append(time_of(step.rows))
+        return taken[-1]
+
+    monkeypatch.setattr("engine.measuring._timed", timed)
+    return taken
+
+
+def test_one_slow_step_among_fast_ones_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that was busy for a moment must not cost the curve its end."""
+    fed = CONTEXT // PREFILL_ROWS
+    slow = {fed + 1, fed + 4}
+    taken = take(monkeypatch, lambda rows: 400.0 if len(taken) in slow else 100.0)
+    times = measured()
+    assert times.rows == ROWS
+    assert set(times.milliseconds) == {100.0}
+
+
+@pytest.mark.parametrize("row_ms", [60.0, 180.0, 300.0])
+def test_a_large_models_measurement_is_short(
+    monkeypatch: pytest.MonkeyPatch, row_ms: float
+) -> None:
+    """Half a billion parameters without VNNI, and models of which a step takes up to 5 times as
+    long: the whole takes seconds, no step much longer than a slow one is allowed to."""
+    taken = take(monkeypatch, lambda rows: row_ms * CPU_TIMES.at(rows))
+    times = measured()
+    assert sum(taken) < 15_000
+    assert max(taken) < 4 * 300
+    assert times.milliseconds == tuple(row_ms * CPU_TIMES.at(rows) for rows in times.rows)
 
 
 def test_a_machine_and_a_program_have_names() -> None:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from engine.api import Request, Sampling
+from engine.cache.arrays import ArrayCache
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.loop import decode
 from engine.model.readout import read
 from engine.reading import Reading
-from engine.step import CACHED, Step, visible_rows
+from engine.step import CACHED, Step, chain, visible_rows
 from tests.engine.subjects import Subject
 
 
@@ -21,7 +22,7 @@ from tests.engine.subjects import Subject
 class Witness:
     """Stands between the loop and the cache; the cached tokens are those that were really kept."""
 
-    inner: KVCache
+    inner: KVCache | ArrayCache
     tokens: list[int] = field(default_factory=list)
 
     def open(
@@ -83,7 +84,7 @@ class Decision:
     forward: Forward
 
 
-def certified(subject: Subject, request: Request, cache: KVCache | None = None) -> list[Decision]:
+def certified(subject: Subject, request: Request) -> list[Decision]:
     """Decodes a request in a causal mode and checks, forward by forward, whose decision each
     committed token is: that of one row, which follows exactly the prompt and the emitted text."""
     forwards: list[Forward] = []
@@ -94,7 +95,7 @@ def certified(subject: Subject, request: Request, cache: KVCache | None = None) 
         forwards.append(Forward(step, cached, logits))
         return read(logits, step, sampling, subject.traits.mask_id)
 
-    witness = Witness(cache or subject.cache())
+    witness = Witness(subject.cache())
     strategy = STRATEGIES[request.mode]
     decisions: list[Decision] = []
     for state in decode(model, witness, strategy, request, subject.traits, lambda: False):
@@ -108,6 +109,15 @@ def certified(subject: Subject, request: Request, cache: KVCache | None = None) 
             assert forwards[-1].sees_its_path_alone(row)
             decisions.append(Decision(committed[index], row, logits, forwards[-1]))
     return decisions
+
+
+def replayed(subject: Subject, request: Request, tokens: list[int]) -> Tensor:
+    """(len(tokens), V): the logits of one pass over prompt and text that decide each token."""
+    whole, first = (*request.prompt, *tokens[:-1]), len(request.prompt) - 1
+    cache = subject.cache()
+    sequence, _ = cache.open(whole, len(whole), exact=request.exact)
+    read = tuple(range(first, len(whole)))
+    return subject.model.logits(chain(whole, 0, read=read, sequence=sequence), cache)
 
 
 def greedy(logits: Tensor, mask_id: int | None) -> int:

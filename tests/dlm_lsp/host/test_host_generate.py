@@ -172,7 +172,7 @@ async def test_generate_block_longer_than_the_checkpoints_takes_its_room_from_th
 
 @pytest.mark.parametrize(
     ("mode", "block", "length"),
-    [("quadratic_spec", {}, 4), ("quadratic_spec", {"length": 8}, 8), ("linear_spec", {}, 16)],
+    [("quadratic_spec", {}, 2), ("quadratic_spec", {"length": 8}, 8), ("linear_spec", {}, 16)],
 )
 async def test_generate_quadratic_blocks_are_as_long_as_pays_unless_somebody_says(
     mode: str, block: dict[str, int], length: int, private_runtime: Path

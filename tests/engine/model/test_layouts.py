@@ -70,17 +70,26 @@ def test_the_full_drafter_lora_has_the_released_size(size: str) -> None:
 
 @pytest.fixture(
     scope="module",
-    params=[(size, shards, lora) for size in SIZES for shards in (1, 3) for lora in (False, True)],
-    ids=lambda p: f"{p[0]}-{'single' if p[1] == 1 else 'sharded'}-{'lora' if p[2] else 'plain'}",
+    params=[
+        (size, shards, lora, backend)
+        for size in SIZES
+        for shards in (1, 3)
+        for lora in (False, True)
+        for backend in ("onnx", "torch")
+    ],
+    ids=lambda p: (
+        f"{p[0]}-{'single' if p[1] == 1 else 'sharded'}-{'lora' if p[2] else 'plain'}-{p[3]}"
+    ),
 )
 def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    size, shards, lora = request.param
+    size, shards, lora, backend = request.param
     folder = write_nld(tmp_path_factory.mktemp("nld"), size, shards=shards, lora=lora)
     assert (folder / INDEX).is_file() == (shards > 1)
     assert (folder / LORA).is_dir() == lora
-    engine = Engine.load(EngineSettings(folder, device="cpu", dtype="float32", threads=1))
+    settings = EngineSettings(folder, device="cpu", dtype="float32", threads=1, backend=backend)
+    engine = Engine.load(settings)
     yield engine
     engine.close()
 

@@ -1,0 +1,76 @@
+"""Networks in memory as ONNX graphs, with the faces that the tests know of torch's model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from engine.api import Sampling
+from engine.cache.arrays import ArrayCache
+from engine.model.adapter_weights import AdapterWeights
+from engine.model.network import Network
+from engine.model.weights import EMBEDDING
+from engine.onnx.graph import write_graph
+from engine.onnx.model import OnnxModel
+from engine.onnx.plan import GraphPlan, Product
+from engine.onnx.sessions import open_session
+from engine.onnx.writer import GRAPH_FILE, GraphWriter
+from engine.reading import Reading
+from engine.step import Step
+
+
+class NetworkWeights:
+    """The tensors of a network by name, as those of a checkpoint; also its embedding table."""
+
+    def __init__(self, network: Network) -> None:
+        self._tensors = {
+            name: tensor.detach().float().cpu().numpy()
+            for name, tensor in network.state_dict().items()
+        }
+
+    def read(self, name: str) -> ndarray:
+        return self._tensors[name].copy()
+
+    def rows(self, tokens: Sequence[int]) -> ndarray:
+        return self._tensors[EMBEDDING][numpy.asarray(tokens, dtype=numpy.int64)]
+
+
+class GraphModel:
+    """An `OnnxModel` whose logits are a tensor, beside the network that it was made of."""
+
+    def __init__(self, model: OnnxModel, network: Network) -> None:
+        self.network = network
+        self._model = model
+
+    def __call__(self, step: Step, cache: ArrayCache, sampling: Sampling) -> tuple[Reading, ...]:
+        return self._model(step, cache, sampling)
+
+    def logits(self, step: Step, cache: ArrayCache) -> Tensor:
+        return torch.from_numpy(numpy.array(self._model.logits(step, cache)))
+
+
+def graph_model(
+    network: Network,
+    product: Product = "float32",
+    adapter: AdapterWeights | None = None,
+    threads: int = 1,
+) -> GraphModel:
+    """A graph of the network, with keys and values as the engine plans them for the product."""
+    plan, weights = plan_of(product), NetworkWeights(network)
+    with tempfile.TemporaryDirectory() as folder:
+        with GraphWriter(Path(folder)) as writer:
+            write_graph(writer, network.config, weights, plan, adapter)
+        session = open_session(Path(folder) / GRAPH_FILE, threads)
+    model = OnnxModel(session, weights, network.config, has_drafter=adapter is not None)
+    return GraphModel(model, network)
+
+
+def plan_of(product: Product) -> GraphPlan:
+    """As the engine plans it."""
+    return GraphPlan(product, half_cache=product != "float32")
