@@ -78,11 +78,17 @@ class PreparedGraph:
 def available_graph(
     source: CheckpointSource, plan: GraphPlan, kept: Path | None, preparing: Preparing | None = None
 ) -> Iterator[PreparedGraph]:
-    """The checkpoint's graph for as long as the block lasts, built if it is not there yet.
+    """The checkpoint's graph for as long as the block lasts: that in the folder, which may be
+    read-only; else one that `prepare` builds there, or, where it cannot be written to, in a
+    temporary folder.
 
     Raises:
         CheckpointError: as `prepare`.
     """
+    found = None if kept is None else graph_of(source.path, plan, kept)
+    if found is not None and found.is_built:
+        yield found
+        return
     with graphs_folder(kept) as graphs:
         yield prepare(source, plan, graphs, preparing)
 
