@@ -78,20 +78,26 @@ class PreparedGraph:
 def available_graph(
     source: CheckpointSource, plan: GraphPlan, kept: Path | None, preparing: Preparing | None = None
 ) -> Iterator[PreparedGraph]:
-    """The checkpoint's graph for as long as the block lasts, built if it is not there yet.
+    """The checkpoint's graph for as long as the block lasts: that in the folder, which may be
+    read-only; else one that `prepare` builds there, or, where it cannot be written to, in a
+    temporary folder.
 
     Raises:
         CheckpointError: as `prepare`.
     """
-    with graphs_folder(kept, source.path, plan) as graphs:
+    found = None if kept is None else graph_of(source.path, plan, kept)
+    if found is not None and found.is_built:
+        yield found
+        return
+    with graphs_folder(kept) as graphs:
         yield prepare(source, plan, graphs, preparing)
 
 
 @contextmanager
-def graphs_folder(kept: Path | None, path: Path, plan: GraphPlan) -> Iterator[Path]:
-    """The folder that a checkpoint's graph is or will be in: where graphs are kept, or without one
-    that has it or can be written to, a temporary folder until the block ends."""
-    if kept is not None and (graph_of(path, plan, kept).is_built or _is_writable(kept)):
+def graphs_folder(kept: Path | None) -> Iterator[Path]:
+    """The folder that graphs are kept in; without one that can be written to, a temporary folder
+    until the block ends."""
+    if kept is not None and _is_writable(kept):
         yield kept
         return
     with tempfile.TemporaryDirectory(prefix="dlm-lsp-graph-") as folder:

@@ -195,8 +195,4 @@ def _read(file: Path, key: str) -> MachineProbe | None:
 
 
 def _write(file: Path, found: MachineProbe) -> None:
-    """Keeps it, if that can be: without, the next start measures again."""
-    try:
-        write_atomically(file, {"format": _FORMAT, **asdict(found)})
-    except OSError as error:
-        logger.warning("%s cannot be written: %s", file, error.strerror or error)
+    write_atomically(file, {"format": _FORMAT, **asdict(found)})

@@ -116,7 +116,7 @@ def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = N
     """
     source = open_checkpoint(settings.checkpoint_path())
     plan = plan_for(source.config, settings, settings.threads or 1)
-    with graphs_folder(settings.graphs, source.path, plan) as graphs:
+    with graphs_folder(settings.graphs) as graphs:
         prepare(source, plan, graphs, preparing)
 
 

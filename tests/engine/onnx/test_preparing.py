@@ -16,7 +16,6 @@ from engine.model.source import CheckpointSource, open_checkpoint
 from engine.onnx import prepared
 from engine.onnx.plan import GraphPlan
 from engine.onnx.prepared import graph_of, prepare
-from engine.onnx.probe import MachineProbe, _write
 from engine.onnx.runtime import OnnxRuntime
 
 PLAN = GraphPlan("int8", half_cache=True)
@@ -154,9 +153,3 @@ def test_a_graph_that_others_prepared_is_used_where_nothing_can_be_written(
     monkeypatch.setattr(prepared, "_build", None)
     settings = EngineSettings(source.path, dtype="float32", threads=1, graphs=tmp_path)
     assert OnnxRuntime.load(source, settings).dtype == "float32"
-
-
-def test_a_measurement_that_cannot_be_kept_is_no_failure(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    found = MachineProbe("key", ())
-    _write(tmp_path / "file" / "machine.json", found)
