@@ -121,11 +121,18 @@ def test_a_pull_that_is_killed_leaves_one_folder_and_no_lock(store: Store, hub: 
 
 @pytest.mark.usefixtures("catalogue")
 def test_two_pulls_at_once_do_the_work_once(store: Store, hub: FakeHub):
-    hub.chunk_seconds = 0.1
+    hub.chunk_seconds = 0.5
     first = start("pull", "tiny", "--json")
     until(lambda: store.partial_bytes("tiny") > 0)
     second = start("pull", "tiny", "--json")
-    outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert second.stdout is not None
+    seen = ""
+    while "waiting" not in seen:  # the first one goes on slowly until the second has met it
+        line = second.stdout.readline()
+        assert line, "it ended without waiting"
+        seen += line
+    hub.chunk_seconds = 0
+    outputs = [first.communicate(timeout=60)[0], seen + second.communicate(timeout=60)[0]]
     assert [first.returncode, second.returncode] == [0, 0]
     events = [[json.loads(line) for line in output.splitlines()] for output in outputs]
     assert [each[-1]["event"] for each in events] == ["done", "done"]
