@@ -27,8 +27,16 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## every mode beside transformers.generate, results into benchmarks/
+# The second part measures the best model that was pulled (`dlm-lsp model pull`).
+bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, and the engine beside llama.cpp, into benchmarks/
 	$(BIN)/python -m engine.bench.decode --out benchmarks
+	model="$$($(BIN)/python -P -c \
+	    'from dlm_lsp.store.choice import choose; print(choose(None).path or "")')"; \
+	if test -z "$$model"; \
+	then echo "no real model is pulled (dlm-lsp model pull): nothing to run beside llama.cpp"; \
+	else $(BIN)/python -m engine.bench.llamacpp --checkpoint "$$model" \
+	    --store "$$(dirname "$$(dirname "$$model")")" --out benchmarks; \
+	fi
 
 # On a machine with a CUDA card and torch for it; `make gpu PYTHON=...` takes another Python.
 gpu: PYTHON = $(BIN)/python

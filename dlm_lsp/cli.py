@@ -265,7 +265,14 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="end when nothing was asked for so long; 0 (the default): never",
     )
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="log there, not on stderr")
-    _add_model_options(parser)
+    group = _add_model_options(parser)
+    group.add_argument(
+        "--cache-tokens",
+        type=int,
+        default=EngineSettings().cache_tokens,
+        metavar="N",
+        help="tokens that the K/V cache holds (%(default)s)",
+    )
     parser.set_defaults(run=_run_serve)
 
 
@@ -356,6 +363,7 @@ def _run_serve(options: argparse.Namespace) -> int:
         dtype=options.dtype or "auto",
         threads=options.threads,
         backend=options.backend or "auto",
+        cache_tokens=options.cache_tokens,
     )
     return serve(
         ServeOptions(

@@ -123,9 +123,11 @@ async def _wait_until_loaded(client: HostClient, console: Console) -> None:
 
     A host that cannot load it says so to the request that follows.
     """
-    with console.status("Starting the engine …"):  # shows nothing where the output is no terminal
+    # Shows nothing where the output is no terminal.
+    with console.status("Starting the engine …") as spinner:
         await client.ensure()
-        while (await client.health()).state == "loading":
+        while (health := await client.health()).state == "loading":
+            spinner.update(Text(health.message))
             await asyncio.sleep(LOADING_POLL_SECONDS)
 
 

@@ -28,7 +28,7 @@ from dlm_lsp.context import why_silent
 from dlm_lsp.engine_link import to_host_settings
 from dlm_lsp.host.errors import HostError
 from dlm_lsp.host.modes import auto_body, times_body
-from dlm_lsp.host.outlook import Outlook, outlook
+from dlm_lsp.host.outlook import OnnxOutlook, Outlook, outlook
 from dlm_lsp.host.paths import host_paths
 from dlm_lsp.place import PlaceError, open_place, to_place
 from dlm_lsp.settings import (
@@ -44,12 +44,12 @@ from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.store.folder import Store
 from dlm_lsp.store.further import entries as all_entries
-from dlm_lsp.store.memory import memory_problem
+from dlm_lsp.store.memory import available_bytes
+from dlm_lsp.store.progress import sized
 from dlm_lsp.version import PROTOCOL, VERSION
-from engine.device import cpu_has_bfloat16
+from engine.onnx.probe import ROWS, MachineProbe
 
 PACKAGES = (
-    "torch",
     "pygls",
     "lsprotocol",
     "aiohttp",
@@ -57,8 +57,18 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
     "numpy",
+    "onnxruntime",
+    "onnx",
+    "gguf",
+    "filelock",
     "rich",
     "huggingface_hub",
+)
+# Of the extras: what each package is for, and how it is had.
+OPTIONAL = (
+    ("torch", "computes on cards, trains and verifies", "gpu] or dlm-lsp[train"),
+    ("pyarrow", "reads parquet suites for dlm-lsp eval", "eval"),
+    ("matplotlib", "draws the plot of dlm-lsp eval", "eval"),
 )
 
 
@@ -131,6 +141,12 @@ def _add_program(report: Report) -> None:
         except metadata.PackageNotFoundError:
             facts.append(Fact(package, "missing"))
             report.problems.append(f"{package} is not installed. Install dlm-lsp again with pip.")
+    for package, use, extra in OPTIONAL:
+        try:
+            facts.append(Fact(package, metadata.version(package), f"optional: {use}"))
+        except metadata.PackageNotFoundError:
+            how = f"optional: {use}; pip install dlm-lsp[{extra}]"
+            facts.append(Fact(package, "not installed", how))
     report.sections["program"] = facts
 
 
@@ -154,11 +170,13 @@ async def _add_engine(report: Report, loaded: LoadedSettings) -> None:
     if health.state == "error":
         report.problems.append(health.message)
     if health.state == "ready":
-        report.sections["engine"] = _running_facts(health, loaded)
+        # What a host elsewhere goes by is not to be seen from here.
+        seen = None if settings.url is not None else outlook(settings.engine, tries=False)
+        report.sections["engine"] = _running_facts(health, seen, loaded)
+        if seen is not None and seen.problem is not None:
+            report.problems.append(f"The host runs, but could not be started anew: {seen.problem}")
     elif settings.problem is not None:
         pass  # `health` told of it
-    elif settings.url is None and (problem := _memory_problem(loaded)) is not None:
-        report.problems.append(problem)
     elif settings.url is None:
         seen = outlook(settings.engine)
         report.sections["engine"] = _outlook_facts(seen, loaded)
@@ -190,12 +208,6 @@ def _model_facts(settings: HostSettings, loaded: LoadedSettings) -> list[Fact]:
     ]
 
 
-def _memory_problem(loaded: LoadedSettings) -> str | None:
-    """Why the model that would be loaded does not fit into memory, before that is tried."""
-    choice = choose(loaded.settings.engine.checkpoint)
-    return None if choice.memory_bytes is None else memory_problem(choice.memory_bytes)
-
-
 def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
     detail = health.detail
     is_asleep = health.state == "absent" and settings.url is None
@@ -217,12 +229,24 @@ def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
     return facts
 
 
-def _running_facts(health: Health, loaded: LoadedSettings) -> list[Fact]:
+def _running_facts(health: Health, seen: Outlook | None, loaded: LoadedSettings) -> list[Fact]:
+    """What a host says of itself, and why where that is known: `seen` is None for one elsewhere."""
     detail = {"checkpoint": "unknown", "parameters": 0, "contextMax": "unknown"} | health.detail
+    why = {} if seen is None else seen.why
     return [
         Fact("checkpoint", str(detail["checkpoint"]), "is loaded"),
         Fact("parameters", _parameters(detail["parameters"])),
-        *_choices(detail.get("device"), detail.get("dtype"), detail.get("threads"), loaded),
+        *_choices(
+            {
+                "device": detail.get("device"),
+                "backend": detail.get("program"),
+                "dtype": detail.get("dtype"),
+                "threads": detail.get("threads"),
+            },
+            why,
+            loaded,
+        ),
+        *_onnx_facts(seen and seen.onnx),
         Fact("context", f"{detail['contextMax']} tokens"),
         Fact("modes", ", ".join(detail.get("modes", ()))),
         *_mode_facts(detail.get("stepTimes"), detail.get("auto")),
@@ -234,9 +258,13 @@ def _outlook_facts(seen: Outlook, loaded: LoadedSettings) -> list[Fact]:
     state = "would be loaded" if seen.problem is None else "cannot be loaded"
     if seen.load_seconds is not None:
         state += f": a trial took {seen.load_seconds:.1f} s"
+    elif seen.onnx is not None and seen.problem is None:
+        state += ", once it is prepared for this machine by its first start"
+    used = {name: getattr(settings, name) for name in ("device", "backend", "dtype", "threads")}
     facts = [
         Fact("checkpoint", str(settings.checkpoint_path()), state),
-        *_choices(settings.device, settings.dtype, settings.threads, loaded),
+        *_choices(used, seen.why, loaded),
+        *_onnx_facts(seen.onnx),
     ]
     if seen.parameters is not None:
         facts.insert(1, Fact("parameters", _parameters(seen.parameters)))
@@ -263,26 +291,57 @@ def _mode_facts(times: object, auto: object) -> list[Fact]:
 
 
 def _choices(
-    device: str | None, dtype: str | None, threads: int | None, loaded: LoadedSettings
+    used: Mapping[str, object], why: Mapping[str, str], loaded: LoadedSettings
 ) -> list[Fact]:
-    """What is computed with, and why: because somebody set it, or what "auto" saw."""
-    asked, origins = loaded.settings.engine, loaded.origins
-    cuda = "torch finds a CUDA device" if device == "cuda" else "torch finds no CUDA device"
-    has_bfloat16 = device == "cuda" or cpu_has_bfloat16()
-    if device == "cpu" and asked.backend != "torch" and dtype != "bfloat16":
-        number = "what a model of this size is computed with on a CPU"
+    """What is computed with, and why: because somebody set it, or what decided it.
+
+    Args:
+        used, why: by the setting's name; what is not in `why` is told without a reason.
+    """
+    asked, facts = loaded.settings.engine, list[Fact]()
+    why = {"threads": f"{os.cpu_count()} CPUs", **why} if why else {}
+    for name, value in used.items():
+        if getattr(asked, name) in ("auto", None):
+            reason = why.get(name, "")
+        else:
+            reason = f"set by {_origin(loaded.origins[f'engine.{name}'])}"
+        facts.append(Fact(name, str(value), reason))
+    return facts
+
+
+def _onnx_facts(onnx: OnnxOutlook | None) -> list[Fact]:
+    """The integer product with the figures it was chosen by, the graph, and memory."""
+    if onnx is None:
+        return []
+    facts: list[Fact] = []
+    if onnx.needs_probe:
+        facts.append(_product_fact(onnx.probe))
+    built_when = "built at the first start"
+    if not os.access(onnx.graphs if onnx.graphs.exists() else onnx.graphs.parent, os.W_OK):
+        built_when = "built anew at every start: the folder cannot be written to"
+    if onnx.graph is None:
+        facts.append(Fact("graph", str(onnx.graphs), f"is {built_when}"))
+    elif onnx.graph.is_built:
+        facts.append(Fact("graph", str(onnx.graph.folder), f"{sized(onnx.graph.num_bytes)}, built"))
     else:
-        number = f"the device has {'' if has_bfloat16 else 'no '}bf16 arithmetic"
-    return [
-        Fact(
-            name, str(value), reason if is_auto else f"set by {_origin(origins[f'engine.{name}'])}"
-        )
-        for name, value, is_auto, reason in (
-            ("device", device, asked.device == "auto", cuda),
-            ("dtype", dtype, asked.dtype == "auto", number),
-            ("threads", threads, asked.threads is None, f"{os.cpu_count()} CPUs"),
-        )
-    ]
+        facts.append(Fact("graph", str(onnx.graph.folder), f"not built yet: {built_when}"))
+    free = available_bytes()
+    is_free = "unknown" if free is None else sized(free)
+    facts.append(Fact("memory", f"about {sized(onnx.needed_bytes)}", f"{is_free} free"))
+    return facts
+
+
+def _product_fact(probe: MachineProbe | None) -> Fact:
+    """Which integer product is used, and what was measured of each."""
+    if probe is None:
+        return Fact("integers", "not measured yet", "the first start tries what is exact and fast")
+    rows = "/".join(str(count) for count in ROWS)
+    figures = "; ".join(
+        f"{found.product} {'/'.join(f'{time:.1f}' for time in found.milliseconds)} ms, "
+        f"{'exact' if found.is_exact else 'not exact'}"
+        for found in probe.products
+    )
+    return Fact("integers", probe.best.product, f"for {rows} rows {figures}; {probe.key}")
 
 
 def _parameters(count: int) -> str:
@@ -302,7 +361,7 @@ def _add_settings(report: Report, loaded: LoadedSettings, folder: Path | None) -
     report.sections["settings"] = facts
     files = [("user", user_file()), ("project", folder and folder / PROJECT_FILE)]
     report.sections["settings files"] = [
-        Fact(name, str(path or "none"), "read" if path and path.is_file() else "not there")
+        Fact(name, str(path or "none"), "read" if path and os.path.isfile(path) else "not there")
         for name, path in files
     ]
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 # Codes of errors that heal by themselves: a status and a line in the log, no message box.
-_HEALING = ("host_lost", "busy", "stopping")
+_HEALING = ("host_lost", "busy", "stopping", "loading")
 
 
 def to_host_settings(settings: Settings) -> HostSettings:
@@ -81,7 +81,7 @@ class EngineLink:
         self._settings: HostSettings | None = None
         self._client: Client | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._shown: set[tuple[str, str]] = set()
+        self._shown: set[str] = set()
         self._has_answered = False
         self.current = Status("loading", "The engine is not started yet.")
 
@@ -148,8 +148,8 @@ class EngineLink:
         if error.code in _HEALING:
             self._editor.log(str(error))
             self.load()
-        elif (error.code, error.message) not in self._shown:
-            self._shown.add((error.code, error.message))
+        elif str(error) not in self._shown:
+            self._shown.add(str(error))
             self._editor.show_error(str(error))
 
     def worked(self) -> None:
@@ -184,7 +184,8 @@ class EngineLink:
                 health.message,
                 code="host_lost" if health.state == "absent" else str(detail.get("code")),
             )
-        model, device = health.detail.get("checkpoint"), health.detail.get("device")
+        detail = health.detail
+        model, device = detail.get("model", detail.get("checkpoint")), detail.get("device")
         hint = self._settings.hint if self._settings is not None else None
         self.tell(
             replace(

@@ -118,6 +118,7 @@ class Session:
         self.documents = Documents(encoding, editor.log)
         self.settings = self._load(client_options)
         self._host = to_host_settings(self.settings)
+        self._may_be_gone = False  # the model, from the store: then the settings mean another one
 
     def open(self, document: Document) -> None:
         """Takes up a document."""
@@ -219,6 +220,7 @@ class Session:
         except HostError as error:
             self._counts["failed"] += 1
             self._link.failed(error)
+            self._may_be_gone = error.code == "load_failed"
             return None if document is None else Answer(document, reason=error.message)
         finally:
             if request.generation is not None:
@@ -288,6 +290,8 @@ class Session:
             if shown is not None:
                 self._counts["from_cache"] += 1
                 return self._answer_with(request, place, [shown])
+        if self._may_be_gone:
+            self._may_be_gone, self._host = False, to_host_settings(self.settings)
         await self.start()
         if self._link.current.state == "ready":
             self._link.tell(replace(self._link.current, state="busy"))

@@ -10,11 +10,18 @@ import os
 import sys
 from collections.abc import Sequence
 
+from engine.device import needs_torch
+
 MODULE = "engine.training.commands"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the command of these words, the command's name first; does not come back."""
+    """Runs the command of these words, the command's name first; does not come back.
+
+    Raises:
+        ConfigError: torch is not installed.
+    """
+    needs_torch(f"dlm-lsp {arguments[0]}")
     sys.stdout.flush()
     # -P: a folder named `engine` where the user stands must not take our place.
     os.execv(sys.executable, [sys.executable, "-P", "-m", MODULE, *arguments])

@@ -213,6 +213,9 @@ class Failed:
 Event = Started | Draft | Finished | Stopped | Failed
 LAST_EVENTS = (Finished, Stopped, Failed)
 Emit = Callable[[Event], None]
+# Told while a checkpoint is prepared for this machine, which is done once: the share that is done,
+# 0 to 1, or None while another process is at it.
+Preparing = Callable[[float | None], None]
 
 
 class Handle(Protocol):
@@ -230,6 +233,8 @@ class EngineInfo:
     Attributes:
         step_times: the measured curve; None until it was measured.
         advice: what the checkpoint's `decoding.json` says, or is known of a released checkpoint.
+        program: what computes, its version, and what of it was chosen for this machine, such as
+            "onnxruntime 1.32.0, uint8".
     """
 
     checkpoint: str
@@ -243,6 +248,7 @@ class EngineInfo:
     infilling: bool = True
     step_times: StepTimes | None = None
     advice: DecodingAdvice | None = None
+    program: str = ""
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 from engine.config import EngineSettings
@@ -23,21 +25,52 @@ _DRIVER_SIGNS = ("/dev/nvidia0", "/dev/nvidiactl", "/proc/driver/nvidia", "/dev/
 _INSTALL_TORCH = "pip install 'dlm-lsp[gpu]'"
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What "auto" came to.
+
+    Attributes:
+        why: for people, by field ("device", "backend", "dtype"), what decided it where it was left
+            open. The dtype on "onnx" is not there: that follows from the checkpoint's size.
+    """
+
+    settings: EngineSettings
+    why: Mapping[str, str]
+
+
 def resolve(settings: EngineSettings) -> EngineSettings:
     """A copy without "auto", but for the dtype on "onnx": that follows from the checkpoint's size.
 
     Raises:
         ConfigError: the device or the backend asked for is not there, or they do not go together.
     """
-    # Who asks for the ONNX backend wants the CPU, and no look for a card.
-    device = "cpu" if settings.backend == "onnx" and settings.device == "auto" else settings.device
-    device = _device(device)
-    backend = settings.backend
+    return decide(settings).settings
+
+
+def decide(settings: EngineSettings) -> Decision:
+    """As `resolve`, with the reasons."""
+    why: dict[str, str] = {}
+    device, backend = settings.device, settings.backend
+    if backend == "onnx" and device == "auto":  # who asks for it wants the CPU, no look for a card
+        device, why["device"] = "cpu", "ONNX Runtime computes on the CPU here"
+    else:
+        device, why["device"] = _device(device)
     if backend == "auto":
-        backend = "torch" if device == "cuda" or settings.dtype == "bfloat16" else "onnx"
+        if device == "cuda":
+            backend, why["backend"] = "torch", "a card computes with torch"
+        elif settings.dtype == "bfloat16":
+            backend, why["backend"] = "torch", "bfloat16 is computed with torch alone"
+        else:
+            backend, why["backend"] = "onnx", f"the CPU computes with ONNX Runtime {_onnxruntime()}"
     threads = settings.threads or default_threads()
-    dtype = _onnx_dtype(settings, device) if backend == "onnx" else _torch_dtype(settings, device)
-    return replace(settings, backend=backend, device=device, dtype=dtype, threads=threads)
+    if backend == "onnx":
+        dtype = _onnx_dtype(settings, device)
+    else:
+        dtype = _torch_dtype(settings, device)
+        has = device == "cuda" or cpu_has_bfloat16()
+        why["dtype"] = f"the device has {'' if has else 'no '}bf16 arithmetic"
+    resolved = replace(settings, backend=backend, device=device, dtype=dtype, threads=threads)
+    return Decision(resolved, why)
 
 
 def _onnx_dtype(settings: EngineSettings, device: str) -> str:
@@ -64,39 +97,63 @@ def _torch_dtype(settings: EngineSettings, device: str) -> str:
             param="engine.dtype",
         )
     if not _has_torch():
+        cause = "engine.dtype" if settings.backend == "auto" else "engine.backend"
         raise ConfigError(
-            "torch, which is to compute here, is not installed.",
-            remedy=f'Install it: {_INSTALL_TORCH}; or set engine.backend = "auto".',
-            param="engine.backend",
+            f"torch, which {cause} asks for, is not installed.",
+            remedy=f'Install it: {_INSTALL_TORCH}; or set {cause} = "auto".',
+            param=cause,
         )
     if settings.dtype != "auto":
         return settings.dtype
     return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
 
 
-def _device(asked: str) -> str:
-    """ "cpu" or "cuda". Raises ConfigError when "cuda" is asked for and cannot be had."""
+def _onnxruntime() -> str:
+    try:
+        return metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:  # a build of another name, such as a vendor's
+        return ""
+
+
+def _device(asked: str) -> tuple[str, str]:
+    """ "cpu" or "cuda", and what decided it. Raises ConfigError when "cuda" is asked for and cannot
+    be had."""
+    if asked == "cpu":
+        return asked, ""
     if asked == "cuda" and not _has_torch():
         raise ConfigError(
             'engine.device is "cuda", and torch is not installed.',
             remedy=f'Install it: {_INSTALL_TORCH}; or set engine.device = "auto".',
             param="engine.device",
         )
-    if asked == "cpu":
-        return asked
+    if asked == "auto" and not _has_driver():
+        return "cpu", "this machine has no NVIDIA driver"
+    if not _has_torch():
+        return "cpu", f"there is an NVIDIA driver, but no torch for it: {_INSTALL_TORCH}"
     # Who asks for CUDA by name has torch look, whatever the signs.
-    has_cuda = _has_torch() and (asked == "cuda" or _has_driver()) and _torch_finds_cuda()
+    has_cuda = _torch_finds_cuda()
     if asked == "cuda" and not has_cuda:
         raise ConfigError(
             'engine.device is "cuda", but torch finds no usable CUDA device.',
             remedy='Install a CUDA build of torch and its driver, or set engine.device = "auto".',
             param="engine.device",
         )
-    return "cuda" if has_cuda else "cpu"
+    return (
+        ("cuda", "torch finds a CUDA device") if has_cuda else ("cpu", "torch finds no CUDA device")
+    )
 
 
 def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
+
+
+def needs_torch(command: str) -> None:
+    """Raises ConfigError, with how to get it, where a command's torch is not installed."""
+    if not _has_torch():
+        raise ConfigError(
+            f"{command} computes with torch, which is not installed.",
+            remedy="Install it: pip install 'dlm-lsp[train]'.",
+        )
 
 
 def _has_driver() -> bool:

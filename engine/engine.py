@@ -24,6 +24,7 @@ from engine.api import (
     Event,
     Finished,
     Handle,
+    Preparing,
     Request,
     Started,
     Stopped,
@@ -97,18 +98,25 @@ class Engine:
         self._thread.start()
 
     @classmethod
-    def load(cls, settings: EngineSettings, times_file: TimesFile | None = None) -> Engine:
-        """Loads the checkpoint; takes seconds.
+    def load(
+        cls,
+        settings: EngineSettings,
+        times_file: TimesFile | None = None,
+        preparing: Preparing | None = None,
+    ) -> Engine:
+        """Loads the checkpoint; takes seconds, and longer the first time.
 
         Args:
             times_file: as in `__init__`.
+            preparing: called again and again while the checkpoint is prepared for this machine.
 
         Raises:
             EngineError: no such device, a broken checkpoint, or not enough memory; says which.
         """
         settings = resolve(settings)
         source = open_checkpoint(settings.checkpoint_path())
-        return cls(_load_runtime(source, settings), source.tokenizer, settings, times_file)
+        runtime = _load_runtime(source, settings, preparing)
+        return cls(runtime, source.tokenizer, settings, times_file)
 
     def submit(self, request: Request, emit: Emit) -> Handle:
         """Queues a request: Started, a Draft after every forward, then one of the last events.
@@ -184,7 +192,9 @@ class Engine:
             states.close()  # a stop text ends decoding early: free the cache now, not at collection
 
 
-def _load_runtime(source: CheckpointSource, settings: EngineSettings) -> Runtime:
+def _load_runtime(
+    source: CheckpointSource, settings: EngineSettings, preparing: Preparing | None
+) -> Runtime:
     """What computes, with the weights. Raises EngineError; says which.
 
     Both are imported here, because torch takes a second and need not be installed.
@@ -192,7 +202,7 @@ def _load_runtime(source: CheckpointSource, settings: EngineSettings) -> Runtime
     if settings.backend == "onnx":
         from engine.onnx.runtime import OnnxRuntime
 
-        return OnnxRuntime.load(source, settings)
+        return OnnxRuntime.load(source, settings, preparing)
     try:
         from engine.model.torch_runtime import TorchRuntime
     except (ImportError, OSError) as error:
@@ -272,4 +282,5 @@ def _info(
         vocabulary=config.vocabulary,
         modes=MODES if config.family.fills_masks else CAUSAL_MODES,
         infilling=tokenizer.infill is not None,
+        program=runtime.program,
     )

@@ -48,6 +48,25 @@ class MemoryExhausted(EngineError):
     code = "out_of_memory"
 
 
+class ModelTooLarge(MemoryExhausted):
+    """The model does not fit into the memory that is free; nothing of it was loaded.
+
+    Attributes:
+        needed_bytes: estimated.
+        free_bytes: as the system says.
+    """
+
+    def __init__(self, name: str, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(
+            f"{name} needs about {needed_bytes / 1e9:.1f} GB of memory, and "
+            f"{free_bytes / 1e9:.1f} GB are free.",
+            remedy="Use a smaller checkpoint, or close other programs.",
+            param="engine.checkpoint",
+        )
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
 class EngineFailure(EngineError):
     """The engine itself failed while decoding; the request is lost, the engine goes on."""
 

@@ -42,6 +42,11 @@ class InfillFormat:
         """Tokens that end a middle."""
         return (self.end_of_middle,)
 
+    @property
+    def end_texts(self) -> tuple[str, ...]:
+        """Texts that end a middle: none, since these checkpoints learnt where a middle ends."""
+        return ()
+
     def prompt(
         self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
     ) -> tuple[int, ...]:
@@ -60,6 +65,10 @@ class InfillFormat:
 
 # Where the texts of a hole stand in an order of sentinels; no token id is negative.
 BEFORE, AFTER = -1, -2
+# What models that were tuned to chat write behind a middle instead of a token that ends it: the
+# closing fence of a Markdown block, and prose about the code. Base models hardly ever do, and what
+# they write behind a fence is no middle either.
+_ANSWER_ENDS = ("\n```",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +83,12 @@ class SentinelFormat:
     Attributes:
         order: the prompt's sentinel ids, with `BEFORE` and `AFTER` where the texts stand.
         end_ids: tokens that end a middle.
+        end_texts: texts that end a middle, before the first of which decoding stops.
     """
 
     order: tuple[int, ...]
     end_ids: tuple[int, ...]
+    end_texts: tuple[str, ...] = _ANSWER_ENDS
 
     def prompt(
         self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]

@@ -158,7 +158,7 @@ async def toy_host(
         path: of the socket, where a name in `folder` will not do.
     """
     backend = ToyBackend(script)
-    loader = Loader(load or (lambda settings: backend), EngineSettings())
+    loader = Loader(load or (lambda settings, preparing: backend), EngineSettings())
     host = Host(loader, token, limits or HostLimits(drain_seconds=1))
     runner = make_runner(host)
     await runner.setup()

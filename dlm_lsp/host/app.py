@@ -26,7 +26,7 @@ from dlm_lsp.host.errors import HostError
 from dlm_lsp.host.lifecycle import bind_private, serving_lock, watch
 from dlm_lsp.host.loading import Loader
 from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
-from dlm_lsp.host.paths import HostPaths, host_paths
+from dlm_lsp.host.paths import HostPaths, host_paths, identity
 from dlm_lsp.host.routes import make_runner
 from dlm_lsp.host.starter import EXIT_TAKEN
 from dlm_lsp.host.state import Host
@@ -67,8 +67,11 @@ def _serve_private(paths: HostPaths, options: ServeOptions, load: Load) -> int:
         def unlink() -> None:
             paths.socket.unlink(missing_ok=True)
 
+        def is_current() -> bool:
+            return identity(options.engine) == paths.socket.stem
+
         try:
-            return asyncio.run(_run(options, load, listener, None, unlink))
+            return asyncio.run(_run(options, load, listener, None, unlink, is_current))
         finally:
             unlink()
 
@@ -100,6 +103,7 @@ async def _run(
     listener: socket.socket,
     token: str | None,
     unlink: Callable[[], None],
+    is_current: Callable[[], bool] = lambda: True,
 ) -> int:
     """Serves on a listening socket; `unlink` makes it unreachable for new clients."""
     host = Host(Loader(load, options.engine), token)
@@ -111,7 +115,7 @@ async def _run(
         loop.add_signal_handler(name, host.stop.set)
     host.loader.start()
     path = listener.getsockname() if listener.family == socket.AF_UNIX else None
-    status = await watch(host, options.idle_seconds, path and Path(path))
+    status = await watch(host, options.idle_seconds, path and Path(path), is_current)
     unlink()
     host.stop.set()  # requests on connections that are still open are told to go elsewhere
     await runner.cleanup()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from dlm_lsp.host.layout import TextEncoder
-from dlm_lsp.host.paths import times_file
-from dlm_lsp.store.folder import GRAPHS, default_root
-from engine.api import Emit, EngineInfo, Handle, Request
+from dlm_lsp.host.paths import graphs_folder, times_file
+from dlm_lsp.store.choice import name_of
+from dlm_lsp.store.memory import smaller_model
+from dlm_lsp.store.progress import sized
+from engine.api import Emit, EngineInfo, Handle, Preparing, Request
 from engine.config import EngineSettings
+from engine.errors import MemoryExhausted, ModelTooLarge
 
 
 class Backend(Protocol):
@@ -37,13 +41,27 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-Load = Callable[[EngineSettings], Backend]
+Load = Callable[[EngineSettings, Preparing], Backend]
 
 
-def load_engine(settings: EngineSettings) -> Backend:
-    """Loads the checkpoint; takes seconds. Raises EngineError."""
+def load_engine(settings: EngineSettings, preparing: Preparing) -> Backend:
+    """Loads the checkpoint; takes seconds, and longer the first time. Raises EngineError."""
     # Lazily: what computes takes up to a second to import, and the socket is to accept before.
     from engine.engine import Engine
 
-    graphs = default_root() / GRAPHS
-    return Engine.load(replace(settings, graphs=graphs), times_file(settings))
+    try:
+        return Engine.load(
+            replace(settings, graphs=graphs_folder()), times_file(settings), preparing
+        )
+    except ModelTooLarge as error:
+        raise in_the_stores_words(error, settings.checkpoint) from None
+
+
+def in_the_stores_words(error: ModelTooLarge, checkpoint: Path | None) -> MemoryExhausted:
+    """The engine's error with the model's own name, and a smaller model as the remedy."""
+    needed, free = error.needed_bytes, error.free_bytes
+    return MemoryExhausted(
+        f"{name_of(checkpoint)} needs about {sized(needed)} of memory, and {sized(free)} are free.",
+        remedy=smaller_model(needed, free),
+        param=error.param,
+    )

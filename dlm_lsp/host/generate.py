@@ -131,7 +131,7 @@ def to_engine(
         limits=limits,
         sampling=Sampling(sampling.temperature, sampling.top_p, sampling.seed),
         block=BlockOptions(block_length, body.block.threshold),
-        stop=body.stop,
+        stop=(*body.stop, *(infill.end_texts if infill else ())),
         stop_token_ids=(*(infill.end_ids if infill else ()), *backend.end_ids),
         exact=body.exact,
     )
@@ -290,7 +290,7 @@ async def _loaded(host: Host) -> Backend:
     try:
         await host.loader.wait(host.limits.load_seconds)
     except TimeoutError:
-        raise unavailable("loading", "Loading model", retry_seconds=5) from None
+        raise unavailable("loading", host.loader.message, retry_seconds=5) from None
     if host.loader.error is not None:
         error = host.loader.error
         raise ApiError(503, ErrorBody(code=error.code, message=str(error), type="load_error"))

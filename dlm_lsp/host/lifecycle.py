@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,11 +66,20 @@ def bind_private(path: Path) -> socket.socket:
     return listener
 
 
-async def watch(host: Host, idle_seconds: float, path: Path | None) -> int:
+async def watch(
+    host: Host,
+    idle_seconds: float,
+    path: Path | None,
+    is_current: Callable[[], bool] = lambda: True,
+) -> int:
     """Waits until the host is to end; returns the exit status.
 
     It ends when it was asked to, after `idle_seconds` without a request (0: never), shortly after
-    it failed to load, and when its socket was taken away, so that nobody can reach it any more.
+    it failed to load, and when nobody can reach it any more: its socket was taken away, or the
+    checkpoint is no longer what it was, so that clients look for another host.
+
+    Args:
+        is_current: whether clients would still look for this host.
     """
     await _loaded_or_stopped(host)
     if host.loader.error is not None:
@@ -88,6 +97,9 @@ async def watch(host: Host, idle_seconds: float, path: Path | None) -> int:
             pause = min(pause, left)
         if path is not None and not _is_ours(path, inode):
             logger.warning("%s was removed", path)
+            break
+        if not is_current():
+            logger.info("the checkpoint was changed or removed")
             break
         await _stopped_within(host, pause)
     return 0

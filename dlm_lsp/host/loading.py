@@ -12,6 +12,7 @@ import time
 
 from dlm_lsp.host.backend import Backend, Load
 from dlm_lsp.host.errors import HostError
+from dlm_lsp.store.choice import name_of
 from engine.config import EngineSettings
 from engine.errors import EngineError
 
@@ -19,12 +20,19 @@ logger = logging.getLogger(__name__)
 
 
 class Loader:
-    """One backend, from its loading to its closing. All methods on the event loop."""
+    """One backend, from its loading to its closing. All methods on the event loop.
+
+    Attributes:
+        name: of the checkpoint, as users see it.
+        message: how loading goes on, for people.
+    """
 
     def __init__(self, load: Load, settings: EngineSettings) -> None:
         self._load = load
         self._settings = settings
         self._done = asyncio.Event()
+        self.name = name_of(settings.checkpoint)
+        self.message = "Loading model"
         self.backend: Backend | None = None
         self.error: HostError | None = None
 
@@ -54,7 +62,7 @@ class Loader:
         started = time.monotonic()
         backend, error = None, None
         try:
-            backend = self._load(self._settings)
+            backend = self._load(self._settings, self._preparing)
             logger.info(
                 "loaded %s on %s (%s) in %.1f s",
                 backend.info.checkpoint,
@@ -76,6 +84,11 @@ class Loader:
         except RuntimeError:  # the host ended meanwhile
             if backend is not None:
                 backend.close()
+
+    def _preparing(self, share: float | None) -> None:
+        """On the loading thread: `engine.api.Preparing`."""
+        percent = "" if share is None else f" ({share * 100:.0f} %)"
+        self.message = f"Preparing {self.name} for this machine, once{percent}"
 
     def _finish(self, backend: Backend | None, error: HostError | None) -> None:
         self.backend, self.error = backend, error

@@ -7,6 +7,7 @@ directions stand here, so that they cannot drift apart. Knows neither HTTP nor t
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,12 +63,12 @@ class ServeOptions:
         """The command line, from `serve` on, that means these options."""
         engine = self.engine
         words = ["serve", "--device", engine.device, "--dtype", engine.dtype]
-        words += ["--backend", engine.backend]
-        checkpoint = engine.checkpoint
+        words += ["--backend", engine.backend, "--cache-tokens", str(engine.cache_tokens)]
+        checkpoint = engine.checkpoint and os.path.abspath(os.path.expanduser(engine.checkpoint))
         for option, value in (
             # Absolute: a host has a folder of its own. The bundled one is named: left out it would
             # be whatever has been pulled by then.
-            ("--checkpoint", checkpoint.expanduser().absolute() if checkpoint else BUNDLED),
+            ("--checkpoint", checkpoint or BUNDLED),
             ("--threads", engine.threads),
             ("--idle-seconds", self.idle_seconds),
             ("--host", self.host),

@@ -17,6 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from dlm_lsp.host.errors import HostError
+from dlm_lsp.store.folder import GRAPHS, default_root
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.config import EngineSettings
 from engine.steptimes import TimesFile
@@ -67,11 +68,11 @@ def identity(settings: EngineSettings) -> str:
     goes on serving weights that were replaced. `threads` and `cache_tokens` are the first client's
     to choose.
     """
-    place = settings.checkpoint_path().expanduser().resolve()
+    place = Path(_real(os.path.expanduser(settings.checkpoint_path())))
     files = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
     parts = [str(PROTOCOL), str(place), settings.device, settings.dtype, settings.backend]
     # A file itself and not a folder: that changes when a file is put in that is no weight.
-    parts += [_stamp(place)] if place.is_file() else [_stamp(place / file) for file in files]
+    parts += [_stamp(place)] if os.path.isfile(place) else [_stamp(place / file) for file in files]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -82,10 +83,29 @@ def times_file(settings: EngineSettings) -> TimesFile:
     return TimesFile(path, name, VERSION)
 
 
+def graphs_folder() -> Path:
+    """Where this user's hosts keep what they prepare of checkpoints: in the store, or in the user's
+    cache folder where the store belongs to others who have prepared nothing there."""
+    shared = default_root() / GRAPHS
+    nearest = next((place for place in (shared, *shared.parents) if os.path.isdir(place)), shared)
+    if os.access(nearest, os.W_OK | os.X_OK) or any(shared.glob("*/*/")):
+        return shared
+    return Path(platformdirs.user_cache_path(_NAME)) / GRAPHS
+
+
+def _real(path: str) -> str:
+    """Without links. A loop of them, a closed folder or an impossible name is left as it is: what
+    is wrong with a checkpoint is for whoever opens it to say."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return path
+
+
 def _stamp(file: Path) -> str:
     try:
         status = file.stat()
-    except OSError:
+    except (OSError, ValueError):
         return "-"
     return f"{status.st_mtime_ns}:{status.st_size}"
 

@@ -73,13 +73,15 @@ def _health(host: Host) -> web.Response:
     if error is not None:
         return _unhealthy(error.message, "load_error", identity, remedy=error.remedy)
     if backend is None:
-        return _unhealthy("Loading model", "unavailable_error", identity)
+        return _unhealthy(host.loader.message, "unavailable_error", identity)
     info = backend.info
     return reply(
         {
             "status": "ok",
             **identity,
+            "model": host.loader.name,
             "checkpoint": info.checkpoint,
+            "program": info.program,
             "device": info.device,
             "dtype": info.dtype,
             "threads": info.threads,

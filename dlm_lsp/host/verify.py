@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.config import EngineSettings
+from engine.device import needs_torch, torch_unusable
 from engine.verify.report import Check, Section
 
 __all__ = ["Check", "Section", "sections"]
@@ -21,9 +22,13 @@ def sections(settings: EngineSettings, holes_max: int | None) -> Iterator[Sectio
         holes_max: most built-in holes to fill; None means all.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: torch is not installed, or the device asked for is not there.
     """
+    needs_torch("dlm-lsp verify")
     # torch: only who asks for an examination waits for it
-    from engine.verify.examination import HOLES_MAX, examine
+    try:
+        from engine.verify.examination import HOLES_MAX, examine
+    except (ImportError, OSError) as error:
+        raise torch_unusable(error) from None
 
     yield from examine(settings, HOLES_MAX if holes_max is None else holes_max)

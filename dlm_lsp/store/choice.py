@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dlm_lsp.store.catalogue import BUNDLED, Entry
 from dlm_lsp.store.errors import StoreError
-from dlm_lsp.store.folder import Store
+from dlm_lsp.store.folder import RECORD, Store
 from dlm_lsp.store.further import entries as all_entries
 
 PULL_HINT = (
@@ -64,9 +64,15 @@ def choose(
     for entry in entries:
         if entry.name == checkpoint:
             return _pulled(entry, store)
-    path = Path(checkpoint).expanduser()
+    if "\0" in checkpoint:
+        raise StoreError(
+            f"engine.checkpoint is {checkpoint!r}, which no file can be called.",
+            remedy="Give a model's name, a folder or a GGUF file.",
+            code="file",
+        )
+    path = _path(checkpoint)
     known = [entry.name for entry in entries]
-    if _is_like_a_name(checkpoint) and not path.exists():
+    if _is_like_a_name(checkpoint) and not os.path.exists(path):
         close = difflib.get_close_matches(checkpoint.lower(), known, n=1, cutoff=0.8)
         if close:
             raise StoreError(
@@ -77,13 +83,25 @@ def choose(
     return Choice(path)
 
 
+def name_of(path: Path | None, store: Store | None = None) -> str:
+    """What a checkpoint is called where users see it: the catalogue's name if it lies in the store
+    or is the bundled one (None), else its path."""
+    if path is None:
+        return BUNDLED
+    root = (Store() if store is None else store).root
+    for place in (path, path.parent):  # a folder, or the one GGUF file in it
+        if place.parent == root and (place / RECORD).is_file():
+            return place.name
+    return str(path)
+
+
 def as_given(argument: str) -> str:
     """A command line's checkpoint for the settings: a name as it is, a path made absolute."""
     names = [BUNDLED, *(entry.name for entry in all_entries())]
     if argument in names:
         return argument
-    path = Path(argument).expanduser()
-    if not path.exists() and difflib.get_close_matches(argument, names, n=1, cutoff=0.8):
+    path = _path(argument)
+    if not os.path.exists(path) and difflib.get_close_matches(argument, names, n=1, cutoff=0.8):
         return argument  # `choose` says which name was meant
     return str(path.absolute())
 
@@ -105,6 +123,12 @@ def _pulled(entry: Entry, store: Store) -> Choice:
             code="not_pulled",
         )
     return Choice(kept.path, entry.name, False, entry.memory_bytes)
+
+
+def _path(text: str) -> Path:
+    """Without "~", unless it names a user that is not there. (`os.path` raises nowhere that `Path`
+    would: a setting must not stop a server.)"""
+    return Path(os.path.expanduser(text))
 
 
 def _is_like_a_name(text: str) -> bool:

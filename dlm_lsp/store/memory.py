@@ -5,23 +5,36 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dlm_lsp.store.catalogue import Entry
+from dlm_lsp.store.catalogue import BUNDLED, Entry
+from dlm_lsp.store.folder import Store
+from dlm_lsp.store.further import entries as all_entries
 from dlm_lsp.store.progress import sized
 
 _MEMINFO = Path("/proc/meminfo")
 
 
-def memory_problem(needed: Entry | int) -> str | None:
-    """Why a model, or so many bytes, would not fit now, with the remedy; None where it would."""
-    num_bytes = needed.memory_bytes if isinstance(needed, Entry) else needed
+def memory_problem(needed: Entry) -> str | None:
+    """Why a model would not fit now, with the remedy; None where it would."""
     free = available_bytes()
-    if free is None or num_bytes <= free:
+    if free is None or needed.memory_bytes <= free:
         return None
-    name = needed.name if isinstance(needed, Entry) else "The model"
     return (
-        f"{name} needs about {sized(num_bytes)} of memory, and {sized(free)} are free. "
-        "Close other programs, or use a smaller model (`dlm-lsp model list`)."
+        f"{needed.name} needs about {sized(needed.memory_bytes)} of memory, and {sized(free)} are "
+        f"free. {smaller_model(needed.memory_bytes, free)}"
     )
+
+
+def smaller_model(needed: int, free: int) -> str:
+    """What to do where a model that needs so many bytes does not fit into those that are free."""
+    smaller = [entry for entry in all_entries() if entry.proposed and entry.memory_bytes < needed]
+    fitting = [entry for entry in smaller if entry.memory_bytes <= free]
+    if not fitting:
+        return f'Close other programs, or set engine.checkpoint = "{BUNDLED}".'
+    best = max(fitting, key=lambda entry: entry.memory_bytes)
+    remedy = f'Close other programs, or set engine.checkpoint = "{best.name}"'
+    if Store().find(best) is not None:
+        return f"{remedy}."
+    return f"{remedy} after `dlm-lsp model pull {best.name}`."
 
 
 def available_bytes() -> int | None:

@@ -9,23 +9,22 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
 
 
 def machine() -> dict[str, str | int | None]:
     """Conditions of a run, for its results file."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
-        "torch": torch.__version__,
+        "torch": installed("torch"),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit, marked where the tree has changes; "unknown" outside a repository."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude", "*"],
@@ -35,6 +34,14 @@ def _commit() -> str:
         cwd=Path(__file__).parent,
     )
     return found.stdout.strip() or "unknown"
+
+
+def installed(package: str) -> str | None:
+    """A package's version, without importing it; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> str:

@@ -11,20 +11,18 @@ figures also go into the checkpoint's `decoding.json`, which "auto" starts from.
 from __future__ import annotations
 
 import argparse
-import queue
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from engine.advice import DecodingAdvice, ModeFigures, write_advice
-from engine.api import LAST_EVENTS, BlockOptions, Event, Finished, Request
+from engine.api import BlockOptions
+from engine.bench.asking import AutoMode, busy_core, idle, run_request, wait_for_curve
 from engine.bench.conditions import machine
 from engine.bench.decode_report import Report, write
 from engine.bench.decode_rows import Condition, Row, Timed, to_row
@@ -34,8 +32,7 @@ from engine.bench.quality import Hole, draw_holes, to_request
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
-from engine.errors import EngineError, EngineFailure
-from engine.forecast import Asked, ModeRecord, decided_tokens, forecast
+from engine.errors import EngineError
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
@@ -46,7 +43,6 @@ from engine.training.corpus import HELD, build_corpus, default_roots, read_sourc
 TOKENS_MAX = 64
 PEER = "transformers.generate"
 _HOLES_MIN = 2
-_CURVE_SECONDS_MAX = 120.0
 _NEAR_TIES_LENGTH = 8  # of blocks: quadratic_spec's steps grow with its square
 _ON_PAR = 0.01  # of the holes: block diffusion that fills so many fewer is as good as "ar"
 _ON_PAR_HOLES_MIN = 100
@@ -145,9 +141,9 @@ def measure(
     with busy_core() if condition.is_busy else idle(), tempfile.TemporaryDirectory() as folder:
         engine = Engine.load(settings, TimesFile(Path(folder) / "times.json", "bench", "bench"))
         try:
-            times = _curve(engine)
+            times = wait_for_curve(engine)
             runs: dict[str, Callable[[Hole], Timed]] = {
-                one.label: _Auto(engine, times) if one.mode == "auto" else _ours(engine, one)
+                one.label: _auto(engine, times) if one.mode == "auto" else _ours(engine, one)
                 for one in variants
             }
             runs[PEER] = _theirs(engine, TransformersPeer.load(settings))
@@ -202,84 +198,21 @@ def advice_of(rows: Sequence[Row]) -> DecodingAdvice:
     return DecodingAdvice(modes, length, is_on_par)
 
 
-@contextmanager
-def idle() -> Iterator[None]:
-    """Nothing beside the measurement."""
-    yield
-
-
-@contextmanager
-def busy_core() -> Iterator[None]:
-    """A second process that computes without end."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-def run_request(engine: Engine, request: Request, wanted: str = "") -> Timed:
-    """Decodes a request to its end.
-
-    Args:
-        wanted: the text that stood in the hole.
-
-    Raises:
-        EngineFailure: it failed.
-    """
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine.submit(request, events.put)
-    cycles, tokens = 0, 0
-    event = events.get()
-    while True:
-        usage = getattr(event, "usage", None)
-        if usage is not None and usage.tokens > tokens:
-            cycles, tokens = cycles + 1, usage.tokens
-        if isinstance(event, LAST_EVENTS):
-            break
-        event = events.get()
-    if not isinstance(event, Finished):
-        raise EngineFailure(f"The engine answered {event}.")
-    usage = event.usage
-    return Timed(
-        mode=request.mode,
-        tokens=usage.tokens,
-        decided=decided_tokens(usage.tokens, event.reason),
-        cycles=cycles + (event.reason == "end"),
-        forwards=usage.forwards,
-        rows=usage.rows,
-        seconds=(usage.total_ms - usage.prefill_ms) / 1000,
-        text=event.text,
-        is_exact=event.text == wanted,
-    )
-
-
-@dataclass(slots=True)
-class _Auto:
-    """Decodes as a host set to "auto" would: by the curve, the advice and its own record."""
-
-    engine: Engine
-    times: StepTimes
-    records: dict[str, ModeRecord] = field(default_factory=dict[str, ModeRecord])
-
-    def __call__(self, hole: Hole) -> Timed:
-        block = BlockOptions()
-        asked = Asked(TOKENS_MAX, block.length, self.engine.info.modes)
-        mode = forecast(asked, self.times, self.records, self.engine.info.advice).mode
-        request = to_request(self.engine, hole.pieces, mode, TOKENS_MAX)
-        timed = run_request(self.engine, replace(request, block=block), hole.pieces.middle)
-        self.records[mode] = self.records.get(mode, ModeRecord()).after(
-            forwards=timed.forwards, rows=timed.rows, tokens=timed.decided
-        )
-        return timed
-
-
 def _ours(engine: Engine, variant: Variant) -> Callable[[Hole], Timed]:
     def run(hole: Hole) -> Timed:
         request = to_request(engine, hole.pieces, variant.mode, TOKENS_MAX)
         block = BlockOptions(variant.length, variant.threshold)
         return run_request(engine, replace(request, block=block), hole.pieces.middle)
+
+    return run
+
+
+def _auto(engine: Engine, times: StepTimes) -> Callable[[Hole], Timed]:
+    auto = AutoMode(engine, times)
+
+    def run(hole: Hole) -> Timed:
+        request = to_request(engine, hole.pieces, "ar", TOKENS_MAX)
+        return auto(replace(request, block=BlockOptions()), hole.pieces.middle)
 
     return run
 
@@ -304,20 +237,6 @@ def _theirs(engine: Engine, peer: TransformersPeer) -> Callable[[Hole], Timed]:
         )
 
     return run
-
-
-def _curve(engine: Engine) -> StepTimes:
-    """The step-time curve, once the idle engine has measured it.
-
-    Raises:
-        EngineFailure: it never does.
-    """
-    give_up = time.monotonic() + _CURVE_SECONDS_MAX
-    while engine.info.step_times is None:
-        if time.monotonic() > give_up:
-            raise EngineFailure("The step-time curve was not measured in time.")
-        time.sleep(0.05)
-    return engine.info.step_times
 
 
 def _in_turn(

@@ -42,6 +42,8 @@ class Timed:
         forwards, rows: behind the prompt.
         seconds: behind the prompt.
         is_exact: the text is what stood in the hole.
+        prefill_seconds: until the prompt was computed, the first token with it.
+        cached: prompt tokens that were not computed.
     """
 
     mode: str
@@ -53,6 +55,8 @@ class Timed:
     seconds: float
     text: str
     is_exact: bool
+    prefill_seconds: float = 0.0
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

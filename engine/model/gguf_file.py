@@ -144,6 +144,23 @@ class _Cursor:
             at = self.within or f"byte {self.position - count}"
             raise self.damaged(f"the text at {at} is no UTF-8: {error}", self.within) from None
 
+    def texts(self, count: int) -> list[str]:
+        """As many `text` one after another, in a fifth of the time: a vocabulary has 300,000."""
+        view, end = self.data.data, self.end
+        length_at = struct.Struct("<Q").unpack_from
+        found: list[str] = []
+        for _ in range(count):
+            start = self.position + 8
+            try:
+                stop = start + length_at(view, self.position)[0]
+                if stop > end:
+                    raise ValueError
+                found.append(str(view[start:stop], "utf-8"))
+                self.position = stop
+            except (ValueError, struct.error):
+                found.append(self.text())  # which says what is wrong with it
+        return found
+
     def count(self, what: str, least_bytes: int, most: int) -> int:
         """A number of things of which each takes so many bytes at least."""
         count = self.unsigned("<Q")
@@ -208,7 +225,7 @@ def _array(cursor: _Cursor) -> list[Any]:
     if kind == _STRING:
         count = cursor.count("entries", 8, cursor.entries_left)
         cursor.entries_left -= count
-        return [cursor.text() for _ in range(count)]
+        return cursor.texts(count)
     if kind != _BOOL and kind not in _NUMBERS:
         raise cursor.damaged(f"{cursor.within} is an array of the type {kind}", cursor.within)
     dtype = np.dtype("?" if kind == _BOOL else _NUMBERS[kind])

@@ -6,6 +6,7 @@ asks for a tensor.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +85,11 @@ def open_weights(path: Path, config: ModelConfig) -> Weights:
 
 def is_gguf(path: Path) -> bool:
     """Whether a checkpoint is one file, and no folder."""
-    return path.is_file()
+    return os.path.isfile(path)  # unlike `Path.is_file`, False too where it cannot be seen
 
 
 def _folder(path: Path) -> Path:
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
     raise CheckpointError(
         f"{path} is not a folder, nor a GGUF file.",

@@ -191,7 +191,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             param="tokenizer.json",
         )
     try:
-        backend = _Backend.from_file(str(path))
+        backend = _Backend.from_buffer(path.read_bytes())  # not by name: it may be no UTF-8
     except Exception as error:  # the library raises bare Exception for every malformed file
         raise CheckpointError(
             f"{path} cannot be read: {error}.",

@@ -3,7 +3,8 @@
 Inputs, for R rows that see P cached tokens (Hkv heads of width D cached for each layer):
 
     x (R, hidden)                  the rows' embeddings
-    cos, sin (R, H + Hkv, D)       of queries (scaled by 1 / sqrt(D)) and keys; see `inputs`
+    cos.q, sin.q (R, D / 2)        of queries, scaled by 1 / sqrt(D); see `inputs`
+    cos.k, sin.k (R, D / 2)        of keys
     mask (R, P + R)                added to the scores: 0 where visible, else `inputs.HIDDEN`
     read (N,) int64                the rows whose logits are wanted
     drafter (R, 1)                 1 for rows that run with the drafter LoRA, where there is one
@@ -71,13 +72,15 @@ class _Decoder:
         writer, config = self._writer, self._config
         self._inputs()
         self._shapes()
-        mask = writer.node("Tile", ["mask", "repeats"], "mask.tiled")
+        writer.node("Tile", ["mask", "repeats"], "mask.tiled")
+        writer.node("Split", ["mask.tiled", "past_rows"], ["mask.cached", "mask.fresh"], axis=1)
         new: list[str] = []
         x = "x"
         for layer in range(config.layers):
-            x, fresh = self._layer(layer, x, mask)
+            x, fresh = self._layer(layer, x)
             new.append(fresh)
-        writer.node("Concat", new, "new", axis=0)
+        joined = writer.node("Concat", new, "new.rows", axis=0)
+        writer.node("Reshape", [joined, "of_layers"], "new")
         shape = (config.layers, 2, config.kv_heads, "R", config.head_dim)
         writer.output("new", shape)
         self._head(x)
@@ -85,10 +88,9 @@ class _Decoder:
 
     def _inputs(self) -> None:
         writer, config = self._writer, self._config
-        rotated = (config.heads + config.kv_heads, config.head_dim)
         writer.input("x", ("R", config.hidden))
-        writer.input("cos", ("R", *rotated))
-        writer.input("sin", ("R", *rotated))
+        for name in ("cos.q", "sin.q", "cos.k", "sin.k"):
+            writer.input(name, ("R", config.head_dim // 2))
         writer.input("mask", ("R", "T"))
         writer.input("read", ("N",), numpy.int64)
         if self._drafter is not None:
@@ -104,33 +106,26 @@ class _Decoder:
         heads, kv_heads, width = config.heads, config.kv_heads, config.head_dim
         sizes = {
             "repeats": (heads // kv_heads, 1),
-            "to_heads": (0, heads + 2 * kv_heads, width),
-            "query_key": (heads, kv_heads),
-            "halves": (width // 2, width // 2),
-            "of_head": (kv_heads, -1, width),
+            "to_heads": (1, -1, heads + 2 * kv_heads, width),
+            "kinds": (heads, kv_heads, kv_heads),
+            "of_rows": (-1, width),
+            "of_layers": (config.layers, 2, kv_heads, -1, width),
             "from_head": (heads, -1, width),
             "joined": (0, heads * width),
-            "ones": (1,) * kv_heads,
-            "up_gate": (config.intermediate, config.intermediate),
-            "first": (0,),
-            "front": (0, 1),
+            "from_first": (0,),
         }
-        if config.family.qk_norm:
-            sizes["kinds"] = (heads, kv_heads, kv_heads)
-        else:
-            sizes["rotated_kinds"] = (heads + kv_heads, kv_heads)
         for name, size in sizes.items():
             writer.constant(name, numpy.array(size, dtype=numpy.int64))
         writer.node("Shape", ["x"], "rows", start=0, end=1)
         writer.node("Shape", ["key.0.0"], "past", start=0, end=1)
         writer.node("Concat", ["past", "rows"], "past_rows", axis=0)
 
-    def _layer(self, layer: int, x: str, mask: str) -> tuple[str, str]:
-        """The layer's output (R, hidden), and its new keys and values (1, 2, Hkv, R, D)."""
+    def _layer(self, layer: int, x: str) -> tuple[str, str]:
+        """The layer's output (R, hidden), and its new keys and values (2 Hkv R, D)."""
         writer, at = self._writer, f"l{layer}"
         module = f"encoder.layers.{layer}"
         normed = self._norm(f"{at}.in", x, f"{module}.input_layernorm.weight")
-        mixed, fresh = self._attention(layer, normed, mask)
+        mixed, fresh = self._attention(layer, normed)
         out = self._linear.write(
             f"{at}.o", mixed, self._weights.read(f"{module}.self_attn.o_proj.weight")
         )
@@ -155,13 +150,9 @@ class _Decoder:
         writer, at = self._writer, f"l{layer}"
         read = self._weights.read
         module = f"encoder.layers.{layer}.mlp"
-        joined = numpy.concatenate(
-            [read(f"{module}.gate_proj.weight"), read(f"{module}.up_proj.weight")]
-        )
-        both = self._linear.write(f"{at}.gate_up", x, joined)
-        del joined
-        gate, up = f"{at}.gate", f"{at}.up"
-        writer.node("Split", [both, "up_gate"], [gate, up], axis=1)
+        # Two products, because the halves of one would have to be copied apart.
+        gate = self._linear.write(f"{at}.gate", x, read(f"{module}.gate_proj.weight"))
+        up = self._linear.write(f"{at}.up", x, read(f"{module}.up_proj.weight"))
         silu = writer.node("QuickGelu", [gate], f"{at}.silu", domain=MICROSOFT, alpha=1.0)
         product = writer.node("Mul", [silu, up], f"{at}.product")
         return self._linear.write(f"{at}.down", product, read(f"{module}.down_proj.weight"))
@@ -178,28 +169,17 @@ class _Decoder:
         masked = writer.node("Mul", [added, "drafter"], f"{at}.masked")
         return writer.node("Add", [out, masked], f"{at}.out")
 
-    def _attention(self, layer: int, x: str, mask: str) -> tuple[str, str]:
-        """Attention's result (R, H D), and the new keys and values (1, 2, Hkv, R, D)."""
+    def _attention(self, layer: int, x: str) -> tuple[str, str]:
+        """Attention's result (R, H D), and the new keys and values (2 Hkv R, D)."""
         writer, config, at = self._writer, self._config, f"l{layer}"
-        query, key, value = self._project(layer, x)
-        keys = writer.node("Transpose", [key], f"{at}.k", perm=[1, 0, 2])
-        values = writer.node("Transpose", [value], f"{at}.v", perm=[1, 0, 2])
-        if self._plan.half_cache:
-            keys, values = self._rounded(keys), self._rounded(values)
-        pair = [writer.node("Unsqueeze", [part, "front"], f"{part}.new") for part in (keys, values)]
-        fresh = writer.node("Concat", pair, f"{at}.new", axis=1)
-        queries = writer.node("Transpose", [query], f"{at}.q", perm=[1, 0, 2])
-        queries = writer.node("Reshape", [queries, "of_head"], f"{at}.q.grouped")
+        query, fresh = self._project(layer, x)
         names = range(config.kv_heads)
-        parts: dict[str, list[str]] = {}
-        for name, whole in (("q", queries), ("k", keys), ("v", values)):
-            split = [f"{at}.{name}.{head}" for head in names]
-            writer.node("Split", [whole, "ones"], split, axis=0)
-            parts[name] = [
-                writer.node("Squeeze", [part, "first"], f"{part}.flat") for part in split
-            ]
+        queries = [f"{at}.q.{head}" for head in names]
+        writer.node("Split", [query], queries, axis=0, num_outputs=config.kv_heads)
+        keys, values = ([f"{at}.{name}.{head}" for head in names] for name in "kv")
+        writer.node("Split", [fresh], [*keys, *values], axis=0, num_outputs=2 * config.kv_heads)
         mixed = [
-            self._head_attention(layer, head, parts["q"][head], parts["k"][head], parts["v"][head])
+            self._head_attention(layer, head, queries[head], keys[head], values[head])
             for head in names
         ]
         whole = writer.node("Concat", mixed, f"{at}.mixed", axis=0)
@@ -210,26 +190,19 @@ class _Decoder:
     def _head_attention(self, layer: int, head: int, query: str, key: str, value: str) -> str:
         """One K/V head and the query heads that share it, laid out as further rows: (G R, D)."""
         writer, at = self._writer, f"l{layer}.h{head}"
-        cached_key, cached_value = f"key.{layer}.{head}", f"value.{layer}.{head}"
         scores = [
-            writer.node(
-                "FusedMatMul", [query, keys], f"{at}.{name}", domain=MICROSOFT, transB=1, alpha=1.0
-            )
-            for name, keys in (("cached", cached_key), ("fresh", key))
+            writer.node("Gemm", [query, keys, f"mask.{name}"], f"{at}.{name}", transB=1)
+            for name, keys in (("cached", f"key.{layer}.{head}"), ("fresh", key))
         ]
-        all_scores = writer.node("Concat", scores, f"{at}.scores", axis=1)
-        masked = writer.node("Add", [all_scores, "mask.tiled"], f"{at}.masked")
-        probs = writer.node("Softmax", [masked], f"{at}.probs", axis=-1)
-        split = [f"{at}.probs.cached", f"{at}.probs.fresh"]
-        writer.node("Split", [probs, "past_rows"], split, axis=1)
-        mixed = [
-            writer.node("MatMul", [part, values], f"{part}.mixed")
-            for part, values in zip(split, (cached_value, value), strict=True)
-        ]
-        return writer.node("Add", mixed, f"{at}.mixed")
+        whole = writer.node("Concat", scores, f"{at}.scores", axis=1)
+        probs = writer.node("Softmax", [whole], f"{at}.probs", axis=-1)
+        cached, fresh = f"{at}.probs.cached", f"{at}.probs.fresh"
+        writer.node("Split", [probs, "past_rows"], [cached, fresh], axis=1)
+        mixed = writer.node("MatMul", [cached, f"value.{layer}.{head}"], f"{at}.mixed.cached")
+        return writer.node("Gemm", [fresh, value, mixed], f"{at}.mixed")
 
-    def _project(self, layer: int, x: str) -> tuple[str, str, str]:
-        """Query (R, H, D) and key (R, Hkv, D), rotated, and value (R, Hkv, D)."""
+    def _project(self, layer: int, x: str) -> tuple[str, str]:
+        """Queries (H R, D) and keys with values (2 Hkv R, D), head by head, rotated."""
         writer, config, at = self._writer, self._config, f"l{layer}"
         module, read = f"encoder.layers.{layer}.self_attn", self._weights.read
         names = [f"{module}.{part}_proj" for part in "qkv"]
@@ -238,32 +211,30 @@ class _Decoder:
         if config.family.qkv_bias:
             bias = numpy.concatenate([read(f"{name}.bias") for name in names])
         joined = self._linear.write(f"{at}.qkv", x, weight, bias)
-        heads = writer.node("Reshape", [joined, "to_heads"], f"{at}.heads")
-        if config.family.qk_norm:
-            parts = [f"{at}.query.raw", f"{at}.key.raw", f"{at}.value"]
-            writer.node("Split", [heads, "kinds"], parts, axis=1)
-            normed = [
-                self._norm(f"{at}.{part}", raw, f"{module}.{part}_norm.weight")
-                for part, raw in zip("qk", parts, strict=False)
-            ]
-            plain = writer.node("Concat", normed, f"{at}.plain", axis=1)
-        else:
-            plain = f"{at}.plain"
-            writer.node("Split", [heads, "rotated_kinds"], [plain, f"{at}.value"], axis=1)
-        rotated = self._rotate(at, plain)
-        query, key = f"{at}.query", f"{at}.key"
-        writer.node("Split", [rotated, "query_key"], [query, key], axis=1)
-        return query, key, f"{at}.value"
+        rows = writer.node("Reshape", [joined, "to_heads"], f"{at}.rows")
+        heads = writer.node("Transpose", [rows], f"{at}.heads", perm=[0, 2, 1, 3])
+        parts = [f"{at}.query.plain", f"{at}.key.plain", f"{at}.value"]
+        writer.node("Split", [heads, "kinds"], parts, axis=1)
+        query, key = (
+            self._rotate(
+                part,
+                self._norm(f"{at}.{part}", plain, f"{module}.{part}_norm.weight")
+                if config.family.qk_norm
+                else plain,
+                f"{at}.{part}.rotated",
+            )
+            for part, plain in zip("qk", parts, strict=False)
+        )
+        fresh = writer.node("Concat", [key, f"{at}.value"], f"{at}.new.heads", axis=1)
+        if self._plan.half_cache:
+            fresh = self._rounded(fresh)
+        query = writer.node("Reshape", [query, "of_rows"], f"{at}.query")
+        return query, writer.node("Reshape", [fresh, "of_rows"], f"{at}.new")
 
-    def _rotate(self, at: str, x: str) -> str:
-        """Rotate-half of (R, H + Hkv, D)."""
-        writer = self._writer
-        first, second = f"{at}.first", f"{at}.second"
-        writer.node("Split", [x, "halves"], [first, second], axis=2)
-        swapped = writer.node("Concat", [second, first], f"{at}.swapped", axis=2)
-        along = writer.node("Mul", [x, "cos"], f"{at}.cos")
-        across = writer.node("Mul", [swapped, "sin"], f"{at}.sin")
-        return writer.node("Add", [along, across], f"{at}.rotated")
+    def _rotate(self, part: str, x: str, name: str) -> str:
+        """Rotate-half of (1, heads, R, D): row i by the i-th row of cos and sin."""
+        inputs = [x, "from_first", f"cos.{part}", f"sin.{part}"]
+        return self._writer.node("RotaryEmbedding", inputs, name, domain=MICROSOFT)
 
     def _rounded(self, x: str) -> str:
         half = self._writer.node("Cast", [x], f"{x}.half", to=_FLOAT16)

@@ -21,15 +21,12 @@ class Rotation:
         self._config = config
         self._frequencies = rotary_frequencies(config.rope, config.head_dim)
 
-    def __call__(self, positions: Sequence[int]) -> tuple[ndarray, ndarray]:
-        """cos and sin (R, H + Hkv, D) fp32; sin's first half is negated (rotate-half)."""
+    def __call__(self, positions: Sequence[int]) -> dict[str, ndarray]:
+        """The graph's inputs by name, (R, D / 2) fp32 each; those of queries bring their scale."""
         config = self._config
         angles = numpy.asarray(positions, dtype=numpy.float32)[:, None] * self._frequencies
         factor = numpy.float32(config.rope.attention_factor)
         cos, sin = numpy.cos(angles) * factor, numpy.sin(angles) * factor
-        cos = numpy.concatenate((cos, cos), axis=1)[:, None]
-        sin = numpy.concatenate((-sin, sin), axis=1)[:, None]
-        scales = numpy.ones((len(positions), config.heads + config.kv_heads, 1), numpy.float32)
-        of_queries = query_scale(config.rope, positions) / math.sqrt(config.head_dim)
-        scales[:, : config.heads] = of_queries[:, None, None]
-        return cos * scales, sin * scales
+        scale = numpy.float32(1 / math.sqrt(config.head_dim)) * query_scale(config.rope, positions)
+        scales = numpy.broadcast_to(numpy.asarray(scale, numpy.float32), (len(positions),))[:, None]
+        return {"cos.q": cos * scales, "sin.q": sin * scales, "cos.k": cos, "sin.k": sin}

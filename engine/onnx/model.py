@@ -123,11 +123,9 @@ class OnnxModel:
 
     def _forward(self, rows: Rows, past: dict[str, Array]) -> tuple[Array, Array]:
         """Logits (len(read), V), and the rows' keys and values (layers, 2, Hkv, R, D)."""
-        cos, sin = self._rotation(rows.position)
         inputs = {
             "x": self._embedding.rows(rows.token),
-            "cos": cos,
-            "sin": sin,
+            **self._rotation(rows.position),
             "mask": numpy.where(rows.mask, numpy.float32(0), numpy.float32(HIDDEN)),
             "read": numpy.asarray(rows.read, dtype=numpy.int64),
             **past,

@@ -14,7 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,18 +25,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from numpy import ndarray
 
+from engine.api import Preparing
 from engine.errors import CheckpointError
 from engine.model.adapter_weights import FOLDER as DRAFTER_FOLDER
 from engine.model.adapter_weights import read_adapter
 from engine.model.source import CheckpointSource
+from engine.model.weights import EMBEDDING, Weights, network_tensors
 from engine.onnx.graph import GraphPlan, write_graph
 from engine.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
+FORMAT = 2  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
 _ABOUT = "about.json"
 _PARTIAL = ".partial-"
 _ROOM = 1.05  # of the weights' bytes, that must be free before a graph is written
@@ -50,10 +56,27 @@ class PreparedGraph:
         """What a session is made of."""
         return self.folder / GRAPH_FILE
 
+    @property
+    def is_built(self) -> bool:
+        """Whether it is there, whole."""
+        try:
+            about = json.loads((self.folder / _ABOUT).read_text("utf-8"))
+            sizes = {name: (self.folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)}
+            return about["bytes"] == sizes
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @property
+    def num_bytes(self) -> int:
+        """On disk; 0 where it is not built."""
+        if not self.is_built:
+            return 0
+        return sum((self.folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE))
+
 
 @contextmanager
-def graph_of(
-    source: CheckpointSource, plan: GraphPlan, kept: Path | None
+def available_graph(
+    source: CheckpointSource, plan: GraphPlan, kept: Path | None, preparing: Preparing | None = None
 ) -> Iterator[PreparedGraph]:
     """The checkpoint's graph for as long as the block lasts: that in the folder, which may be
     read-only; else one that `prepare` builds there, or, where it cannot be written to, in a
@@ -62,12 +85,12 @@ def graph_of(
     Raises:
         CheckpointError: as `prepare`.
     """
-    found = None if kept is None else find(source, plan, kept)
-    if found is not None:
+    found = None if kept is None else graph_of(source.path, plan, kept)
+    if found is not None and found.is_built:
         yield found
         return
     with graphs_folder(kept) as graphs:
-        yield prepare(source, plan, graphs)
+        yield prepare(source, plan, graphs, preparing)
 
 
 @contextmanager
@@ -81,36 +104,59 @@ def graphs_folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def prepare(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> PreparedGraph:
+def graph_of(path: Path, plan: GraphPlan, graphs: Path) -> PreparedGraph:
+    """Where the graph of a checkpoint is kept, whether it has been built or not."""
+    place = path.resolve()
+    folder = graphs / _plain((place if place.is_dir() else place.parent).name)
+    return PreparedGraph(folder / _name(place, _stamp(path), plan))
+
+
+def prepare(
+    source: CheckpointSource, plan: GraphPlan, graphs: Path, preparing: Preparing | None = None
+) -> PreparedGraph:
     """The checkpoint's graph, built if it is not there yet; that takes a minute for a billion
     parameters. Who else wants the same one meanwhile waits for it.
+
+    Args:
+        preparing: called again and again while it is built.
 
     Raises:
         CheckpointError: it cannot be written, or its adapter is broken.
     """
     stamp = _stamp(source.path)
-    folder = _folder(source.path, stamp, plan, graphs)
-    if _is_whole(folder):
-        return PreparedGraph(folder)
+    graph = graph_of(source.path, plan, graphs)
+    folder = graph.folder
+    if graph.is_built:
+        return graph
+    preparing = preparing or (lambda share: None)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(folder) + ".lock"):
-            if not _is_whole(folder):
-                _sweep(graphs)
-                _build(source, plan, folder, stamp)
+        with _locked(folder, preparing):
+            if not graph.is_built:
+                _sweep(graphs, folder)
+                _build(source, plan, folder, stamp, preparing)
     except OSError as error:
         raise CheckpointError(
             f"The graph of {source.path} cannot be written to {graphs}: {error.strerror or error}.",
             remedy="Make room there, or set DLM_LSP_MODELS to a folder with room.",
             param="engine.checkpoint",
         ) from None
-    return PreparedGraph(folder)
+    return graph
 
 
-def find(source: CheckpointSource, plan: GraphPlan, graphs: Path) -> PreparedGraph | None:
-    """The checkpoint's graph, if it is there and whole."""
-    folder = _folder(source.path, _stamp(source.path), plan, graphs)
-    return PreparedGraph(folder) if _is_whole(folder) else None
+@contextmanager
+def _locked(folder: Path, preparing: Preparing) -> Iterator[None]:
+    """Holds the lock of one graph, which the kernel gives back however a process dies."""
+    lock = FileLock(str(folder) + ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        preparing(None)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def discard(graph: PreparedGraph) -> None:
@@ -127,8 +173,11 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) -> None:
-    needed = int(_ROOM * source.bytes_estimate("float32" if plan.product == "float32" else "int8"))
+def _build(
+    source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str, preparing: Preparing
+) -> None:
+    weights = _Counted(source, preparing)
+    needed = int(_ROOM * weights.total * (4 if plan.product == "float32" else 1))
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise CheckpointError(
@@ -138,17 +187,20 @@ def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) 
             param="engine.checkpoint",
         )
     logger.info("building the graph of %s (%s)", source.path, plan.product)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
+    # Not by `tempfile`, whose folders are the user's alone: a store may be shared.
+    partial = folder.with_name(f"{_PARTIAL}{folder.name}-{secrets.token_hex(4)}")
+    partial.mkdir()
     try:
         drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
         with GraphWriter(partial) as writer:
-            write_graph(writer, source.config, source.weights, plan, drafter)
+            write_graph(writer, source.config, weights, plan, drafter)
         about = {
             "checkpoint": str(source.path.resolve()),
             "stamp": stamp,
             "format": FORMAT,
-            "sizes": _sizes(partial),
+            "bytes": {name: (partial / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)},
         }
+        preparing(1.0)
         (partial / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -156,28 +208,40 @@ def _build(source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str) 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        about = json.loads((folder / _ABOUT).read_text("utf-8"))
-        return bool(about["sizes"] == _sizes(folder))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+class _Counted:
+    """A checkpoint's tensors, and who is told how many of their numbers have been written.
 
+    Attributes:
+        total: numbers that a graph holds.
+    """
 
-def _sizes(folder: Path) -> list[int]:
-    return [(folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)]
+    def __init__(self, source: CheckpointSource, preparing: Preparing) -> None:
+        shapes = network_tensors(source.config)
+        if not source.config.tied_head:
+            del shapes[EMBEDDING]  # stays in the checkpoint's own file
+        self._weights: Weights = source.weights
+        self._preparing = preparing
+        self.total = sum(math.prod(shape) for shape in shapes.values())
+        self._done = 0
 
-
-def _folder(path: Path, stamp: str, plan: GraphPlan, graphs: Path) -> Path:
-    place = path.resolve()
-    group = (place if place.is_dir() else place.parent).name
-    return graphs / group / _name(place, stamp, plan)
+    def read(self, name: str) -> ndarray:
+        """The tensor; those that were read before it have been written by now."""
+        self._preparing(self._done / self.total)
+        tensor = self._weights.read(name)
+        self._done += tensor.size
+        return tensor
 
 
 def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
     parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT)]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{path.stem}-{plan.product}-{digest[:12]}"
+    return f"{_plain(path.stem)}-{plan.product}-{digest[:12]}"
+
+
+def _plain(name: str) -> str:
+    """A name that every file system and library takes, whatever a user's file is called; a model's
+    name in the store is one already."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80] or "_"
 
 
 def _stamp(path: Path) -> str:
@@ -194,8 +258,12 @@ def _stamp(path: Path) -> str:
     return "|".join(stamps)
 
 
-def _sweep(graphs: Path) -> None:
-    """Removes graphs whose checkpoint is gone or has changed, and what broken builds left."""
+def _sweep(graphs: Path, ours: Path) -> None:
+    """Removes graphs whose checkpoint is gone or has changed, and what broken builds left.
+
+    Args:
+        ours: the graph whose lock is held: what lies half built of it is nobody's.
+    """
     for folder in graphs.glob("*/*/"):
         if not _is_ours(folder):
             continue
@@ -205,9 +273,12 @@ def _sweep(graphs: Path) -> None:
             is_current = about["format"] == FORMAT and _stamp(checkpoint) == stamp
         except (OSError, ValueError, KeyError, TypeError):
             is_current = False
-        if not is_current and not _is_being_written(folder):
-            logger.info("removing %s", folder)
-            shutil.rmtree(folder, ignore_errors=True)
+        graph = _to_become(folder)
+        is_partial = graph != folder
+        if (is_current and not is_partial) or (is_partial and graph != ours and _is_locked(graph)):
+            continue
+        logger.info("removing %s", folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -217,18 +288,18 @@ def _is_ours(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (_ABOUT, GRAPH_FILE))
 
 
-def _is_being_written(folder: Path) -> bool:
-    """Whether a partial folder was touched within the last hour: somebody may be at it."""
+def _to_become(folder: Path) -> Path:
+    """The graph that a partial folder is to become; of any other folder itself."""
     if not folder.name.startswith(_PARTIAL):
-        return False
+        return folder
+    name = folder.name.removeprefix(_PARTIAL)
+    return folder.with_name(name.rpartition("-")[0] or name)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether somebody is building this graph."""
     try:
-        newest = max(entry.stat().st_mtime for entry in (folder, *folder.iterdir()))
-    except OSError:  # renamed meanwhile: somebody has just finished
+        with FileLock(str(folder) + ".lock", blocking=False):
+            return False
+    except (Timeout, OSError):
         return True
-    return newest > _now() - 3600
-
-
-def _now() -> float:
-    """By the file system's own clock."""
-    with tempfile.TemporaryFile() as file:
-        return os.fstat(file.fileno()).st_mtime

@@ -83,17 +83,26 @@ class MachineProbe:
 
 def probe(threads: int, kept: Path | None = None) -> MachineProbe:
     """Tries the products; takes a few seconds, or none where the answer is kept in a folder."""
-    key = f"{cpu_name()}, {platform.machine()}, {threads} threads, {program()}"
-    file = None if kept is None else kept / _FILE
-    if file is not None and (known := _read(file, key)) is not None:
+    if kept is not None and (known := known_probe(threads, kept)) is not None:
         return known
-    found = MachineProbe(key, tuple(sorted(_tried(threads), key=lambda times: times.cost)))
-    if file is not None:
+    products = tuple(sorted(_tried(threads), key=lambda times: times.cost))
+    found = MachineProbe(_key(threads), products)
+    if kept is not None:
+        file = kept / _FILE
         try:
             _write(file, found)
         except OSError as error:
             logger.warning("%s cannot be written: %s", file, error.strerror or error)
     return found
+
+
+def known_probe(threads: int, kept: Path) -> MachineProbe | None:
+    """What was found before and is kept in a folder; None before anything was tried."""
+    return _read(kept / _FILE, _key(threads))
+
+
+def _key(threads: int) -> str:
+    return f"{cpu_name()}, {platform.machine()}, {threads} threads, {program()}"
 
 
 def _tried(threads: int) -> list[ProductTimes]:

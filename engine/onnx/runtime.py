@@ -12,27 +12,30 @@ import numpy
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
-from engine.api import Sampling
+from engine.api import Preparing, Sampling
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.config import EngineSettings
 from engine.device import available_memory_bytes
-from engine.errors import CheckpointError, MemoryExhausted
+from engine.errors import CheckpointError, ModelTooLarge
 from engine.model.config import ModelConfig
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.weights import EMBEDDING, Weights
 from engine.onnx.model import OnnxModel
 from engine.onnx.plan import GraphPlan
-from engine.onnx.prepared import discard, graph_of, graphs_folder, prepare
+from engine.onnx.prepared import available_graph, discard, graphs_folder, prepare
 from engine.onnx.probe import probe
-from engine.onnx.sessions import open_session, program
+from engine.onnx.sessions import TidySession, open_session, program
 from engine.reading import Reading
 from engine.step import Step
 
 logger = logging.getLogger(__name__)
 
 # Below, int8 saves nothing that anybody would notice, and float32 is exact.
-_FLOAT_PARAMETERS_MAX = 50_000_000
+FLOAT_PARAMETERS_MAX = 50_000_000
+# Python, the libraries, a K/V cache that is used as an editor does, and what the runtime keeps
+# besides the weights: it was measured to be more for large models.
+_BESIDE_WEIGHTS = {"float32": 100_000_000, "int8": 300_000_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +64,28 @@ class OnnxRuntime:
         self._half = plan.half_cache
 
     @classmethod
-    def load(cls, source: CheckpointSource, settings: EngineSettings) -> OnnxRuntime:
+    def load(
+        cls,
+        source: CheckpointSource,
+        settings: EngineSettings,
+        preparing: Preparing | None = None,
+    ) -> OnnxRuntime:
         """Opens the checkpoint's graph, built before if there is none yet.
 
         Args:
             settings: resolved ones.
+            preparing: called again and again while the graph is built.
 
         Raises:
             EngineError: a broken checkpoint, no room for its graph, or not enough memory.
         """
         threads = settings.threads or 1
-        _check_memory(source, dtype_for(source.config, settings.dtype))
+        check_memory(source, settings)
         plan = plan_for(source.config, settings, threads)
-        session = _open(source, plan, settings.graphs, threads)
+        session = _open(source, plan, settings.graphs, threads, preparing)
         names = {entry.name for entry in session.get_inputs()}
         model = OnnxModel(
-            session,
+            TidySession(session),
             TokenEmbedding(source.weights),
             source.config,
             has_drafter="drafter" in names,
@@ -95,32 +104,38 @@ class OnnxRuntime:
         """Nothing: the session has threads of its own."""
 
 
-def prepare_checkpoint(settings: EngineSettings) -> None:
+def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = None) -> None:
     """Builds what `OnnxRuntime.load` would build first, so that the first start is a quick one.
 
     Args:
         settings: resolved ones, with a folder for graphs.
+        preparing: called again and again while the graph is built.
 
     Raises:
         EngineError: as `OnnxRuntime.load`.
     """
     source = open_checkpoint(settings.checkpoint_path())
+    plan = plan_for(source.config, settings, settings.threads or 1)
     with graphs_folder(settings.graphs) as graphs:
-        prepare(source, plan_for(source.config, settings, settings.threads or 1), graphs)
+        prepare(source, plan, graphs, preparing)
 
 
 def _open(
-    source: CheckpointSource, plan: GraphPlan, graphs: Path | None, threads: int
+    source: CheckpointSource,
+    plan: GraphPlan,
+    graphs: Path | None,
+    threads: int,
+    preparing: Preparing | None,
 ) -> InferenceSession:
     """The checkpoint's graph as a session. One that cannot be loaded is built once more: a disk or
     somebody's hand may have damaged it. Raises EngineError."""
-    with graph_of(source, plan, graphs) as graph:
+    with available_graph(source, plan, graphs, preparing) as graph:
         try:
             return open_session(graph.file, threads)
         except CheckpointError as error:
             logger.warning("%s It is built again now.", error)
             discard(graph)
-    with graph_of(source, plan, graphs) as graph:
+    with available_graph(source, plan, graphs, preparing) as graph:
         return open_session(graph.file, threads)
 
 
@@ -128,7 +143,7 @@ def dtype_for(config: ModelConfig, asked: str) -> str:
     """ "float32" or "int8"."""
     if asked != "auto":
         return asked
-    return "float32" if config.parameters() <= _FLOAT_PARAMETERS_MAX else "int8"
+    return "float32" if config.parameters() <= FLOAT_PARAMETERS_MAX else "int8"
 
 
 def plan_for(config: ModelConfig, settings: EngineSettings, threads: int) -> GraphPlan:
@@ -138,15 +153,24 @@ def plan_for(config: ModelConfig, settings: EngineSettings, threads: int) -> Gra
     return GraphPlan(probe(threads, settings.graphs).best.product, half_cache=True)
 
 
-def _check_memory(source: CheckpointSource, dtype: str) -> None:
-    """Refuses a model that cannot fit before the machine starts to swap."""
-    needed = source.bytes_estimate("float32" if dtype == "float32" else "int8")
-    free = available_memory_bytes()
-    if needed <= free:
-        return
-    raise MemoryExhausted(
-        f"The weights of {source.path} need {needed / 2**30:.1f} GiB as {dtype}, "
-        f"{free / 2**30:.1f} GiB are free.",
-        remedy="Use a smaller checkpoint, or close other programs.",
-        param="engine.checkpoint",
-    )
+def float_limit(config: ModelConfig) -> str:
+    """Why a dtype that was left open became what it is, for people."""
+    side = "more" if config.parameters() > FLOAT_PARAMETERS_MAX else "no more"
+    return f"{side} than {FLOAT_PARAMETERS_MAX // 1_000_000} million parameters"
+
+
+def check_memory(source: CheckpointSource, settings: EngineSettings) -> None:
+    """Refuses a model before the machine starts to swap.
+
+    Raises:
+        ModelTooLarge: it does not fit into the memory that is free.
+    """
+    needed, free = memory_needed(source, settings), available_memory_bytes()
+    if needed > free:
+        raise ModelTooLarge(str(source.path), needed, free)
+
+
+def memory_needed(source: CheckpointSource, settings: EngineSettings) -> int:
+    """Bytes that serving a checkpoint is estimated to take."""
+    dtype = "float32" if dtype_for(source.config, settings.dtype) == "float32" else "int8"
+    return source.bytes_estimate(dtype) + _BESIDE_WEIGHTS[dtype]

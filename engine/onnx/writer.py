@@ -6,6 +6,7 @@ as it is given, and the graph only refers to it (ONNX external data).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,6 +97,7 @@ class GraphWriter:
     def save(self) -> None:
         """Writes the graph; its tensors are in the data file already."""
         self._data.flush()
+        os.fsync(self._data.fileno())  # once a minute's work: a power cut must not undo half of it
         graph: GraphProto = helper.make_graph(
             self._nodes, "decoder", self._inputs, self._outputs, self._tensors
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from rich.console import Console
 from dlm_lsp import doctor
 from dlm_lsp.doctor import Fact, Report, examine
 from dlm_lsp.host.outlook import Outlook, outlook
-from dlm_lsp.store.choice import Choice
 from engine.config import EngineSettings
+from engine.engine import Engine
+from engine.onnx import runtime
+from engine.onnx.probe import MachineProbe, ProductTimes
 
 SECRET = "correct-horse-battery"
 
@@ -48,7 +51,12 @@ async def test_a_sound_installation_has_no_problems(project: Path, tiny_checkpoi
     assert engine["checkpoint"][0] == str(tiny_checkpoint)
     assert engine["checkpoint"][1].startswith("would be loaded: a trial took")
     assert engine["device"][0] in ("cpu", "cuda")
-    assert engine["dtype"][0] in ("float32", "int8", "bfloat16")
+    assert engine["dtype"] == ("float32", "no more than 50 million parameters")
+    assert engine["backend"][0] == "onnx"
+    assert engine["backend"][1].startswith("the CPU computes with ONNX Runtime ")
+    assert engine["graph"][1] == "not built yet: built at the first start"
+    assert engine["memory"][1].endswith(" free")
+    assert "bf16" not in json.dumps(report.to_object()["sections"]["engine"])  # pyright: ignore
     assert values(report, "place")["while typing"] == ("suggests", "")
     assert all(value != "missing" for value, _ in values(report, "program").values())
 
@@ -82,6 +90,22 @@ async def test_a_missing_checkpoint_is_a_problem_with_a_remedy(project: Path):
     assert len(report.problems) == 1
     assert "/nowhere is not a folder" in report.problems[0]
     assert values(report, "engine")["checkpoint"] == ("/nowhere", "cannot be loaded")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 4000, "x\0y", "~nobody-of-this-name/x", "loop", "folder", "empty", "pipe", "a\nb/c"],
+    ids=lambda name: ascii(name)[:12],
+)
+async def test_whatever_a_checkpoint_is_called_there_is_one_problem(project: Path, name: str):
+    (project / "loop").symlink_to("pool")
+    (project / "pool").symlink_to("loop")
+    (project / "folder").mkdir()
+    (project / "empty").touch()
+    os.mkfifo(project / "pipe")
+    report = await examine(None, {"engine": {"checkpoint": name}})
+    (problem,) = report.problems
+    assert name[:40] in problem or ascii(name)[1:-1] in problem
 
 
 @pytest.mark.usefixtures("no_trial")
@@ -155,9 +179,13 @@ async def test_a_host_elsewhere_that_does_not_answer_is_a_problem_and_no_secret_
 async def test_a_package_that_is_missing_is_a_problem(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+    monkeypatch.setattr(doctor, "OPTIONAL", (("no-such-extra", "does nothing", "none"),))
     report = await examine(None, {})
     assert any("no-such-package is not installed" in problem for problem in report.problems)
+    assert not any("no-such-extra" in problem for problem in report.problems)
+    optional = values(report, "program")["no-such-extra"]
+    assert optional == ("not installed", "optional: does nothing; pip install dlm-lsp[none]")
 
 
 def test_the_report_prints_every_fact_and_problem():
@@ -187,15 +215,53 @@ async def test_the_model_and_how_to_get_a_real_one_are_told(project: Path):
     assert "model" not in elsewhere.sections
 
 
-@pytest.mark.usefixtures("no_trial")
 async def test_a_model_too_large_for_the_memory_is_a_problem(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    choice = Choice(Path("/models/large.gguf"), "large", True, memory_bytes=10**15)
-    monkeypatch.setattr(doctor, "choose", lambda *_: choice)
-    report = await examine(None, {})
-    assert "engine" not in report.sections, "it is not tried"
-    assert any("of memory" in problem for problem in report.problems)
+    monkeypatch.setattr(runtime, "available_memory_bytes", lambda: 50_000_000)
+    report = await examine(None, {"engine": {"checkpoint": str(tiny_checkpoint), "device": "cpu"}})
+    assert values(report, "engine")["checkpoint"][1] == "cannot be loaded"
+    (problem,) = report.problems
+    assert problem.startswith(f"{tiny_checkpoint} needs about 10")
+    assert "50 MB are free" in problem
+    assert 'engine.checkpoint = "nano"' in problem
+
+
+def test_the_integer_product_is_told_with_the_figures_that_it_was_chosen_by():
+    assert doctor._product_fact(None).value == "not measured yet"
+    found = MachineProbe(
+        "A CPU (avx2), 1 threads",
+        (
+            ProductTimes("int8", False, (1.0, 2.0, 3.0), 65.0),
+            ProductTimes("uint8", True, (4.0, 5.0, 6.04), 65.0),
+        ),
+    )
+    assert doctor._product_fact(found) == Fact(
+        "integers",
+        "uint8",
+        "for 1/8/64 rows int8 1.0/2.0/3.0 ms, not exact; uint8 4.0/5.0/6.0 ms, exact; "
+        "A CPU (avx2), 1 threads",
+    )
+
+
+async def test_a_large_model_is_not_prepared_by_looking(
+    project: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A graph is built by the first start, not by the doctor, who says that it is not there."""
+    monkeypatch.setenv("DLM_LSP_MODELS", str(tmp_path / "models"))
+    engine = {"checkpoint": str(tiny_checkpoint), "device": "cpu", "dtype": "int8"}
+    seen = values(await examine(None, {"engine": engine}), "engine")
+    assert seen["checkpoint"][1].startswith("would be loaded, once it is prepared")
+    assert seen["integers"][0] == "not measured yet"
+    assert seen["dtype"] == ("int8", "set by the command line")
+    assert not (tmp_path / "models").exists()
+    Engine.load(
+        EngineSettings(tiny_checkpoint, "cpu", "int8", graphs=tmp_path / "models" / "graphs")
+    ).close()
+    seen = values(await examine(None, {"engine": engine}), "engine")
+    assert seen["graph"][1].endswith(", built")
+    assert seen["integers"][0] in ("int8", "uint8")
+    assert seen["checkpoint"][1].startswith("would be loaded: a trial took")
 
 
 def test_outlook_tells_what_a_host_would_run(tiny_checkpoint: Path):

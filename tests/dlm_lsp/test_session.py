@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from dlm_lsp.messages import (
     UsageBody,
 )
 from dlm_lsp.session import OFFERS_MAX, Session
+from engine.config import EngineSettings
 
 URIS = ("file:///a.py", "file:///b.py")
 STARTED = StartedEvent(
@@ -384,6 +386,35 @@ async def test_host_that_cannot_load_is_an_error_with_its_reason() -> None:
     await until(lambda: None in editor.loads)
     assert editor.errors == ["config.json is missing. Copy it."]
     assert editor.statuses[-1].state == "error"
+
+
+async def test_one_problem_is_one_message_however_it_was_met() -> None:
+    """Where the host is brought up the remedy is apart, where a request is refused it is not."""
+    engine = Engine(failure=HostError("a is gone.", remedy="Get it.", code="load_failed"))
+    session, editor, _ = make(engine=engine)
+    opened(session)
+    await session.complete(at(4))
+    engine.failure = HostError("a is gone. Get it.", code="load_failed")
+    await session.complete(at(4))
+    assert editor.errors == ["a is gone. Get it."]
+    await session.close()
+
+
+async def test_a_model_that_was_removed_gives_way_to_what_the_settings_mean_now(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session, _, engine = make()
+    opened(session)
+    engine.failure = HostError("the file is gone.", code="load_failed")
+    await session.complete(at(4))
+    chosen = HostSettings(engine=EngineSettings(tmp_path / "another"))
+    monkeypatch.setattr("dlm_lsp.session.to_host_settings", lambda settings: chosen)
+    engine.failure = None
+    answer = await session.complete(at(4))
+    assert engine.settings == chosen
+    assert answer is not None
+    assert answer.offers
+    await session.close()
 
 
 async def test_offers_that_can_be_accepted_are_bounded() -> None:

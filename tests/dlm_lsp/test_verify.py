@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +104,22 @@ def test_a_terminal_gets_a_table_and_no_control_codes_of_the_checkpoint_s() -> N
     assert "\x1b[2J" not in shown
     assert "\x1b]0;" not in shown
     assert "1 failed." in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("verify",), ("verify", "--json"), ("adapt", "A", "--data", "B", "--out", "C")],
+    ids=" ".join,
+)
+def test_without_torch_it_is_said_how_to_get_it(arguments: tuple[str, ...]) -> None:
+    """In a process that cannot import torch at all."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from dlm_lsp.cli import main;"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert f"dlm-lsp {arguments[0]} computes with torch, which is not installed." in ended.stderr
+    assert "pip install 'dlm-lsp[train]'" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -11,7 +11,7 @@ import torch
 
 from engine import device
 from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
-from engine.device import resolve
+from engine.device import decide, resolve
 from engine.errors import ConfigError
 
 
@@ -34,9 +34,12 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_left_to_resolve_a_second_time(no_driver: None) -> None:
     once = resolve(EngineSettings())
     assert once == resolve(once)
-    assert (once.device, once.backend) == ("cpu", "torch")
-    assert once.dtype == ("bfloat16" if device.cpu_has_bfloat16() else "float32")
+    assert (once.device, once.backend) == ("cpu", "onnx")
+    assert once.dtype == "auto", "it follows from the checkpoint's size"
     assert once.threads
+    torch_once = resolve(EngineSettings(backend="torch"))
+    assert torch_once == resolve(torch_once)
+    assert torch_once.dtype == ("bfloat16" if device.cpu_has_bfloat16() else "float32")
     assert "auto" in DEVICES
     assert "auto" in DTYPES
     assert "auto" in BACKENDS
@@ -65,8 +68,8 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, dr
     ("settings", "param"),
     [
         (EngineSettings(device="cuda"), "engine.device"),
-        (EngineSettings(device="cpu"), "engine.backend"),
-        (EngineSettings(), "engine.backend"),
+        (EngineSettings(backend="torch"), "engine.backend"),
+        (EngineSettings(dtype="bfloat16"), "engine.dtype"),
     ],
 )
 def test_without_torch_it_is_said_how_to_get_it(
@@ -76,21 +79,45 @@ def test_without_torch_it_is_said_how_to_get_it(
         resolve(settings)
     assert error.value.param == param
     assert "pip install 'dlm-lsp[gpu]'" in error.value.remedy
+    assert f'{param} = "auto"' in error.value.remedy
 
 
 @pytest.mark.parametrize(
     ("settings", "param"),
     [
-        (EngineSettings(backend="onnx"), "engine.backend"),
-        (EngineSettings(dtype="int8"), "engine.dtype"),
+        (EngineSettings(backend="onnx", device="cuda"), "engine.backend"),
+        (EngineSettings(backend="onnx", dtype="bfloat16"), "engine.dtype"),
         (EngineSettings(dtype="int8", backend="torch"), "engine.dtype"),
+        (EngineSettings(dtype="int8", device="cuda"), "engine.dtype"),
     ],
 )
-def test_what_torch_cannot_do_is_named(settings: EngineSettings, param: str) -> None:
+def test_what_a_backend_cannot_do_is_named(
+    monkeypatch: pytest.MonkeyPatch, settings: EngineSettings, param: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigError, match=param) as error:
         resolve(settings)
     assert error.value.param == param
     assert error.value.remedy
+
+
+def test_the_reasons_say_what_was_really_looked_at(
+    monkeypatch: pytest.MonkeyPatch, no_driver: None
+) -> None:
+    why = decide(EngineSettings()).why
+    assert why["device"] == "this machine has no NVIDIA driver"
+    assert why["backend"].startswith("the CPU computes with ONNX Runtime ")
+    assert "dtype" not in why
+    assert "bf16" in decide(EngineSettings(backend="torch")).why["dtype"]
+    assert (
+        decide(EngineSettings(backend="onnx")).why["device"]
+        == "ONNX Runtime computes on the CPU here"
+    )
+    monkeypatch.setattr(device, "_has_driver", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert decide(EngineSettings()).why["device"] == "torch finds no CUDA device"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "no torch for it" in decide(EngineSettings()).why["device"]
 
 
 def test_resolving_for_a_cpu_imports_no_torch() -> None:

@@ -34,6 +34,7 @@ from engine.api import (
     Started,
     Usage,
 )
+from tests.tiny import sentinel_tokenizer
 from tests.toy_backend import (
     ToyHost,
     ToyJob,
@@ -141,6 +142,16 @@ async def test_generate_tells_the_engine_what_was_asked(private_runtime: Path) -
     assert (request.block.length, request.block.threshold) == (8, 0.7)
     assert request.stop == ("\n\n",)
     assert request.stop_token_ids == (infill.end_of_middle, 2)
+
+
+async def test_a_model_asked_through_sentinels_ends_at_a_markdown_fence(
+    private_runtime: Path,
+) -> None:
+    async with toy_host(private_runtime) as host:
+        host.backend.tokenizer = sentinel_tokenizer()
+        await events_of(host, {**BODY, "mode": "ar", "stop": ["\n\n"]})
+        request = host.backend.jobs[0].request
+    assert request.stop == ("\n\n", "\n```")
 
 
 async def test_generate_block_longer_than_the_checkpoints_takes_its_room_from_the_prompt(

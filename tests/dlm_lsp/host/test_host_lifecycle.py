@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from dlm_lsp.host import lifecycle
 from dlm_lsp.host.lifecycle import bind_private, serving_lock, watch
 from dlm_lsp.host.loading import Loader
 from dlm_lsp.host.state import Host, HostLimits
+from engine.api import Preparing
 from engine.config import EngineSettings
 from engine.errors import CheckpointError
 from tests.toy_backend import ToyBackend
@@ -71,7 +73,9 @@ def test_bind_replaces_a_dead_hosts_socket_and_only_the_user_can_open_it(
 
 async def loaded_host(limits: HostLimits | None = None) -> Host:
     backend = ToyBackend()
-    host = Host(Loader(lambda settings: backend, EngineSettings()), limits=limits or HostLimits())
+    host = Host(
+        Loader(lambda settings, preparing: backend, EngineSettings()), limits=limits or HostLimits()
+    )
     host.loader.start()
     await host.loader.wait(20)
     return host
@@ -96,7 +100,7 @@ async def test_watch_loading_host_is_not_idle() -> None:
     backend, loaded = ToyBackend(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def load(settings: EngineSettings) -> ToyBackend:
+    def load(settings: EngineSettings, preparing: Preparing) -> ToyBackend:
         asyncio.run_coroutine_threadsafe(loaded.wait(), loop).result(20)
         return backend
 
@@ -122,8 +126,17 @@ async def test_watch_host_without_an_idle_time_waits_to_be_asked() -> None:
         assert await watching == 0
 
 
+async def test_watch_host_of_a_checkpoint_that_has_changed_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "_CHECK_SECONDS", 0.01)
+    is_current = iter((True, True, False))
+    async with asyncio.timeout(20):
+        assert await watch(await loaded_host(), 0, None, lambda: next(is_current)) == 0
+
+
 async def test_watch_host_that_cannot_load_ends_after_telling_so() -> None:
-    def load(settings: EngineSettings) -> ToyBackend:
+    def load(settings: EngineSettings, preparing: Preparing) -> ToyBackend:
         raise CheckpointError("broken")
 
     host = Host(Loader(load, EngineSettings()), limits=HostLimits(linger_seconds=0.1))

@@ -11,7 +11,7 @@ import pytest
 
 from dlm_lsp.host import paths as paths_module
 from dlm_lsp.host.errors import HostError
-from dlm_lsp.host.paths import SOCKET_PATH_BYTES_MAX, host_paths, identity
+from dlm_lsp.host.paths import SOCKET_PATH_BYTES_MAX, graphs_folder, host_paths, identity
 from engine.config import EngineSettings
 
 
@@ -146,3 +146,16 @@ def test_paths_home_that_cannot_be_written_to_puts_the_log_beside_the_socket(
     monkeypatch.setenv("XDG_STATE_HOME", str(private_runtime / "file"))
     paths = host_paths(EngineSettings())
     assert paths.log.parent == paths.folder
+
+
+def test_graphs_lie_in_the_store_unless_it_is_others_who_prepared_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cache = tmp_path / "models", tmp_path / "cache"
+    monkeypatch.setenv("DLM_LSP_MODELS", str(store))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    assert graphs_folder() == store / "graphs"
+    monkeypatch.setattr(paths_module.os, "access", lambda *_: False)
+    assert graphs_folder() == cache / "dlm-lsp" / "graphs"
+    (store / "graphs" / "model" / "graph").mkdir(parents=True)
+    assert graphs_folder() == store / "graphs"

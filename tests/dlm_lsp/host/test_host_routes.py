@@ -12,6 +12,7 @@ import pytest
 
 from dlm_lsp.host.state import HostLimits
 from dlm_lsp.version import PROTOCOL, VERSION
+from engine.api import Preparing
 from engine.config import EngineSettings
 from engine.errors import CheckpointError
 from tests.toy_backend import ToyBackend, ToyHost, toy_host
@@ -24,14 +25,17 @@ class SlowLoad:
 
     def __init__(self) -> None:
         self.may_end = threading.Event()
+        self.has_prepared = threading.Event()
         self.backend = ToyBackend()
 
-    def __call__(self, settings: EngineSettings) -> ToyBackend:
+    def __call__(self, settings: EngineSettings, preparing: Preparing) -> ToyBackend:
+        preparing(0.344)
+        self.has_prepared.set()
         self.may_end.wait(20)
         return self.backend
 
 
-def broken_load(settings: EngineSettings) -> ToyBackend:
+def broken_load(settings: EngineSettings, preparing: Preparing) -> ToyBackend:
     raise CheckpointError("config.json is missing.", remedy="Give another folder.", param="x")
 
 
@@ -62,9 +66,11 @@ async def test_health_ready_tells_what_is_loaded(private_runtime: Path) -> None:
 async def test_health_loading_is_unavailable_and_generate_waits(private_runtime: Path) -> None:
     load = SlowLoad()
     async with toy_host(private_runtime, load=load) as host:
+        assert await asyncio.to_thread(load.has_prepared.wait, 20)
         status, health = await answer(host, "GET", "/health")
         assert status == 503
-        error = {"code": 503, "message": "Loading model", "type": "unavailable_error"}
+        message = "Preparing nano for this machine, once (34 %)"
+        error = {"code": 503, "message": message, "type": "unavailable_error"}
         assert health["error"] == error
         assert health["protocol"] == PROTOCOL
         asking = asyncio.create_task(host.post(BODY))
@@ -88,7 +94,7 @@ async def test_generate_load_that_takes_too_long_is_unavailable(private_runtime:
 
 @pytest.mark.parametrize("failure", ["named", "unforeseen"])
 async def test_load_that_fails_tells_every_client_why(private_runtime: Path, failure: str) -> None:
-    def unforeseen(settings: EngineSettings) -> ToyBackend:
+    def unforeseen(settings: EngineSettings, preparing: Preparing) -> ToyBackend:
         raise OSError("the disk is on fire")
 
     load = broken_load if failure == "named" else unforeseen

@@ -80,7 +80,9 @@ def test_without_a_name_the_proposal_is_taken_where_nobody_can_be_asked(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setattr(model_command, "read_row_step_ms", lambda: lambda weight_bytes: 1.0)
+    monkeypatch.setattr(
+        model_command, "measured_row_step_ms", lambda graphs: lambda weight_bytes: 1.0
+    )
     proposal = Proposal(entry(HUB), "about 1 ms a token on this machine")
     monkeypatch.setattr(model_command, "propose", lambda entries, row_step_ms: proposal)
     assert main(["model", "pull"]) == 0

@@ -19,7 +19,7 @@ from dlm_lsp.store.choice import as_given, choose
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.store.folder import Store, default_root
 from dlm_lsp.store.further import entries
-from dlm_lsp.store.memory import memory_problem
+from dlm_lsp.store.memory import memory_problem, smaller_model
 from dlm_lsp.store.progress import Meter, Progress, lasting, sized
 from dlm_lsp.store.proposal import SPARE_BYTES, measured_row_step_ms, propose
 from dlm_lsp.store.told import tell_now
@@ -250,9 +250,15 @@ def test_memory_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert problem is not None
     assert LARGE.name in problem
     assert "1.0 GB are free" in problem
-    assert memory_problem(2_000_000_000) is not None
     meminfo.unlink()
-    assert memory_problem(1) is None, "asked of sysconf"
+    assert memory_problem(SMALL) is None, "asked of sysconf"
+
+
+def test_where_a_model_does_not_fit_the_largest_that_does_is_proposed():
+    small, large = "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
+    assert f"model pull {small}`" in smaller_model(2_100_000_000, 1_500_000_000)
+    assert f"model pull {large}`" in smaller_model(9_000_000_000, 4_000_000_000)
+    assert 'engine.checkpoint = "nano"' in smaller_model(900_000_000, 500_000_000)
 
 
 def test_the_best_model_that_runs_well_is_proposed():
@@ -271,10 +277,9 @@ def test_the_best_model_that_runs_well_is_proposed():
 
 
 def test_a_measured_step_takes_time_and_more_with_more_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setattr("dlm_lsp.store.proposal._MEASURE_SECONDS", 0.01)
-    monkeypatch.setattr("engine.onnx.probe._SHAPES", ((64, 32), (32, 64)))
     milliseconds = measured_row_step_ms(tmp_path)
     assert 0 < milliseconds(1_000_000) < milliseconds(2_000_000)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from filelock import FileLock
 
 import engine.onnx.prepared as prepared
 from engine.config import EngineSettings
@@ -22,7 +22,7 @@ from engine.device import resolve
 from engine.errors import CheckpointError, MemoryExhausted
 from engine.model.source import open_checkpoint
 from engine.onnx.plan import GraphPlan
-from engine.onnx.prepared import FORMAT, find, graph_of, graphs_folder, prepare
+from engine.onnx.prepared import FORMAT, available_graph, graph_of, graphs_folder, prepare
 from engine.onnx.runtime import OnnxRuntime
 from engine.onnx.sessions import open_session
 from engine.onnx.writer import DATA_FILE, GRAPH_FILE
@@ -87,9 +87,9 @@ def touch(checkpoint: Path) -> None:
 def test_a_graph_is_built_once(checkpoint: Path, tmp_path: Path, builds: list[GraphPlan]) -> None:
     graphs = tmp_path / "graphs"
     source = open_checkpoint(checkpoint)
-    assert find(source, PLAN, graphs) is None
+    assert not graph_of(source.path, PLAN, graphs).is_built
     first = prepare(source, PLAN, graphs)
-    assert prepare(source, PLAN, graphs) == first == find(source, PLAN, graphs)
+    assert prepare(source, PLAN, graphs) == first == graph_of(source.path, PLAN, graphs)
     assert builds == [PLAN]
     assert first.folder.parent.name == checkpoint.name  # removed with the model of that name
     open_session(first.file, 1)
@@ -156,7 +156,7 @@ def test_a_folder_that_lacks_a_file_is_built_anew(
     source = open_checkpoint(checkpoint)
     graph = prepare(source, PLAN, tmp_path)
     (graph.folder / missing).unlink()
-    assert find(source, PLAN, tmp_path) is None
+    assert not graph_of(source.path, PLAN, tmp_path).is_built
     assert prepare(source, PLAN, tmp_path) == graph
     assert len(builds) == 2
     open_session(graph.file, 1)
@@ -175,8 +175,8 @@ def test_a_changed_checkpoint_is_another_graph_and_the_old_one_goes(
 
 
 def test_what_is_swept_is_graphs_alone(checkpoint: Path, tmp_path: Path) -> None:
-    """Of checkpoints that are gone, of older formats, and what broken builds left long ago; not
-    what lies there besides, nor what is being written."""
+    """Of checkpoints that are gone, of older formats, and what broken builds left; not what lies
+    there besides, nor what is being written by whoever holds its lock."""
     graphs, gone = tmp_path / "graphs", tmp_path / "gone"
     shutil.copytree(checkpoint, gone)
     swept = [prepare(open_checkpoint(gone), PLAN, graphs).folder]
@@ -185,17 +185,16 @@ def test_what_is_swept_is_graphs_alone(checkpoint: Path, tmp_path: Path) -> None
     about = json.loads((older / "about.json").read_text())
     (older / "about.json").write_text(json.dumps({**about, "format": FORMAT - 1}))
     swept.append(older)
-    kept = [graphs / "somebody" / "else", graphs / "checkpoint" / ".partial-now"]
+    kept = [graphs / "somebody" / "else", graphs / "checkpoint" / ".partial-other-1"]
     for folder in kept:
         folder.mkdir(parents=True)
         (folder / "notes.txt").write_text("mine")
-    left = graphs / "checkpoint" / ".partial-then"
+    left = graphs / "checkpoint" / ".partial-then-1"
     left.mkdir()
     (left / DATA_FILE).write_bytes(b"0" * 100)
-    for path in (left / DATA_FILE, left):
-        os.utime(path, (1e9, 1e9))
     swept.append(left)
-    made = prepare(open_checkpoint(checkpoint), PLAN, graphs)
+    with FileLock(str(graphs / "checkpoint" / "other") + ".lock"):
+        made = prepare(open_checkpoint(checkpoint), PLAN, graphs)
     assert not any(folder.exists() for folder in swept)
     assert folders(graphs) == sorted([*kept, made.folder])
 
@@ -256,8 +255,8 @@ def test_a_graph_that_is_damaged_again_at_once_is_named_with_a_remedy(
 
     build = prepared._build
 
-    def build_broken(source, plan, folder, stamp) -> None:
-        build(source, plan, folder, stamp)
+    def build_broken(source, plan, folder, stamp, preparing) -> None:
+        build(source, plan, folder, stamp, preparing)
         garbage_of_the_same_size(folder / GRAPH_FILE)
         built.append(folder)
 
@@ -289,7 +288,7 @@ def test_a_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(
     checkpoint: Path, tmp_path: Path, builds: list[GraphPlan]
 ) -> None:
     (tmp_path / "file").write_text("")
-    with graphs_folder(tmp_path / "file" / "graphs") as folder:
+    with graphs_folder(tmp_path / "file" / "graphs", checkpoint, PLAN) as folder:
         assert folder.is_dir()
         assert not folder.is_relative_to(tmp_path)
     assert not folder.exists()
@@ -307,11 +306,11 @@ def test_a_read_only_folders_graph_is_used(
     made = prepare(source, PLAN, graphs)
     before = sorted(graphs.rglob("*"))
     monkeypatch.setattr(prepared, "_is_writable", lambda folder: False)
-    with graph_of(source, PLAN, graphs) as graph:
+    with available_graph(source, PLAN, graphs) as graph:
         assert graph == made
     assert builds == [PLAN]
     touch(checkpoint)  # not that checkpoint's any more: built where it can be, and not kept
-    with graph_of(open_checkpoint(checkpoint), PLAN, graphs) as graph:
+    with available_graph(open_checkpoint(checkpoint), PLAN, graphs) as graph:
         assert not graph.folder.is_relative_to(graphs)
         open_session(graph.file, 1)
     assert not graph.folder.exists()
