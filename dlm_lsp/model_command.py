@@ -155,24 +155,26 @@ def _pull(options: argparse.Namespace, store: Store) -> int:
             return _interrupted(options, store, entry)
         seconds = time.monotonic() - started
         _tell_result(options, kept, "is here already" if was_here else f"is here ({seconds:.0f} s)")
-        return _prepare(options, store, kept)
+        _prepare(store, kept)
+    return 0
 
 
-def _prepare(options: argparse.Namespace, store: Store, kept: Kept) -> int:
-    """Builds what the engine runs now, so that the first suggestion does not wait for it."""
+def _prepare(store: Store, kept: Kept) -> None:
+    """Builds what the engine runs now, so that the first suggestion does not wait for it. The model
+    is here even where that cannot be: then the reason is told, and the first start tries again."""
     settings = EngineSettings(checkpoint=kept.path, graphs=store.root / GRAPHS)
     try:
         settings = resolve(settings)
         if settings.backend == "onnx":
-            with Console(stderr=True).status("Preparing it for this machine …"):
-                prepare_checkpoint(settings)
+            with Console(stderr=True).status("Preparing it for this machine …") as status:
+                prepare_checkpoint(settings, lambda share: status.update(_preparing(share)))
     except EngineError as error:
-        if options.json:
-            event = {"event": "error", "code": error.code, "message": str(error)}
-            print(json.dumps(event), flush=True)
-        print(f"dlm-lsp model: {error}", file=sys.stderr)
-        return 1
-    return 0
+        print(f"dlm-lsp model: warning: {error}", file=sys.stderr)
+
+
+def _preparing(share: float | None) -> str:
+    done = "" if share is None else f" {share:.0%}"
+    return f"Preparing it for this machine …{done}"
 
 
 def _wanted(options: argparse.Namespace, store: Store) -> Entry | None:
