@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(
     checkpoint: Path, tmp_path: Path, builds: list[GraphPlan]
 ) -> None:
     (tmp_path / "file").write_text("")
-    with graphs_folder(tmp_path / "file" / "graphs", checkpoint, PLAN) as folder:
+    with graphs_folder(tmp_path / "file" / "graphs") as folder:
         assert folder.is_dir()
         assert not folder.is_relative_to(tmp_path)
     assert not folder.exists()
