@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import tempfile
@@ -12,6 +13,10 @@ import pytest
 from hypothesis import settings
 
 from tests.tiny import write_tiny_checkpoint
+
+# Before torch is imported: its threads wait for each other, which takes many times as long as one
+# thread alone where anything else keeps the machine busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No example fails for having taken long: on a shared machine any may.
 settings.register_profile("untimed", deadline=None)
