@@ -232,29 +232,29 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
 def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
     """Decoding in holes: ours in "auto" and in "ar", theirs plainly, the same tokens of each hole.
 
-    A hole's prompt is computed once before, by both; a round is all holes.
+    A round is all holes. A hole's prompt is computed once before, by both; the tokens that "ar"
+    takes to its end are what all decode.
     """
     rounds = range(plan.hole_rounds)
     auto: list[list[dict[str, float]]] = [[] for _ in rounds]
-    plain: list[list[dict[str, float]]] = [[] for _ in rounds]
+    plain: list[list[dict[str, float]]] = [[]]
     theirs: list[list[dict[str, float]]] = [[] for _ in rounds]
     for prompt in prompts.holes(plan.holes):
-        wanted = pair.ask_ours(prompt, plan.hole_tokens, may_end=True)
+        plain[0].append(pair.ask_ours(prompt, plan.hole_tokens, may_end=True))
         # The first token comes with the prompt; the end is decided as well.
-        tokens = max(int(wanted["decided"]) + 1, 2)
+        tokens = max(int(plain[0][-1]["decided"]) + 1, 2)
         pair.ask_theirs(prompt, 1, may_reuse=True)
         for number in rounds:
             auto[number].append(pair.ask_ours(prompt, tokens, mode="auto"))
             theirs[number].append(pair.ask_theirs(prompt, tokens, may_reuse=True))
-            plain[number].append(pair.ask_ours(prompt, tokens))
     rates = [tuple(_rate(answers) for answers in each) for each in (auto, plain, theirs)]
-    modes = sum(answer["forwards"] for answers in auto for answer in answers)
+    forwards = sum(answer["forwards"] for answers in auto for answer in answers)
     decided = sum(answer["decided"] for answers in auto for answer in answers)
     name = f"{plan.holes} holes"
     return [
         Row(
             pair.threads,
-            f"{name}, auto ({decided / max(modes, 1):.2f} tokens a forward)",
+            f"{name}, auto ({decided / max(forwards, 1):.2f} tokens a forward)",
             "tokens/s",
             rates[0],
             rates[2],
