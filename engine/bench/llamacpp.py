@@ -40,6 +40,7 @@ BUSY_BAR = Bar("ours", 0.5, is_least=True)
 
 _SECONDS_MAX = 600.0  # for one answer, and for a child's start
 _HASH_DIGITS = 12
+_HOLE_TOKENS_MIN = 4
 _SMALL_CPUS_MAX = 4  # on larger machines two processes are the other work
 MODELS_VARIABLE = "DLM_LSP_MODELS"  # the store's; graphs are kept in "graphs" there
 
@@ -50,7 +51,8 @@ class Plan:
 
     Attributes:
         rounds: of a prompt and `tokens` behind it.
-        holes, hole_rounds, hole_tokens: how many, how often each, and most tokens of one.
+        holes, hole_rounds, hole_tokens: how many, how often each, and most tokens of one, which
+            are no more than stood there.
         busy_rounds, busy_prompt, busy_tokens: of prompts idle and beside a busy core.
         starts: of each engine's process.
     """
@@ -232,29 +234,30 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
 def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
     """Decoding in holes: ours in "auto" and in "ar", theirs plainly, the same tokens of each hole.
 
-    A hole's prompt is computed once before, by both; a round is all holes.
+    A round is all holes. A hole's prompt is computed once before, by both; the tokens that "ar"
+    takes to its end are what all decode.
     """
     rounds = range(plan.hole_rounds)
     auto: list[list[dict[str, float]]] = [[] for _ in rounds]
-    plain: list[list[dict[str, float]]] = [[] for _ in rounds]
+    plain: list[list[dict[str, float]]] = [[]]
     theirs: list[list[dict[str, float]]] = [[] for _ in rounds]
-    for prompt in prompts.holes(plan.holes):
-        wanted = pair.ask_ours(prompt, plan.hole_tokens, may_end=True)
+    for prompt, length in prompts.holes(plan.holes):
+        most = max(min(length, plan.hole_tokens), _HOLE_TOKENS_MIN)
+        plain[0].append(pair.ask_ours(prompt, most, may_end=True))
         # The first token comes with the prompt; the end is decided as well.
-        tokens = max(int(wanted["decided"]) + 1, 2)
+        tokens = max(int(plain[0][-1]["decided"]) + 1, 2)
         pair.ask_theirs(prompt, 1, may_reuse=True)
         for number in rounds:
             auto[number].append(pair.ask_ours(prompt, tokens, mode="auto"))
             theirs[number].append(pair.ask_theirs(prompt, tokens, may_reuse=True))
-            plain[number].append(pair.ask_ours(prompt, tokens))
     rates = [tuple(_rate(answers) for answers in each) for each in (auto, plain, theirs)]
-    modes = sum(answer["forwards"] for answers in auto for answer in answers)
+    forwards = sum(answer["forwards"] for answers in auto for answer in answers)
     decided = sum(answer["decided"] for answers in auto for answer in answers)
     name = f"{plan.holes} holes"
     return [
         Row(
             pair.threads,
-            f"{name}, auto ({decided / max(modes, 1):.2f} tokens a forward)",
+            f"{name}, auto ({decided / max(forwards, 1):.2f} tokens a forward)",
             "tokens/s",
             rates[0],
             rates[2],

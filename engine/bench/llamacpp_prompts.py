@@ -75,8 +75,9 @@ class Prompts:
             if len(ids) >= tokens:
                 yield ids[:tokens]
 
-    def holes(self, count: int) -> list[list[int]]:
-        """Infilling prompts of different kinds of holes, text on both sides.
+    def holes(self, count: int) -> list[tuple[list[int], int]]:
+        """Infilling prompts of different kinds of holes, text on both sides, and how many tokens
+        stood in each hole, its end included: what runs on behind it is no measure.
 
         Raises:
             EngineFailure: the checkpoint knows no infilling.
@@ -87,11 +88,12 @@ class Prompts:
         per_kind = -(-count // len(_KINDS))
         drawn = draw_holes(self.sources, per_kind, kinds=_KINDS)
         mixed = [drawn[kind * per_kind + i] for i in range(per_kind) for kind in range(len(_KINDS))]
-        prompts = []
+        prompts: list[tuple[list[int], int]] = []
         for hole in mixed[:count]:
             pieces = hole.pieces
             prefix = self.tokenizer.encode(pieces.prefix)[-_PREFIX_TOKENS:]
             near = self.tokenizer.encode(pieces.near)
             far = self.tokenizer.encode(pieces.far)[: max(_SUFFIX_TOKENS - len(near), 0)]
-            prompts.append(list(infill.prompt(far, prefix, near)))
+            tokens = len(self.tokenizer.encode(pieces.middle)) + 1
+            prompts.append((list(infill.prompt(far, prefix, near)), tokens))
         return prompts

@@ -60,10 +60,14 @@ class TidySession:
         self._session = session
         self._tidily = onnxruntime.RunOptions()
         self._tidily.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._was_wide = False
 
     def run(self, output_names: Sequence[str], input_feed: dict[str, Any], /) -> Sequence[Any]:
         """As `onnxruntime.InferenceSession.run`; "x" has a row for each of the step's."""
-        options = self._tidily if len(input_feed["x"]) >= _WIDE_ROWS else None
+        is_wide = len(input_feed["x"]) >= _WIDE_ROWS
+        # What a wide step gave out was still in use at its end: the next one gives that back.
+        options = self._tidily if is_wide or self._was_wide else None
+        self._was_wide = is_wide
         return self._session.run(output_names, input_feed, options)
 
 
