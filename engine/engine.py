@@ -7,6 +7,7 @@ where a runtime of torch is loaded, and nowhere else.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -73,11 +74,12 @@ class Engine:
         self.tokenizer = tokenizer
         self.end_ids = config.end_ids
         self.block_length = config.block_length
-        times, background = None, None
+        times, background = None, runtime.settle()
         if times_file is not None:
             key = _times_key(times_file, runtime, threads)
             times = read_times(times_file.path, key)
-            background = self._measure(times_file.path, key, times)
+            measuring = self._measure(times_file.path, key, times)
+            background = itertools.chain(background, measuring)
         self.info = replace(
             _info(runtime, cache, tokenizer, settings.checkpoint_path(), threads),
             step_times=times,

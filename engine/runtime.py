@@ -6,7 +6,7 @@ what computes can be torch or anything else. `engine.model.torch_runtime` implem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from engine.api import Sampling
@@ -82,4 +82,9 @@ class Runtime(Protocol):
 
     def begin_thread(self, threads: int) -> None:
         """Called once on the engine's thread, before any step: so many CPU threads may be used."""
+        ...
+
+    def settle(self) -> Iterator[None]:
+        """Work that makes later steps faster, for idle moments; each `next` is a short piece of it,
+        on the engine's thread."""
         ...

@@ -6,6 +6,7 @@ Knows neither files' contents nor decoding; the network meets the cache in `engi
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 
 import torch
 
@@ -74,3 +75,7 @@ class TorchRuntime:
     def begin_thread(self, threads: int) -> None:
         """torch keeps the number of threads for each thread that calls it."""
         torch.set_num_threads(threads)
+
+    def settle(self) -> Iterator[None]:
+        """Nothing to be done."""
+        return iter(())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from engine.errors import CheckpointError, ModelTooLarge
 from engine.model.config import ModelConfig
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.weights import EMBEDDING, Weights
+from engine.onnx.huge_pages import collapse
 from engine.onnx.model import OnnxModel
 from engine.onnx.plan import GraphPlan
 from engine.onnx.prepared import available_graph, discard, graphs_folder, prepare
@@ -102,6 +103,10 @@ class OnnxRuntime:
 
     def begin_thread(self, threads: int) -> None:
         """Nothing: the session has threads of its own."""
+
+    def settle(self) -> Iterator[None]:
+        """Lays the weights out in huge pages, where they are many."""
+        return collapse() if self.dtype == "int8" else iter(())
 
 
 def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = None) -> None:
