@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ class CheckpointSource:
 
     Attributes:
         path: the folder or the file.
-        metadata: config.json as it is, or the GGUF file's keys.
+        metadata: config.json as it is, or the GGUF file's keys but for lists.
     """
 
     config: ModelConfig
@@ -54,9 +54,12 @@ def open_checkpoint(path: Path) -> CheckpointSource:
     if is_gguf(path):
         file = read_gguf(path)
         config = gguf_config(file)
-        weights = GGUFWeights(file, config)
-        metadata = file.metadata
-        tokenizer = tokenizer_from_gguf(metadata, str(path))
+        tokenizer = tokenizer_from_gguf(file.metadata, str(path))
+        # A vocabulary as Python objects is tens of megabytes, which nobody reads from here on.
+        metadata = {
+            key: value for key, value in file.metadata.items() if not isinstance(value, list)
+        }
+        weights = GGUFWeights(replace(file, metadata=metadata), config)
     else:
         metadata = read_config_json(_folder(path))
         config = parse_config(metadata, str(path / "config.json"))
