@@ -8,7 +8,6 @@ Torch-free.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -56,8 +55,7 @@ class GGUFWeights:
             CheckpointError: a tensor is missing, unknown or misshapen, or of a type that cannot be
                 dequantised.
         """
-        # Without the vocabulary, which is tens of megabytes of small objects.
-        self._file = replace(file, metadata={})
+        self._file = file
         self._headers = _checked(file, config)
         self._order: dict[str, NDArray[np.int64]] = {}
         if config.family.model_type in _PERMUTED:
