@@ -43,7 +43,10 @@ def values(report: Report, section: str) -> dict[str, tuple[str, str]]:
     return {fact.name: (fact.value, fact.why) for fact in report.sections[section]}
 
 
-async def test_a_sound_installation_has_no_problems(project: Path, tiny_checkpoint: Path):
+async def test_a_sound_installation_has_no_problems(
+    project: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DLM_LSP_MODELS", str(tmp_path / "models"))  # where nobody built a graph yet
     report = await examine("app.py:1:5", {"engine": {"checkpoint": str(tiny_checkpoint)}})
     assert report.problems == []
     assert values(report, "engine host")["state"] == ("absent", "the first request starts it")
