@@ -317,7 +317,9 @@ def _onnx_facts(onnx: OnnxOutlook | None) -> list[Fact]:
     if onnx.needs_probe:
         facts.append(_product_fact(onnx.probe))
     built_when = "built at the first start"
-    if not os.access(onnx.graphs if onnx.graphs.exists() else onnx.graphs.parent, os.W_OK):
+    # Folders that are missing are made.
+    there = next(folder for folder in (onnx.graphs, *onnx.graphs.parents) if folder.exists())
+    if not os.access(there, os.W_OK):
         built_when = "built anew at every start: the folder cannot be written to"
     if onnx.graph is None:
         facts.append(Fact("graph", str(onnx.graphs), f"is {built_when}"))
