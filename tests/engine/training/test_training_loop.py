@@ -185,7 +185,12 @@ def test_what_a_drawing_process_raises_is_raised():
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler is here")
-def test_compiled_steps_learn_the_same(tokenizer: Tokenizer, packer: Packer):
+def test_compiled_steps_learn_the_same(
+    tokenizer: Tokenizer, packer: Packer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The compiler imports setuptools, which refuses where another test's library has imported the
+    # standard distutils before it.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     trainers = [new_trainer(tokenizer), new_trainer(tokenizer)]
     trainers[1].compile()
     for step in range(2):
