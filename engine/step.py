@@ -8,6 +8,7 @@ Plain tuples without torch. What a row sees follows from the arrays alone:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CACHED = -1  # as a parent: this row follows its sequence's last cached token
@@ -152,3 +153,13 @@ def visible_rows(step: Step) -> tuple[int, ...]:
         ancestors[row] | members.get((step.sequence[row], step.group[row]), 0)
         for row in range(step.rows)
     )
+
+
+def check_path(step: Step, rows: Sequence[int]) -> None:
+    """Asserts that rows may be cached: a path from the root, each row's parent the row before it,
+    in one sequence; group 0 and drafter off, since nothing bidirectional or drafted ever is."""
+    for row, parent in zip(rows, (CACHED, *rows), strict=False):
+        assert step.parent[row] == parent
+        assert step.sequence[row] == step.sequence[rows[0]]
+        assert step.group[row] == 0
+        assert not step.drafter[row]

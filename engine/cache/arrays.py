@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
 from engine.cache.shape import CacheShape
 from engine.errors import MemoryExhausted
-from engine.step import CACHED, Step
+from engine.step import Step, check_path
 
 # K/V of exact sequences were computed in tiles and differ from others' in the last bits.
 _EXACT_SALT = b"exact"
@@ -142,11 +142,7 @@ class ArrayCache:
         if not rows:
             return
         sequence = step.sequence[rows[0]]
-        for row, parent in zip(rows, (CACHED, *rows), strict=False):
-            assert step.parent[row] == parent
-            assert step.sequence[row] == sequence
-            assert step.group[row] == 0
-            assert not step.drafter[row]
+        check_path(step, rows)
         workspace, start = self._open[sequence], self._open[sequence].length
         assert step.position[rows[0]] == start
         assert self._new is not None
