@@ -186,7 +186,13 @@ class Network(nn.Module):
         Returns:
             (..., T, hidden) in the weights' dtype.
         """
-        x = self.encoder.embed_tokens(tokens)
+        return self.from_embeddings(self.encoder.embed_tokens(tokens), positions, attend, draft)
+
+    def from_embeddings(
+        self, x: Tensor, positions: Tensor, attend: Attend, draft: Draft | None = None
+    ) -> Tensor:
+        """As `forward`, of rows whose embeddings (..., T, hidden) the caller has looked up, such as
+        masks that have vectors of their own."""
         rotation = self._rotation(positions, x.dtype)
         for layer in self.encoder.layers:
             x = layer(x, rotation, attend, draft)

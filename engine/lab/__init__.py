@@ -1,0 +1,1 @@
+"""What makes and judges models. The server never imports any of it."""

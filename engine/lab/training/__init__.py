@@ -1,0 +1,1 @@
+"""Training: how checkpoints and adapters are made."""
