@@ -33,12 +33,12 @@ from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import EngineError
+from engine.lab.data.corpus import HELD, build_corpus, default_roots, read_sources
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.runner import Model
 from engine.steptimes import StepTimes, TimesFile
-from engine.training.corpus import HELD, build_corpus, default_roots, read_sources
 
 TOKENS_MAX = 64
 PEER = "transformers.generate"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError, EngineFailure
-from engine.evaluation.holes import block, draw_holes, line_tail, several_lines, whole_line
+from engine.lab.data.corpus import Source
+from engine.lab.data.holes import block, draw_holes, line_tail, several_lines, whole_line
 from engine.model.tokenizer import Tokenizer
-from engine.training.corpus import Source
 
 _FILES = (
     "argparse.py",

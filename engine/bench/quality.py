@@ -1,6 +1,6 @@
 """How often the model fills a real hole exactly, on files of packages it was never trained on.
 
-Runs holes of fixed kinds (engine.evaluation.holes) through the real engine, compares texts: the
+Runs holes of fixed kinds (engine.lab.data.holes) through the real engine, compares texts: the
 short measurement of a training run; `dlm-lsp eval` is the long one. Owns the figures; knows nothing
 of how an engine decodes.
 `python -m engine.bench.quality --corpus runs/nano/corpus` prints a table, or JSON with --json.
@@ -20,7 +20,9 @@ from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.errors import ConfigError, EngineError, EngineFailure
-from engine.evaluation.holes import (
+from engine.lab.data.corpus import HELD, Source, read_sources
+from engine.lab.data.examples import Pieces
+from engine.lab.data.holes import (
     SEED,
     Cut,
     Hole,
@@ -29,12 +31,10 @@ from engine.evaluation.holes import (
     several_lines,
     whole_line,
 )
-from engine.evaluation.holes import draw_holes as draw
+from engine.lab.data.holes import draw_holes as draw
+from engine.lab.data.languages import PYTHON
+from engine.lab.data.sampler import prompt_tokens
 from engine.prompt import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX
-from engine.training.corpus import HELD, Source, read_sources
-from engine.training.examples import Pieces
-from engine.training.languages import PYTHON
-from engine.training.packing import prompt_tokens
 
 MODES = ("ar", "block")
 _TOKENS_MAX = 192

@@ -24,13 +24,15 @@ from engine.config import EngineSettings
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.engine import Engine
 from engine.errors import EngineError
+from engine.lab.data.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
+from engine.lab.data.sampler import ExampleSampler
+from engine.lab.data.vocabulary import train_tokenizer
 from engine.model.checkpoint import WEIGHTS, load_network
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import MASK
 from engine.training.ahead import Ahead
-from engine.training.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
 from engine.training.export import (
     export_checkpoint,
     measure_storage,
@@ -39,9 +41,7 @@ from engine.training.export import (
 )
 from engine.training.loop import Budget, Trainer, drawing, held_out_batches, train
 from engine.training.objective import Batch, rows_multiple
-from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, model_config, preset
-from engine.training.vocabulary import train_tokenizer
 
 # Languages of which the held-out packages have enough for the card's figures.
 MEASURED = ("python", "javascript", "typescript")
@@ -138,13 +138,13 @@ def run(options: argparse.Namespace) -> None:
     mask_id = tokenizer.id_of(MASK)
     assert mask_id is not None
     multiple = rows_multiple(torch.device(options.device))
-    draw = drawing(recipe, Packer(sources, tokenizer), mask_id, multiple)
+    draw = drawing(recipe, ExampleSampler(sources, tokenizer), mask_id, multiple)
     # Before the trainer: its processes are forked, which they must be before CUDA is there.
     with Ahead(draw, options.workers) if options.workers else nullcontext(draw) as drawn:
         trainer = new_trainer(recipe, tokenizer, options)
         if options.compile:
             trainer.compile()
-        held_out = held_out_batches(trainer, Packer(read_sources(corpus, HELD), tokenizer))
+        held_out = held_out_batches(trainer, ExampleSampler(read_sources(corpus, HELD), tokenizer))
         minutes = options.minutes
         if minutes is None and options.tokens is None:
             minutes = recipe.minutes

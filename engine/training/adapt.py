@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.lab.data.sampler import Example
 from engine.model.network import Network
 from engine.training.jobs import Adam, Report, rate_at
 from engine.training.loop import Progress
@@ -19,7 +20,6 @@ from engine.training.lora import LowRank
 from engine.training.lowrank_loss import backward_frozen, losses_frozen
 from engine.training.masking import add_noise
 from engine.training.objective import Batch, Sums, assemble
-from engine.training.packing import Example
 
 ALPHA = 0.5  # weight of the diffusion loss beside the AR loss, as in the recipe
 _COPIES = 1

@@ -24,6 +24,9 @@ import torch
 from engine.config import EngineSettings
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.errors import CheckpointError, ConfigError, EngineError
+from engine.lab.data.corpus import Source
+from engine.lab.data.repository import Data, read_data
+from engine.lab.data.sampler import HOLES, Example, ExampleSampler, prefix_tokens, prompt_tokens
 from engine.model.adapter import FOLDER as DRAFTER_FOLDER
 from engine.model.adapter import save_adapter
 from engine.model.checkpoint import free_memory_bytes, load_network, save_checkpoint
@@ -37,7 +40,6 @@ from engine.training.acceptance import measure_acceptance
 from engine.training.adapt import AdaptJob
 from engine.training.continuation import Continuations
 from engine.training.convert import ConvertJob, ConvertOptions, diffusion_config
-from engine.training.corpus import Source
 from engine.training.drafter import DrafterJob, new_adapter
 from engine.training.filling import Filling, held_out_holes, measure_filling, to_table
 from engine.training.jobs import Job, check_plan, run_job
@@ -53,8 +55,6 @@ from engine.training.markers import (
 )
 from engine.training.memory import Demand, check_memory
 from engine.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
-from engine.training.packing import HOLES, Example, Packer, prefix_tokens, prompt_tokens
-from engine.training.repository import Data, read_data
 
 _MINUTES = 60.0
 # The recipe weighs ends 1.5. A model that has not yet learnt where they belong then ends at once:
@@ -235,8 +235,8 @@ def _dtype(options: argparse.Namespace) -> torch.dtype:
 
 def _hole_draws(options: argparse.Namespace, data: Data, tokenizer: Tokenizer) -> tuple[Draw, Draw]:
     def draws(sources: Sequence[Source]) -> Draw:
-        packer = Packer(sources, tokenizer)
-        return lambda rng: packer.batch(rng, options.batch_tokens, _MIX)
+        sampler = ExampleSampler(sources, tokenizer)
+        return lambda rng: sampler.batch(rng, options.batch_tokens, _MIX)
 
     return draws(data.train), draws(data.held_out)
 
@@ -258,13 +258,13 @@ def _mixed_draws(
     plain, held_out = _plain_draws(options, data, tokenizer, begin)
     if not options.infilling:
         return plain, held_out
-    packer = Packer(data.train, tokenizer)
+    sampler = ExampleSampler(data.train, tokenizer)
     texts = Continuations(data.train, tokenizer, begin)
     tokens = int(options.infilling * options.batch_tokens)
 
     def draw(rng: np.random.Generator) -> list[Example]:
         return [
-            *packer.batch(rng, tokens, _MIX),
+            *sampler.batch(rng, tokens, _MIX),
             *(texts.batch(rng, options.batch_tokens - tokens) if options.infilling < 1 else []),
         ]
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engine.lab.data.corpus import Source
+from engine.lab.data.sampler import Example, Hole, file_weights
 from engine.model.tokenizer import Tokenizer
-from engine.training.corpus import Source
 from engine.training.masking import BLOCK_LENGTHS, Noise, add_noise
-from engine.training.packing import Example, Hole, file_weights
 
 # Multiples of the longest block, so that no noisy block reaches behind the text.
 _BLOCKS_MAX = 12

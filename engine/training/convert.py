@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine.lab.data.sampler import Example
 from engine.model.config import ModelConfig
 from engine.model.families import NEMOTRON
 from engine.model.network import Network
@@ -22,7 +23,6 @@ from engine.training.continuation import continuation_noise
 from engine.training.jobs import Report, rate_at
 from engine.training.loop import Progress, Trainer
 from engine.training.objective import Batch, assemble, losses
-from engine.training.packing import Example
 from engine.training.recipe import Recipe, Shape
 
 _COPIES = 1

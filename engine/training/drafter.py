@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.lab.data.sampler import Example, Hole
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Attend, Network
 from engine.training.jobs import Adam, Report, rate_at
 from engine.training.loop import Progress
 from engine.training.objective import assemble
-from engine.training.packing import Example, Hole
 
 # Rows of a draft: what linear_spec uses, whose window starts at 8 and follows what is accepted.
 WINDOWS = (2, 4, 8, 16, 32)

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.bench.quality import Figures, to_table
+from engine.lab.data.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
+from engine.lab.data.languages import shares_of
+from engine.lab.data.sampler import HOLES
 from engine.model.checkpoint import WEIGHTS, Weights, load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.safetensors_file import weight_files
 from engine.model.tokenizer import Tokenizer
 from engine.prompt import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX
-from engine.training.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
-from engine.training.languages import shares_of
 from engine.training.loop import evaluate
 from engine.training.objective import Batch
-from engine.training.packing import HOLES
 from engine.training.recipe import Recipe
 
 _AVERAGED_ROWS = 20

@@ -14,12 +14,12 @@ from engine.api import Limits, Request
 from engine.bench.quality import decode, to_request
 from engine.config import EngineSettings
 from engine.engine import Engine
-from engine.evaluation.holes import KINDS, Hole, draw_holes
+from engine.lab.data.corpus import Source
+from engine.lab.data.examples import Pieces
+from engine.lab.data.holes import KINDS, Hole, draw_holes
+from engine.lab.data.sampler import prefix_tokens
 from engine.model.config import read_config
 from engine.prompt import PREFIX_TOKENS_MAX
-from engine.training.corpus import Source
-from engine.training.examples import Pieces
-from engine.training.packing import prefix_tokens
 
 KINDS_MEASURED = ("whole_line", "line_tail", "mid_word")
 _TOKENS_MAX = 64

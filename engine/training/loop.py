@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
+from engine.lab.data.sampler import HOLES, LANGUAGE, Example, ExampleSampler
 from engine.model.network import Network
 from engine.training.masking import Noise, add_noise
 from engine.training.objective import Batch, assemble, backward, losses, to_batch
-from engine.training.packing import HOLES, LANGUAGE, Example, Packer
 from engine.training.recipe import Recipe
 from engine.training.rows import Rows, lay_out
 from engine.training.throughput import flops_of, matrix_rate
@@ -262,7 +262,7 @@ def train(
     _log_held_out(folder, trainer, held_out)
 
 
-def drawing(recipe: Recipe, packer: Packer, mask_id: int, multiple_of: int = 1) -> Draw:
+def drawing(recipe: Recipe, sampler: ExampleSampler, mask_id: int, multiple_of: int = 1) -> Draw:
     """Draws a step's rows from the files: a function of the seed and the step alone.
 
     Args:
@@ -273,7 +273,7 @@ def drawing(recipe: Recipe, packer: Packer, mask_id: int, multiple_of: int = 1) 
         rng = np.random.default_rng([recipe.seed, step])
         drawn = []
         for _ in range(recipe.batches):
-            examples = packer.batch(rng, recipe.batch_tokens, HOLES if joint else LANGUAGE)
+            examples = sampler.batch(rng, recipe.batch_tokens, HOLES if joint else LANGUAGE)
             noises = noises_of(examples, recipe, mask_id, rng) if joint else [[] for _ in examples]
             drawn.append(lay_out(examples, noises, multiple_of=multiple_of))
         return drawn
@@ -292,7 +292,7 @@ def noises_of(
 
 
 def held_out_batches(
-    trainer: Trainer, packer: Packer, tokens: int = _HELD_OUT_TOKENS
+    trainer: Trainer, sampler: ExampleSampler, tokens: int = _HELD_OUT_TOKENS
 ) -> list[Batch]:
     """The fixed examples whose losses are logged; always with noise.
 
@@ -301,7 +301,7 @@ def held_out_batches(
     rng = np.random.default_rng(_HELD_OUT_SEED)
     batches = []
     while sum(batch.rows for batch in batches) < tokens:
-        drawn = packer.batch(rng, trainer.recipe.batch_tokens, HOLES)
+        drawn = sampler.batch(rng, trainer.recipe.batch_tokens, HOLES)
         examples = [_middles_alone(example) for example in drawn if example.holes]
         if examples:
             noises = noises_of(examples, trainer.recipe, trainer.mask_id, rng)

@@ -23,7 +23,7 @@ from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import BEGIN, END, END_OF_MIDDLE, FAR, MASK, MIDDLE, NEAR, PREFIX
 
-# What `Packer` needs of a tokenizer.
+# What `ExampleSampler` needs of a tokenizer.
 INFILLING = (BEGIN, END, FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE)
 MASKING = (MASK,)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.training.packing import Hole
+from engine.lab.data.sampler import Hole
 
 BLOCK_LENGTHS = (32, 16, 8)
 _BLOCK_SHARES = (0.6, 0.25, 0.15)

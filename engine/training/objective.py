@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.lab.data.sampler import Example
 from engine.model.network import Attend, Network
 from engine.training.fused import PAD_ROWS, FusedAttention
 from engine.training.masking import Noise
 from engine.training.packed import PackedAttention
-from engine.training.packing import Example
 from engine.training.rows import Rows, lay_out
 
 # Rows whose logits exist at a time: few enough for a processor's cache, enough to fill a card.

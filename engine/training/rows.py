@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine.lab.data.sampler import Example
 from engine.training.masking import Noise
-from engine.training.packing import Example
 
 NONE = -1  # in `block` of clean rows, in `Segment.trunk` of trunks
 

@@ -13,7 +13,7 @@ from engine.bench.decode import Variant, advice_of, held_out_holes, measure, nea
 from engine.bench.decode_report import Report, to_table, write
 from engine.bench.decode_rows import Condition, Row, Timed, to_row
 from engine.config import EngineSettings
-from engine.training.corpus import build_corpus
+from engine.lab.data.corpus import build_corpus
 from tests.tiny import write_tiny_checkpoint
 
 CODE = """class Store:

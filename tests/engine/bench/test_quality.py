@@ -10,8 +10,8 @@ import pytest
 from engine.api import Finished, Usage
 from engine.bench import quality
 from engine.bench.quality import KINDS, draw_holes, main, measure, to_table
-from engine.training.corpus import Source
-from engine.training.examples import Pieces
+from engine.lab.data.corpus import Source
+from engine.lab.data.examples import Pieces
 
 CODE = '''import json
 

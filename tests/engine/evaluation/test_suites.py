@@ -11,12 +11,12 @@ import pytest
 from engine.errors import ConfigError
 from engine.evaluation import suites
 from engine.evaluation.baselines import FrequentLines, previous_line
-from engine.evaluation.holes import BLOCK_LINES_MAX, KINDS, draw_holes
 from engine.evaluation.parquet import read_parquet
 from engine.evaluation.records import RECORDS, Record, Records, ReplayRecord
 from engine.evaluation.sandbox import check_isolation, run_program
 from engine.evaluation.suites import Task, digest, held_out_sources, hole_tasks, read_suites
-from engine.training.corpus import Source
+from engine.lab.data.corpus import Source
+from engine.lab.data.holes import BLOCK_LINES_MAX, KINDS, draw_holes
 
 HUMAN_EVAL = [
     {

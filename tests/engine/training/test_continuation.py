@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.lab.data.corpus import Source
+from engine.lab.data.vocabulary import train_tokenizer
 from engine.model.tokenizer import Tokenizer
 from engine.training.continuation import Continuations, continuation_noise, late_mask
-from engine.training.corpus import Source
 from engine.training.masking import BLOCK_LENGTHS, add_noise
 from engine.training.rows import lay_out, own_sees
-from engine.training.vocabulary import train_tokenizer
 from tests.engine.training.small_checkpoints import CODE
 
 TEXT = "".join(CODE.format(index) for index in range(12))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.lab.data.sampler import Example, Hole
 from engine.model.adapter import DrafterAdapter, load_adapter, save_adapter
 from engine.model.network import Network
 from engine.model.runner import Model
@@ -28,7 +29,6 @@ from engine.training.drafter import (
 )
 from engine.training.jobs import run_job
 from engine.training.loop import Budget
-from engine.training.packing import Example, Hole
 from tests.engine.seeded import CONFIG, CPU, MASK_ID, empty_cache, prompt_of, seeded_network
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.lab.data.sampler import Example, Hole
 from engine.training.masking import BLOCK_LENGTHS, FILLING_SHARE, Noise, add_noise
-from engine.training.packing import Example, Hole
 from engine.training.rows import lay_out, own_sees
 
 MASK, END_OF_MIDDLE = 3, 8

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import MemoryExhausted
+from engine.lab.data.sampler import Example
 from engine.model.config import ModelConfig
 from engine.model.network import Network
 from engine.training.memory import Demand, check_memory
 from engine.training.objective import assemble, backward
-from engine.training.packing import Example
 from engine.training.recipe import PRESETS, model_config
 from tests.engine.seeded import CPU
 

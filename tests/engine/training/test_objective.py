@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.lab.data.sampler import Example, Hole
 from engine.model.network import Network
 from engine.training.loop import initial_weight
 from engine.training.masking import Noise, add_noise
 from engine.training.objective import Batch, assemble, backward, losses, to_batch
-from engine.training.packing import Example, Hole
 from engine.training.recipe import Shape, model_config
 from engine.training.rows import lay_out
 

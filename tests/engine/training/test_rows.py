@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engine.lab.data.sampler import Example, Hole
 from engine.training.fused import PAD_ROWS, FusedAttention
 from engine.training.masking import add_noise
 from engine.training.packed import PackedAttention
-from engine.training.packing import Example, Hole
 from engine.training.rows import NONE, Rows, lay_out
 
 MASK = 3

@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from engine.errors import ConfigError
+from engine.lab.data.corpus import Source
+from engine.lab.data.sampler import ExampleSampler
+from engine.lab.data.vocabulary import train_tokenizer
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
 from engine.training.ahead import Ahead
-from engine.training.corpus import Source
 from engine.training.loop import Budget, Draw, Trainer, drawing, evaluate, held_out_batches, train
 from engine.training.objective import to_batch
-from engine.training.packing import Packer
 from engine.training.recipe import PRESETS, Recipe, Shape, model_config, preset
 from engine.training.rows import Rows
-from engine.training.vocabulary import train_tokenizer
 
 CODE = """def area(width, height):
     if width < 0 or height < 0:
@@ -59,8 +59,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def packer(tokenizer: Tokenizer) -> Packer:
-    return Packer(SOURCES, tokenizer)
+def sampler(tokenizer: Tokenizer) -> ExampleSampler:
+    return ExampleSampler(SOURCES, tokenizer)
 
 
 def new_trainer(tokenizer: Tokenizer, recipe: Recipe = TINY) -> Trainer:
@@ -69,8 +69,8 @@ def new_trainer(tokenizer: Tokenizer, recipe: Recipe = TINY) -> Trainer:
     return Trainer(network, recipe, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def drawn(trainer: Trainer, packer: Packer) -> Draw:
-    return drawing(trainer.recipe, packer, trainer.mask_id)
+def drawn(trainer: Trainer, sampler: ExampleSampler) -> Draw:
+    return drawing(trainer.recipe, sampler, trainer.mask_id)
 
 
 def log_rows(folder: Path) -> list[dict[str, float]]:
@@ -82,12 +82,12 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def test_both_losses_fall_on_a_text_to_be_memorised(
-    tokenizer: Tokenizer, packer: Packer, tmp_path: Path
+    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path
 ):
     trainer = new_trainer(tokenizer)
-    held_out = held_out_batches(trainer, packer, tokens=1200)
+    held_out = held_out_batches(trainer, sampler, tokens=1200)
     before = evaluate(trainer.network, held_out)
-    train(trainer, drawn(trainer, packer), held_out, Budget(tokens=90_000), tmp_path)
+    train(trainer, drawn(trainer, sampler), held_out, Budget(tokens=90_000), tmp_path)
     after = evaluate(trainer.network, held_out)
     assert before.diffusion is not None
     assert after.diffusion is not None
@@ -104,15 +104,15 @@ def test_both_losses_fall_on_a_text_to_be_memorised(
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(
-    tokenizer: Tokenizer, packer: Packer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     budget = Budget(tokens=16_000)
 
     def run(folder: Path) -> Trainer:
         folder.mkdir(exist_ok=True)
         trainer = new_trainer(tokenizer)
-        held_out = held_out_batches(trainer, packer, 600)
-        train(trainer, drawn(trainer, packer), held_out, budget, folder, save_seconds=0.0)
+        held_out = held_out_batches(trainer, sampler, 600)
+        train(trainer, drawn(trainer, sampler), held_out, budget, folder, save_seconds=0.0)
         return trainer
 
     whole = run(tmp_path / "whole")
@@ -141,18 +141,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
 
 def test_a_run_told_to_stop_saves_its_last_step_and_goes_on(
-    tokenizer: Tokenizer, packer: Packer, tmp_path: Path
+    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path
 ):
     budget = Budget(tokens=9000)
     whole, stopped, resumed = (new_trainer(tokenizer) for _ in range(3))
-    held_out = held_out_batches(whole, packer, 600)
+    held_out = held_out_batches(whole, sampler, 600)
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-    train(whole, drawn(whole, packer), held_out, budget, tmp_path / "whole")
+    train(whole, drawn(whole, sampler), held_out, budget, tmp_path / "whole")
     told = iter([False, False, False, True])
     train(
         stopped,
-        drawn(stopped, packer),
+        drawn(stopped, sampler),
         held_out,
         budget,
         tmp_path / "broken",
@@ -160,13 +160,15 @@ def test_a_run_told_to_stop_saves_its_last_step_and_goes_on(
     )
     assert stopped.progress.step == 3
     assert whole.progress.step > 3
-    train(resumed, drawn(resumed, packer), held_out, budget, tmp_path / "broken")
+    train(resumed, drawn(resumed, sampler), held_out, budget, tmp_path / "broken")
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
 
 
-def test_steps_drawn_ahead_by_other_processes_are_the_same(tokenizer: Tokenizer, packer: Packer):
-    draw = drawn(new_trainer(tokenizer), packer)
+def test_steps_drawn_ahead_by_other_processes_are_the_same(
+    tokenizer: Tokenizer, sampler: ExampleSampler
+):
+    draw = drawn(new_trainer(tokenizer), sampler)
     with Ahead(draw, workers=2) as ahead:
         for step in (*range(8), 20, 21):  # goes on from a state: elsewhere
             ours, theirs = draw(step, True), ahead(step, True)
@@ -186,7 +188,7 @@ def test_what_a_drawing_process_raises_is_raised():
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler is here")
 def test_compiled_steps_learn_the_same(
-    tokenizer: Tokenizer, packer: Packer, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer, sampler: ExampleSampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The compiler imports setuptools, which refuses where another test's library has imported the
     # standard distutils before it.
@@ -194,7 +196,7 @@ def test_compiled_steps_learn_the_same(
     trainers = [new_trainer(tokenizer), new_trainer(tokenizer)]
     trainers[1].compile()
     for step in range(2):
-        rows = drawn(trainers[0], packer)(step, True)
+        rows = drawn(trainers[0], sampler)(step, True)
         found = []
         for trainer in trainers:
             batches = [to_batch(each, device=trainer.device, dtype=trainer.dtype) for each in rows]
@@ -202,36 +204,42 @@ def test_compiled_steps_learn_the_same(
         assert found[0].ar == pytest.approx(found[1].ar, rel=1e-4)
         assert found[0].diffusion == pytest.approx(found[1].diffusion, rel=1e-4)
     assert weights(trainers[0]).keys() == weights(trainers[1]).keys()
-    held_out = held_out_batches(trainers[0], packer, 600)
+    held_out = held_out_batches(trainers[0], sampler, 600)
     after = [trainer.evaluate(held_out).ar for trainer in trainers]
     assert after[0] == pytest.approx(after[1], rel=1e-4)
 
 
-def test_a_half_written_state_is_not_taken_up(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
+def test_a_half_written_state_is_not_taken_up(
+    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path
+):
     (tmp_path / "state.partial").write_bytes(b"half")
     trainer = new_trainer(tokenizer)
     train(
         trainer,
-        drawn(trainer, packer),
-        held_out_batches(trainer, packer, 600),
+        drawn(trainer, sampler),
+        held_out_batches(trainer, sampler, 600),
         Budget(tokens=2000),
         tmp_path,
     )
     assert trainer.progress.step > 0
 
 
-def test_a_finished_run_is_left_alone(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
+def test_a_finished_run_is_left_alone(
+    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path
+):
     first = new_trainer(tokenizer)
-    held_out = held_out_batches(first, packer, 600)
-    train(first, drawn(first, packer), held_out, Budget(tokens=2000), tmp_path)
+    held_out = held_out_batches(first, sampler, 600)
+    train(first, drawn(first, sampler), held_out, Budget(tokens=2000), tmp_path)
     log = (tmp_path / "log.jsonl").read_bytes()
     again = new_trainer(tokenizer)
-    train(again, drawn(again, packer), held_out, Budget(tokens=2000), tmp_path)
+    train(again, drawn(again, sampler), held_out, Budget(tokens=2000), tmp_path)
     assert (tmp_path / "log.jsonl").read_bytes() == log
     assert again.progress == first.progress
 
 
-def test_a_state_of_another_shape_is_refused(tokenizer: Tokenizer, packer: Packer, tmp_path: Path):
+def test_a_state_of_another_shape_is_refused(
+    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path
+):
     trainer = new_trainer(tokenizer)
     trainer.save(tmp_path / "state.pt")
     other = new_trainer(tokenizer, replace(TINY, shape=replace(TINY.shape, hidden=128)))
@@ -239,9 +247,9 @@ def test_a_state_of_another_shape_is_refused(tokenizer: Tokenizer, packer: Packe
         other.load(tmp_path / "state.pt")
 
 
-def test_losses_of_several_batches_are_one_mean(tokenizer: Tokenizer, packer: Packer):
+def test_losses_of_several_batches_are_one_mean(tokenizer: Tokenizer, sampler: ExampleSampler):
     trainer = new_trainer(tokenizer)
-    batches = held_out_batches(trainer, packer, tokens=1800)
+    batches = held_out_batches(trainer, sampler, tokens=1800)
     assert len(batches) > 1
     alone = [evaluate(trainer.network, [batch]) for batch in batches]
     together = evaluate(trainer.network, batches)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.training.corpus import (
+from engine.lab.data.corpus import (
     HELD,
     TRAIN,
     build_corpus,
@@ -16,7 +16,7 @@ from engine.training.corpus import (
     read_sources,
     refusal,
 )
-from engine.training.licences import is_permissive, normalised, stated_npm_licence
+from engine.lab.data.licences import is_permissive, normalised, stated_npm_licence
 
 
 def module(name: str, lines: int = 30) -> str:

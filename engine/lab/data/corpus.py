@@ -21,8 +21,8 @@ from pathlib import Path
 from zlib import crc32
 
 from engine.errors import ConfigError
-from engine.training.languages import PYTHON, language_of
-from engine.training.licences import (
+from engine.lab.data.languages import PYTHON, language_of
+from engine.lab.data.licences import (
     STDLIB_LICENCE,
     is_permissive,
     normalised,

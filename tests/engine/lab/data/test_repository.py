@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.training.corpus import HELD, TRAIN
-from engine.training.repository import is_held_out, list_files, read_data, refusal
+from engine.lab.data.corpus import HELD, TRAIN
+from engine.lab.data.repository import is_held_out, list_files, read_data, refusal
 from tests.engine.training.small_checkpoints import CODE, write_repository
 
 

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from dlm_lsp.host.layout import Budget as HostBudget
 from dlm_lsp.host.layout import Pieces as HostPieces
 from dlm_lsp.host.layout import lay_out
-from engine.model.tokenizer import Tokenizer
-from engine.prompt import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX, InfillFormat
-from engine.training.corpus import Source
-from engine.training.examples import (
+from engine.lab.data.corpus import Source
+from engine.lab.data.examples import (
     CURSORS,
     ENDS,
     LineIndex,
@@ -23,14 +21,14 @@ from engine.training.examples import (
     place_cursor,
     place_end,
 )
-from engine.training.languages import SHARES
-from engine.training.packing import (
+from engine.lab.data.languages import SHARES
+from engine.lab.data.sampler import (
     HOLES,
     LANGUAGE,
     MIDDLE_TOKENS_MAX,
     Example,
+    ExampleSampler,
     Mix,
-    Packer,
     draw_budgets,
     file_weights,
     middle_weights,
@@ -38,7 +36,9 @@ from engine.training.packing import (
     prefix_tokens,
     prompt_tokens,
 )
-from engine.training.vocabulary import train_tokenizer
+from engine.lab.data.vocabulary import train_tokenizer
+from engine.model.tokenizer import Tokenizer
+from engine.prompt import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX, InfillFormat
 
 CODE = '''class Counter:
     """Counts what it is given."""
@@ -148,8 +148,8 @@ def test_an_examples_prompts_are_the_hosts(
     """Branch behind trunk is what the host lays out for the same text, cursor, marks and budgets,
     and the middle is what stood there, tokenised alone, and its end."""
     scene = scene_of(text, seed)
-    packer = Packer([Source("p", "f.py", CODE)], tokenizer)
-    example = packer.infilling(scene, np.random.default_rng(seed))
+    sampler = ExampleSampler([Source("p", "f.py", CODE)], tokenizer)
+    example = sampler.infilling(scene, np.random.default_rng(seed))
     if example is None:
         return
     budgets = draw_budgets(np.random.default_rng(seed))
@@ -186,8 +186,8 @@ def test_an_examples_prompts_are_the_hosts(
 def test_only_what_has_to_be_predicted_is_weighted(
     tokenizer: Tokenizer, infill: InfillFormat, text: str, seed: int
 ):
-    packer = Packer([Source("p", "f.py", CODE)], tokenizer)
-    example = packer.infilling(scene_of(text, seed), np.random.default_rng(seed))
+    sampler = ExampleSampler([Source("p", "f.py", CODE)], tokenizer)
+    example = sampler.infilling(scene_of(text, seed), np.random.default_rng(seed))
     if example is None:
         return
     brought = [infill.begin, infill.far, infill.prefix, infill.near, infill.middle]
@@ -227,9 +227,9 @@ def test_a_prompt_of_empty_pieces_is_the_markers_alone(tokenizer: Tokenizer, inf
 
 
 def test_batches_repeat_with_their_seed_and_keep_their_size(tokenizer: Tokenizer):
-    packer = Packer([Source("p", "f.py", CODE * 3)], tokenizer)
+    sampler = ExampleSampler([Source("p", "f.py", CODE * 3)], tokenizer)
     first, again, other = (
-        packer.batch(np.random.default_rng(seed), 2000) for seed in ([1, 5], [1, 5], [1, 6])
+        sampler.batch(np.random.default_rng(seed), 2000) for seed in ([1, 5], [1, 5], [1, 6])
     )
 
     def tokens(examples: list[Example]) -> list[list[int]]:
@@ -241,11 +241,11 @@ def test_batches_repeat_with_their_seed_and_keep_their_size(tokenizer: Tokenizer
 
 
 def test_the_second_stages_batches_are_mostly_holes(tokenizer: Tokenizer):
-    packer = Packer([Source("p", "f.py", CODE * 20)], tokenizer)
+    sampler = ExampleSampler([Source("p", "f.py", CODE * 20)], tokenizer)
 
     def middle_share(mix: Mix) -> float:
         rng = np.random.default_rng(0)
-        examples = [example for _ in range(20) for example in packer.batch(rng, 4000, mix)]
+        examples = [example for _ in range(20) for example in sampler.batch(rng, 4000, mix)]
         assert {bool(example.holes) for example in examples} == {True, False}
         middles = sum(len(h.tokens) - h.middle for e in examples for h in e.holes)
         return middles / sum(example.rows for example in examples)
@@ -254,11 +254,11 @@ def test_the_second_stages_batches_are_mostly_holes(tokenizer: Tokenizer):
 
 
 def test_plain_text_ends_with_end_of_text_only_at_the_end_of_the_file(tokenizer: Tokenizer):
-    packer = Packer([Source("p", "f.py", CODE)], tokenizer)
+    sampler = ExampleSampler([Source("p", "f.py", CODE)], tokenizer)
     end = tokenizer.id_of("</s>")
     ended = set()
     for seed in range(20):
-        example = packer.plain(Source("p", "f.py", CODE), np.random.default_rng(seed))
+        example = sampler.plain(Source("p", "f.py", CODE), np.random.default_rng(seed))
         text = tokenizer.decode(example.tokens.tolist())
         assert text in CODE
         assert not example.holes

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.lab.data.corpus import Source
+from engine.lab.data.examples import Pieces, Scene, draw_scene
+from engine.lab.data.languages import shares_of
 from engine.model.tokenizer import Tokenizer
 from engine.prompt import (
     END,
@@ -24,9 +27,6 @@ from engine.prompt import (
     PREFIX_TOKENS_MAX,
     InfillFormat,
 )
-from engine.training.corpus import Source
-from engine.training.examples import Pieces, Scene, draw_scene
-from engine.training.languages import shares_of
 
 MIDDLE_TOKENS_MAX = 192
 PLAIN_TOKENS_MAX = 768
@@ -103,7 +103,7 @@ class Example:
         return len(self.tokens) + sum(len(hole.tokens) for hole in self.holes)
 
 
-class Packer:
+class ExampleSampler:
     """Draws examples from a set of files. Immutable; every draw takes its own generator."""
 
     def __init__(self, sources: Sequence[Source], tokenizer: Tokenizer) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.lab.data.vocabulary import train_tokenizer
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import SPECIAL_TOKENS
-from engine.training.vocabulary import train_tokenizer
 
 TEXT = "def value(self):\n        return self.value_of(12)\n\n\n" * 40
 

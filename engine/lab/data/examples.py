@@ -3,7 +3,7 @@
 Owns the distribution of holes. Every cut is by character, as serving cuts; the pieces are
 tokenised afterwards, each alone. A scene holds several holes above one far suffix, as typing and
 moving about leave them, so that their long context has to be read but once. Knows nothing of token
-ids, packing or losses.
+ids, sampling or losses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.training.corpus import Source
+from engine.lab.data.corpus import Source
 
 # A scene's surroundings: bounds the work per example on long files.
 _REACH_CHARS = 4_500

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.lab.data.corpus import HELD, TRAIN, Source, read_sources
+from engine.lab.data.languages import language_of
 from engine.secrets import is_secret
-from engine.training.corpus import HELD, TRAIN, Source, read_sources
-from engine.training.languages import language_of
 
 HELD_OUT_PART = 10  # one file in so many
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.training.corpus import Source
-from engine.training.examples import LineIndex, Pieces
+from engine.lab.data.corpus import Source
+from engine.lab.data.examples import LineIndex, Pieces
 
 SEED = 7
 BLOCK_LINES_MAX = 20
