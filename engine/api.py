@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-from engine.advice import DecodingAdvice
+from engine.auto.checkpoint_stats import DecodingAdvice
+from engine.auto.step_times import StepTimes
 from engine.errors import RequestError
-from engine.steptimes import StepTimes
 
 # What may be asked for; "auto" is resolved before a request reaches the engine.
 AskedMode = Literal["auto", "ar", "block", "linear_spec", "quadratic_spec", "copy_spec"]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.advice import read_advice
 from engine.api import (
     CAUSAL_MODES,
     MODES,
@@ -31,18 +30,26 @@ from engine.api import (
     Stopped,
     Usage,
 )
+from engine.auto.checkpoint_stats import read_advice
+from engine.auto.measuring import measure
+from engine.auto.step_times import (
+    StepTimes,
+    TimesFile,
+    TimesKey,
+    built_in_times,
+    read_times,
+    write_times,
+)
 from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.device import default_threads, resolve, torch_unusable
 from engine.errors import RequestError
 from engine.loop import TokenState, decode
-from engine.measuring import measure
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer
 from engine.runtime import Cache, Runtime
 from engine.scheduler import Scheduler
-from engine.steptimes import StepTimes, TimesFile, TimesKey, built_in_times, read_times, write_times
 from engine.transcript import Transcript, mean_confidence
 
 logger = logging.getLogger(__name__)

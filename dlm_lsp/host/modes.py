@@ -1,7 +1,7 @@
 """What "auto" is on this host: the checkpoint's figures, the machine's and the host's own record.
 
-The choice itself stands in `engine.forecast`; here its inputs are brought together, for requests
-and for whoever asks what a request would get.
+The choice itself stands in `engine.auto.mode_selection`; here its inputs are brought together, for
+requests and for whoever asks what a request would get.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.api import EXACT_MODES, EngineInfo, Limits, Usage
-from engine.forecast import (
+from engine.auto.mode_selection import (
     Asked,
     Forecast,
     ModeRecord,
@@ -20,7 +20,7 @@ from engine.forecast import (
     forecast,
     is_line_stop,
 )
-from engine.steptimes import StepTimes, built_in_times
+from engine.auto.step_times import StepTimes, built_in_times
 
 
 @dataclass(slots=True)

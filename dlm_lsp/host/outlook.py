@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from dlm_lsp.host.backend import in_the_stores_words
 from dlm_lsp.host.modes import usual_choice
 from dlm_lsp.host.paths import graphs_folder, times_file
+from engine.auto.mode_selection import Forecast
+from engine.auto.step_times import StepTimes
 from engine.config import EngineSettings
 from engine.errors import EngineError, ModelTooLarge
-from engine.forecast import Forecast
-from engine.steptimes import StepTimes
 
 if TYPE_CHECKING:
     from engine.model.source import CheckpointSource

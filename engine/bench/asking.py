@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from engine.api import LAST_EVENTS, Event, Finished, Request
+from engine.auto.mode_selection import Asked, ModeRecord, decided_tokens, forecast
+from engine.auto.step_times import StepTimes
 from engine.bench.decode_rows import Timed
 from engine.engine import Engine
 from engine.errors import EngineFailure
-from engine.forecast import Asked, ModeRecord, decided_tokens, forecast
-from engine.steptimes import StepTimes
 
 _CURVE_SECONDS_MAX = 120.0
 

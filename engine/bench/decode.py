@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch
 
-from engine.advice import DecodingAdvice, ModeFigures, write_advice
 from engine.api import BlockOptions
+from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures, write_advice
+from engine.auto.step_times import StepTimes, TimesFile
 from engine.bench.asking import AutoMode, busy_core, idle, run_request, wait_for_curve
 from engine.bench.conditions import machine
 from engine.bench.decode_report import Report, write
@@ -38,7 +39,6 @@ from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.runner import Model
-from engine.steptimes import StepTimes, TimesFile
 
 TOKENS_MAX = 64
 PEER = "transformers.generate"

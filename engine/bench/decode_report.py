@@ -12,9 +12,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from engine.auto.step_times import StepTimes
 from engine.bench.decode_rows import Row
 from engine.bench.parity import Parity
-from engine.steptimes import StepTimes
 
 _LEGEND = """\
 Every mode fills each hole in turn, greedily, one request at a time; the prefill is left out. Tokens

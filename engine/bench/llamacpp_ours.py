@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.api import Limits, Request
+from engine.auto.step_times import TimesFile
 from engine.bench.asking import AutoMode, run_request, wait_for_curve
 from engine.bench.llamacpp_channel import Channel
 from engine.config import EngineSettings
@@ -21,7 +22,6 @@ from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import EngineError
 from engine.onnx.probe import probe
-from engine.steptimes import TimesFile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

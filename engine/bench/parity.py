@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.api import EXACT_MODES, Request
+from engine.auto.step_times import prefill_rows
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
@@ -24,7 +25,6 @@ from engine.decoders.strategy import Traits
 from engine.loop import decode
 from engine.model.runner import Model
 from engine.step import chain
-from engine.steptimes import prefill_rows
 
 SPECULATIVE = EXACT_MODES[1:]
 NOISE_ROWS = 32

@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.auto.step_times import StepTimes
 from engine.decoders.strategy import Place, Progress, Task, before_stop, room_left
-from engine.steptimes import StepTimes
 
 MATCH_MAX = 8  # tokens: longer matches are hardly more often right
 MATCH_MIN = 2  # one token alone is followed by too many different ones

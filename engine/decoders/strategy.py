@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from engine.api import Request
+from engine.auto.step_times import CPU_TIMES, StepTimes, prefill_rows
 from engine.reading import Reading
 from engine.step import Step, chain
-from engine.steptimes import CPU_TIMES, StepTimes, prefill_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy
 from numpy import ndarray
 
+from engine.auto.step_times import write_atomically
 from engine.device import cpu_name
 from engine.onnx.plan import Product
 from engine.onnx.products import Linear
 from engine.onnx.sessions import open_session, program
 from engine.onnx.writer import GraphWriter
-from engine.steptimes import write_atomically
 
 logger = logging.getLogger(__name__)
 

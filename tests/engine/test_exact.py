@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.api import EXACT_MODES, MODES, BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import prefill_rows
 from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.storage import KVCache
@@ -25,7 +26,6 @@ from engine.model.tiles import TILE_ROWS
 from engine.onnx.plan import PRODUCTS, Product
 from engine.reading import Reading
 from engine.step import CACHED, Step, chain, concatenate
-from engine.steptimes import prefill_rows
 from tests.engine.graphs import graph_model
 from tests.engine.onnx.families import drafter_of
 from tests.engine.readings import in_numpy

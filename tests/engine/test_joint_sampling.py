@@ -18,6 +18,7 @@ import torch
 import engine.decoders.strategy
 import engine.sampling
 from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import StepTimes
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.decoders import STRATEGIES
@@ -26,7 +27,6 @@ from engine.loop import decode
 from engine.model.network import Network
 from engine.model.runner import Model
 from engine.sampling import uniform
-from engine.steptimes import StepTimes
 from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, DEVICE, MASK_ID, causal_logits, empty_cache, seeded_network
 

@@ -10,10 +10,10 @@ import pytest
 
 from dlm_lsp.host.modes import ModeRecords, choose_mode, usual_choice
 from dlm_lsp.host.paths import times_file
-from engine.advice import DecodingAdvice, ModeFigures
 from engine.api import EXACT_MODES, MODES, EngineInfo, Limits, Usage
+from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures
+from engine.auto.step_times import StepTimes
 from engine.config import EngineSettings
-from engine.steptimes import StepTimes
 from tests.toy_backend import ToyHost, toy_host
 
 CPU = StepTimes((1, 2, 8, 32, 128), (4.0, 4.4, 5.1, 8.0, 16.0), 256)

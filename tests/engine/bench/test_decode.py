@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.advice import read_advice
+from engine.auto.checkpoint_stats import read_advice
 from engine.bench import decode
 from engine.bench.decode import Variant, advice_of, held_out_holes, measure, near_ties
 from engine.bench.decode_report import Report, to_table, write

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import CPU_TIMES, StepTimes
 from engine.decoders import STRATEGIES
 from engine.decoders.copy_spec import CopySpec, CopyState
 from engine.decoders.copying import (
@@ -22,7 +23,6 @@ from engine.decoders.copying import (
 from engine.decoders.linear_spec import LinearSpec, LinearState
 from engine.decoders.strategy import Progress, Task, Traits
 from engine.loop import decode
-from engine.steptimes import CPU_TIMES, StepTimes
 from tests.engine.readings import readings_of
 from tests.engine.seeded import MASK_ID, empty_cache, prompt_of, run, seeded_model
 

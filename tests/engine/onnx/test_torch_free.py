@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.api import BlockOptions, Finished, Limits, Request, Failed, Stopped
 from engine.config import EngineSettings
 from engine.engine import Engine
-from engine.steptimes import TimesFile
+from engine.auto.step_times import TimesFile
 
 kept, dtype = Path(sys.argv[1]), sys.argv[2]
 settings = EngineSettings(device="cpu", dtype=dtype, threads=1, graphs=kept)

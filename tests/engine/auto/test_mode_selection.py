@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.advice import DecodingAdvice, ModeFigures, released_advice
 from engine.api import CAUSAL_MODES, EXACT_MODES, MODES
-from engine.forecast import (
+from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures, released_advice
+from engine.auto.mode_selection import (
     FORWARDS_MAX,
     LINE_TOKENS,
     PRIOR_FORWARDS,
@@ -23,9 +23,9 @@ from engine.forecast import (
     is_line_stop,
     quadratic_length,
 )
-from engine.steptimes import CPU_TIMES, CUDA_TIMES, StepTimes
+from engine.auto.step_times import CPU_TIMES, CUDA_TIMES, StepTimes
+from tests.engine.auto.test_checkpoint_stats import advices
 from tests.engine.decoders.test_copying import curves
-from tests.engine.test_advice import advices
 
 # A small network on one core: 32 rows cost twice what one costs.
 CPU = StepTimes((1, 2, 8, 32, 128), (4.0, 4.4, 5.1, 8.0, 16.0))

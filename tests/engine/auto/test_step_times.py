@@ -14,13 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.api import Request, Sampling
-from engine.cache.storage import KVCache
-from engine.decoders.strategy import Feed, Task, Traits
-from engine.measuring import CONTEXT, PREFILL_ROWS, ROWS, SAMPLES, measure
-from engine.model.runner import Model
-from engine.model.torch_runtime import TorchRuntime
-from engine.step import Step
-from engine.steptimes import (
+from engine.auto.measuring import CONTEXT, PREFILL_ROWS, ROWS, SAMPLES, measure
+from engine.auto.step_times import (
     CPU_TIMES,
     CUDA_TIMES,
     PREFILL_MS_MAX,
@@ -31,7 +26,12 @@ from engine.steptimes import (
     read_times,
     write_times,
 )
-from engine.steptimes import PREFILL_ROWS as PREFILL_COUNTS
+from engine.auto.step_times import PREFILL_ROWS as PREFILL_COUNTS
+from engine.cache.storage import KVCache
+from engine.decoders.strategy import Feed, Task, Traits
+from engine.model.runner import Model
+from engine.model.torch_runtime import TorchRuntime
+from engine.step import Step
 from tests.engine.decoders.test_copying import curves
 from tests.engine.seeded import seeded_model
 
@@ -235,7 +235,7 @@ def measured() -> StepTimes:
 
 
 def test_slow_steps_end_the_measurement_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.measuring.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("engine.auto.measuring.SLOW_SECONDS", 0.0)
     assert measured().rows == (1, 2)
 
 
@@ -248,7 +248,7 @@ def take(monkeypatch: pytest.MonkeyPatch, time_of: Callable[[int], float]) -> li
         taken.append(time_of(step.rows))
         return taken[-1]
 
-    monkeypatch.setattr("engine.measuring._timed", timed)
+    monkeypatch.setattr("engine.auto.measuring._timed", timed)
     return taken
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from engine.advice import DecodingAdvice, ModeFigures
-from engine.steptimes import StepTimes
+from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures
+from engine.auto.step_times import StepTimes
 
 # Modes that emit what "ar" emits, and block diffusion; on a tie the first one wins.
 CANDIDATES = ("ar", "copy_spec", "linear_spec", "block", "quadratic_spec")

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.steptimes import write_atomically
+from engine.auto.step_times import write_atomically
 
 logger = logging.getLogger(__name__)
 

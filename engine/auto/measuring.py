@@ -10,9 +10,9 @@ import time
 from collections.abc import Generator
 
 from engine.api import Sampling
+from engine.auto.step_times import StepTimes, never_falling
 from engine.runtime import Cache, Runtime
 from engine.step import Step, chain
-from engine.steptimes import StepTimes, never_falling
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
 CONTEXT = 256  # cached tokens: a short completion's prompt

@@ -11,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from engine.advice import FILE, DecodingAdvice, ModeFigures, read_advice, write_advice
 from engine.api import MODES
+from engine.auto.checkpoint_stats import (
+    FILE,
+    DecodingAdvice,
+    ModeFigures,
+    read_advice,
+    write_advice,
+)
 
 figures = st.builds(ModeFigures, st.floats(0.01, 256), st.floats(1, 2000))
 advices = st.builds(

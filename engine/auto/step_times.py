@@ -1,7 +1,7 @@
 """What a step costs by its number of rows: the curve that drafts and modes are chosen by.
 
 Owns the curve, its form as JSON and the file it is kept in. Torch-free; how it is measured stands
-in `engine.measuring`. Knows no clock and no model.
+in `engine.auto.measuring`. Knows no clock and no model.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.advice import DecodingAdvice, ModeFigures, write_advice
 from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
+from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures, write_advice
+from engine.auto.step_times import StepTimes, TimesFile
 from engine.config import EngineSettings
 from engine.engine import Engine
-from engine.steptimes import StepTimes, TimesFile
 from tests.tiny import write_tiny_checkpoint
 
 SECONDS_MAX = 60
