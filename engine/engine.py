@@ -30,7 +30,7 @@ from engine.api import (
     Stopped,
     Usage,
 )
-from engine.auto.checkpoint_stats import read_advice
+from engine.auto.checkpoint_stats import read_stats
 from engine.auto.measuring import measure
 from engine.auto.step_times import (
     StepTimes,
@@ -90,7 +90,7 @@ class Engine:
         self.info = replace(
             _info(runtime, cache, tokenizer, settings.checkpoint_path(), threads),
             step_times=times,
-            advice=read_advice(settings.checkpoint_path(), has_drafter=runtime.has_drafter),
+            stats=read_stats(settings.checkpoint_path(), has_drafter=runtime.has_drafter),
         )
         self._runtime = runtime
         self._cache = cache

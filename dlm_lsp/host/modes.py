@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 from engine.api import EXACT_MODES, EngineInfo, Limits, Usage
 from engine.auto.mode_selection import (
-    Asked,
-    Forecast,
+    ModeChoice,
+    ModeQuery,
     ModeRecord,
     decided_tokens,
     expected_span,
     explain,
-    forecast,
     is_line_stop,
+    select_mode,
 )
 from engine.auto.step_times import StepTimes, built_in_times
 
@@ -47,11 +47,11 @@ def choose_mode(
     block_length: int,
     stop: tuple[str, ...] = (),
     exact: bool = False,
-) -> Forecast:
+) -> ModeChoice:
     """What "auto" takes for a request like this."""
     modes = [mode for mode in info.modes if not exact or mode in EXACT_MODES]
     span = expected_span(limits.tokens_max, is_line=is_line_stop(stop))
-    return forecast(Asked(span, block_length, modes), step_times(info), records, info.advice)
+    return select_mode(ModeQuery(span, block_length, modes), step_times(info), records, info.stats)
 
 
 def step_times(info: EngineInfo) -> StepTimes:
@@ -61,7 +61,7 @@ def step_times(info: EngineInfo) -> StepTimes:
 
 def usual_choice(
     info: EngineInfo, records: Mapping[str, ModeRecord], block_length: int
-) -> Forecast:
+) -> ModeChoice:
     """What "auto" takes for a request that says nothing else."""
     return choose_mode(info, records, Limits(), block_length=block_length)
 
@@ -77,6 +77,6 @@ def times_body(times: StepTimes | None) -> dict[str, object] | None:
     }
 
 
-def auto_body(found: Forecast) -> dict[str, object]:
+def auto_body(found: ModeChoice) -> dict[str, object]:
     """The choice as `/health` shows it."""
     return {"mode": found.mode, "why": explain(found)}

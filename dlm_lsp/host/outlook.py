@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dlm_lsp.host.backend import in_the_stores_words
 from dlm_lsp.host.modes import usual_choice
 from dlm_lsp.host.paths import graphs_folder, times_file
-from engine.auto.mode_selection import Forecast
+from engine.auto.mode_selection import ModeChoice
 from engine.auto.step_times import StepTimes
 from engine.config import EngineSettings
 from engine.errors import EngineError, ModelTooLarge
@@ -68,7 +68,7 @@ class Outlook:
     onnx: OnnxOutlook | None = None
     load_seconds: float | None = None
     step_times: StepTimes | None = None
-    auto: Forecast | None = None
+    auto: ModeChoice | None = None
     problem: str | None = None
 
 

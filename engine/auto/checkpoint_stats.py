@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.auto.step_times import write_atomically
+from engine.atomic_json import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class ModeFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodingAdvice:
+class CheckpointStats:
     """What is known of decoding one checkpoint.
 
     Attributes:
@@ -82,7 +82,7 @@ _NEMOTRON = re.compile(r"nemotron[-_]labs[-_]diffusion", re.IGNORECASE)
 _ACCEPTED, _ACCEPTED_WITH_DRAFTER = 5.46, 6.82
 
 
-def released_advice(folder: Path, *, has_drafter: bool) -> DecodingAdvice | None:
+def published_stats(folder: Path, *, has_drafter: bool) -> CheckpointStats | None:
     """What is published of a checkpoint whose path says that it is a Nemotron-Labs-Diffusion."""
     if not any(_NEMOTRON.search(part) for part in folder.parts[-4:]):
         return None
@@ -92,20 +92,20 @@ def released_advice(folder: Path, *, has_drafter: bool) -> DecodingAdvice | None
         "quadratic_spec": ModeFigures(_ACCEPTED, 32.0 * 33),
         "block": ModeFigures(2.57, 32.0),
     }
-    return DecodingAdvice(modes, 32, block_is_on_par=True, source="published figures")
+    return CheckpointStats(modes, 32, block_is_on_par=True, source="published figures")
 
 
-def read_advice(folder: Path, *, has_drafter: bool) -> DecodingAdvice | None:
+def read_stats(folder: Path, *, has_drafter: bool) -> CheckpointStats | None:
     """What `folder/decoding.json` says, else what is published, else None.
 
-    A broken file is only advice that is missing: it is logged and read over. A checkpoint that is
+    A broken file counts as missing: it is logged and ignored. A checkpoint that is
     one file has none beside it.
     """
     path = folder / FILE
     try:
         stored = _File.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        return released_advice(folder, has_drafter=has_drafter)
+        return published_stats(folder, has_drafter=has_drafter)
     except (OSError, ValidationError) as error:
         logger.warning("%s cannot be used: %s", path, type(error).__name__)
         return None
@@ -116,10 +116,10 @@ def read_advice(folder: Path, *, has_drafter: bool) -> DecodingAdvice | None:
         name: ModeFigures(mode.tokens_per_forward, mode.rows_per_forward)
         for name, mode in stored.modes.items()
     }
-    return DecodingAdvice(modes, stored.block_length, stored.block_is_on_par, source=FILE)
+    return CheckpointStats(modes, stored.block_length, stored.block_is_on_par, source=FILE)
 
 
-def write_advice(folder: Path, advice: DecodingAdvice) -> Path:
+def write_stats(folder: Path, stats: CheckpointStats) -> Path:
     """Writes `folder/decoding.json`, whole or not at all; returns its path. Raises OSError, and
     ValidationError for figures that are not positive."""
     modes = {
@@ -127,12 +127,12 @@ def write_advice(folder: Path, advice: DecodingAdvice) -> Path:
             tokens_per_forward=figures.tokens_per_forward,
             rows_per_forward=figures.rows_per_forward,
         )
-        for name, figures in advice.modes.items()
+        for name, figures in stats.modes.items()
     }
     stored = _File(
         format=FORMAT,
-        block_length=advice.block_length,
-        block_is_on_par=advice.block_is_on_par,
+        block_length=stats.block_length,
+        block_is_on_par=stats.block_is_on_par,
         modes=modes,
     )
     write_atomically(folder / FILE, stored.model_dump())

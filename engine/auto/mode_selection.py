@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures
+from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures
 from engine.auto.step_times import StepTimes
 
 # Modes that emit what "ar" emits, and block diffusion; on a tie the first one wins.
@@ -62,7 +62,7 @@ class ModeRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ModeQuery:
     """What a choice depends on of a request.
 
     Attributes:
@@ -78,7 +78,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class ModeChoice:
     """What was chosen, and the figures it was chosen by.
 
     Attributes:
@@ -96,41 +96,41 @@ def expected_span(tokens_max: int, *, is_line: bool) -> int:
     return min(tokens_max, LINE_TOKENS) if is_line else tokens_max
 
 
-def forecast(
-    asked: Asked,
+def select_mode(
+    query: ModeQuery,
     times: StepTimes,
     records: Mapping[str, ModeRecord],
-    advice: DecodingAdvice | None,
-) -> Forecast:
+    stats: CheckpointStats | None,
+) -> ModeChoice:
     """The mode with the least expected cost, "ar" unless another one is expected to gain.
 
-    A mode of which nothing is known is no candidate: neither the checkpoint's advice names it nor
-    has this host finished a request in it. "block" is one only where the advice says that its
+    A mode of which nothing is known is no candidate: neither the checkpoint's figures name it nor
+    has this host finished a request in it. "block" is one only where the figures say that its
     text is as good as that of "ar".
     """
     costs: dict[str, float] = {}
     for mode in CANDIDATES:
-        figures = _figures(mode, asked, records.get(mode), advice)
+        figures = _figures(mode, query, records.get(mode), stats)
         if figures is not None:
-            costs[mode] = _cost(mode, figures, asked, times)
+            costs[mode] = _cost(mode, figures, query, times)
     mode = "ar"
     for other, cost in costs.items():
         if cost < costs[mode] and cost * GAIN_MIN < costs["ar"]:
             mode = other
-    return Forecast(mode, costs, times.is_measured)
+    return ModeChoice(mode, costs, times.is_measured)
 
 
 def _figures(
-    mode: str, asked: Asked, record: ModeRecord | None, advice: DecodingAdvice | None
+    mode: str, query: ModeQuery, record: ModeRecord | None, stats: CheckpointStats | None
 ) -> ModeFigures | None:
     """What a forward of the mode does; None where it must not be taken or nothing is known."""
     if mode == "ar":
         return AR_FIGURES
-    if mode not in asked.modes:
+    if mode not in query.modes:
         return None
-    if mode == "block" and not (advice and advice.block_is_on_par):
+    if mode == "block" and not (stats and stats.block_is_on_par):
         return None
-    prior = advice.modes.get(mode) if advice else None
+    prior = stats.modes.get(mode) if stats else None
     if prior is None and mode == "copy_spec":
         prior = COPY_FIGURES
     if prior is None:
@@ -140,23 +140,23 @@ def _figures(
     return record.figures(prior) if record else prior
 
 
-def _cost(mode: str, figures: ModeFigures, asked: Asked, times: StepTimes) -> float:
+def _cost(mode: str, figures: ModeFigures, query: ModeQuery, times: StepTimes) -> float:
     """Expected milliseconds per token of a span whose first token comes with the prompt."""
-    wanted = max(asked.span - 1, 1)
+    wanted = max(query.span - 1, 1)
     # A forward decides at most a block, and a cycle is never begun by halves.
     forwards_per_cycle = 2 if mode == "linear_spec" else 1
-    per_forward = min(figures.tokens_per_forward, asked.block_length / forwards_per_cycle)
+    per_forward = min(figures.tokens_per_forward, query.block_length / forwards_per_cycle)
     cycles = wanted / (per_forward * forwards_per_cycle)
     forwards = forwards_per_cycle * max(cycles, 1.0)
-    return forwards * times.at(_rows(mode, figures, asked)) / wanted
+    return forwards * times.at(_rows(mode, figures, query)) / wanted
 
 
-def _rows(mode: str, figures: ModeFigures, asked: Asked) -> float:
+def _rows(mode: str, figures: ModeFigures, query: ModeQuery) -> float:
     """Of a forward: block diffusion computes whole blocks, the others no more than can be kept."""
-    length = asked.block_length
+    length = query.block_length
     if mode == "block":
         return float(length)
-    longest = min(length, max(asked.span - 1, 1))
+    longest = min(length, max(query.span - 1, 1))
     if mode == "quadratic_spec":
         return float(longest * (length + 1))
     return min(figures.rows_per_forward, longest)
@@ -175,7 +175,7 @@ def quadratic_length(times: StepTimes, longest: int) -> int:
     return length
 
 
-def explain(found: Forecast) -> str:
+def explain(found: ModeChoice) -> str:
     """The figures as one line, cheapest first."""
     unit = "ms" if found.is_measured else "steps of one row (not measured yet)"
     costs = sorted(found.costs.items(), key=lambda item: item[1])

@@ -6,18 +6,16 @@ in `engine.auto.measuring`. Knows no clock and no model.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine.atomic_json import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -186,18 +184,3 @@ def write_times(path: Path, key: TimesKey, times: StepTimes) -> None:
         write_atomically(path, stored.model_dump())
     except OSError as error:
         logger.warning("%s cannot be written: %s", path, error.strerror)
-
-
-def write_atomically(path: Path, value: object) -> None:
-    """Writes JSON next to the file and renames it: nobody ever reads half of it. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.write("\n")
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise

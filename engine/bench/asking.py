@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from engine.api import LAST_EVENTS, Event, Finished, Request
-from engine.auto.mode_selection import Asked, ModeRecord, decided_tokens, forecast
+from engine.auto.mode_selection import ModeQuery, ModeRecord, decided_tokens, select_mode
 from engine.auto.step_times import StepTimes
 from engine.bench.decode_rows import Timed
 from engine.engine import Engine
@@ -79,7 +79,7 @@ def run_request(engine: Engine, request: Request, wanted: str = "") -> Timed:
 
 @dataclass(slots=True)
 class AutoMode:
-    """Decodes as a host set to "auto" would: by the curve, the advice and its own record."""
+    """Decodes as a host set to "auto" would: by step times, checkpoint stats and its own record."""
 
     engine: Engine
     times: StepTimes
@@ -87,8 +87,8 @@ class AutoMode:
 
     def __call__(self, request: Request, wanted: str = "") -> Timed:
         """As `run_request`, in the mode that is chosen; the request's own does not matter."""
-        asked = Asked(request.limits.tokens_max, request.block.length, self.engine.info.modes)
-        mode = forecast(asked, self.times, self.records, self.engine.info.advice).mode
+        query = ModeQuery(request.limits.tokens_max, request.block.length, self.engine.info.modes)
+        mode = select_mode(query, self.times, self.records, self.engine.info.stats).mode
         timed = run_request(self.engine, replace(request, mode=mode), wanted)
         self.records[mode] = self.records.get(mode, ModeRecord()).after(
             forwards=timed.forwards, rows=timed.rows, tokens=timed.decided

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from engine.api import BlockOptions
-from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures, write_advice
+from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures, write_stats
 from engine.auto.step_times import StepTimes, TimesFile
 from engine.bench.asking import AutoMode, busy_core, idle, run_request, wait_for_curve
 from engine.bench.conditions import machine
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += measured
             print(f"{condition.label}: {measured[0].holes} holes", file=sys.stderr)
             if options.advise and condition == conditions[0]:
-                write_advice(settings.checkpoint_path(), advice_of(measured))
+                write_stats(settings.checkpoint_path(), stats_of(measured))
         parity = near_ties(settings, holes)
     except EngineError as error:
         print(f"engine.bench.decode: {error}", file=sys.stderr)
@@ -168,16 +168,16 @@ def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
     adapter = load_adapter(folder, config, device=device, dtype=dtype)
     engine = Engine.load(settings)
     try:
-        asked = (to_request(engine, hole.pieces, "ar", TOKENS_MAX) for hole in holes)
+        greedy = (to_request(engine, hole.pieces, "ar", TOKENS_MAX) for hole in holes)
         block = BlockOptions(_NEAR_TIES_LENGTH)
-        requests = [replace(request, block=block) for request in asked]
+        requests = [replace(request, block=block) for request in greedy]
     finally:
         engine.close()
     torch.set_num_threads(settings.threads or 1)
     return compare(Model(network, device=device, adapter=adapter), requests)
 
 
-def advice_of(rows: Sequence[Row]) -> DecodingAdvice:
+def stats_of(rows: Sequence[Row]) -> CheckpointStats:
     """What the rows of one condition say of the checkpoint, at the block length that is usual.
 
     Block diffusion counts as good as "ar" only where enough holes were filled to know.
@@ -195,7 +195,7 @@ def advice_of(rows: Sequence[Row]) -> DecodingAdvice:
         and block.holes >= _ON_PAR_HOLES_MIN
         and block.exact >= reference.exact - _ON_PAR
     )
-    return DecodingAdvice(modes, length, is_on_par)
+    return CheckpointStats(modes, length, is_on_par)
 
 
 def _ours(engine: Engine, variant: Variant) -> Callable[[Hole], Timed]:

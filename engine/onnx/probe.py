@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy
 from numpy import ndarray
 
-from engine.auto.step_times import write_atomically
+from engine.atomic_json import write_atomically
 from engine.device import cpu_name
 from engine.onnx.plan import Product
 from engine.onnx.products import Linear

@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from engine.api import MODES
 from engine.auto.checkpoint_stats import (
     FILE,
-    DecodingAdvice,
+    CheckpointStats,
     ModeFigures,
-    read_advice,
-    write_advice,
+    read_stats,
+    write_stats,
 )
 
 figures = st.builds(ModeFigures, st.floats(0.01, 256), st.floats(1, 2000))
-advices = st.builds(
-    DecodingAdvice,
+stats_known = st.builds(
+    CheckpointStats,
     st.dictionaries(st.sampled_from(MODES), figures),
     st.integers(2, 256),
     st.booleans(),
@@ -30,19 +30,19 @@ advices = st.builds(
 )
 
 
-@given(advices)
-def test_advice_survives_its_file(
-    tmp_path_factory: pytest.TempPathFactory, advice: DecodingAdvice
+@given(stats_known)
+def test_stats_survive_its_file(
+    tmp_path_factory: pytest.TempPathFactory, stats: CheckpointStats
 ) -> None:
     folder = tmp_path_factory.mktemp("checkpoint")
-    assert write_advice(folder, advice) == folder / "decoding.json"
-    assert read_advice(folder, has_drafter=False) == advice
+    assert write_stats(folder, stats) == folder / "decoding.json"
+    assert read_stats(folder, has_drafter=False) == stats
 
 
 def test_figures_that_are_none_are_not_written(tmp_path: Path) -> None:
     for bad in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValidationError):
-            write_advice(tmp_path, DecodingAdvice({"block": ModeFigures(bad, 32)}))
+            write_stats(tmp_path, CheckpointStats({"block": ModeFigures(bad, 32)}))
     assert not (tmp_path / FILE).exists()
 
 
@@ -68,15 +68,15 @@ def test_a_broken_file_is_read_over_and_told(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FILE).write_text(text)
-    assert read_advice(tmp_path, has_drafter=False) is None
+    assert read_stats(tmp_path, has_drafter=False) is None
     assert FILE in caplog.text
 
 
 def test_what_a_later_version_adds_is_read_over(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(stored(measured_on="something"))
-    advice = read_advice(tmp_path, has_drafter=False)
-    assert advice is not None
-    assert advice.modes == {"block": ModeFigures(2.0, 32.0)}
+    stats = read_stats(tmp_path, has_drafter=False)
+    assert stats is not None
+    assert stats.modes == {"block": ModeFigures(2.0, 32.0)}
 
 
 @pytest.mark.parametrize(
@@ -87,29 +87,29 @@ def test_what_a_later_version_adds_is_read_over(tmp_path: Path) -> None:
     ],
 )
 def test_released_checkpoints_are_known_by_their_names(tmp_path: Path, name: str) -> None:
-    with_drafter = read_advice(tmp_path / name, has_drafter=True)
-    without = read_advice(tmp_path / name, has_drafter=False)
+    with_drafter = read_stats(tmp_path / name, has_drafter=True)
+    without = read_stats(tmp_path / name, has_drafter=False)
     assert with_drafter is not None
     assert without is not None
     faster, slower = (
-        advice.modes["linear_spec"].tokens_per_forward for advice in (with_drafter, without)
+        stats.modes["linear_spec"].tokens_per_forward for stats in (with_drafter, without)
     )
     assert faster > slower > with_drafter.modes["block"].tokens_per_forward
 
 
 def test_of_other_checkpoints_nothing_is_known(tmp_path: Path) -> None:
-    assert read_advice(tmp_path / "nano", has_drafter=True) is None
+    assert read_stats(tmp_path / "nano", has_drafter=True) is None
 
 
-def test_a_gguf_file_has_no_advice_beside_it_and_nothing_is_said(
+def test_a_gguf_file_has_no_stats_beside_it_and_nothing_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "Nemotron-Labs-Diffusion-3B.gguf"
     file.write_bytes(b"GGUF")
-    published = read_advice(file, has_drafter=False)
+    published = read_stats(file, has_drafter=False)
     assert published is not None
     assert published.source == "published figures"
     other = tmp_path / "model.gguf"
     other.write_bytes(b"GGUF")
-    assert read_advice(other, has_drafter=False) is None
+    assert read_stats(other, has_drafter=False) is None
     assert not caplog.records

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
-from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures, write_advice
+from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures, write_stats
 from engine.auto.step_times import StepTimes, TimesFile
 from engine.config import EngineSettings
 from engine.engine import Engine
@@ -129,12 +129,12 @@ def test_without_a_file_nothing_is_measured(settings: EngineSettings) -> None:
         engine.close()
 
 
-def test_advice_comes_with_the_checkpoint(settings: EngineSettings) -> None:
-    advice = DecodingAdvice({"block": ModeFigures(3.0, 32.0)}, 32, True, "decoding.json")
-    write_advice(settings.checkpoint_path(), advice)
+def test_stats_come_with_the_checkpoint(settings: EngineSettings) -> None:
+    stats = CheckpointStats({"block": ModeFigures(3.0, 32.0)}, 32, True, "decoding.json")
+    write_stats(settings.checkpoint_path(), stats)
     engine = Engine.load(settings)
     engine.close()
-    assert engine.info.advice == advice
+    assert engine.info.stats == stats
 
 
 def test_rows_are_counted_behind_the_prompt(settings: EngineSettings) -> None:

@@ -9,22 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.api import CAUSAL_MODES, EXACT_MODES, MODES
-from engine.auto.checkpoint_stats import DecodingAdvice, ModeFigures, released_advice
+from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures, published_stats
 from engine.auto.mode_selection import (
     FORWARDS_MAX,
     LINE_TOKENS,
     PRIOR_FORWARDS,
-    Asked,
+    ModeQuery,
     ModeRecord,
     decided_tokens,
     expected_span,
     explain,
-    forecast,
     is_line_stop,
     quadratic_length,
+    select_mode,
 )
 from engine.auto.step_times import CPU_TIMES, CUDA_TIMES, StepTimes
-from tests.engine.auto.test_checkpoint_stats import advices
+from tests.engine.auto.test_checkpoint_stats import stats_known
 from tests.engine.decoders.test_copying import curves
 
 # A small network on one core: 32 rows cost twice what one costs.
@@ -32,15 +32,15 @@ CPU = StepTimes((1, 2, 8, 32, 128), (4.0, 4.4, 5.1, 8.0, 16.0))
 # A large one on a card: the weights are read once for any of these.
 GPU = StepTimes((1, 64, 128, 2048), (5.0, 5.5, 9.5, 35.0))
 STEEP = StepTimes((1, 2, 128), (1.0, 2.0, 128.0))
-GOOD_BLOCK = DecodingAdvice({"block": ModeFigures(4.0, 32.0)}, block_is_on_par=True)
+GOOD_BLOCK = CheckpointStats({"block": ModeFigures(4.0, 32.0)}, block_is_on_par=True)
 
 finished = st.tuples(st.integers(1, 300), st.integers(1, 20_000), st.integers(1, 600))
 records = st.dictionaries(
     st.sampled_from(MODES),
     st.lists(finished, max_size=12).map(lambda requests: record_of(*requests)),
 )
-asked = st.builds(
-    Asked, st.integers(0, 4000), st.integers(2, 256), st.sampled_from([MODES, CAUSAL_MODES])
+queries = st.builds(
+    ModeQuery, st.integers(0, 4000), st.integers(2, 256), st.sampled_from([MODES, CAUSAL_MODES])
 )
 
 
@@ -52,35 +52,35 @@ def record_of(*requests: tuple[int, int, int]) -> ModeRecord:
 
 
 def released(name: str = "Nemotron-Labs-Diffusion-8B", *, has_drafter: bool = True):
-    advice = released_advice(Path("/models") / name, has_drafter=has_drafter)
-    assert advice is not None
-    return advice
+    stats = published_stats(Path("/models") / name, has_drafter=has_drafter)
+    assert stats is not None
+    return stats
 
 
 def mode_of(
     times: StepTimes,
-    advice: DecodingAdvice | None = None,
+    stats: CheckpointStats | None = None,
     span: int = 128,
     modes: tuple[str, ...] = MODES,
     **of: ModeRecord,
 ) -> str:
-    return forecast(Asked(span, 32, modes), times, of, advice).mode
+    return select_mode(ModeQuery(span, 32, modes), times, of, stats).mode
 
 
-@given(asked, curves(), records, st.none() | advices)
+@given(queries, curves(), records, st.none() | stats_known)
 def test_the_choice_is_never_expected_to_be_slower_than_ar(
-    asked: Asked,
+    query: ModeQuery,
     times: StepTimes,
     records: dict[str, ModeRecord],
-    advice: DecodingAdvice | None,
+    stats: CheckpointStats | None,
 ) -> None:
-    found = forecast(asked, times, records, advice)
+    found = select_mode(query, times, records, stats)
     assert found.costs[found.mode] <= found.costs["ar"]
-    assert found.mode == "ar" or found.mode in asked.modes
+    assert found.mode == "ar" or found.mode in query.modes
     assert found.mode == "ar" or found.costs[found.mode] == min(found.costs.values())
-    assert found.mode != "block" or (advice is not None and advice.block_is_on_par)
+    assert found.mode != "block" or (stats is not None and stats.block_is_on_par)
     assert all(cost > 0 for cost in found.costs.values())
-    assert found == forecast(asked, times, dict(records), advice)
+    assert found == select_mode(query, times, dict(records), stats)
 
 
 @given(curves(), records)
@@ -88,7 +88,7 @@ def test_of_an_unknown_checkpoint_only_copying_is_expected_of(
     times: StepTimes, records: dict[str, ModeRecord]
 ) -> None:
     seen = {mode: record for mode, record in records.items() if mode in CAUSAL_MODES}
-    assert forecast(Asked(128, 32, MODES), times, seen, None).mode in CAUSAL_MODES
+    assert select_mode(ModeQuery(128, 32, MODES), times, seen, None).mode in CAUSAL_MODES
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_released_checkpoint_speculates_on_a_card() -> None:
 
 
 def test_a_block_is_worth_it_on_a_card_and_for_more_than_a_few_tokens() -> None:
-    weak = DecodingAdvice({"block": ModeFigures(1.8, 32.0)}, block_is_on_par=True)
+    weak = CheckpointStats({"block": ModeFigures(1.8, 32.0)}, block_is_on_par=True)
     assert mode_of(GPU, GOOD_BLOCK) == "block"
     assert mode_of(GPU, weak) == "block"
     assert mode_of(CPU, weak) == "copy_spec"  # 32 rows cost twice one, for 1.8 tokens
@@ -118,7 +118,7 @@ def test_a_block_is_worth_it_on_a_card_and_for_more_than_a_few_tokens() -> None:
 
 
 def test_a_block_that_is_not_on_par_is_never_taken() -> None:
-    fast = DecodingAdvice({"block": ModeFigures(30.0, 32.0)}, block_is_on_par=False)
+    fast = CheckpointStats({"block": ModeFigures(30.0, 32.0)}, block_is_on_par=False)
     assert mode_of(GPU, fast) == "copy_spec"
 
 
@@ -148,7 +148,7 @@ def test_the_hosts_own_record_overrules_what_was_expected() -> None:
     poor = record_of(*[(100, 3200, 105)] * 8)
     assert mode_of(GPU, released(), linear_spec=poor) != "linear_spec"
     assert mode_of(CPU, copy_spec=record_of(*[(100, 190, 101)] * 8)) == "ar"
-    good = record_of(*[(20, 160, 60)] * 8)  # a mode that the checkpoint's advice does not name
+    good = record_of(*[(20, 160, 60)] * 8)  # a mode that the checkpoint's figures do not name
     assert mode_of(CPU, linear_spec=good) == "linear_spec"
 
 
@@ -191,8 +191,8 @@ def test_the_first_token_comes_with_the_prompt_and_a_stop_token_costs_a_forward(
 
 
 def test_the_figures_are_told_cheapest_first() -> None:
-    found = forecast(Asked(128, 32, MODES), CPU, {}, GOOD_BLOCK)
+    found = select_mode(ModeQuery(128, 32, MODES), CPU, {}, GOOD_BLOCK)
     text = explain(found)
     assert text.startswith("per token block 2, copy_spec 3.")
     assert text.endswith("ar 4 ms")
-    assert "not measured" in explain(forecast(Asked(128, 32, MODES), CPU_TIMES, {}, None))
+    assert "not measured" in explain(select_mode(ModeQuery(128, 32, MODES), CPU_TIMES, {}, None))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.auto.checkpoint_stats import read_advice
+from engine.auto.checkpoint_stats import read_stats
 from engine.bench import decode
-from engine.bench.decode import Variant, advice_of, held_out_holes, measure, near_ties
+from engine.bench.decode import Variant, held_out_holes, measure, near_ties, stats_of
 from engine.bench.decode_report import Report, to_table, write
 from engine.bench.decode_rows import Condition, Row, Timed, to_row
 from engine.config import EngineSettings
@@ -82,12 +82,10 @@ def test_the_command_advises_auto_by_what_it_measured(
     assert decode.main([str(one) for one in given]) == 0
     stored = json.loads((out / "decode.json").read_text("utf-8"))
     row = stored["rows"][1]
-    advice = read_advice(checkpoint, has_drafter=False)
-    assert advice is not None
-    assert advice.modes["linear_spec"].tokens_per_forward == pytest.approx(
-        row["tokens_per_forward"]
-    )
-    assert not advice.block_is_on_par, "nobody measured it"
+    stats = read_stats(checkpoint, has_drafter=False)
+    assert stats is not None
+    assert stats.modes["linear_spec"].tokens_per_forward == pytest.approx(row["tokens_per_forward"])
+    assert not stats.block_is_on_par, "nobody measured it"
 
 
 def test_holes_come_with_their_kinds_in_turn(corpus: Path):
@@ -125,6 +123,6 @@ def test_block_is_on_par_within_a_point_on_enough_holes(holes: int, exact: int, 
         return to_row(Condition(1, is_busy=False), name, done, done)
 
     assert (
-        advice_of([row("ar", holes // 2), row(Variant("block").label, exact)]).block_is_on_par
+        stats_of([row("ar", holes // 2), row(Variant("block").label, exact)]).block_is_on_par
         is is_on_par
     )
