@@ -15,6 +15,7 @@ from engine.evaluation.parquet import read_parquet
 from engine.evaluation.records import RECORDS, Record, Records, ReplayRecord
 from engine.evaluation.sandbox import check_isolation, run_program
 from engine.evaluation.suites import Task, digest, held_out_sources, hole_tasks, read_suites
+from engine.lab.data import examples
 from engine.lab.data.corpus import Source
 from engine.lab.data.holes import BLOCK_LINES_MAX, KINDS, draw_holes
 
@@ -49,7 +50,7 @@ SANTACODER = [
         "tests": "assert.deepEqual(triple(2), 6)",
     },
 ]
-CODE = (Path(__file__).parents[3] / "engine" / "training" / "examples.py").read_text("utf-8")
+CODE = Path(examples.__file__).read_text("utf-8")
 SOURCES = [
     Source(package="one", path="a.py", text=CODE),
     Source(package="two", path="b.py", text=CODE.replace("Pieces", "Parts")),
