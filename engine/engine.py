@@ -209,7 +209,7 @@ def _load_runtime(
     Both are imported here, because torch takes a second and need not be installed.
     """
     if settings.backend == "onnx":
-        from engine.onnx.runtime import OnnxRuntime
+        from engine.model.onnx.runtime import OnnxRuntime
 
         return OnnxRuntime.load(source, settings, preparing)
     try:

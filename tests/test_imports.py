@@ -29,8 +29,8 @@ TORCH_FREE_ENGINE = (
     "engine.auto.step_times",
     "engine.model.gguf_tokenizer",
     "engine.model.tokenizer",
-    "engine.onnx.probe",
-    "engine.onnx.runtime",
+    "engine.model.onnx.probe",
+    "engine.model.onnx.runtime",
 )
 
 # (which modules, what they may not import, unless it is one of these)
@@ -38,7 +38,11 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("engine/*", ("dlm_lsp",), ()),
     ("dlm_lsp/[!h]*", ("engine",), TORCH_FREE_ENGINE),
     ("dlm_lsp/*", ("torch",), ()),
-    ("dlm_lsp/store/*", ("engine", "rich", "dlm_lsp"), ("dlm_lsp.store", "engine.onnx.probe")),
+    (
+        "dlm_lsp/store/*",
+        ("engine", "rich", "dlm_lsp"),
+        ("dlm_lsp.store", "engine.model.onnx.probe"),
+    ),
     (
         "engine/decoders/*",
         ("torch", "numpy", "engine.model", "engine.cache", "engine.kernels", "engine.engine"),
@@ -54,7 +58,7 @@ RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("engine/step.py", ("torch", "engine"), ()),
     ("engine/cache/pages.py", ("torch", "numpy"), ()),
     ("engine/cache/arrays.py", ("torch", "engine.model"), ()),
-    ("engine/onnx/*", ("torch", "engine.engine", "engine.decoders"), ()),
+    ("engine/model/onnx/*", ("torch", "engine.engine", "engine.decoders"), ()),
 ]
 # What decides, and what runs it: none of these may need torch, nor pull it in.
 DECIDING = (
@@ -67,7 +71,7 @@ DECIDING = (
     "engine.device",
     "engine.scheduler",
     "engine.transcript",
-    "engine.onnx.runtime",
+    "engine.model.onnx.runtime",
     *(f"engine.decoders.{path.stem}" for path in (ROOT / "engine" / "decoders").glob("[!_]*.py")),
 )
 PYGLS_MODULES = ("dlm_lsp/server*.py", "dlm_lsp/wire*.py")

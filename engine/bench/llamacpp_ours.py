@@ -21,7 +21,7 @@ from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import EngineError
-from engine.onnx.probe import probe
+from engine.model.onnx.probe import probe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

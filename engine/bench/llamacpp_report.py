@@ -98,7 +98,7 @@ class Section:
         processor: as `engine.device.cpu_name` has it; with `model` the section's key.
         conditions: by name, in the order they are shown in.
         steps: milliseconds of this engine's steps by rows, for each number of threads.
-        products: what `engine.onnx.probe` found, likewise.
+        products: what `engine.model.onnx.probe` found, likewise.
     """
 
     processor: str

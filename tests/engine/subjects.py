@@ -20,9 +20,9 @@ from engine.loop import TokenState, decode
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.network import Network
+from engine.model.onnx.plan import PRODUCTS
 from engine.model.runner import Model
 from engine.model.tokenizer import read_tokenizer
-from engine.onnx.plan import PRODUCTS
 from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, CPU, DEVICE, prompt_of, seeded_network
 

@@ -28,8 +28,8 @@ from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
 from engine.model.checkpoint import save_checkpoint
+from engine.model.onnx.model import OnnxModel
 from engine.model.runner import Model
-from engine.onnx.model import OnnxModel
 from tests.engine.model.test_tokenizer import TOKENIZER
 from tests.engine.seeded import CONFIG, seeded_network
 

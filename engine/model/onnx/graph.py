@@ -26,9 +26,9 @@ from numpy import ndarray
 
 from engine.model.adapter_weights import AdapterWeights
 from engine.model.config import ModelConfig
-from engine.onnx.plan import GraphPlan
-from engine.onnx.products import MICROSOFT, Linear
-from engine.onnx.writer import GraphWriter
+from engine.model.onnx.plan import GraphPlan
+from engine.model.onnx.products import MICROSOFT, Linear
+from engine.model.onnx.writer import GraphWriter
 
 _FLOAT32, _FLOAT16 = 1, 10  # TensorProto.DataType
 

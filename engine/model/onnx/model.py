@@ -20,10 +20,10 @@ from engine.api import Sampling
 from engine.cache.arrays import ArrayCache
 from engine.errors import MemoryExhausted
 from engine.model.config import ModelConfig
+from engine.model.onnx.inputs import HIDDEN, Rotation
+from engine.model.onnx.sessions import is_out_of_memory
 from engine.model.tiles import Tile, to_tiles
 from engine.model.visibility import visibility
-from engine.onnx.inputs import HIDDEN, Rotation
-from engine.onnx.sessions import is_out_of_memory
 from engine.reading import Reading
 from engine.sampling import to_readings
 from engine.step import Step

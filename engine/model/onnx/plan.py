@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 # How linear layers are computed: "float32"; "int8" with signed weights; "uint8" with unsigned ones
-# (the same numbers, shifted). See `engine.onnx.products`.
+# (the same numbers, shifted). See `engine.model.onnx.products`.
 Product = Literal["float32", "int8", "uint8"]
 PRODUCTS: tuple[Product, ...] = get_args(Product)
 

@@ -32,10 +32,10 @@ from engine.api import Preparing
 from engine.errors import CheckpointError
 from engine.model.adapter_weights import FOLDER as DRAFTER_FOLDER
 from engine.model.adapter_weights import read_adapter
+from engine.model.onnx.graph import GraphPlan, write_graph
+from engine.model.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 from engine.model.source import CheckpointSource
 from engine.model.weights import EMBEDDING, Weights, network_tensors
-from engine.onnx.graph import GraphPlan, write_graph
-from engine.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 
 logger = logging.getLogger(__name__)
 

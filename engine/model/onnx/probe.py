@@ -22,10 +22,10 @@ from numpy import ndarray
 
 from engine.atomic_json import write_atomically
 from engine.device import cpu_name
-from engine.onnx.plan import Product
-from engine.onnx.products import Linear
-from engine.onnx.sessions import open_session, program
-from engine.onnx.writer import GraphWriter
+from engine.model.onnx.plan import Product
+from engine.model.onnx.products import Linear
+from engine.model.onnx.sessions import open_session, program
+from engine.model.onnx.writer import GraphWriter
 
 logger = logging.getLogger(__name__)
 

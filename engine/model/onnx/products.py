@@ -3,8 +3,8 @@
 int8: a weight row (output channel) has one scale, and so has every row of activations, computed
 while it runs; the product of the integers is multiplied by both. A row's result therefore does not
 depend on its neighbours' values. Which integer types are used is a matter of the processor
-(`engine.onnx.probe`): unsigned activations times signed weights is what VNNI and AMX compute, but
-without them x86 saturates silently, and unsigned weights are the exact form there.
+(`engine.model.onnx.probe`): unsigned activations times signed weights is what VNNI and AMX compute,
+but without them x86 saturates silently, and unsigned weights are the exact form there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy
 from numpy import ndarray
 
-from engine.onnx.plan import Product
-from engine.onnx.writer import GraphWriter
+from engine.model.onnx.plan import Product
+from engine.model.onnx.writer import GraphWriter
 
 MICROSOFT = "com.microsoft"
 _LARGEST = 127  # of a quantised magnitude: -128 has no counterpart

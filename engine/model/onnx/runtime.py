@@ -19,14 +19,14 @@ from engine.config import EngineSettings
 from engine.device import available_memory_bytes
 from engine.errors import CheckpointError, ModelTooLarge
 from engine.model.config import ModelConfig
+from engine.model.onnx.huge_pages import collapse
+from engine.model.onnx.model import OnnxModel
+from engine.model.onnx.plan import GraphPlan
+from engine.model.onnx.prepared import available_graph, discard, graphs_folder, prepare
+from engine.model.onnx.probe import probe
+from engine.model.onnx.sessions import TidySession, open_session, program
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.weights import EMBEDDING, Weights
-from engine.onnx.huge_pages import collapse
-from engine.onnx.model import OnnxModel
-from engine.onnx.plan import GraphPlan
-from engine.onnx.prepared import available_graph, discard, graphs_folder, prepare
-from engine.onnx.probe import probe
-from engine.onnx.sessions import TidySession, open_session, program
 from engine.reading import Reading
 from engine.step import Step
 

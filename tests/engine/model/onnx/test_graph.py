@@ -18,16 +18,16 @@ from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.model.adapter import DrafterAdapter
 from engine.model.config import ModelConfig
+from engine.model.onnx.plan import Product
+from engine.model.onnx.probe import is_exact
+from engine.model.onnx.products import Linear
+from engine.model.onnx.sessions import open_session
+from engine.model.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.model.runner import Model
-from engine.onnx.plan import Product
-from engine.onnx.probe import is_exact
-from engine.onnx.products import Linear
-from engine.onnx.sessions import open_session
-from engine.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.step import CACHED, Step, chain, concatenate, group
 from tests.engine.graphs import GraphModel, NetworkWeights, graph_model
-from tests.engine.onnx.families import FAMILIES, drafter_of, network_of
-from tests.engine.onnx.oracle import oracle_logits, quantized_product
+from tests.engine.model.onnx.families import FAMILIES, drafter_of, network_of
+from tests.engine.model.onnx.oracle import oracle_logits, quantized_product
 from tests.engine.seeded import CPU, MASK_ID, prompt_of
 
 EQUAL = 5e-5  # of a row's size, as the torch network equals transformers'

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy
 import pytest
 
-from engine.onnx import huge_pages
-from engine.onnx.huge_pages import collapse
+from engine.model.onnx import huge_pages
+from engine.model.onnx.huge_pages import collapse
 
 
 def test_memory_holds_what_it_held() -> None:

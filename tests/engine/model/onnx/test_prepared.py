@@ -16,24 +16,24 @@ import numpy
 import pytest
 from filelock import FileLock
 
-import engine.onnx.prepared as prepared
+import engine.model.onnx.prepared as prepared
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.errors import CheckpointError, MemoryExhausted
+from engine.model.onnx.plan import GraphPlan
+from engine.model.onnx.prepared import FORMAT, available_graph, graph_of, graphs_folder, prepare
+from engine.model.onnx.runtime import OnnxRuntime
+from engine.model.onnx.sessions import open_session
+from engine.model.onnx.writer import DATA_FILE, GRAPH_FILE
 from engine.model.source import open_checkpoint
-from engine.onnx.plan import GraphPlan
-from engine.onnx.prepared import FORMAT, available_graph, graph_of, graphs_folder, prepare
-from engine.onnx.runtime import OnnxRuntime
-from engine.onnx.sessions import open_session
-from engine.onnx.writer import DATA_FILE, GRAPH_FILE
 
 PLAN = GraphPlan("float32", half_cache=False)
 BUILD = """
 import sys, time
 from pathlib import Path
-import engine.onnx.prepared as prepared
+import engine.model.onnx.prepared as prepared
 from engine.model.source import open_checkpoint
-from engine.onnx.plan import GraphPlan
+from engine.model.onnx.plan import GraphPlan
 
 write = prepared.write_graph
 def slowly(*args):
@@ -274,7 +274,7 @@ def test_a_session_without_memory_is_named_and_nothing_is_built_again(
         raise RuntimeError("Failed to allocate memory for requested buffer of size 9")
 
     graphs = tmp_path / "graphs"
-    monkeypatch.setattr("engine.onnx.sessions.onnxruntime.InferenceSession", refuse)
+    monkeypatch.setattr("engine.model.onnx.sessions.onnxruntime.InferenceSession", refuse)
     with pytest.raises(MemoryExhausted, match="memory"):
         load(checkpoint, graphs)
     assert len(builds) == 1

@@ -12,11 +12,11 @@ import pytest
 
 from engine.config import EngineSettings
 from engine.errors import CheckpointError
+from engine.model.onnx import prepared
+from engine.model.onnx.plan import GraphPlan
+from engine.model.onnx.prepared import graph_of, prepare
+from engine.model.onnx.runtime import OnnxRuntime
 from engine.model.source import CheckpointSource, open_checkpoint
-from engine.onnx import prepared
-from engine.onnx.plan import GraphPlan
-from engine.onnx.prepared import graph_of, prepare
-from engine.onnx.runtime import OnnxRuntime
 
 PLAN = GraphPlan("int8", half_cache=True)
 
@@ -86,8 +86,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from engine.model.source import open_checkpoint
-from engine.onnx.plan import GraphPlan
-from engine.onnx.prepared import prepare
+from engine.model.onnx.plan import GraphPlan
+from engine.model.onnx.prepared import prepare
 
 def die(share):
     if share is not None and share > 0.5:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy
 import pytest
 
-import engine.onnx.probe as probing
+import engine.model.onnx.probe as probing
 from engine.config import EngineSettings
-from engine.onnx.plan import Product
-from engine.onnx.probe import CANDIDATES, MachineProbe, ProductTimes, is_exact, probe
-from engine.onnx.products import Linear
-from engine.onnx.runtime import plan_for
+from engine.model.onnx.plan import Product
+from engine.model.onnx.probe import CANDIDATES, MachineProbe, ProductTimes, is_exact, probe
+from engine.model.onnx.products import Linear
+from engine.model.onnx.runtime import plan_for
 from tests.engine.seeded import CONFIG
 
 LARGE = replace(CONFIG, vocabulary=2_000_000)
