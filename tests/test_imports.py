@@ -21,7 +21,7 @@ TORCH_FREE_ENGINE = (
     "engine.config",
     "engine.device",
     "engine.errors",
-    "engine.evaluation",
+    "engine.lab.evaluation",
     "engine.auto.mode_selection",
     "engine.prompt",
     "engine.secrets",

@@ -29,7 +29,7 @@ from dlm_lsp.evaluation.typist import (
 )
 from dlm_lsp.session import Session
 from engine.errors import EngineFailure
-from engine.evaluation.records import ReplayRecord
+from engine.lab.evaluation.records import ReplayRecord
 
 ENCODING = Encoding.UTF16
 ACCEPTED_CHARS_MIN = 2  # one character is typed as fast

@@ -29,12 +29,12 @@ from engine.bench.decode_report import Report, write
 from engine.bench.decode_rows import Condition, Row, Timed, to_row
 from engine.bench.parity import Parity, compare
 from engine.bench.peer import TransformersPeer
-from engine.bench.quality import Hole, draw_holes, to_request
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import EngineError
 from engine.lab.data.corpus import HELD, build_corpus, default_roots, read_sources
+from engine.lab.evaluation.infill_eval import Hole, draw_holes, to_request
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config

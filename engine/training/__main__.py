@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from engine.bench.quality import draw_holes, measure
 from engine.config import EngineSettings
 from engine.device import cpu_has_bfloat16, default_threads
 from engine.engine import Engine
@@ -27,6 +26,7 @@ from engine.errors import EngineError
 from engine.lab.data.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
 from engine.lab.data.sampler import ExampleSampler
 from engine.lab.data.vocabulary import train_tokenizer
+from engine.lab.evaluation.infill_eval import draw_holes, measure
 from engine.model.checkpoint import WEIGHTS, load_network
 from engine.model.config import read_config
 from engine.model.network import Network

@@ -27,6 +27,7 @@ from engine.errors import CheckpointError, ConfigError, EngineError
 from engine.lab.data.corpus import Source
 from engine.lab.data.repository import Data, read_data
 from engine.lab.data.sampler import HOLES, Example, ExampleSampler, prefix_tokens, prompt_tokens
+from engine.lab.evaluation.filling import Filling, held_out_holes, measure_filling, to_table
 from engine.model.adapter import FOLDER as DRAFTER_FOLDER
 from engine.model.adapter import save_adapter
 from engine.model.checkpoint import free_memory_bytes, load_network, save_checkpoint
@@ -41,7 +42,6 @@ from engine.training.adapt import AdaptJob
 from engine.training.continuation import Continuations
 from engine.training.convert import ConvertJob, ConvertOptions, diffusion_config
 from engine.training.drafter import DrafterJob, new_adapter
-from engine.training.filling import Filling, held_out_holes, measure_filling, to_table
 from engine.training.jobs import Job, check_plan, run_job
 from engine.training.loop import Budget
 from engine.training.lora import LowRank, parameters_at

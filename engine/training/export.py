@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.bench.quality import Figures, to_table
 from engine.lab.data.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
 from engine.lab.data.languages import shares_of
 from engine.lab.data.sampler import HOLES
+from engine.lab.evaluation.infill_eval import Figures, to_table
 from engine.model.checkpoint import WEIGHTS, Weights, load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
@@ -311,7 +311,7 @@ runs over two to four lines. Blocks of 32 tokens, confidence threshold 0.9.
 
 {tables}
 
-Made with `python -m engine.bench.quality`."""
+Made with `python -m engine.lab.evaluation.infill_eval`."""
 
 
 def _used(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:

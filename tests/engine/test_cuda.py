@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from engine.api import BlockOptions, Limits, Request
-from engine.bench.quality import decode
 from engine.bench.rates import Rates
 from engine.bench.shapes import RELEASED, random_adapter, random_network, released_config
 from engine.bench.steps import measure_steps, seeded_tokens
@@ -23,6 +22,7 @@ from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.engine import Engine
 from engine.errors import MemoryExhausted
+from engine.lab.evaluation.infill_eval import decode
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config

@@ -19,7 +19,7 @@ from dlm_lsp.messages import (
     UsageBody,
 )
 from engine.errors import EngineFailure
-from engine.evaluation.records import ReplayRecord
+from engine.lab.evaluation.records import ReplayRecord
 
 # Every line is unlike every other, so that a prefix says where it is in the file.
 TEXT = "".join(

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from engine.evaluation.suites import Task
+from engine.lab.evaluation.suites import Task
 
 PREVIOUS_LINE, FREQUENT_LINE = "previous line", "frequent line"
 BASELINES = (PREVIOUS_LINE, FREQUENT_LINE)

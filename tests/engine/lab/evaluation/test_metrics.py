@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.evaluation.figures import by_kind, by_length, of_replays
-from engine.evaluation.metrics import (
+from engine.lab.evaluation.figures import by_kind, by_length, of_replays
+from engine.lab.evaluation.metrics import (
     compare,
     count_words,
     edit_distance,
@@ -19,9 +19,9 @@ from engine.evaluation.metrics import (
     percentile,
     similarity,
 )
-from engine.evaluation.plot import draw
-from engine.evaluation.records import Record, ReplayRecord
-from engine.evaluation.report import to_markdown, to_object
+from engine.lab.evaluation.plot import draw
+from engine.lab.evaluation.records import Record, ReplayRecord
+from engine.lab.evaluation.report import to_markdown, to_object
 
 TEXTS = st.text(alphabet="ab\n é", max_size=9)
 

@@ -26,11 +26,11 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.evaluation.lines import INFILLINGS, KINDS, Infilling, cut_lines
-from engine.evaluation.parquet import read_parquet
 from engine.lab.data.corpus import HELD, Source, build_corpus, default_roots, read_sources
 from engine.lab.data.holes import Hole, draw_holes
 from engine.lab.data.languages import PYTHON, language_of
+from engine.lab.evaluation.lines import INFILLINGS, KINDS, Infilling, cut_lines
+from engine.lab.evaluation.parquet import read_parquet
 
 HOLES = "holes"
 _HELD_FILE = f"{HELD}.jsonl"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.evaluation import sandbox
-from engine.evaluation.sandbox import (
+from engine.lab.evaluation import sandbox
+from engine.lab.evaluation.sandbox import (
     ENDED,
     PASSED,
     TIMEOUT,
@@ -178,7 +178,7 @@ def test_no_folder_and_no_process_is_left(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_program_ends_with_whoever_runs_it() -> None:
     """Killed outright, the supervisor leaves nothing behind."""
     code = (
-        "from engine.evaluation.sandbox import run_program, Bounds\n"
+        "from engine.lab.evaluation.sandbox import run_program, Bounds\n"
         "print('started', flush=True)\n"
         "run_program('import time; time.sleep(3600)', Bounds(seconds=3600))"
     )

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.evaluation import suites
-from engine.evaluation.baselines import FrequentLines, previous_line
-from engine.evaluation.parquet import read_parquet
-from engine.evaluation.records import RECORDS, Record, Records, ReplayRecord
-from engine.evaluation.sandbox import check_isolation, run_program
-from engine.evaluation.suites import Task, digest, held_out_sources, hole_tasks, read_suites
 from engine.lab.data import examples
 from engine.lab.data.corpus import Source
 from engine.lab.data.holes import BLOCK_LINES_MAX, KINDS, draw_holes
+from engine.lab.evaluation import suites
+from engine.lab.evaluation.baselines import FrequentLines, previous_line
+from engine.lab.evaluation.parquet import read_parquet
+from engine.lab.evaluation.records import RECORDS, Record, Records, ReplayRecord
+from engine.lab.evaluation.sandbox import check_isolation, run_program
+from engine.lab.evaluation.suites import Task, digest, held_out_sources, hole_tasks, read_suites
 
 HUMAN_EVAL = [
     {
@@ -133,7 +133,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("none.jsonl", "x.csv"):
         with pytest.raises(ConfigError, match=name):
             read_tasks(tmp_path / name)
-    monkeypatch.setattr("engine.evaluation.parquet._parquet", None)
+    monkeypatch.setattr("engine.lab.evaluation.parquet._parquet", None)
     with pytest.raises(ConfigError, match=r"dlm-lsp\[eval\]"):
         list(read_parquet(tmp_path / "x.parquet"))
 

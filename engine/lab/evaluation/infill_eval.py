@@ -3,7 +3,8 @@
 Runs holes of fixed kinds (engine.lab.data.holes) through the real engine, compares texts: the
 short measurement of a training run; `dlm-lsp eval` is the long one. Owns the figures; knows nothing
 of how an engine decodes.
-`python -m engine.bench.quality --corpus runs/nano/corpus` prints a table, or JSON with --json.
+`python -m engine.lab.evaluation.infill_eval --corpus runs/nano/corpus` prints a table, or JSON with
+--json.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from engine.prompt import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX
 
 MODES = ("ar", "block")
 _TOKENS_MAX = 192
+_MODULE = "engine.lab.evaluation.infill_eval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,9 @@ def to_table(figures: Sequence[Figures]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the figures; 0, or 1 with the error on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m engine.bench.quality", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.lab.evaluation.infill_eval", description=__doc__
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="the recipe's corpus folder")
     parser.add_argument("--checkpoint", type=Path, help="default: the bundled model")
     parser.add_argument("--holes", type=int, default=100, help="holes of each kind")
@@ -174,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             engine.close()
     except EngineError as error:
-        print(f"engine.bench.quality: {error}", file=sys.stderr)
+        print(f"{_MODULE}: {error}", file=sys.stderr)
         return 1
     print(json.dumps([asdict(each) for each in figures]) if options.json else to_table(figures))
     return 0

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.evaluation.metrics import percentile
-from engine.evaluation.records import AnyRecord, Record, ReplayRecord
-from engine.evaluation.sandbox import PASSED
+from engine.lab.evaluation.metrics import percentile
+from engine.lab.evaluation.records import AnyRecord, Record, ReplayRecord
+from engine.lab.evaluation.sandbox import PASSED
 
 ALL = "all"
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from engine.evaluation.baselines import FrequentLines, previous_line
-from engine.evaluation.lines import INFILLINGS, Infilling, cut_lines
-from engine.evaluation.sandbox import check_isolation, run_program
-from engine.evaluation.suites import Task, read_suites, sample
-from tests.engine.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES
+from engine.lab.evaluation.baselines import FrequentLines, previous_line
+from engine.lab.evaluation.lines import INFILLINGS, Infilling, cut_lines
+from engine.lab.evaluation.sandbox import check_isolation, run_program
+from engine.lab.evaluation.suites import Task, read_suites, sample
+from tests.engine.lab.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES
 
 SOLUTIONS = st.text(alphabet="ab \n\r\x0c\u2028", max_size=40)
 SINGLE, MULTI = INFILLINGS

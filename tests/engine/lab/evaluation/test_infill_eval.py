@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from engine.api import Finished, Usage
-from engine.bench import quality
-from engine.bench.quality import KINDS, draw_holes, main, measure, to_table
 from engine.lab.data.corpus import Source
 from engine.lab.data.examples import Pieces
+from engine.lab.evaluation import infill_eval
+from engine.lab.evaluation.infill_eval import KINDS, draw_holes, main, measure, to_table
 
 CODE = '''import json
 
@@ -69,8 +69,10 @@ def test_figures_are_means_over_the_holes(monkeypatch: pytest.MonkeyPatch):
         "endless": Finished("x", "length", 1.0, Usage(tokens=8, forwards=2)),
         "empty": Finished("", "end", 1.0, Usage(tokens=1, forwards=0)),
     }
-    holes = [quality.Hole("multi_line", Pieces("", name, "", "a\nb")) for name in answers]
-    monkeypatch.setattr(quality, "complete", lambda engine, pieces, mode: answers[pieces.prefix])
+    holes = [infill_eval.Hole("multi_line", Pieces("", name, "", "a\nb")) for name in answers]
+    monkeypatch.setattr(
+        infill_eval, "complete", lambda engine, pieces, mode: answers[pieces.prefix]
+    )
     (figures,) = measure(object(), holes, ["ar"])  # type: ignore[arg-type]
     assert (figures.mode, figures.kind, figures.holes) == ("ar", "multi_line", 4)
     assert figures.exact == 0.25

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.api import Limits, Request
-from engine.bench.quality import decode, to_request
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.lab.data.corpus import Source
 from engine.lab.data.examples import Pieces
 from engine.lab.data.holes import KINDS, Hole, draw_holes
 from engine.lab.data.sampler import prefix_tokens
+from engine.lab.evaluation.infill_eval import decode, to_request
 from engine.model.config import read_config
 from engine.prompt import PREFIX_TOKENS_MAX
 

@@ -8,8 +8,8 @@ from itertools import cycle
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.evaluation.baselines import BASELINES
-from engine.evaluation.figures import Figures
+from engine.lab.evaluation.baselines import BASELINES
+from engine.lab.evaluation.figures import Figures
 
 try:
     from matplotlib import rc_context

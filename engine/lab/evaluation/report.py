@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from engine.evaluation.figures import Figures, ReplayFigures, by_kind, by_length, of_replays
-from engine.evaluation.records import AnyRecord
+from engine.lab.evaluation.figures import Figures, ReplayFigures, by_kind, by_length, of_replays
+from engine.lab.evaluation.records import AnyRecord
 
 LEGEND = """\
 exact: the text is what stood there, white space at its end aside. first line: its first line is.
