@@ -44,12 +44,12 @@ gpu:  ## the laws on the card, then the baseline into benchmarks/
 	DLM_TEST_DEVICE=cuda $(PYTHON) -m pytest -p no:cacheprovider -s tests/engine/test_cuda.py \
 	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
 	  tests/engine/test_joint_sampling.py tests/engine/bench/test_parity.py \
-	  tests/engine/training/test_rows.py
+	  tests/engine/lab/training/batch/test_rows.py
 	$(PYTHON) -m engine.bench.baseline --out benchmarks
 	$(PYTHON) -m engine.bench.baseline_report benchmarks
 
-train: $(VENV)/.dev  ## train the bundled model from local source trees (see engine/training)
-	nice -n 10 $(BIN)/python -m engine.training --preset nano --out runs/nano
+train: $(VENV)/.dev  ## train the bundled model from local source trees (see engine/lab/training)
+	nice -n 10 $(BIN)/python -m engine.lab.training --preset nano --out runs/nano
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -25,7 +25,7 @@ TORCH_FREE_ENGINE = (
     "engine.auto.mode_selection",
     "engine.prompt",
     "engine.secrets",
-    "engine.training.options",
+    "engine.lab.training.options",
     "engine.auto.step_times",
     "engine.model.gguf_tokenizer",
     "engine.model.tokenizer",

@@ -3,7 +3,7 @@
 An example is a trunk, the text that its holes share, and a branch for each hole: what of the
 prompt is the hole's own, and the middle. A hole sees its branch and the trunk up to its cursor, so
 that branch behind trunk is the very prompt that serving lays out. Nothing attends from one example
-to another, nor from one hole to another (engine.training.objective sees to that).
+to another, nor from one hole to another (engine.lab.training.loss.objective sees to that).
 
 Owns how often which budget is drawn. Draws depend on the caller's
 generator alone, so that an interrupted run goes on with exactly the batches it would have had.

@@ -11,7 +11,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.lab.data.corpus import HELD, TRAIN
 from engine.lab.data.repository import is_held_out, list_files, read_data, refusal
-from tests.engine.training.small_checkpoints import CODE, write_repository
+from tests.engine.lab.training.small_checkpoints import CODE, write_repository
 
 
 def read_paths(*folders: Path) -> set[str]:
