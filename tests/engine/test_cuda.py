@@ -12,9 +12,6 @@ import pytest
 import torch
 
 from engine.api import BlockOptions, Limits, Request
-from engine.bench.rates import Rates
-from engine.bench.shapes import RELEASED, random_adapter, random_network, released_config
-from engine.bench.steps import measure_steps, seeded_tokens
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.config import BUNDLED_CHECKPOINT, EngineSettings
@@ -22,6 +19,9 @@ from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.engine import Engine
 from engine.errors import MemoryExhausted
+from engine.lab.bench.rates import Rates
+from engine.lab.bench.shapes import RELEASED, random_adapter, random_network, released_config
+from engine.lab.bench.steps import measure_steps, seeded_tokens
 from engine.lab.evaluation.infill_eval import decode
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network

@@ -14,12 +14,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from engine.api import BlockOptions, Limits, Request
-from engine.bench.rates import Rates, seconds_of, synchronize
-from engine.bench.shapes import weight_bytes
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
+from engine.lab.bench.rates import Rates, seconds_of, synchronize
+from engine.lab.bench.shapes import weight_bytes
 from engine.loop import decode
 from engine.model.runner import Model
 from engine.step import Step, chain

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from engine.auto.checkpoint_stats import read_stats
-from engine.bench import decode
-from engine.bench.decode import Variant, held_out_holes, measure, near_ties, stats_of
-from engine.bench.decode_report import Report, to_table, write
-from engine.bench.decode_rows import Condition, Row, Timed, to_row
 from engine.config import EngineSettings
+from engine.lab.bench import decode
+from engine.lab.bench.decode import Variant, held_out_holes, measure, near_ties, stats_of
+from engine.lab.bench.decode_report import Report, to_table, write
+from engine.lab.bench.decode_rows import Condition, Row, Timed, to_row
 from engine.lab.data.corpus import build_corpus
 from tests.tiny import write_tiny_checkpoint
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.bench.llamacpp_channel import Channel
+from engine.lab.bench.llamacpp.channel import Channel
 
 CONTEXT = 2048
 _REQUEST_SECONDS_MAX = 600
@@ -24,7 +24,7 @@ _REQUEST_SECONDS_MAX = 600
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answers until its input ends; 0, or 1 with the error as its last line."""
-    parser = argparse.ArgumentParser(prog="python -m engine.bench.llamacpp_theirs")
+    parser = argparse.ArgumentParser(prog="python -m engine.lab.bench.llamacpp.theirs")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args(arguments)

@@ -3,8 +3,8 @@
 Whole steps and whole cycles at the released shapes with seeded random weights, held against the
 card's own copy bandwidth and matrix rate, beside transformers and a compiled network in the same
 run; then the bundled model in every mode. What is done is written after every part, so that a run
-that is cut off still leaves its figures. Knows no plot: `engine.bench.baseline_report` draws.
-`python -m engine.bench.baseline --out FOLDER` needs a CUDA card; `--device cpu` tries the code.
+that is cut off still leaves its figures. Knows no plot: `engine.lab.bench.baseline_report` draws.
+`python -m engine.lab.bench.baseline --out FOLDER` needs a CUDA card; `--device cpu` tries the code.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import Any
 import torch
 
 from engine.api import Limits, Request
-from engine.bench.compiled import CompiledStep
-from engine.bench.conditions import machine
-from engine.bench.decode import VARIANTS, held_out_holes, measure
-from engine.bench.decode_rows import Condition
-from engine.bench.peer import TransformersPeer
-from engine.bench.rates import Rates, measure_rates, seconds_of
-from engine.bench.shapes import RELEASED, random_adapter, random_network, released_config
-from engine.bench.steps import (
+from engine.errors import EngineError
+from engine.lab.bench.compiled import CompiledStep
+from engine.lab.bench.conditions import machine
+from engine.lab.bench.decode import VARIANTS, held_out_holes, measure
+from engine.lab.bench.decode_rows import Condition
+from engine.lab.bench.peer import TransformersPeer
+from engine.lab.bench.rates import Rates, measure_rates, seconds_of
+from engine.lab.bench.shapes import RELEASED, random_adapter, random_network, released_config
+from engine.lab.bench.steps import (
     CONTEXTS,
     ROWS,
     measure_cycles,
@@ -36,7 +37,6 @@ from engine.bench.steps import (
     profile_step,
     seeded_tokens,
 )
-from engine.errors import EngineError
 from engine.model.config import ModelConfig
 from engine.model.runner import Model
 
@@ -100,14 +100,16 @@ class Baseline:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the baseline; 0, or 1 with the error on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m engine.bench.baseline", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.lab.bench.baseline", description=__doc__
+    )
     parser.add_argument("--sizes", nargs="*", choices=sorted(RELEASED), default=["8B", "3B", "14B"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--corpus", type=Path, help="the recipe's corpus folder; default: made")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("engine.bench.baseline: no CUDA device is here.", file=sys.stderr)
+        print("engine.lab.bench.baseline: no CUDA device is here.", file=sys.stderr)
         return 1
     baseline = Baseline(options.out, torch.device(options.device), torch.bfloat16)
     try:
@@ -120,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(baseline.device)
     except EngineError as error:
-        print(f"engine.bench.baseline: {error}", file=sys.stderr)
+        print(f"engine.lab.bench.baseline: {error}", file=sys.stderr)
         return 1
     return 0
 

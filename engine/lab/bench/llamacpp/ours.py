@@ -15,18 +15,18 @@ from typing import Any
 
 from engine.api import Limits, Request
 from engine.auto.step_times import TimesFile
-from engine.bench.asking import AutoMode, run_request, wait_for_curve
-from engine.bench.llamacpp_channel import Channel
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import EngineError
+from engine.lab.bench.asking import AutoMode, run_request, wait_for_curve
+from engine.lab.bench.llamacpp.channel import Channel
 from engine.model.onnx.probe import probe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answers until its input ends; 0, or 1 with the error as its last line."""
-    parser = argparse.ArgumentParser(prog="python -m engine.bench.llamacpp_ours")
+    parser = argparse.ArgumentParser(prog="python -m engine.lab.bench.llamacpp.ours")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--graphs", type=Path, required=True)

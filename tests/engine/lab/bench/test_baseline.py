@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.bench import baseline_report
-from engine.bench.baseline import Baseline, main
-from engine.bench.compiled import CompiledStep
-from engine.bench.rates import Rates, measure_rates
-from engine.bench.shapes import RELEASED, random_network, released_config, weight_bytes
-from engine.bench.steps import measure_steps
+from engine.lab.bench import baseline_report
+from engine.lab.bench.baseline import Baseline, main
+from engine.lab.bench.compiled import CompiledStep
+from engine.lab.bench.rates import Rates, measure_rates
+from engine.lab.bench.shapes import RELEASED, random_network, released_config, weight_bytes
+from engine.lab.bench.steps import measure_steps
 from engine.model.runner import Model
 from tests.engine.seeded import CPU, causal_logits
 

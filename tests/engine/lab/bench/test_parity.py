@@ -6,7 +6,7 @@ import pytest
 
 import engine.decoders.strategy
 from engine.api import BlockOptions, Limits, Request
-from engine.bench.parity import SPECULATIVE, Difference, Parity, compare, decoded
+from engine.lab.bench.parity import SPECULATIVE, Difference, Parity, compare, decoded
 from tests.engine.subjects import DTYPES, NAMES, Subject, subject
 
 

@@ -31,7 +31,7 @@ number of tokens. Memory is that of the real host process after requests, of whi
 files ("file") can be given back; start is from starting the process until /health says ready, the
 graph built and the files in the page cache. "Beside a busy core" is the share of the idle rate that
 is left while another process computes without end. One section for each processor and model; made
-by `python -m engine.bench.llamacpp`, which replaces its own."""
+by `python -m engine.lab.bench.llamacpp`, which replaces its own."""
 
 
 @dataclass(frozen=True, slots=True)

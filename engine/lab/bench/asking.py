@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from engine.api import LAST_EVENTS, Event, Finished, Request
 from engine.auto.mode_selection import ModeQuery, ModeRecord, decided_tokens, select_mode
 from engine.auto.step_times import StepTimes
-from engine.bench.decode_rows import Timed
 from engine.engine import Engine
 from engine.errors import EngineFailure
+from engine.lab.bench.decode_rows import Timed
 
 _CURVE_SECONDS_MAX = 120.0
 

@@ -3,8 +3,8 @@ beside a busy core.
 
 Both run in processes of their own with the same threads and are asked in turn, so that whatever
 else the machine does falls on both alike; who is not measured sleeps. Needs xllamacpp.
-`python -m engine.bench.llamacpp --checkpoint FILE.gguf --out benchmarks` writes a table and JSON,
-in which the runs of other processors and models stay as they are.
+`python -m engine.lab.bench.llamacpp --checkpoint FILE.gguf --out benchmarks` writes a table and
+JSON, in which the runs of other processors and models stay as they are.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from engine.bench.asking import busy_core
-from engine.bench.conditions import installed, machine
-from engine.bench.llamacpp_channel import Child, memory_mb
-from engine.bench.llamacpp_host import HostProcess
-from engine.bench.llamacpp_prompts import Prompts
-from engine.bench.llamacpp_report import Bar, Row, Section, to_table, write
 from engine.device import cpu_name
 from engine.errors import CheckpointError, ConfigError, EngineError
+from engine.lab.bench.asking import busy_core
+from engine.lab.bench.conditions import installed, machine
+from engine.lab.bench.llamacpp.channel import Child, memory_mb
+from engine.lab.bench.llamacpp.host import HostProcess
+from engine.lab.bench.llamacpp.prompts import Prompts
+from engine.lab.bench.llamacpp.report import Bar, Row, Section, to_table, write
 from engine.model.source import open_checkpoint
 
+_MODULE = "engine.lab.bench.llamacpp"
 PROMPT_BAR = Bar("ratio", 2.3, is_least=True)
 STEP_BAR = Bar("ratio", 1.0, is_least=False)
 AUTO_BAR = Bar("ratio", 1.25, is_least=True)
@@ -99,7 +100,7 @@ class _Pair:
     def ask_ours(
         self, prompt: Sequence[int], tokens: int, *, mode: str = "ar", may_end: bool = False
     ) -> dict[str, float]:
-        """Our answer; see `engine.bench.llamacpp_ours`."""
+        """Our answer; see `engine.lab.bench.llamacpp.ours`."""
         self.loads.append(os.getloadavg()[0])
         asked = {"prompt": prompt, "tokens": tokens, "mode": mode, "may_end": may_end}
         return self.ours.ask(asked, _SECONDS_MAX)
@@ -107,14 +108,14 @@ class _Pair:
     def ask_theirs(
         self, prompt: Sequence[int], tokens: int, *, may_reuse: bool = False
     ) -> dict[str, float]:
-        """Their answer; see `engine.bench.llamacpp_theirs`."""
+        """Their answer; see `engine.lab.bench.llamacpp.theirs`."""
         asked = {"prompt": prompt, "tokens": tokens, "may_reuse": may_reuse}
         return self.theirs.ask(asked, _SECONDS_MAX)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 0, or 1 with the error on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m engine.bench.llamacpp", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m {_MODULE}", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a GGUF file")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out is not None:
             write(options.out, section)
     except EngineError as error:
-        print(f"engine.bench.llamacpp: {error}", file=sys.stderr)
+        print(f"{_MODULE}: {error}", file=sys.stderr)
         return 1
     for threads in options.threads:
         print(f"\n{threads} thread{'s' * (threads > 1)}\n")
@@ -373,12 +374,12 @@ def _prompt_rate(tokens: int, answer: dict[str, float]) -> float:
 def _our_child(checkpoint: Path, threads: int, store: Path) -> Child:
     words = ["--checkpoint", str(checkpoint), "--threads", str(threads)]
     words += ["--graphs", str(store / "graphs")]
-    return Child("this engine", "engine.bench.llamacpp_ours", words, _SECONDS_MAX)
+    return Child("this engine", "engine.lab.bench.llamacpp.ours", words, _SECONDS_MAX)
 
 
 def _their_child(checkpoint: Path, threads: int) -> Child:
     words = ["--checkpoint", str(checkpoint), "--threads", str(threads)]
-    return Child("llama.cpp", "engine.bench.llamacpp_theirs", words, _SECONDS_MAX)
+    return Child("llama.cpp", "engine.lab.bench.llamacpp.theirs", words, _SECONDS_MAX)
 
 
 def _digest(file: Path) -> str:
@@ -396,7 +397,3 @@ def _store(named: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="dlm-lsp-bench-") as folder:
         yield Path(folder)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

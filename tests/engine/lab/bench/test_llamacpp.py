@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.bench import llamacpp
-from engine.bench.llamacpp_channel import Child
-from engine.bench.llamacpp_report import (
+from engine.errors import CheckpointError, ConfigError, EngineFailure
+from engine.lab.bench.llamacpp import comparison
+from engine.lab.bench.llamacpp.channel import Child
+from engine.lab.bench.llamacpp.report import (
     JSON_FILE,
     TABLE_FILE,
     Bar,
@@ -25,7 +26,6 @@ from engine.bench.llamacpp_report import (
     to_text,
     write,
 )
-from engine.errors import CheckpointError, ConfigError, EngineFailure
 
 RATIO = Bar("ratio", 1.25, is_least=True)
 OURS = Bar("ours", 2.0, is_least=False)
@@ -120,23 +120,23 @@ def test_results_that_cannot_be_read_are_not_overwritten(tmp_path: Path, content
 
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert llamacpp.main(["--checkpoint", str(tmp_path / "none.gguf")]) == 1
+    assert comparison.main(["--checkpoint", str(tmp_path / "none.gguf")]) == 1
     assert "none.gguf is no file. Give a GGUF file" in capsys.readouterr().err
     with pytest.raises(CheckpointError):
-        llamacpp.check(tmp_path)  # a folder is none either
+        comparison.check(tmp_path)  # a folder is none either
 
 
 def test_a_missing_xllamacpp_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "any.gguf"
     file.touch()
-    monkeypatch.setattr(llamacpp.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(comparison.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install xllamacpp"):
-        llamacpp.check(file)
+        comparison.check(file)
 
 
 def test_a_child_that_ends_leaves_its_last_words():
     with pytest.raises(EngineFailure, match=r"any ended: .*no_such_module"):
-        Child("any", "engine.bench.no_such_module", [], 60)
+        Child("any", "engine.lab.bench.no_such_module", [], 60)
 
 
 def test_a_file_that_llama_cpp_refuses_is_named(tmp_path: Path):
@@ -145,11 +145,11 @@ def test_a_file_that_llama_cpp_refuses_is_named(tmp_path: Path):
     file.write_bytes(b"GGUF" + bytes(100))
     words = ["--checkpoint", str(file), "--threads", "1"]
     with pytest.raises(EngineFailure, match=r"llama\.cpp.*no\.gguf"):
-        Child("llama.cpp", "engine.bench.llamacpp_theirs", words, 60)
+        Child("llama.cpp", "engine.lab.bench.llamacpp.theirs", words, 60)
 
 
 def test_asking_for_our_child_needs_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import engine.bench.llamacpp_ours"
+    code = "import sys; sys.modules['torch'] = None; import engine.lab.bench.llamacpp.ours"
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
 
 
@@ -175,7 +175,7 @@ def test_a_quick_run_measures_every_row(tmp_path: Path):
     model = real_model()
     out = tmp_path / "out"
     given = ["--checkpoint", str(model), "--threads", "1", "--quick", "--out", str(out)]
-    assert llamacpp.main(given) == 0
+    assert comparison.main(given) == 0
     (kept,) = json.loads((out / JSON_FILE).read_text("utf-8"))["sections"]
     assert kept["model"] == model.name
     assert str(model.parent) not in (out / TABLE_FILE).read_text("utf-8")

@@ -13,8 +13,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from engine.auto.step_times import StepTimes
-from engine.bench.decode_rows import Row
-from engine.bench.parity import Parity
+from engine.lab.bench.decode_rows import Row
+from engine.lab.bench.parity import Parity
 
 _LEGEND = """\
 Every mode fills each hole in turn, greedily, one request at a time; the prefill is left out. Tokens

@@ -4,8 +4,8 @@ Fills held-out holes greedily, every mode in turn on each hole, so that whatever
 meets all of them alike; the prompt's prefill is left out of every figure, theirs and ours. Measured
 with the machine idle and with a second process keeping one core busy. "auto" chooses as the host
 does, by the curve measured under the same condition and its own record.
-`python -m engine.bench.decode --out benchmarks` writes a table, JSON and plots; with `--advise` the
-figures also go into the checkpoint's `decoding.json`, which "auto" starts from.
+`python -m engine.lab.bench.decode --out benchmarks` writes a table, JSON and plots; with `--advise`
+the figures also go into the checkpoint's `decoding.json`, which "auto" starts from.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import torch
 from engine.api import BlockOptions
 from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures, write_stats
 from engine.auto.step_times import StepTimes, TimesFile
-from engine.bench.asking import AutoMode, busy_core, idle, run_request, wait_for_curve
-from engine.bench.conditions import machine
-from engine.bench.decode_report import Report, write
-from engine.bench.decode_rows import Condition, Row, Timed, to_row
-from engine.bench.parity import Parity, compare
-from engine.bench.peer import TransformersPeer
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import EngineError
+from engine.lab.bench.asking import AutoMode, busy_core, idle, run_request, wait_for_curve
+from engine.lab.bench.conditions import machine
+from engine.lab.bench.decode_report import Report, write
+from engine.lab.bench.decode_rows import Condition, Row, Timed, to_row
+from engine.lab.bench.parity import Parity, compare
+from engine.lab.bench.peer import TransformersPeer
 from engine.lab.data.corpus import HELD, build_corpus, default_roots, read_sources
 from engine.lab.evaluation.infill_eval import Hole, draw_holes, to_request
 from engine.model.adapter import load_adapter
@@ -76,7 +76,7 @@ VARIANTS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 0, or 1 with the error on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m engine.bench.decode", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m engine.lab.bench.decode", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="default: the bundled model")
     parser.add_argument("--corpus", type=Path, help="the recipe's corpus folder; default: made")
     parser.add_argument("--holes", type=int, default=25, help="holes of each kind")
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_stats(settings.checkpoint_path(), stats_of(measured))
         parity = near_ties(settings, holes)
     except EngineError as error:
-        print(f"engine.bench.decode: {error}", file=sys.stderr)
+        print(f"engine.lab.bench.decode: {error}", file=sys.stderr)
         return 1
     write(options.out, Report({**machine(), "tokens_max": TOKENS_MAX}, rows, curves, parity))
     return 0

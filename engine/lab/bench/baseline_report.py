@@ -1,6 +1,6 @@
 """A baseline's figures as a table and a plot.
 
-`python -m engine.bench.baseline_report benchmarks` reads `baseline.json` there and writes
+`python -m engine.lab.bench.baseline_report benchmarks` reads `baseline.json` there and writes
 `baseline.md` and `baseline.svg` beside it. Measures nothing.
 """
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         content = json.loads((folder / "baseline.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        print(f"engine.bench.baseline_report: {error}", file=sys.stderr)
+        print(f"engine.lab.bench.baseline_report: {error}", file=sys.stderr)
         return 1
     (folder / "baseline.md").write_text("\n".join(to_markdown(content)) + "\n", encoding="utf-8")
     plot(folder / "baseline.svg", content)
