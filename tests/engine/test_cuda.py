@@ -23,11 +23,11 @@ from engine.lab.bench.rates import Rates
 from engine.lab.bench.shapes import RELEASED, random_adapter, random_network, released_config
 from engine.lab.bench.steps import measure_steps, seeded_tokens
 from engine.lab.evaluation.infill_eval import decode
+from engine.lab.verify.activations import trace
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.runner import Model
-from engine.verify.activations import trace
 from tests.engine.seeded import CPU
 
 pytestmark = [

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from engine.config import BUNDLED_CHECKPOINT
+from engine.lab.verify.activations import Error, Trace, compare, same_top, trace
+from engine.lab.verify.peer import CLASSES, TransformersPeer
+from engine.lab.verify.texts import PLAIN
 from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import read_tokenizer
-from engine.verify.activations import Error, Trace, compare, same_top, trace
-from engine.verify.peer import CLASSES, TransformersPeer
-from engine.verify.texts import PLAIN
 from tests.engine.nld import SIZES, write_nld
 from tests.engine.qwen2 import write_qwen2
 from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network

@@ -12,7 +12,7 @@ from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.lab.training.__main__ import main
 from engine.lab.training.recipe import PRESETS, Recipe, Shape
-from engine.verify.examination import examine
+from engine.lab.verify.examination import examine
 
 TINY = Recipe(
     Shape(hidden=64, intermediate=64, layers=1, heads=2, kv_heads=1, vocabulary=320),

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.prompt import InfillFormat
-from engine.verify.modes import Decoded, Difference, Reference, first_difference
-from engine.verify.probes import (
+from engine.lab.verify.modes import Decoded, Difference, Reference, first_difference
+from engine.lab.verify.probes import (
     Believed,
     bits_of,
     infill_prompt,
@@ -19,7 +18,8 @@ from engine.verify.probes import (
     untried_format,
     verdict,
 )
-from engine.verify.texts import PROBES
+from engine.lab.verify.texts import PROBES
+from engine.prompt import InfillFormat
 from tests.engine.seeded import causal_logits, prompt_of, seeded_network
 from tests.tiny import byte_tokenizer, tekken_tokenizer
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import CheckpointError, EngineError
+from engine.lab.verify.report import Check, Section, failed, passed, skipped
 from engine.model.adapter_weights import FOLDER, read_adapter
 from engine.model.config import ModelConfig, read_config
 from engine.model.quantized import read_quantization
@@ -25,7 +26,6 @@ from engine.model.safetensors_file import (
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.model.weights import expected_tensors
 from engine.prompt import InfillFormat
-from engine.verify.report import Check, Section, failed, passed, skipped
 
 NAMED_MAX = 3  # offending tensors that are named; the others are counted
 _SAMPLE = 'def héllo(x):\n\tif x >= 10:\r\n        return f"{x!r} → ✓ [MASK] </s>"\n'

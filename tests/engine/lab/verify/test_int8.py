@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.config import EngineSettings
+from engine.lab.verify.examination import examine
+from engine.lab.verify.report import Check
 from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
-from engine.verify.examination import examine
-from engine.verify.report import Check
 from tests.engine.nld import WEIGHTS
 
 UP = "encoder.layers.0.mlp.up_proj.weight"

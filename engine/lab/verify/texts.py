@@ -6,7 +6,7 @@ from the text behind it as well as from the text before it.
 
 from __future__ import annotations
 
-from engine.verify.probes import Probe
+from engine.lab.verify.probes import Probe
 
 PLAIN = '''"""Reads temperatures and reports the warmest day of each month."""
 

@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.api import CAUSAL_MODES, MODES
-from engine.verify.loading import Loaded
-from engine.verify.modes import LOSSLESS, Decoded, Difference, Reference, Runner, first_difference
-from engine.verify.probes import infill_prompt, prefix_prompt
-from engine.verify.report import OUR_FAULT, Check, Figure, Section, skipped
-from engine.verify.texts import PROBES
+from engine.lab.verify.loading import Loaded
+from engine.lab.verify.modes import (
+    LOSSLESS,
+    Decoded,
+    Difference,
+    Reference,
+    Runner,
+    first_difference,
+)
+from engine.lab.verify.probes import infill_prompt, prefix_prompt
+from engine.lab.verify.report import OUR_FAULT, Check, Figure, Section, skipped
+from engine.lab.verify.texts import PROBES
 
 _MODE_PROMPTS = 3
 _MODE_TOKENS = 32

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.verify.loading import Loaded
-from engine.verify.modes import Runner
-from engine.verify.probes import (
+from engine.lab.verify.loading import Loaded
+from engine.lab.verify.modes import Runner
+from engine.lab.verify.probes import (
     Believed,
     Format,
     Probe,
@@ -20,8 +20,8 @@ from engine.verify.probes import (
     verdict,
     write,
 )
-from engine.verify.report import Check, Section, passed, skipped
-from engine.verify.texts import PROBES
+from engine.lab.verify.report import Check, Section, passed, skipped
+from engine.lab.verify.texts import PROBES
 
 
 def examine_infilling(loaded: Loaded, holes_max: int) -> Section:

@@ -13,14 +13,14 @@ import torch
 
 from engine.config import EngineSettings
 from engine.errors import EngineError
+from engine.lab.verify.contents import size
+from engine.lab.verify.report import Check, Section, failed, passed
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import ModelConfig
 from engine.model.network import Network
 from engine.model.runner import Model
 from engine.model.tokenizer import Tokenizer
-from engine.verify.contents import size
-from engine.verify.report import Check, Section, failed, passed
 
 
 @dataclass(frozen=True, slots=True)

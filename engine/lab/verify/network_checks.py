@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.errors import EngineFailure
+from engine.lab.verify.activations import Error, Trace, compare, same_top, trace
+from engine.lab.verify.contents import size
+from engine.lab.verify.loading import Loaded
+from engine.lab.verify.modes import Runner
+from engine.lab.verify.peer import TransformersPeer, find_class
+from engine.lab.verify.report import OUR_FAULT, Check, Figure, Section, skipped
+from engine.lab.verify.texts import PLAIN
 from engine.model.checkpoint import free_memory_bytes
-from engine.verify.activations import Error, Trace, compare, same_top, trace
-from engine.verify.contents import size
-from engine.verify.loading import Loaded
-from engine.verify.modes import Runner
-from engine.verify.peer import TransformersPeer, find_class
-from engine.verify.report import OUR_FAULT, Check, Figure, Section, skipped
-from engine.verify.texts import PLAIN
 
 _PLAIN_TOKENS_MAX = 512
 _LOGITS = "logits"

@@ -16,10 +16,10 @@ from typing import Protocol
 
 import torch
 
+from engine.lab.verify.activations import causal_attention
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
 from engine.prompt import BEGIN
-from engine.verify.activations import causal_attention
 
 TOKENS_MAX = 48
 _NEAR_LINES = 2  # of the suffix stand next to the hole; as the host lays prompts out

@@ -15,19 +15,19 @@ import torch
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.errors import EngineError
-from engine.verify.contents import (
+from engine.lab.verify.contents import (
     examine_adapter,
     examine_config,
     examine_tensors,
     examine_tokenizer,
     size,
 )
-from engine.verify.infilling_checks import examine_infilling
-from engine.verify.loading import Loaded, load
-from engine.verify.mode_checks import examine_modes
-from engine.verify.network_checks import examine_network
-from engine.verify.report import Section, failed, passed, skipped
-from engine.verify.texts import PROBES
+from engine.lab.verify.infilling_checks import examine_infilling
+from engine.lab.verify.loading import Loaded, load
+from engine.lab.verify.mode_checks import examine_modes
+from engine.lab.verify.network_checks import examine_network
+from engine.lab.verify.report import Section, failed, passed, skipped
+from engine.lab.verify.texts import PROBES
 
 HOLES_MAX = len(PROBES)
 

@@ -16,12 +16,12 @@ from torch.nn import functional
 from engine.config import BUNDLED_CHECKPOINT, EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.linear_spec import LinearSpec
+from engine.lab.verify import network_checks, peer
+from engine.lab.verify.examination import examine
+from engine.lab.verify.report import Check, Section
 from engine.model import runner
 from engine.model.config import read_config
 from engine.model.network import MLP
-from engine.verify import network_checks, peer
-from engine.verify.examination import examine
-from engine.verify.report import Check, Section
 from tests.engine.nld import LORA, WEIGHTS, write_nld
 from tests.engine.qwen2 import write_qwen2
 from tests.tiny import sentinel_tokenizer

@@ -17,9 +17,9 @@ import torch
 from safetensors import safe_open
 
 from engine.errors import EngineFailure
+from engine.lab.verify.activations import Trace, capture, layout
 from engine.model.families import LLAMA, MINISTRAL3, MISTRAL, NEMOTRON, QWEN2, QWEN3
 from engine.model.safetensors_file import weight_files
-from engine.verify.activations import Trace, capture, layout
 
 # By model_type, (config, network) by name: a release of transformers may lack the newer ones.
 # Llama computes the same as Ministral 3 but for the query scale of far positions.
