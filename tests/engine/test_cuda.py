@@ -27,7 +27,7 @@ from engine.lab.verify.activations import trace
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from tests.engine.seeded import CPU
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_the_released_shapes_decode_in_every_mode_and_their_memory_is_stated(
     config = released_config(size)
     network = random_network(config, device=CUDA, dtype=torch.bfloat16)
     adapter = random_adapter(config, device=CUDA, dtype=torch.bfloat16)
-    model = Model(network, device=CUDA, adapter=adapter)
+    model = ModelRunner(network, device=CUDA, adapter=adapter)
     shape = CacheShape.of(config)
     cache = KVCache(shape, 1024, device=CUDA, dtype=torch.bfloat16)
     prompt = seeded_tokens(model, 200)
@@ -121,7 +121,7 @@ def test_the_bundled_model_answers_through_the_engine() -> None:
 
 def test_steps_are_timed() -> None:
     config = replace(released_config("3B"), layers=2)
-    model = Model(random_network(config, device=CUDA, dtype=torch.bfloat16), device=CUDA)
+    model = ModelRunner(random_network(config, device=CUDA, dtype=torch.bfloat16), device=CUDA)
     rates = Rates(4e12, 8e14, "bfloat16")
     times = list(measure_steps(model, rates, (1, 32), (64,)))
     assert all(0 < time.weights_share < 2 for time in times)

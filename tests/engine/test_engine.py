@@ -29,7 +29,7 @@ from engine.engine import Engine
 from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
 from engine.model.checkpoint import save_checkpoint
 from engine.model.onnx.model import OnnxModel
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from tests.engine.model.test_tokenizer import TOKENIZER
 from tests.engine.seeded import CONFIG, seeded_network
 
@@ -195,7 +195,7 @@ def test_a_cache_that_does_not_fit_is_named(
 
 
 EXHAUSTED: dict[str, tuple[type, tuple[Exception, ...]]] = {
-    "torch": (Model, (torch.OutOfMemoryError("no room"),)),
+    "torch": (ModelRunner, (torch.OutOfMemoryError("no room"),)),
     "onnx": (
         OnnxModel,
         (

@@ -38,7 +38,7 @@ from engine.lab.bench.steps import (
     seeded_tokens,
 )
 from engine.model.config import ModelConfig
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 
 _PEER_TOKENS = 48
 _BUNDLED_SECONDS = 90.0
@@ -75,7 +75,7 @@ class Baseline:
         """
         network = random_network(config, device=self.device, dtype=self.dtype)
         adapter = random_adapter(config, device=self.device, dtype=self.dtype)
-        model = Model(network, device=self.device, adapter=adapter)
+        model = ModelRunner(network, device=self.device, adapter=adapter)
         steps = [asdict(step) for step in measure_steps(model, rates, rows, contexts)]
         self.add(f"steps {name}", steps)
         self.add(f"cycles {name}", [asdict(cycle) for cycle in measure_cycles(model, contexts[0])])
@@ -88,7 +88,7 @@ class Baseline:
             self.add(f"compiled {name} {count} rows", seconds * 1000)
         self.add(f"transformers {name}", self._transformers(model, contexts[0]))
 
-    def _transformers(self, model: Model, context: int) -> dict[str, float]:
+    def _transformers(self, model: ModelRunner, context: int) -> dict[str, float]:
         """Milliseconds per token of its greedy decoding, static cache and compiled on CUDA."""
         peer = TransformersPeer(model.network, 1, static_cache=True)
         prompt = seeded_tokens(model, context)

@@ -38,7 +38,7 @@ from engine.lab.evaluation.infill_eval import Hole, draw_holes, to_request
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 
 TOKENS_MAX = 64
 PEER = "transformers.generate"
@@ -174,7 +174,7 @@ def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
     finally:
         engine.close()
     torch.set_num_threads(settings.threads or 1)
-    return compare(Model(network, device=device, adapter=adapter), requests)
+    return compare(ModelRunner(network, device=device, adapter=adapter), requests)
 
 
 def stats_of(rows: Sequence[Row]) -> CheckpointStats:

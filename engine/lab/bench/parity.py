@@ -23,7 +23,7 @@ from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.step import chain
 
 SPECULATIVE = EXACT_MODES[1:]
@@ -70,7 +70,7 @@ class Parity:
 
 
 def compare(
-    model: Model, requests: Sequence[Request], modes: Sequence[str] = SPECULATIVE
+    model: ModelRunner, requests: Sequence[Request], modes: Sequence[str] = SPECULATIVE
 ) -> list[Parity]:
     """Decodes every request in "ar" and in each mode, up to its limit (stops are left out).
 
@@ -98,7 +98,7 @@ def compare(
     return [Parity(mode, len(requests), noise, tuple(differences[mode])) for mode in modes]
 
 
-def decoded(model: Model, request: Request) -> tuple[int, ...]:
+def decoded(model: ModelRunner, request: Request) -> tuple[int, ...]:
     """The tokens of a request, its prompt computed anew."""
     states = decode(
         model,
@@ -111,7 +111,9 @@ def decoded(model: Model, request: Request) -> tuple[int, ...]:
     return [state.progress.committed for state in states][-1]
 
 
-def deciding_logits(model: Model, request: Request, tokens: Sequence[int], rows_max: int) -> Tensor:
+def deciding_logits(
+    model: ModelRunner, request: Request, tokens: Sequence[int], rows_max: int
+) -> Tensor:
     """The logits that decide each of `tokens` behind the prompt.
 
     Args:
@@ -138,11 +140,11 @@ def deciding_logits(model: Model, request: Request, tokens: Sequence[int], rows_
     return torch.cat(logits)
 
 
-def _traits(model: Model) -> Traits:
+def _traits(model: ModelRunner) -> Traits:
     return Traits(model.network.config.mask_id, has_drafter=model.adapter is not None)
 
 
-def _cache(model: Model, request: Request) -> KVCache:
+def _cache(model: ModelRunner, request: Request) -> KVCache:
     """An empty one with room for the request: nothing is reused, every row is computed here."""
     config = model.network.config
     shape = CacheShape.of(config)

@@ -21,7 +21,7 @@ from engine.decoders.strategy import Traits
 from engine.lab.bench.rates import Rates, seconds_of, synchronize
 from engine.lab.bench.shapes import weight_bytes
 from engine.loop import decode
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.step import Step, chain
 
 ROWS = (1, 8, 32, 64, 96, 128, 272)
@@ -71,7 +71,7 @@ class Kernel:
 
 
 def measure_steps(
-    model: Model, rates: Rates, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
+    model: ModelRunner, rates: Rates, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
 ) -> Iterator[StepTime]:
     """Every count of rows behind every context; one prompt grows from context to context."""
     weights = next(model.network.parameters())
@@ -95,7 +95,7 @@ def measure_steps(
 
 
 def measure_cycles(
-    model: Model, context: int = CONTEXTS[0], tokens: int = 64
+    model: ModelRunner, context: int = CONTEXTS[0], tokens: int = 64
 ) -> Iterator[CycleTime]:
     """The decoding loop itself, mode after mode, on a prompt of `context` tokens.
 
@@ -129,7 +129,7 @@ def measure_cycles(
                 yield CycleTime(mode, cycles / seconds, forwards / seconds)
 
 
-def profile_step(model: Model, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:
+def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:
     """The kernels of one step by their device time, the longest first."""
     cache = _cache(model, context + _ROOM)
     sequence, _ = cache.open(seeded_tokens(model, context + 1), context + _ROOM)
@@ -154,7 +154,7 @@ def profile_step(model: Model, rows: int = 32, context: int = CONTEXTS[0]) -> li
     return sorted(events, key=lambda kernel: -kernel.milliseconds)[:_KERNELS]
 
 
-def seeded_tokens(model: Model, count: int) -> tuple[int, ...]:
+def seeded_tokens(model: ModelRunner, count: int) -> tuple[int, ...]:
     """Seeded token ids above the special ones."""
     generator = torch.Generator().manual_seed(count)
     low = min(1000, model.network.config.vocabulary // 2)
@@ -166,7 +166,7 @@ def _verify(tokens: tuple[int, ...], position: int, sequence: int) -> Step:
     return chain(tokens, position, read=tuple(range(len(tokens))), sequence=sequence)
 
 
-def _cache(model: Model, tokens: int) -> KVCache:
+def _cache(model: ModelRunner, tokens: int) -> KVCache:
     config = model.network.config
     shape = CacheShape.of(config)
     dtype = next(model.network.parameters()).dtype

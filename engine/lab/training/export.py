@@ -271,7 +271,7 @@ def _training(recipe: Recipe, record: Record) -> str:
 
 {base}{record.tokens / 1e6:.1f} M rows in {record.steps:,} steps and {record.minutes:.0f} minutes:
 stage 1 next token, then {record.joint_tokens / 1e6:.1f} M rows of next token plus masked blocks
-(weight {recipe.alpha}; noisy rows counted in). Stage 2 draws more holes for one context.
+(weight {recipe.diffusion_weight}; noisy rows counted in). Stage 2 draws more holes for one context.
 Muon and AdamW at {recipe.learning_rate}.
 
 | loss, nats per token | AR | diffusion |

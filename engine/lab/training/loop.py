@@ -135,7 +135,9 @@ class Trainer:
                 self.network,
                 batch,
                 ar_scale=1.0 / ar_total,
-                diffusion_scale=self.recipe.alpha / diffusion_total if diffusion_total else 0.0,
+                diffusion_scale=self.recipe.diffusion_weight / diffusion_total
+                if diffusion_total
+                else 0.0,
             )
             ar_sum += sums.ar
             diffusion_sum += sums.diffusion

@@ -33,7 +33,7 @@ class Recipe:
     Attributes:
         learning_rate: peak; warm-up, constant, then 1 - sqrt down to 0 over `decay_share`.
         joint_share: the part of the budget, at its end, that trains the joint objective.
-        alpha: weight of the diffusion loss beside the AR loss, each a mean over its own tokens.
+        diffusion_weight: of the diffusion loss beside the AR loss, each a mean over its own tokens.
         copies: noisy copies of each middle. They are cheap beside the context that they share.
         batch_tokens, batches: clean tokens per forward, and forwards per optimizer step.
     """
@@ -46,7 +46,7 @@ class Recipe:
     warmup_steps: int = 100
     decay_share: float = 0.35
     joint_share: float = 0.45
-    alpha: float = 0.7
+    diffusion_weight: float = 0.7
     copies: int = 2
     weight_decay: float = 0.1
     gradient_norm_max: float = 1.0

@@ -19,7 +19,7 @@ from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import ModelConfig
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.model.tokenizer import Tokenizer
 
 
@@ -29,7 +29,7 @@ class Loaded:
 
     folder: Path
     tokenizer: Tokenizer
-    model: Model
+    model: ModelRunner
     device: torch.device
     dtype: torch.dtype
 
@@ -63,7 +63,7 @@ def load(
     held = config.parameters() * dtype.itemsize
     found = f"{size(held)} in {settings.dtype} on {settings.device}, {seconds:.1f} s"
     checks = (passed("weights", found, seconds=seconds, bytes=held), _finite(network))
-    model = Model(network, device=device, adapter=adapter)
+    model = ModelRunner(network, device=device, adapter=adapter)
     loaded = Loaded(folder, tokenizer, model, device, dtype)
     section = Section(title, checks)
     return section, loaded if section.is_ok else None

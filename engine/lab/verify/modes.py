@@ -24,7 +24,7 @@ from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
 from engine.model.readout import read
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.reading import Reading
 from engine.step import Step, chain
 
@@ -75,7 +75,7 @@ class Runner:
     """Decodes on one model, greedily, one request at a time, each with an empty cache of its own:
     every prompt is computed anew."""
 
-    def __init__(self, model: Model, dtype: torch.dtype) -> None:
+    def __init__(self, model: ModelRunner, dtype: torch.dtype) -> None:
         """
         Args:
             dtype: of the weights, and with them of the cache.
@@ -165,7 +165,7 @@ def first_difference(tokens: Sequence[int], reference: Reference) -> Difference 
 class _Recorder:
     """A model that remembers the logits behind its readings."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: ModelRunner) -> None:
         self._model = model
         self.read: list[Tensor] = []
 

@@ -28,8 +28,8 @@ from engine.auto.step_times import (
 )
 from engine.auto.step_times import PREFILL_ROWS as PREFILL_COUNTS
 from engine.cache.storage import KVCache
-from engine.decoders.strategy import Feed, Task, Traits
-from engine.model.runner import Model
+from engine.decoders.strategy import PendingTokens, Task, Traits
+from engine.model.runner import ModelRunner
 from engine.model.torch_runtime import TorchRuntime
 from engine.step import Step
 from tests.engine.decoders.test_copying import curves
@@ -188,14 +188,14 @@ def test_a_feed_takes_as_many_rows_as_the_curve_says() -> None:
     request = Request(tuple(range(5, 305)), "ar")
     for times in (fast, slow, CPU_TIMES):
         task = Task(request, 3, 7, Traits(None, costs=times))
-        feed, rows = Feed(3, request.prompt[3:]), []
-        while feed.pending:
-            step = feed.plan(task)
+        pending, rows = PendingTokens(3, request.prompt[3:]), []
+        while pending.tokens:
+            step = pending.plan(task)
             assert step.sequence[0] == 7
-            assert step.token == request.prompt[feed.cached :][: step.rows]
+            assert step.token == request.prompt[pending.cached :][: step.rows]
             rows.append(step.rows)
-            assert bool(step.read) == (feed.cached + step.rows == len(request.prompt))
-            feed = feed.after(step)
+            assert bool(step.read) == (pending.cached + step.rows == len(request.prompt))
+            pending = pending.after(step)
         assert set(rows[:-1]) <= {prefill_rows(times)}
         assert sum(rows) == 297
 
@@ -203,13 +203,13 @@ def test_a_feed_takes_as_many_rows_as_the_curve_says() -> None:
 def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded_model()
     run: list[tuple[int, int]] = []
-    forward = Model._forward
+    forward = ModelRunner._forward
 
-    def watched(self: Model, step, cache, **options) -> torch.Tensor:
+    def watched(self: ModelRunner, step, cache, **options) -> torch.Tensor:
         run.append((step.rows, step.position[0]))
         return forward(self, step, cache, **options)
 
-    monkeypatch.setattr(Model, "_forward", watched)
+    monkeypatch.setattr(ModelRunner, "_forward", watched)
     times: list[StepTimes] = []
 
     def collect() -> Generator[None]:

@@ -54,10 +54,10 @@ def task_of(
     return Task(request, 0, 0, Traits(MASK, has_drafter=True, costs=costs))
 
 
-def begin(strategy, task: Task, seed: int = 7):
+def begin(strategy, task: Task, bonus: int = 7):
     """The state behind the prompt."""
     state = strategy.start(task)
-    return strategy.resolve(state, strategy.plan(state), readings_of(seed))[0]
+    return strategy.resolve(state, strategy.plan(state), readings_of(bonus))[0]
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 8))

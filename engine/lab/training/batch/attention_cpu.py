@@ -25,7 +25,7 @@ _TILE_ROWS = 256
 # shape that it meets, which takes longer than to run it.
 _MULTIPLE = 64
 # Added to what is not seen. Finite, and far below any score.
-_HIDDEN = -30_000.0
+_MASKED_OUT = -30_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,14 @@ class _Attention(torch.autograd.Function):
         queries = _by_head(query * width**-0.5, kv_heads)
         keys, values = (x.transpose(0, 1).contiguous() for x in (key, value))
         mixed = torch.empty_like(queries)
-        chances: list[Tensor] = []
+        probs: list[Tensor] = []
         for tile in tiles:
             scores = torch.bmm(_rows_of(queries, tile), _keys_of(keys, tile).transpose(1, 2))
             scores.view(kv_heads, -1, *tile.bias.shape).add_(tile.bias)
-            chances.append(scores.softmax(dim=-1))
-            part = torch.bmm(chances[-1], _keys_of(values, tile))
+            probs.append(scores.softmax(dim=-1))
+            part = torch.bmm(probs[-1], _keys_of(values, tile))
             _put_rows(mixed, tile, part)
-        ctx.save_for_backward(queries, keys, values, *chances)
+        ctx.save_for_backward(queries, keys, values, *probs)
         ctx.tiles = tiles
         return mixed.view(heads, rows, width).transpose(0, 1)
 
@@ -90,26 +90,28 @@ class _Attention(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, by_mixed: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None]:
-        queries, keys, values, *chances = ctx.saved_tensors
+        queries, keys, values, *probs = ctx.saved_tensors
         kv_heads, group, rows, width = queries.shape
         upper = _by_head(by_mixed, kv_heads)
-        by_queries = torch.empty_like(queries)
-        by_keys, by_values = torch.zeros_like(keys), torch.zeros_like(values)
-        for tile, chance in zip(ctx.tiles, chances, strict=True):
+        grad_queries = torch.empty_like(queries)
+        grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)
+        for tile, prob in zip(ctx.tiles, probs, strict=True):
             upper_rows = _rows_of(upper, tile)
-            _add_keys(by_values, tile, torch.bmm(chance.transpose(1, 2), upper_rows))
-            by_chance = torch.bmm(upper_rows, _keys_of(values, tile).transpose(1, 2))
-            by_scores = _softmax_backward(by_chance, chance)
-            part = torch.bmm(by_scores, _keys_of(keys, tile))
-            _put_rows(by_queries, tile, part)
-            _add_keys(by_keys, tile, torch.bmm(by_scores.transpose(1, 2), _rows_of(queries, tile)))
-        by_queries = by_queries.mul_(width**-0.5).view(kv_heads * group, rows, width)
-        by_query = by_queries.transpose(0, 1)
-        return by_query, by_keys.transpose(0, 1), by_values.transpose(0, 1), None
+            _add_keys(grad_values, tile, torch.bmm(prob.transpose(1, 2), upper_rows))
+            grad_prob = torch.bmm(upper_rows, _keys_of(values, tile).transpose(1, 2))
+            grad_scores = _softmax_backward(grad_prob, prob)
+            part = torch.bmm(grad_scores, _keys_of(keys, tile))
+            _put_rows(grad_queries, tile, part)
+            _add_keys(
+                grad_keys, tile, torch.bmm(grad_scores.transpose(1, 2), _rows_of(queries, tile))
+            )
+        grad_queries = grad_queries.mul_(width**-0.5).view(kv_heads * group, rows, width)
+        grad_query = grad_queries.transpose(0, 1)
+        return grad_query, grad_keys.transpose(0, 1), grad_values.transpose(0, 1), None
 
 
-def _softmax_backward(by_chance: Tensor, chance: Tensor) -> Tensor:
-    return torch.ops.aten._softmax_backward_data(by_chance, chance, -1, chance.dtype)
+def _softmax_backward(grad_prob: Tensor, prob: Tensor) -> Tensor:
+    return torch.ops.aten._softmax_backward_data(grad_prob, prob, -1, prob.dtype)
 
 
 def _by_head(x: Tensor, kv_heads: int) -> Tensor:
@@ -175,7 +177,7 @@ def _tile(rows: Rows, start: int, stop: int, above: int, seen: int, dtype: torch
     is_branch = np.array([item.trunk != NONE for item in rows.segments])[segment]
     reaches = np.where(is_branch, reaches, seen)
     sees = np.concatenate((np.arange(seen)[None, :] < reaches[:, None], own), axis=1)
-    hidden = np.pad(
+    masked_out = np.pad(
         ~sees, [(0, -length % _MULTIPLE) for length in sees.shape], constant_values=True
     )
-    return _Tile(start, stop, above, seen, torch.from_numpy(hidden).to(dtype).mul_(_HIDDEN))
+    return _Tile(start, stop, above, seen, torch.from_numpy(masked_out).to(dtype).mul_(_MASKED_OUT))

@@ -19,7 +19,7 @@ from engine.decoders.strategy import Traits
 from engine.loop import decode
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.reading import Reading
 from engine.step import Step
 
@@ -56,7 +56,7 @@ class Acceptance:
 class _Counting:
     """A model that counts its steps with masks: those that draft."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: ModelRunner) -> None:
         self._model = model
         self.drafting = 0
 
@@ -77,7 +77,7 @@ def measure_acceptance(
     shape = CacheShape.of(config)
     cache = KVCache(shape, _CACHE_TOKENS, device=weight.device, dtype=weight.dtype)
     traits = Traits(config.mask_id, has_drafter=adapter is not None)
-    counting = _Counting(Model(network, device=weight.device, adapter=adapter))
+    counting = _Counting(ModelRunner(network, device=weight.device, adapter=adapter))
     tokens = cycles = forwards = 0
     texts: list[tuple[int, ...]] = []
     for prompt in prompts:
@@ -92,7 +92,7 @@ def measure_acceptance(
             strategy = LinearSpec(uses_copies=False)
             states = list(decode(counting, cache, strategy, request, traits, lambda: False))
         last = states[-1]
-        # The seed came with the prompt; an end of text was emitted, though it is not shown.
+        # The bonus token came with the prompt; an end of text was emitted, though it is not shown.
         emitted = len(last.progress.committed) - 1 + (last.progress.finished == "end")
         tokens, forwards = tokens + max(0, emitted), forwards + last.forwards
         cycles += last.forwards - counting.drafting

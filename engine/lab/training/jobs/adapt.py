@@ -21,7 +21,7 @@ from engine.lab.training.loss.lowrank_loss import backward_frozen, losses_frozen
 from engine.lab.training.loss.objective import Batch, Sums, assemble
 from engine.model.network import Network
 
-ALPHA = 0.5  # weight of the diffusion loss beside the AR loss, as in the recipe
+DIFFUSION_WEIGHT = 0.5  # weight of the diffusion loss beside the AR loss, as in the recipe
 _COPIES = 1
 _HELD_OUT_BATCHES = 3
 
@@ -50,7 +50,7 @@ class AdaptJob:
         """One batch, both losses."""
         rng = np.random.default_rng([11, self.position.step])
         batch = self._batch(self._draw(rng), rng)
-        diffusion_scale = ALPHA / batch.diffusion_total if batch.diffusion_total else 0.0
+        diffusion_scale = DIFFUSION_WEIGHT / batch.diffusion_total if batch.diffusion_total else 0.0
         with self.low_rank.attached(self._network):
             sums = backward_frozen(
                 self._network,

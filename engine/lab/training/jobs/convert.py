@@ -39,13 +39,13 @@ class ConvertOptions:
         rate: peak learning rate.
         batch_tokens: clean tokens per forward.
         late: strength of position-dependent masking; 0 masks every token of a block alike.
-        alpha: weight of the diffusion loss beside the AR loss.
+        diffusion_weight: of the diffusion loss beside the AR loss.
     """
 
     rate: float
     batch_tokens: int
     late: float = 0.0
-    alpha: float = 0.5
+    diffusion_weight: float = 0.5
 
 
 class ConvertJob:
@@ -143,6 +143,6 @@ def recipe_for(config: ModelConfig, options: ConvertOptions) -> Recipe:
         batch_tokens=options.batch_tokens,
         batches=1,
         minutes=1.0,
-        alpha=options.alpha,
+        diffusion_weight=options.diffusion_weight,
         weight_decay=0.0,
     )

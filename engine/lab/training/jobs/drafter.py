@@ -38,7 +38,7 @@ Draw = Callable[[np.random.Generator], list[Example]]
 
 @dataclass(frozen=True, slots=True)
 class Drafts:
-    """Blocks of [seed, masks] behind one hole's clean tokens; N rows.
+    """Blocks of [bonus token, masks] behind one hole's clean tokens; N rows.
 
     Attributes:
         tokens: (N,) int64.
@@ -66,7 +66,7 @@ class DraftBatch:
         rows: (M,) int64, draft rows that are to predict a token, block by block in order.
         teachers: (M,) int64, the clean row that predicts the same place.
         texts: (M,) int64, the token that the text has there.
-        offsets: (M,) int64, 1 for the first draft behind a seed, and so on.
+        offsets: (M,) int64, 1 for the first draft after a bonus token, and so on.
         clean_rows: those of the clean rows that are not padding.
     """
 
@@ -223,7 +223,7 @@ def draft_loss(
     network: Network, adapter: DrafterAdapter, batch: DraftBatch
 ) -> tuple[Tensor, float]:
     """(mean loss over the drafts that count, tokens emitted per cycle), as decoding would go on
-    from each seed for as long as the text is what the model itself would have written."""
+    from each bonus token for as long as the text is what the model itself would have written."""
     keys: list[Tensor] = []
     values: list[Tensor] = []
 

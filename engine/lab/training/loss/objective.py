@@ -144,8 +144,8 @@ class RowLosses(torch.autograd.Function):
     ) -> Tensor:
         """hidden (N, H), head (V, H), labels (N,) int64, weights (N,) fp32 → (N,) fp32 nats."""
         each = torch.empty_like(weights)
-        by_hidden = torch.empty_like(hidden)
-        by_head = torch.zeros_like(head, dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden)
+        grad_head = torch.zeros_like(head, dtype=torch.float32)
         count = _head_rows(hidden)
         for low in range(0, len(hidden), count):
             part = slice(low, low + count)
@@ -155,9 +155,9 @@ class RowLosses(torch.autograd.Function):
             places = labels[part, None]
             each[part] = -gradient.gather(1, places).squeeze(1).float().log()
             gradient.scatter_add_(1, places, gradient.new_full(places.shape, -1.0))
-            by_hidden[part] = (gradient @ head) * weight
-            by_head += gradient.T @ (hidden[part] * weight)
-        ctx.save_for_backward(by_hidden, by_head.to(head.dtype))
+            grad_hidden[part] = (gradient @ head) * weight
+            grad_head += gradient.T @ (hidden[part] * weight)
+        ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))
         return each
 
     @staticmethod
@@ -166,8 +166,8 @@ class RowLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None, None]:
         """The gradients of the weighted sum; `by_each` is the weights themselves."""
         del by_each
-        by_hidden, by_head = ctx.saved_tensors
-        return by_hidden, by_head, None, None
+        grad_hidden, grad_head = ctx.saved_tensors
+        return grad_hidden, grad_head, None, None
 
 
 def _head_rows(hidden: Tensor) -> int:

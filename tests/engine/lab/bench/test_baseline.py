@@ -15,7 +15,7 @@ from engine.lab.bench.compiled import CompiledStep
 from engine.lab.bench.rates import Rates, measure_rates
 from engine.lab.bench.shapes import RELEASED, random_network, released_config, weight_bytes
 from engine.lab.bench.steps import measure_steps
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from tests.engine.seeded import CPU, causal_logits
 
 TINY = replace(
@@ -72,7 +72,7 @@ def test_every_part_is_measured_and_kept_as_it_comes(
 
 
 def test_the_share_of_reading_is_of_the_weights_at_half_the_copy_bandwidth() -> None:
-    model = Model(random_network(TINY, device=CPU, dtype=torch.bfloat16), device=CPU)
+    model = ModelRunner(random_network(TINY, device=CPU, dtype=torch.bfloat16), device=CPU)
     (step,) = measure_steps(model, Rates(2e6, 1e9, "bfloat16"), (4,), (16,))
     reading_ms = weight_bytes(TINY, torch.bfloat16) / 1e6 * 1000
     assert step.weights_share == pytest.approx(reading_ms / step.milliseconds)

@@ -41,7 +41,7 @@ def test_a_wrong_acceptance_is_not_taken_for_rounding(monkeypatch: pytest.Monkey
     tried = subject("tiny", "float32")
     asked = requests(tried, exact=False)
     monkeypatch.setattr(
-        engine.decoders.strategy, "accepted_run", lambda drafts, tokens: len(tokens)
+        engine.decoders.strategy, "accepted_length", lambda drafts, tokens: len(tokens)
     )
     for parity in compare(tried.model, asked, ("copy_spec",)):
         assert parity.share > 0

@@ -23,7 +23,7 @@ from engine.model.onnx.probe import is_exact
 from engine.model.onnx.products import Linear
 from engine.model.onnx.sessions import open_session
 from engine.model.onnx.writer import GRAPH_FILE, GraphWriter
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.step import CACHED, Step, chain, concatenate, group
 from tests.engine.graphs import GraphModel, NetworkWeights, graph_model
 from tests.engine.model.onnx.families import FAMILIES, drafter_of, network_of
@@ -36,18 +36,18 @@ QUANTIZED = ("int8", "uint8")
 
 
 @cache
-def both(family: str, has_drafter: bool = False) -> tuple[Model, GraphModel]:
+def both(family: str, has_drafter: bool = False) -> tuple[ModelRunner, GraphModel]:
     """The same network in torch and as a float32 graph."""
     network = network_of(family)
     if not has_drafter:
-        return Model(network, device=CPU), graph_model(network)
+        return ModelRunner(network, device=CPU), graph_model(network)
     factors = drafter_of(network.config)
     adapter = DrafterAdapter(network.config, factors.rank, factors.alpha)
     for parameters, arrays in ((adapter.down, factors.down), (adapter.up, factors.up)):
         for parameter, array in zip(parameters, arrays, strict=True):
             parameter.data = torch.from_numpy(array)
     adapter.requires_grad_(False)
-    return Model(network, device=CPU, adapter=adapter), graph_model(network, adapter=factors)
+    return ModelRunner(network, device=CPU, adapter=adapter), graph_model(network, adapter=factors)
 
 
 def stores(config: ModelConfig) -> tuple[KVCache, ArrayCache]:
@@ -99,7 +99,11 @@ def trees(draw: st.DrawFn, lengths: dict[int, int], *, drafts: bool, gaps: bool)
 
 
 def compare(
-    models: tuple[Model, GraphModel], data: st.DataObject, *, drafts: bool, exact: bool = False
+    models: tuple[ModelRunner, GraphModel],
+    data: st.DataObject,
+    *,
+    drafts: bool,
+    exact: bool = False,
 ) -> None:
     """One random step of up to three sequences, after some of each was cached.
 

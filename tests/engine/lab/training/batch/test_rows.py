@@ -72,9 +72,9 @@ def projections(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
 def by_the_rule(rows: Rows, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over what each row sees, all rows at once."""
     scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(2, dim=1)) / 4
-    hidden = torch.from_numpy(~seen_rows(rows)).to(query.device)
-    chances = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
-    return torch.einsum("hqk,khd->qhd", chances, value.repeat_interleave(2, dim=1))
+    masked_out = torch.from_numpy(~seen_rows(rows)).to(query.device)
+    probs = scores.masked_fill(masked_out, float("-inf")).softmax(dim=-1)
+    return torch.einsum("hqk,khd->qhd", probs, value.repeat_interleave(2, dim=1))
 
 
 def assert_gradients_alike(ours: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:

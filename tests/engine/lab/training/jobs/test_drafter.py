@@ -27,7 +27,7 @@ from engine.lab.training.jobs.job import run_job
 from engine.lab.training.loop import Budget
 from engine.model.adapter import DrafterAdapter, load_adapter, save_adapter
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.step import chain, group
 from tests.engine.seeded import CONFIG, CPU, MASK_ID, empty_cache, prompt_of, seeded_network
 
@@ -61,7 +61,7 @@ def engine_choices(
     network: Network, adapter: DrafterAdapter, hole: Hole, trunk: np.ndarray, seed: int, window: int
 ) -> list[int]:
     """What the engine's own draft step says behind the hole's tokens up to its `seed`-th."""
-    model, cache = Model(network, device=CPU, adapter=adapter), empty_cache()
+    model, cache = ModelRunner(network, device=CPU, adapter=adapter), empty_cache()
     before = (*trunk[: hole.seen].tolist(), *hole.tokens[:seed].tolist())
     sequence, cached = cache.open(before, 64)
     assert cached == 0
