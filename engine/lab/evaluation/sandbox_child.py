@@ -78,7 +78,7 @@ os.write({RESULT_FD}, os.read({NONCE_FD}, 64) + outcome[:64].encode("utf-8", "re
 os._exit(0)
 """
 
-libc = ctypes.CDLL(None, use_errno=True)
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> int:
@@ -265,7 +265,7 @@ def _set_attributes(path: str, attributes: int, flags: int) -> None:
 
 
 def _call(name: str, *arguments: Any) -> None:
-    if getattr(libc, name)(*arguments) == -1:
+    if getattr(LIBC, name)(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
