@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,11 +18,13 @@ from pathlib import Path
 
 from engine.api import (
     CAUSAL_MODES,
+    LAST_EVENTS,
     MODES,
     Draft,
     Emit,
     EngineInfo,
     Event,
+    Failed,
     Finished,
     Handle,
     Preparing,
@@ -44,7 +47,7 @@ from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.device import default_threads, resolve, torch_unusable
-from engine.errors import RequestError
+from engine.errors import EngineFailure, RequestError
 from engine.loop import TokenState, decode
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer
@@ -157,6 +160,37 @@ class Engine:
                 param="mode",
             )
         return self._scheduler.submit(request, emit)
+
+    def stream(self, request: Request) -> Generator[Event]:
+        """The events of a request as they come, while the caller waits for each of them.
+
+        Closing the generator cancels the request.
+
+        Raises:
+            RequestError: the request does not fit this model.
+        """
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        handle = self.submit(request, events.put)
+        try:
+            while not isinstance(event := events.get(), LAST_EVENTS):
+                yield event
+            yield event
+        finally:
+            handle.cancel()
+
+    def generate(self, request: Request) -> Finished:
+        """Decodes a request to its end, for which the caller waits.
+
+        Raises:
+            RequestError: the request does not fit this model.
+            EngineFailure: decoding failed, or the engine was closed before its end.
+        """
+        *_, event = self.stream(request)
+        if isinstance(event, Failed):
+            raise EngineFailure(event.message, param=event.param)
+        if not isinstance(event, Finished):
+            raise EngineFailure("The engine was closed before the request was finished.")
+        return event
 
     def close(self) -> None:
         """Cancels all requests and ends the engine thread."""

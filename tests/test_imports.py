@@ -156,7 +156,8 @@ def imports_of(source: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, "relative import"
+            assert node.level == 0, "relative import"
+            assert node.module
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 

@@ -22,7 +22,6 @@ from engine.errors import MemoryExhausted
 from engine.lab.bench.rates import Rates
 from engine.lab.bench.shapes import RELEASED, random_adapter, random_network, released_config
 from engine.lab.bench.steps import measure_steps, seeded_tokens
-from engine.lab.evaluation.infill_eval import decode
 from engine.lab.verify.activations import trace
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network
@@ -113,7 +112,7 @@ def test_the_bundled_model_answers_through_the_engine() -> None:
         assert engine.info.dtype == "bfloat16"
         prompt = tuple(engine.tokenizer.encode("def add(first, second):\n    return "))
         for mode in engine.info.modes:
-            done = decode(engine, Request(prompt, mode, Limits(tokens_max=16)))
+            done = engine.generate(Request(prompt, mode, Limits(tokens_max=16)))
             assert done.usage.tokens == 16
     finally:
         engine.close()

@@ -4,7 +4,6 @@ curve awaited, and a core kept busy beside it. No torch.
 
 from __future__ import annotations
 
-import queue
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from engine.api import LAST_EVENTS, Event, Finished, Request
+from engine.api import Finished, Request
 from engine.auto.mode_selection import ModeQuery, ModeRecord, decided_tokens, select_mode
 from engine.auto.step_times import StepTimes
 from engine.engine import Engine
@@ -48,30 +47,25 @@ def run_request(engine: Engine, request: Request, wanted: str = "") -> Timed:
     Raises:
         EngineFailure: it failed.
     """
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine.submit(request, events.put)
-    cycles, tokens = 0, 0
-    event = events.get()
-    while True:
+    cycles, tokens, finished = 0, 0, None
+    for event in engine.stream(request):
         usage = getattr(event, "usage", None)
         if usage is not None and usage.tokens > tokens:
             cycles, tokens = cycles + 1, usage.tokens
-        if isinstance(event, LAST_EVENTS):
-            break
-        event = events.get()
-    if not isinstance(event, Finished):
-        raise EngineFailure(f"The engine answered {event}.")
-    usage = event.usage
+        finished = event
+    if not isinstance(finished, Finished):
+        raise EngineFailure(f"The engine answered {finished}.")
+    usage = finished.usage
     return Timed(
         mode=request.mode,
         tokens=usage.tokens,
-        decided=decided_tokens(usage.tokens, event.reason),
-        cycles=cycles + (event.reason == "end"),
+        decided=decided_tokens(usage.tokens, finished.reason),
+        cycles=cycles + (finished.reason == "end"),
         forwards=usage.forwards,
         rows=usage.rows,
         seconds=(usage.total_ms - usage.prefill_ms) / 1000,
-        text=event.text,
-        is_exact=event.text == wanted,
+        text=finished.text,
+        is_exact=finished.text == wanted,
         prefill_seconds=usage.prefill_ms / 1000,
         cached=usage.cached_tokens,
     )

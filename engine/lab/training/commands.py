@@ -27,7 +27,12 @@ from engine.errors import CheckpointError, ConfigError, EngineError
 from engine.lab.data.corpus import Source
 from engine.lab.data.repository import Data, read_data
 from engine.lab.data.sampler import HOLES, Example, ExampleSampler, prefix_tokens, prompt_tokens
-from engine.lab.evaluation.filling import Filling, held_out_holes, measure_filling, to_table
+from engine.lab.evaluation.infill_eval import (
+    Figures,
+    draw_single_lines,
+    measure_checkpoint,
+    to_comparison,
+)
 from engine.lab.training.__main__ import keep_freed_memory
 from engine.lab.training.batch.plain_text import PlainTexts
 from engine.lab.training.jobs.acceptance import measure_acceptance
@@ -311,21 +316,21 @@ def _save(
     (folder / "tokenizer.json").write_text(vocabulary.json, encoding="utf-8")
 
 
-def _before(options: argparse.Namespace, data: Data) -> list[Filling]:
+def _before(options: argparse.Namespace, data: Data) -> list[Figures]:
     """Figures of the checkpoint as it was; measured once, however often a run is resumed."""
     path = options.out / _BEFORE
     if path.is_file():
-        return [Filling(**row) for row in json.loads(path.read_text("utf-8"))]
-    holes = held_out_holes(data.held_out, options.holes)
-    figures = measure_filling(_engine_settings(options, options.checkpoint), holes)
+        return [Figures(**row) for row in json.loads(path.read_text("utf-8"))]
+    holes = draw_single_lines(data.held_out, options.holes)
+    figures = measure_checkpoint(_engine_settings(options, options.checkpoint), holes)
     path.write_text(json.dumps([asdict(each) for each in figures]) + "\n", encoding="utf-8")
     return figures
 
 
-def _after(options: argparse.Namespace, data: Data, before: Sequence[Filling]) -> int:
-    holes = held_out_holes(data.held_out, options.holes)
-    after = measure_filling(_engine_settings(options, options.out / "checkpoint"), holes)
-    _report(options, to_table(before, after))
+def _after(options: argparse.Namespace, data: Data, before: Sequence[Figures]) -> int:
+    holes = draw_single_lines(data.held_out, options.holes)
+    after = measure_checkpoint(_engine_settings(options, options.out / "checkpoint"), holes)
+    _report(options, to_comparison({"before": before, "after": after}))
     return 0
 
 
@@ -350,7 +355,7 @@ def _show_acceptance(
     if infill is not None:
         ends = (*ends, *infill.end_ids)
     begin = () if config.begin_id is None else (config.begin_id,)
-    for hole in held_out_holes(data.held_out, options.holes):
+    for hole in draw_single_lines(data.held_out, options.holes):
         if infill is not None:
             pieces = hole.pieces
             prompts.append(prompt_tokens(pieces, tokenizer, PREFIX_TOKENS_MAX, FAR_TOKENS_MAX))

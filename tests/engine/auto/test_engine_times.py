@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import queue
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
+from engine.api import Finished, Limits, Request
 from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures, write_stats
 from engine.auto.step_times import StepTimes, TimesFile
 from engine.config import EngineSettings
@@ -32,12 +31,7 @@ def file(tmp_path: Path) -> TimesFile:
 
 
 def finished(engine: Engine) -> Finished:
-    received: queue.Queue[Event] = queue.Queue()
-    engine.submit(Request((5, 6, 7), "copy_spec", Limits(8)), received.put)
-    while not isinstance(event := received.get(timeout=SECONDS_MAX), LAST_EVENTS):
-        pass
-    assert isinstance(event, Finished)
-    return event
+    return engine.generate(Request((5, 6, 7), "copy_spec", Limits(8)))
 
 
 def measured(engine: Engine) -> StepTimes:

@@ -236,7 +236,7 @@ def test_too_little_memory_is_told_before_a_weight_is_read(
 
     monkeypatch.setattr("engine.lab.training.commands.free_memory_bytes", lambda device: 90 << 20)
     monkeypatch.setattr("engine.lab.training.commands.load_network", unread)
-    monkeypatch.setattr("engine.lab.training.commands.measure_filling", unread)
+    monkeypatch.setattr("engine.lab.training.commands.measure_checkpoint", unread)
     assert run("convert", llama, repository, tmp_path, "--batch-tokens", "100000") == 1
     assert "--batch-tokens" in capsys.readouterr().err
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 DECODE = """
-import queue, sys
+import sys
 sys.modules["torch"] = None  # an import raises ImportError
 sys.modules["transformers"] = None
 from pathlib import Path
-from engine.api import BlockOptions, Finished, Limits, Request, Failed, Stopped
+from engine.api import BlockOptions, Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.auto.step_times import TimesFile
@@ -26,16 +26,11 @@ encode = engine.tokenizer.encode
 prompt = infill.prompt((), encode("def add(first, second):\\n    return "), encode("\\n"))
 for mode in ("ar", "block", "linear_spec", "copy_spec", "quadratic_spec"):
     for exact in {False, mode != "block"}:
-        events = queue.SimpleQueue()
         request = Request(
             prompt, mode, Limits(12), block=BlockOptions(8), exact=exact,
             stop_token_ids=(*infill.end_ids, *engine.end_ids),
         )
-        engine.submit(request, events.put)
-        while not isinstance(event := events.get(timeout=60), Finished | Failed | Stopped):
-            pass
-        assert isinstance(event, Finished), event
-        print(mode, exact, engine.info.dtype, event.text.strip())
+        print(mode, exact, engine.info.dtype, engine.generate(request).text.strip())
 engine.close()
 assert not [name for name in sys.modules if name.startswith(("torch.", "transformers."))]
 """
