@@ -26,7 +26,6 @@ from engine.lab.bench.compiled import CompiledStep
 from engine.lab.bench.conditions import machine
 from engine.lab.bench.decode import VARIANTS, held_out_holes, measure
 from engine.lab.bench.decode_rows import Condition
-from engine.lab.bench.peer import TransformersPeer
 from engine.lab.bench.rates import Rates, measure_rates, seconds_of
 from engine.lab.bench.shapes import RELEASED, random_adapter, random_network, released_config
 from engine.lab.bench.steps import (
@@ -37,6 +36,7 @@ from engine.lab.bench.steps import (
     profile_step,
     seeded_tokens,
 )
+from engine.lab.verify.peer import TransformersPeer
 from engine.model.config import ModelConfig
 from engine.model.runner import ModelRunner
 
@@ -90,11 +90,11 @@ class Baseline:
 
     def _transformers(self, model: ModelRunner, context: int) -> dict[str, float]:
         """Milliseconds per token of its greedy decoding, static cache and compiled on CUDA."""
-        peer = TransformersPeer(model.network, 1, static_cache=True)
+        peer = TransformersPeer.sharing(model.network)
         prompt = seeded_tokens(model, context)
         request = Request(prompt=prompt, mode="ar", limits=Limits(tokens_max=_PEER_TOKENS))
-        peer.generate(request)  # compiles
-        done = peer.generate(request)
+        peer.generate(request, static_cache=True)  # compiles
+        done = peer.generate(request, static_cache=True)
         return {"ms_per_token": done.seconds * 1000 / max(1, len(done.tokens) - 1)}
 
 

@@ -32,12 +32,13 @@ from engine.lab.bench.conditions import machine
 from engine.lab.bench.decode_report import Report, write
 from engine.lab.bench.decode_rows import Condition, Row, Timed, to_row
 from engine.lab.bench.parity import Parity, compare
-from engine.lab.bench.peer import TransformersPeer
 from engine.lab.data.corpus import HELD, build_corpus, default_roots, read_sources
 from engine.lab.evaluation.infill_eval import Hole, draw_holes, to_request
+from engine.lab.verify.peer import TransformersPeer
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
+from engine.model.network import Network
 from engine.model.runner import ModelRunner
 
 TOKENS_MAX = 64
@@ -146,7 +147,7 @@ def measure(
                 one.label: _auto(engine, times) if one.mode == "auto" else _ours(engine, one)
                 for one in variants
             }
-            runs[PEER] = _theirs(engine, TransformersPeer.load(settings))
+            runs[PEER] = _theirs(engine, settings)
             results = _in_turn(runs, holes, seconds)
         finally:
             engine.close()
@@ -161,11 +162,9 @@ def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
         EngineError: the checkpoint cannot be run.
     """
     settings = resolve(replace(settings, backend="torch"))
-    folder = settings.checkpoint_path()
+    network = _network(settings)
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-    config = read_config(folder)
-    network = load_network(folder, config, device=device, dtype=dtype)
-    adapter = load_adapter(folder, config, device=device, dtype=dtype)
+    adapter = load_adapter(settings.checkpoint_path(), network.config, device=device, dtype=dtype)
     engine = Engine.load(settings)
     try:
         greedy = (to_request(engine, hole.pieces, "ar", TOKENS_MAX) for hole in holes)
@@ -217,9 +216,20 @@ def _auto(engine: Engine, times: StepTimes) -> Callable[[Hole], Timed]:
     return run
 
 
-def _theirs(engine: Engine, peer: TransformersPeer) -> Callable[[Hole], Timed]:
+def _network(settings: EngineSettings) -> Network:
+    """The checkpoint's network. `settings` are resolved ones."""
+    folder = settings.checkpoint_path()
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    return load_network(folder, read_config(folder), device=device, dtype=dtype)
+
+
+def _theirs(engine: Engine, settings: EngineSettings) -> Callable[[Hole], Timed]:
+    settings = resolve(replace(settings, backend="torch"))
+    peer, threads = TransformersPeer.sharing(_network(settings)), settings.threads or 1
+
     def run(hole: Hole) -> Timed:
-        done = peer.generate(to_request(engine, hole.pieces, "ar", TOKENS_MAX))
+        request = to_request(engine, hole.pieces, "ar", TOKENS_MAX)
+        done = peer.generate(request, threads=threads)
         text = engine.tokenizer.decode(done.tokens)
         tokens = len(done.tokens)
         has_ended = tokens < TOKENS_MAX

@@ -11,7 +11,6 @@ from engine.lab.verify.loading import Loaded
 from engine.lab.verify.modes import Runner
 from engine.lab.verify.probes import (
     Believed,
-    Format,
     Probe,
     Written,
     believe,
@@ -22,6 +21,7 @@ from engine.lab.verify.probes import (
 )
 from engine.lab.verify.report import Check, Section, passed, skipped
 from engine.lab.verify.texts import PROBES
+from engine.prompt import Infill
 
 
 def examine_infilling(loaded: Loaded, holes_max: int) -> Section:
@@ -44,20 +44,20 @@ def examine_infilling(loaded: Loaded, holes_max: int) -> Section:
     return Section(title, (alone, _believed(believed), _untried(believed)))
 
 
-def _write(loaded: Loaded, probes: Sequence[Probe], infill: Format | None) -> list[Written]:
-    runner = Runner(loaded.model, loaded.dtype)
+def _write(loaded: Loaded, probes: Sequence[Probe], infill: Infill | None) -> list[Written]:
+    runner = Runner(loaded.model)
 
     def decode(
         prompt: Sequence[int], stops: Sequence[int], tokens_max: int
     ) -> tuple[Sequence[int], bool]:
-        decoded = runner.decode(prompt, "ar", tokens_max, stops)
+        decoded = runner.decode(runner.request(prompt, "ar", tokens_max, stops))
         return decoded.tokens, decoded.ended
 
     end_ids = loaded.config.end_ids
     return [write(probe, infill, loaded.tokenizer, end_ids, decode) for probe in probes]
 
 
-def _believe(loaded: Loaded, probes: Sequence[Probe], infill: Format) -> list[Believed]:
+def _believe(loaded: Loaded, probes: Sequence[Probe], infill: Infill) -> list[Believed]:
     others = (*probes[1:], probes[0])
     return [
         believe(probe, other, infill, loaded.network, loaded.tokenizer)

@@ -17,7 +17,7 @@ from engine.lab.verify.modes import (
     Runner,
     first_difference,
 )
-from engine.lab.verify.probes import infill_prompt, prefix_prompt
+from engine.lab.verify.probes import hole_prompt
 from engine.lab.verify.report import OUR_FAULT, Check, Figure, Section, skipped
 from engine.lab.verify.texts import PROBES
 
@@ -27,17 +27,17 @@ _MODE_TOKENS = 32
 
 def examine_modes(loaded: Loaded) -> Section:
     """Every mode that the checkpoint can do, on the same prompts."""
-    runner = Runner(loaded.model, loaded.dtype)
+    runner = Runner(loaded.model)
     infill = loaded.tokenizer.infill
     prompts = [
-        prefix_prompt(probe.before, loaded.tokenizer)
-        if infill is None
-        else infill_prompt(probe.before, probe.after, infill, loaded.tokenizer)
+        hole_prompt(probe.before, probe.after, infill, loaded.tokenizer)
         for probe in PROBES[:_MODE_PROMPTS]
     ]
     # The first forward of a kind sets things up that are not to be measured.
-    runner.decode(prompts[0], "ar", 2)
-    references = [runner.reference(prompt, _MODE_TOKENS) for prompt in prompts]
+    runner.decode(runner.request(prompts[0], "ar", 2))
+    references = [
+        runner.reference(runner.request(prompt, "ar", _MODE_TOKENS)) for prompt in prompts
+    ]
     checks = [_mode("ar", [reference.decoded for reference in references], references)]
     for mode in MODES:
         if mode == "ar":
@@ -45,7 +45,7 @@ def examine_modes(loaded: Loaded) -> Section:
         if not loaded.config.family.fills_masks and mode not in CAUSAL_MODES:
             checks.append(skipped(mode, f"{loaded.config.family.model_type} fills no masks"))
             continue
-        decoded = [runner.decode(prompt, mode, _MODE_TOKENS) for prompt in prompts]
+        decoded = [runner.decode(runner.request(prompt, mode, _MODE_TOKENS)) for prompt in prompts]
         checks.append(_mode(mode, decoded, references))
     return Section("modes", tuple(checks))
 

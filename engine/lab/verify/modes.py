@@ -1,22 +1,25 @@
-"""Every decoding mode on the loaded checkpoint: that it runs, how fast, and whether it emits what
-`ar` emits.
+"""Every decoding mode on a loaded network: that it runs, how fast, and whether it emits what `ar`
+emits.
 
-A speculative mode may differ from `ar` only where the two logits are nearer to each other than
-twice what the same row's logits differ by in a forward of one row and in one of many: rounding, not
-a mistake. Block diffusion decides otherwise than `ar` and is only reported.
+Decodes on one model, each request with an empty cache of its own, and judges where the tokens leave
+those of `ar`: a speculative mode may do so only at a near-tie, where the two logits are nearer to
+each other than twice what the same row's logits differ by in steps of one row and of many. That is
+rounding; anything else is a mistake. Block diffusion decides otherwise than `ar` and is only
+reported. The examination and the benchmarks share both. Knows neither files nor text.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import prefill_rows
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
@@ -30,12 +33,13 @@ from engine.step import Step, chain
 
 LOSSLESS = ("linear_spec", "quadratic_spec", "copy_spec")
 QUADRATIC_LENGTH = 8  # B (B + 1) rows a forward: 72, against 1,056 for a block of 32
+NOISE_ROWS = 32  # of a step whose logits are held against those of one row
 _NOISE_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One request's tokens; `seconds` and `forwards` are those behind the prompt."""
+    """One request's tokens; `seconds` and `forwards` are those after the prompt."""
 
     tokens: tuple[int, ...]
     ended: bool
@@ -45,11 +49,11 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What `ar` emitted behind one prompt.
+    """What `ar` emitted after one prompt.
 
     Attributes:
         logits: (tokens, V) fp32, the row that decided each token.
-        noise: most that these differ from the same rows' in one forward of them all.
+        noise: most that these differ from the same rows' in steps of NOISE_ROWS rows.
     """
 
     decoded: Decoded
@@ -59,7 +63,13 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a mode first differs from `ar`: behind how many tokens, and the two logits' gap."""
+    """Where a mode first leaves `ar`.
+
+    Attributes:
+        index: number of tokens emitted before it, alike.
+        gap: the logit of `ar`'s token less that of the mode's; never negative.
+        noise: what rounding changes logits by.
+    """
 
     index: int
     gap: float
@@ -67,79 +77,88 @@ class Difference:
 
     @property
     def is_near_tie(self) -> bool:
-        """Whether rounding explains it."""
+        """Whether rounding explains it: two logits, each off by the noise at most."""
         return self.gap <= _NOISE_FACTOR * self.noise
 
 
 class Runner:
-    """Decodes on one model, greedily, one request at a time, each with an empty cache of its own:
-    every prompt is computed anew."""
+    """Decodes one request at a time, each with an empty cache: every prompt is computed anew."""
 
-    def __init__(self, model: ModelRunner, dtype: torch.dtype) -> None:
-        """
-        Args:
-            dtype: of the weights, and with them of the cache.
-        """
+    def __init__(self, model: ModelRunner) -> None:
         self._model = model
-        self._dtype = dtype
-        config = model.network.config
-        self._shape = CacheShape.of(config)
-        self._block_length = config.block_length
-        self._traits = Traits(config.mask_id, has_drafter=model.adapter is not None)
+        self._config = model.network.config
+        self._traits = Traits(self._config.mask_id, has_drafter=model.adapter is not None)
 
-    def decode(
+    def request(
         self, prompt: Sequence[int], mode: str, tokens_max: int, stops: Sequence[int] = ()
-    ) -> Decoded:
-        """One request to its end."""
-        return self._decode(self._model, prompt, mode, tokens_max, stops)
-
-    def reference(self, prompt: Sequence[int], tokens_max: int) -> Reference:
-        """`ar`, with the logits that decided."""
-        recorder = _Recorder(self._model)
-        decoded = self._decode(recorder, prompt, "ar", tokens_max, ())
-        logits = torch.cat(recorder.read)
-        tokens = (*prompt, *decoded.tokens[:-1])
-        (whole,) = self._chains(tokens, ((0, len(tokens)),))
-        noise = (whole[-len(logits) :] - logits).abs().max()
-        return Reference(decoded, logits, float(noise))
-
-    def cached_logits(self, tokens: Sequence[int]) -> Tensor:
-        """(T, V) of all rows, fed in two steps, so that the second one reads the cache."""
-        half = len(tokens) // 2
-        return torch.cat(self._chains(tokens, ((0, half), (half, len(tokens)))))
-
-    def _chains(self, tokens: Sequence[int], parts: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Logits of all rows of causal chains from start to end, each behind the one before it."""
-        cache = self._cache(len(tokens))
-        sequence, _ = cache.open(tuple(tokens), len(tokens))
-        logits: list[Tensor] = []
-        for start, end in parts:
-            rows = tuple(range(end - start))
-            step = chain(tuple(tokens[start:end]), start, read=rows, sequence=sequence)
-            logits.append(self._model.logits(step, cache))
-            cache.keep(step, rows)
-        return logits
-
-    def _cache(self, tokens: int) -> KVCache:
-        # Whole pages, and one to spare.
-        room = (tokens // PAGE_TOKENS + 2) * PAGE_TOKENS
-        return KVCache(self._shape, room, device=self._model.device, dtype=self._dtype)
-
-    def _decode(
-        self, model: Any, prompt: Sequence[int], mode: str, tokens_max: int, stops: Sequence[int]
-    ) -> Decoded:
-        length = self._block_length
+    ) -> Request:
+        """A greedy request in the checkpoint's own blocks, shorter ones for `quadratic_spec`."""
+        length = self._config.block_length
         if mode == "quadratic_spec":
             length = min(length, QUADRATIC_LENGTH)
-        request = Request(
+        return Request(
             tuple(prompt),
             mode,
             Limits(tokens_max),
             block=BlockOptions(length),
             stop_token_ids=tuple(stops),
         )
-        strategy = STRATEGIES[mode]
-        cache = self._cache(len(prompt) + tokens_max + length)
+
+    def decode(self, request: Request) -> Decoded:
+        """One request to its end."""
+        return self._decode(self._model, request)
+
+    def reference(self, request: Request) -> Reference:
+        """What `ar` emits, with the logits that decided; the request's own mode does not matter."""
+        request = replace(request, mode="ar")
+        recorder = _Recorder(self._model)
+        decoded = self._decode(recorder, request)
+        logits = torch.cat(recorder.read)[: len(decoded.tokens)]
+        many = self._deciding_logits(request, decoded.tokens)
+        return Reference(decoded, logits, float((many - logits).abs().max()))
+
+    def cached_logits(self, tokens: Sequence[int]) -> Tensor:
+        """(T, V) of all rows, computed in two steps, so that the second one reads the cache."""
+        half = len(tokens) // 2
+        cache = self._cache(len(tokens))
+        sequence, _ = cache.open(tuple(tokens), len(tokens))
+        logits: list[Tensor] = []
+        for start, end in ((0, half), (half, len(tokens))):
+            read = tuple(range(end - start))
+            step = chain(tuple(tokens[start:end]), start, read=read, sequence=sequence)
+            logits.append(self._model.logits(step, cache))
+            cache.keep(step, read)
+        return torch.cat(logits)
+
+    def _deciding_logits(self, request: Request, tokens: Sequence[int]) -> Tensor:
+        """(len(tokens), V) fp32 of the rows that decide `tokens`, in steps of NOISE_ROWS rows after
+        the prompt, whose own steps are those of decoding."""
+        prompt, whole = len(request.prompt), (*request.prompt, *tokens[:-1])
+        cache = self._cache(len(whole))
+        sequence, _ = cache.open(request.prompt, len(whole), exact=request.exact)
+        logits: list[Tensor] = []
+        start = 0
+        while start < len(whole):
+            is_prompt = start < prompt
+            rows = prefill_rows(self._traits.costs) if is_prompt else NOISE_ROWS
+            part = whole[start : min(start + rows, prompt if is_prompt else len(whole))]
+            read = tuple(row for row in range(len(part)) if start + row >= prompt - 1)
+            step = chain(part, start, read=read, sequence=sequence)
+            logits.append(self._model.logits(step, cache))
+            cache.keep(step, tuple(range(step.rows)))
+            start += step.rows
+        return torch.cat(logits)
+
+    def _cache(self, tokens: int) -> KVCache:
+        # Whole pages, and one to spare.
+        room = (tokens // PAGE_TOKENS + 2) * PAGE_TOKENS
+        dtype = next(self._model.network.parameters()).dtype
+        shape = CacheShape.of(self._config)
+        return KVCache(shape, room, device=self._model.device, dtype=dtype)
+
+    def _decode(self, model: Any, request: Request) -> Decoded:
+        cache = self._cache(len(request.prompt) + request.limits.tokens_max + request.block.length)
+        strategy = STRATEGIES[request.mode]
         began, state = time.perf_counter(), None
         for state in decode(model, cache, strategy, request, self._traits, lambda: False):
             if state.progress.prefilling or not state.forwards:

@@ -29,7 +29,7 @@ def examine_network(loaded: Loaded) -> Section:
     begin = loaded.config.begin_id
     tokens = (*(() if begin is None else (begin,)), *encoded)[:_PLAIN_TOKENS_MAX]
     ours = trace(loaded.network, tokens)
-    stepped = {_LOGITS: Runner(loaded.model, loaded.dtype).cached_logits(tokens)}
+    stepped = {_LOGITS: Runner(loaded.model).cached_logits(tokens)}
     try:
         names, peer = _peer(loaded)
     except EngineFailure as error:
@@ -67,7 +67,7 @@ def _peer(loaded: Loaded) -> tuple[tuple[str, str], TransformersPeer]:
             f"free on {loaded.device}.",
             remedy=f"Free {size(needed - free)}, or verify on a larger machine.",
         )
-    return names, TransformersPeer(loaded.folder, loaded.device, names)
+    return names, TransformersPeer.read(loaded.folder, loaded.device, names)
 
 
 def _depth(shown: str, errors: Sequence[Error]) -> Check:

@@ -12,17 +12,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Protocol
 
 import torch
 
 from engine.lab.verify.activations import causal_attention
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
-from engine.prompt import BEGIN
+from engine.prompt import AFTER, BEFORE, BEGIN, NEAR_LINES, Infill, SentinelFormat, prompt_of
 
 TOKENS_MAX = 48
-_NEAR_LINES = 2  # of the suffix stand next to the hole; as the host lays prompts out
 _ERRORS_MIN = 2.0  # standard errors that a mean must be away from 0 to be believed
 
 
@@ -69,40 +67,16 @@ class Believed:
     end: float
 
 
-class Format(Protocol):
-    """What an infilling format is asked for; `engine.prompt.Infill` has it."""
+def untried_format(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> SentinelFormat | None:
+    """`<s> [SUFFIX] suffix [PREFIX] prefix`, Codestral's order, where a tokenizer has the markers.
 
-    @property
-    def end_ids(self) -> tuple[int, ...]: ...
-    def prompt(
-        self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
-    ) -> tuple[int, ...]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SuffixFirst:
-    """`<s> [SUFFIX] suffix [PREFIX] prefix`, as Codestral has it. Released NLD tokenizers have the
-    markers; nothing public says that the model was trained with them, so they are only tried."""
-
-    begin: int
-    suffix: int
-    prefix: int
-    end_ids: tuple[int, ...]
-
-    def prompt(
-        self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
-    ) -> tuple[int, ...]:
-        """As `engine.prompt.InfillFormat.prompt`."""
-        return (self.begin, self.suffix, *near, *far, self.prefix, *prefix)
-
-
-def untried_format(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> SuffixFirst | None:
-    """The format whose markers a tokenizer has, though nobody says that they mean anything."""
-    ids = [tokenizer.id_of(name) for name in (BEGIN, "[SUFFIX]", "[PREFIX]")]
-    begin, suffix, prefix = ids
+    Those of released NLD have them; nothing public says that the model was trained with them, so
+    they are only tried.
+    """
+    begin, suffix, prefix = (tokenizer.id_of(name) for name in (BEGIN, "[SUFFIX]", "[PREFIX]"))
     if begin is None or suffix is None or prefix is None:
         return None
-    return SuffixFirst(begin, suffix, prefix, end_ids)
+    return SentinelFormat((begin, suffix, AFTER, prefix, BEFORE), end_ids, end_texts=())
 
 
 # (prompt, stop ids, most tokens) → emitted tokens, and whether a stop id ended them.
@@ -111,52 +85,48 @@ Decode = Callable[[Sequence[int], Sequence[int], int], tuple[Sequence[int], bool
 
 def write(
     probe: Probe,
-    infill: Format | None,
+    infill: Infill | None,
     tokenizer: Tokenizer,
     end_ids: tuple[int, ...],
     decode: Decode,
 ) -> Written:
     """Fills one hole, or continues its prefix where `infill` is None."""
-    if infill is None:
-        prompt, stops = prefix_prompt(probe.before, tokenizer), end_ids
-    else:
-        prompt = infill_prompt(probe.before, probe.after, infill, tokenizer)
-        stops = (*infill.end_ids, *end_ids)
+    prompt = hole_prompt(probe.before, probe.after, infill, tokenizer)
+    stops = end_ids if infill is None else (*infill.end_ids, *end_ids)
     tokens, has_ended = decode(prompt, stops, TOKENS_MAX)
     return Written(probe.middle, tokenizer.decode(tokens), has_ended)
 
 
 def believe(
-    probe: Probe, other: Probe, infill: Format, network: Network, tokenizer: Tokenizer
+    probe: Probe, other: Probe, infill: Infill, network: Network, tokenizer: Tokenizer
 ) -> Believed:
     """Weighs one right filling; `other` lends its suffix."""
     stops = (*infill.end_ids, *network.config.end_ids)
     middle = tokenizer.encode(probe.middle)
-    own = infill_prompt(probe.before, probe.after, infill, tokenizer)
-    exchanged = infill_prompt(probe.before, other.after, infill, tokenizer)
+    own = hole_prompt(probe.before, probe.after, infill, tokenizer)
+    exchanged = hole_prompt(probe.before, other.after, infill, tokenizer)
+    alone = hole_prompt(probe.before, "", None, tokenizer)
     bits, end = bits_of(network, own, middle, stops)
     return Believed(
         own=bits,
         other=bits_of(network, exchanged, middle, stops)[0],
-        alone=bits_of(network, prefix_prompt(probe.before, tokenizer), middle, stops)[0],
+        alone=bits_of(network, alone, middle, stops)[0],
         end=end,
     )
 
 
-def infill_prompt(before: str, after: str, infill: Format, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The prompt of a hole, its suffix cut as the host cuts it."""
+def hole_prompt(
+    before: str, after: str, infill: Infill | None, tokenizer: Tokenizer
+) -> tuple[int, ...]:
+    """The prompt of a hole, its suffix cut as the host cuts it; of the prefix alone where `infill`
+    is None."""
+    prefix = tokenizer.encode(before)
+    if infill is None:
+        return prompt_of(None, tokenizer.id_of(BEGIN), prefix=prefix)
     lines = after.split("\n")
-    near, far = lines[:_NEAR_LINES], lines[_NEAR_LINES:]
+    near, far = lines[:NEAR_LINES], lines[NEAR_LINES:]
     near_text = "\n".join(near) + ("\n" if far else "")
-    return infill.prompt(
-        tokenizer.encode("\n".join(far)), tokenizer.encode(before), tokenizer.encode(near_text)
-    )
-
-
-def prefix_prompt(before: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The prompt of a checkpoint that knows no infilling."""
-    begin = tokenizer.id_of(BEGIN)
-    return (*(() if begin is None else (begin,)), *tokenizer.encode(before))
+    return infill.prompt(tokenizer.encode("\n".join(far)), prefix, tokenizer.encode(near_text))
 
 
 @torch.inference_mode()

@@ -40,7 +40,7 @@ def traces(
     folder: Path, tokens: tuple[int, ...], dtype: torch.dtype, names: tuple[str, str]
 ) -> tuple[Trace, Trace, Trace]:
     """Ours, theirs and theirs in fp32."""
-    peer = TransformersPeer(folder, CPU, names)
+    peer = TransformersPeer.read(folder, CPU, names)
     reference = peer.trace(tokens)
     peer.round_to(dtype)
     return trace(load(folder, dtype), tokens), peer.trace(tokens), reference
@@ -118,7 +118,7 @@ def test_every_layer_of_the_bundled_model_equals_transformers(
 def test_rotary_frequencies_equal_transformers(tmp_path: Path, factor: float) -> None:
     network = seeded_network(config=replace(CONFIG, rope=replace(CONFIG.rope, factor=factor)))
     save_checkpoint(tmp_path, network)
-    rotary = TransformersPeer(tmp_path, CPU, MINISTRAL)._model.model.rotary_emb
+    rotary = TransformersPeer.read(tmp_path, CPU, MINISTRAL)._model.model.rotary_emb
     torch.testing.assert_close(network.frequencies, rotary.inv_freq, rtol=1e-6, atol=0)
     assert rotary.attention_scaling == 1.0
 
@@ -161,7 +161,7 @@ def test_a_mistake_in_one_layer_is_found_there(
 ) -> None:
     """The rule can fail: a projection by so much, or two heads in each other's place."""
     save_checkpoint(tmp_path, seeded_network())
-    peer = TransformersPeer(tmp_path, CPU, MINISTRAL)
+    peer = TransformersPeer.read(tmp_path, CPU, MINISTRAL)
     reference = peer.trace(prompt_of(80))
     peer.round_to(dtype)
     network = load(tmp_path, dtype)

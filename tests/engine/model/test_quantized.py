@@ -204,7 +204,7 @@ def test_one_kind_is_saved_over_the_other(tmp_path: Path, first: Any) -> None:
 def test_transformers_computes_the_same_of_an_int8_checkpoint(
     folder: Path, dtype: torch.dtype
 ) -> None:
-    peer = TransformersPeer(folder, CPU, CLASSES["nemotron_labs_diffusion"][0])
+    peer = TransformersPeer.read(folder, CPU, CLASSES["nemotron_labs_diffusion"][0])
     reference = peer.trace(prompt_of(40))
     peer.round_to(dtype)
     errors = compare(

@@ -6,7 +6,8 @@ import pytest
 
 import engine.decoders.strategy
 from engine.api import BlockOptions, Limits, Request
-from engine.lab.bench.parity import SPECULATIVE, Difference, Parity, compare, decoded
+from engine.lab.bench.parity import SPECULATIVE, Parity, compare
+from engine.lab.verify.modes import Difference, Runner
 from tests.engine.subjects import DTYPES, NAMES, Subject, subject
 
 
@@ -49,15 +50,15 @@ def test_a_wrong_acceptance_is_not_taken_for_rounding(monkeypatch: pytest.Monkey
 
 
 def test_a_difference_counts_as_rounding_up_to_twice_the_noise() -> None:
-    assert Parity("copy_spec", 4, 0.5, (Difference(0, 3, 1.0),)).is_rounding
-    assert not Parity("copy_spec", 4, 0.5, (Difference(0, 3, 1.1),)).is_rounding
-    assert Parity("copy_spec", 4, 0.5, (Difference(0, 3, 1.1),)).share == 0.25
+    assert Parity("copy_spec", 4, 0.5, (Difference(3, 1.0, 0.5),)).is_rounding
+    assert not Parity("copy_spec", 4, 0.5, (Difference(3, 1.1, 0.5),)).is_rounding
+    assert Parity("copy_spec", 4, 0.5, (Difference(3, 1.1, 0.5),)).share == 0.25
 
 
 @pytest.mark.parametrize("mode", SPECULATIVE)
 def test_stops_do_not_shorten_what_is_compared(mode: str) -> None:
     tried = subject("tiny", "float32")
     request = Request(tried.prompts[0], mode, Limits(8), block=BlockOptions(6))
-    first = decoded(tried.model, request)[0]
+    first = Runner(tried.model).decode(request).tokens[0]
     stopping = Request(tried.prompts[0], mode, Limits(8), stop_token_ids=(first,))
     assert compare(tried.model, [stopping], (mode,))[0].differences == ()

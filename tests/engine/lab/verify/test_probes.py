@@ -13,7 +13,7 @@ from engine.lab.verify.modes import Decoded, Difference, Reference, first_differ
 from engine.lab.verify.probes import (
     Believed,
     bits_of,
-    infill_prompt,
+    hole_prompt,
     similarity,
     untried_format,
     verdict,
@@ -42,7 +42,7 @@ def test_a_prompt_holds_prefix_and_whole_suffix_in_order() -> None:
     infill = tokenizer.infill
     assert isinstance(infill, InfillFormat)
     for probe in PROBES:
-        prompt = infill_prompt(probe.before, probe.after, infill, tokenizer)
+        prompt = hole_prompt(probe.before, probe.after, infill, tokenizer)
         places = [prompt.index(i) for i in (infill.far, infill.prefix, infill.near, infill.middle)]
         far, prefix, near = (tokenizer.decode(prompt[a + 1 : b]) for a, b in pairwise(places))
         assert prefix == probe.before
