@@ -11,9 +11,9 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -59,24 +59,21 @@ class Child:
             EngineFailure: it ended, said why it cannot serve, or was not ready in time.
         """
         self._name = name
-        self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        # Closed with the child. It may write as much as it likes: nobody has to read along.
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         began = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             encoding="utf-8",
             errors="replace",
         )
-        self._readers = [
-            threading.Thread(target=read, daemon=True)
-            for read in (self._read_answers, self._read_stderr)
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._reader = threading.Thread(target=self._read_answers, daemon=True)
+        self._reader.start()
         try:
             self.ready = self._receive(seconds)
         except BaseException:
@@ -111,12 +108,8 @@ class Child:
         """Ends the process and waits for it."""
         self._process.kill()
         self._process.wait()
-        for reader in self._readers:
-            reader.join()
-
-    def _read_stderr(self) -> None:
-        assert self._process.stderr is not None
-        self._stderr.extend(self._process.stderr)
+        self._reader.join()
+        self._stderr.close()
 
     def _read_answers(self) -> None:
         assert self._process.stdout is not None
@@ -138,9 +131,9 @@ class Child:
 
     def _last_words(self) -> str:
         status = self._process.wait()
-        for reader in self._readers:
-            reader.join()
-        return "".join(self._stderr).strip() or f"exit status {status}."
+        self._stderr.seek(0)
+        lines = self._stderr.readlines()[-_STDERR_LINES:]
+        return "".join(lines).strip() or f"exit status {status}."
 
 
 def memory_mb(pid: int) -> dict[str, float]:

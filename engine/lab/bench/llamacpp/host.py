@@ -14,15 +14,14 @@ import sys
 import tempfile
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineFailure
+from engine.lab.bench.llamacpp.local_http import ask
 
 _READY_SECONDS_MAX = 300.0
 _POLL_SECONDS = 0.02
-_REQUEST_SECONDS_MAX = 600
 
 
 class HostProcess:
@@ -86,8 +85,7 @@ class HostProcess:
             "suffix": suffix,
             "limits": {"tokensMax": tokens},
         }
-        with self._open("/v1/generate", body) as answer:
-            last = answer.read().decode().strip().rsplit("\n", 1)[-1]
+        last = self._ask("/v1/generate", body).decode().strip().rsplit("\n", 1)[-1]
         if json.loads(last).get("event") == "error":
             raise EngineFailure(f"The host answered {last}.")
 
@@ -95,9 +93,8 @@ class HostProcess:
         """Returns once it has measured its step times, as every host does while it is idle."""
         give_up = time.monotonic() + _READY_SECONDS_MAX
         while time.monotonic() < give_up:
-            with self._open("/health") as answer:
-                if json.load(answer)["stepTimes"] is not None:
-                    return
+            if json.loads(self._ask("/health"))["stepTimes"] is not None:
+                return
             time.sleep(0.2)
 
     def close(self) -> None:
@@ -121,8 +118,8 @@ class HostProcess:
     def _wait(self, until: float) -> None:
         while time.monotonic() < until:
             try:
-                with self._open("/health"):
-                    return
+                self._ask("/health")
+                return
             except urllib.error.HTTPError as error:
                 message = json.load(error)["error"]
                 if message["type"] == "load_error":
@@ -135,11 +132,5 @@ class HostProcess:
             time.sleep(_POLL_SECONDS)
         raise EngineFailure("The host was not ready in time.")
 
-    def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            self._address + path,
-            None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"},
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        return opener.open(request, timeout=_REQUEST_SECONDS_MAX)
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        return ask(self._address + path, body, token=self._token)

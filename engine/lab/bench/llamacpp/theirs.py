@@ -11,15 +11,14 @@ import argparse
 import importlib
 import json
 import sys
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.lab.bench.llamacpp.channel import Channel
+from engine.lab.bench.llamacpp.local_http import ask
 
 CONTEXT = 2048
-_REQUEST_SECONDS_MAX = 600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     address = server.listening_address
-    with _opener().open(f"{address}/health", timeout=60):
-        channel.send({"address": address})
+    ask(f"{address}/health")
+    channel.send({"address": address})
     for asked in channel:
         channel.send(_answer(address, asked))
     return 0
@@ -78,11 +77,7 @@ def _answer(address: str, asked: dict[str, Any]) -> dict[str, Any]:
         "cache_prompt": asked["may_reuse"],
         "ignore_eos": True,
     }
-    request = urllib.request.Request(
-        f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with _opener().open(request, timeout=_REQUEST_SECONDS_MAX) as answer:
-        timings = json.load(answer)["timings"]
+    timings = json.loads(ask(f"{address}/completion", body))["timings"]
     return {
         "prompt_seconds": timings["prompt_ms"] / 1000,
         "computed": timings["prompt_n"],
@@ -91,11 +86,6 @@ def _answer(address: str, asked: dict[str, Any]) -> dict[str, Any]:
         "decided": timings["predicted_n"] - 1,
         "per_token_ms": timings["predicted_per_token_ms"],
     }
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Without whatever proxy the environment names: the server is on this machine."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 if __name__ == "__main__":
