@@ -25,8 +25,9 @@ from engine.model.onnx.plan import PRODUCTS, Product
 from engine.model.readout import to_readings
 from engine.model.tiles import TILE_ROWS
 from engine.reading import Reading
-from engine.step import CACHED, Step, chain, concatenate
+from engine.step import CACHED, Step, chain
 from tests.engine.graphs import graph_model
+from tests.engine.joined_steps import concatenate
 from tests.engine.model.onnx.families import drafter_of
 from tests.engine.readings import in_numpy
 from tests.engine.seeded import MASK_ID, prompt_of, seeded_network

@@ -24,8 +24,9 @@ from engine.model.onnx.products import Linear
 from engine.model.onnx.sessions import open_session
 from engine.model.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.model.runner import ModelRunner
-from engine.step import CACHED, Step, chain, concatenate, group
+from engine.step import CACHED, Step, chain, group
 from tests.engine.graphs import GraphModel, NetworkWeights, graph_model
+from tests.engine.joined_steps import concatenate
 from tests.engine.model.onnx.families import FAMILIES, drafter_of, network_of
 from tests.engine.model.onnx.oracle import oracle_logits, quantized_product
 from tests.engine.seeded import CPU, MASK_ID, prompt_of
