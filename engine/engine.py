@@ -93,7 +93,11 @@ class Engine:
         self.info = replace(
             _info(runtime, cache, tokenizer, settings.checkpoint_path(), threads),
             step_times=times,
-            stats=read_stats(settings.checkpoint_path(), has_drafter=runtime.has_drafter),
+            stats=read_stats(
+                settings.checkpoint_path(),
+                is_released=config.is_released,
+                has_drafter=runtime.has_drafter,
+            ),
         )
         self._runtime = runtime
         self._cache = cache

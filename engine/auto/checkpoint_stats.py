@@ -8,7 +8,6 @@ step times and makes no choice.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,14 +77,11 @@ class _File(BaseModel):
 # Both from arXiv 2607.05722, SPEED-Bench: 6.82 tokens accepted per cycle of two forwards with the
 # drafter LoRA, 5.46 without; block diffusion 2.57 per forward at an accuracy 0.4 points from AR's.
 # One cycle of quadratic speculation is one forward of 32 x 33 rows.
-_NEMOTRON = re.compile(r"nemotron[-_]labs[-_]diffusion", re.IGNORECASE)
 _ACCEPTED, _ACCEPTED_WITH_DRAFTER = 5.46, 6.82
 
 
-def published_stats(folder: Path, *, has_drafter: bool) -> CheckpointStats | None:
-    """What is published of a checkpoint whose path says that it is a Nemotron-Labs-Diffusion."""
-    if not any(_NEMOTRON.search(part) for part in folder.parts[-4:]):
-        return None
+def published_stats(*, has_drafter: bool) -> CheckpointStats:
+    """What is published of the released Nemotron-Labs-Diffusion."""
     accepted = _ACCEPTED_WITH_DRAFTER if has_drafter else _ACCEPTED
     modes = {
         "linear_spec": ModeFigures(accepted / 2, 32.0),
@@ -95,17 +91,20 @@ def published_stats(folder: Path, *, has_drafter: bool) -> CheckpointStats | Non
     return CheckpointStats(modes, 32, block_is_on_par=True, source="published figures")
 
 
-def read_stats(folder: Path, *, has_drafter: bool) -> CheckpointStats | None:
+def read_stats(folder: Path, *, is_released: bool, has_drafter: bool) -> CheckpointStats | None:
     """What `folder/decoding.json` says, else what is published, else None.
 
     A broken file counts as missing: it is logged and ignored. A checkpoint that is
     one file has none beside it.
+
+    Args:
+        is_released: it has the architecture and the size of a released Nemotron-Labs-Diffusion.
     """
     path = folder / FILE
     try:
         stored = _File.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        return published_stats(folder, has_drafter=has_drafter)
+        return published_stats(has_drafter=has_drafter) if is_released else None
     except (OSError, ValidationError) as error:
         logger.warning("%s cannot be used: %s", path, type(error).__name__)
         return None

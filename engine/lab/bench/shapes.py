@@ -11,10 +11,9 @@ import torch
 from engine.errors import MemoryExhausted
 from engine.model.adapter import DrafterAdapter
 from engine.model.config import ModelConfig, RopeConfig
+from engine.model.families import RELEASED
 from engine.model.network import Network
 
-# layers, hidden, intermediate; 32 query and 8 key heads of 128 in all of them.
-RELEASED = {"3B": (26, 3072, 9216), "8B": (34, 4096, 14336), "14B": (40, 5120, 16384)}
 _SEED = 1
 _DRAFTER_RANK, _DRAFTER_ALPHA = 128, 512.0
 

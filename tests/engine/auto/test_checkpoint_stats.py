@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from engine.auto.checkpoint_stats import (
     read_stats,
     write_stats,
 )
+from engine.lab.bench.shapes import released_config
+from engine.model.families import LLAMA
 
 figures = st.builds(ModeFigures, st.floats(0.01, 256), st.floats(1, 2000))
 stats_known = st.builds(
@@ -36,7 +39,7 @@ def test_stats_survive_its_file(
 ) -> None:
     folder = tmp_path_factory.mktemp("checkpoint")
     assert write_stats(folder, stats) == folder / "decoding.json"
-    assert read_stats(folder, has_drafter=False) == stats
+    assert read_stats(folder, is_released=False, has_drafter=False) == stats
 
 
 def test_figures_that_are_none_are_not_written(tmp_path: Path) -> None:
@@ -68,27 +71,20 @@ def test_a_broken_file_is_read_over_and_told(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FILE).write_text(text)
-    assert read_stats(tmp_path, has_drafter=False) is None
+    assert read_stats(tmp_path, is_released=True, has_drafter=False) is None
     assert FILE in caplog.text
 
 
 def test_what_a_later_version_adds_is_read_over(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(stored(measured_on="something"))
-    stats = read_stats(tmp_path, has_drafter=False)
+    stats = read_stats(tmp_path, is_released=True, has_drafter=False)
     assert stats is not None
     assert stats.modes == {"block": ModeFigures(2.0, 32.0)}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Nemotron-Labs-Diffusion-8B",
-        "models--nvidia--Nemotron-Labs-Diffusion-3B/snapshots/0123abcd",
-    ],
-)
-def test_released_checkpoints_are_known_by_their_names(tmp_path: Path, name: str) -> None:
-    with_drafter = read_stats(tmp_path / name, has_drafter=True)
-    without = read_stats(tmp_path / name, has_drafter=False)
+def test_of_released_checkpoints_the_published_figures_are_known(tmp_path: Path) -> None:
+    with_drafter = read_stats(tmp_path, is_released=True, has_drafter=True)
+    without = read_stats(tmp_path, is_released=True, has_drafter=False)
     assert with_drafter is not None
     assert without is not None
     faster, slower = (
@@ -98,18 +94,23 @@ def test_released_checkpoints_are_known_by_their_names(tmp_path: Path, name: str
 
 
 def test_of_other_checkpoints_nothing_is_known(tmp_path: Path) -> None:
-    assert read_stats(tmp_path / "nano", has_drafter=True) is None
+    assert read_stats(tmp_path, is_released=False, has_drafter=True) is None
 
 
 def test_a_gguf_file_has_no_stats_beside_it_and_nothing_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = tmp_path / "Nemotron-Labs-Diffusion-3B.gguf"
+    file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
-    published = read_stats(file, has_drafter=False)
+    published = read_stats(file, is_released=True, has_drafter=False)
     assert published is not None
     assert published.source == "published figures"
-    other = tmp_path / "model.gguf"
-    other.write_bytes(b"GGUF")
-    assert read_stats(other, has_drafter=False) is None
+    assert read_stats(file, is_released=False, has_drafter=False) is None
     assert not caplog.records
+
+
+def test_released_checkpoints_are_known_by_their_architecture_and_size() -> None:
+    released = released_config("3B")
+    assert released.is_released
+    assert not replace(released, layers=2).is_released
+    assert not replace(released, family=LLAMA).is_released

@@ -82,7 +82,7 @@ def test_the_command_advises_auto_by_what_it_measured(
     assert decode.main([str(one) for one in given]) == 0
     stored = json.loads((out / "decode.json").read_text("utf-8"))
     row = stored["rows"][1]
-    stats = read_stats(checkpoint, has_drafter=False)
+    stats = read_stats(checkpoint, is_released=False, has_drafter=False)
     assert stats is not None
     assert stats.modes["linear_spec"].tokens_per_forward == pytest.approx(row["tokens_per_forward"])
     assert not stats.block_is_on_par, "nobody measured it"
