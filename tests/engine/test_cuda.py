@@ -19,13 +19,14 @@ from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.engine import Engine
 from engine.errors import MemoryExhausted
-from engine.lab.bench.rates import Rates
-from engine.lab.bench.shapes import RELEASED, random_adapter, random_network, released_config
+from engine.lab.bench.shapes import random_adapter, random_network, released_config
 from engine.lab.bench.steps import measure_steps, seeded_tokens
+from engine.lab.rates import Rates
 from engine.lab.verify.activations import trace
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
+from engine.model.families import RELEASED
 from engine.model.runner import ModelRunner
 from tests.engine.seeded import CPU
 

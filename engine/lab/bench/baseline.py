@@ -26,8 +26,7 @@ from engine.lab.bench.compiled import CompiledStep
 from engine.lab.bench.conditions import machine
 from engine.lab.bench.decode import VARIANTS, held_out_holes, measure
 from engine.lab.bench.decode_rows import Condition
-from engine.lab.bench.rates import Rates, measure_rates, seconds_of
-from engine.lab.bench.shapes import RELEASED, random_adapter, random_network, released_config
+from engine.lab.bench.shapes import random_adapter, random_network, released_config
 from engine.lab.bench.steps import (
     CONTEXTS,
     ROWS,
@@ -36,8 +35,10 @@ from engine.lab.bench.steps import (
     profile_step,
     seeded_tokens,
 )
+from engine.lab.rates import Rates, measure_rates, seconds_of
 from engine.lab.verify.peer import TransformersPeer
 from engine.model.config import ModelConfig
+from engine.model.families import RELEASED
 from engine.model.runner import ModelRunner
 
 _PEER_TOKENS = 48

@@ -18,8 +18,8 @@ from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
-from engine.lab.bench.rates import Rates, seconds_of, synchronize
 from engine.lab.bench.shapes import weight_bytes
+from engine.lab.rates import Rates, seconds_of, synchronize
 from engine.loop import decode
 from engine.model.runner import ModelRunner
 from engine.step import Step, chain

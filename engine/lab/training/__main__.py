@@ -10,9 +10,8 @@ import argparse
 import ctypes
 import json
 import logging
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from engine.lab.data.corpus import HELD, TRAIN, build_corpus, default_roots, rea
 from engine.lab.data.sampler import ExampleSampler
 from engine.lab.data.vocabulary import train_tokenizer
 from engine.lab.evaluation.infill_eval import draw_holes, measure
+from engine.lab.rates import matrix_rate
 from engine.lab.training.batch.prefetch import Prefetch
 from engine.lab.training.export import (
     export_checkpoint,
@@ -34,9 +34,11 @@ from engine.lab.training.export import (
     read_record,
     write_card,
 )
-from engine.lab.training.loop import Budget, Trainer, drawing, held_out_batches, train
+from engine.lab.training.jobs.recipe_job import RecipeJob, drawing, held_out_batches
 from engine.lab.training.loss.objective import Batch, rows_multiple
 from engine.lab.training.recipe import PRESETS, Recipe, model_config, preset
+from engine.lab.training.run import Budget, RunOptions, run_job
+from engine.lab.training.trainer import Trainer
 from engine.model.checkpoint import WEIGHTS, load_network
 from engine.model.config import read_config
 from engine.model.network import Network
@@ -48,6 +50,7 @@ MEASURED = ("python", "javascript", "typescript")
 STAGES = ("corpus", "tokenizer", "ar", "joint", "export")
 # glibc's malloc options (malloc.h): keep freed memory instead of handing it back every step.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_SAVE_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,9 +153,14 @@ def run(options: argparse.Namespace) -> None:
             minutes = recipe.minutes
         budget = Budget(minutes, options.tokens)
         until = 1.0 - recipe.joint_share if STAGES[last] == "ar" else 1.0
-        stop = stop_on_signal()
-        train(trainer, drawn, held_out, budget, out, until=until, stop=stop)
-    if stop():
+        watched = RunOptions(
+            until=until,
+            save_seconds=_SAVE_SECONDS,
+            measures_at_saves=True,
+            matrix_rate=matrix_rate(trainer.device, trainer.dtype),
+        )
+        done = run_job(RecipeJob(trainer, drawn, held_out), budget, out, watched)
+    if not done:
         logging.getLogger(__name__).info("stopped; the same command goes on from here")
         return
     if options.stage == "export":
@@ -217,14 +225,6 @@ def new_trainer(recipe: Recipe, tokenizer: Tokenizer, options: argparse.Namespac
     trainer = Trainer(Network(config), recipe, device=device, dtype=dtype)
     trainer.set_weights(base)
     return trainer
-
-
-def stop_on_signal() -> Callable[[], bool]:
-    """Whether SIGTERM has come, as it does where a machine is lent for minutes at a time: the step
-    under way is finished and saved."""
-    came: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    return lambda: bool(came)
 
 
 def keep_freed_memory() -> None:

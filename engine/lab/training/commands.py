@@ -39,11 +39,10 @@ from engine.lab.training.jobs.acceptance import measure_acceptance
 from engine.lab.training.jobs.adapt import AdaptJob
 from engine.lab.training.jobs.convert import ConvertJob, ConvertOptions, diffusion_config
 from engine.lab.training.jobs.drafter import DrafterJob, new_adapter
-from engine.lab.training.jobs.job import Job, check_plan, run_job
 from engine.lab.training.jobs.lora import LowRank, parameters_at
-from engine.lab.training.loop import Budget
 from engine.lab.training.memory import Demand, check_memory
 from engine.lab.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
+from engine.lab.training.run import Budget, Job, RunOptions, check_plan, run_job
 from engine.lab.training.special_tokens import (
     INFILLING,
     MASKING,
@@ -280,7 +279,8 @@ def _trained(options: argparse.Namespace, job: Job) -> bool:
     minutes = options.minutes
     if minutes is None and options.tokens is None:
         minutes = _MINUTES
-    done = run_job(job, Budget(minutes, options.tokens), options.out, options.command)
+    budget = Budget(minutes, options.tokens)
+    done = run_job(job, budget, options.out, RunOptions(options.command))
     if not done:
         print("Ended before its time. The same command goes on.", file=sys.stderr)
     return done

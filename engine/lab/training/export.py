@@ -17,9 +17,9 @@ from engine.lab.data.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
 from engine.lab.data.languages import shares_of
 from engine.lab.data.sampler import HOLES
 from engine.lab.evaluation.infill_eval import Figures, to_table
-from engine.lab.training.loop import evaluate
 from engine.lab.training.loss.objective import Batch
 from engine.lab.training.recipe import Recipe
+from engine.lab.training.trainer import evaluate
 from engine.model.checkpoint import WEIGHTS, Weights, load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
@@ -95,7 +95,7 @@ def read_record(folder: Path, preset: str, base: Path | None = None) -> Record:
     training = [row for row in rows if "ar" in row]
     held_out = [row for row in rows if "held_out_ar" in row][-1]
     last = training[-_AVERAGED_ROWS:]
-    diffusion = [row["diffusion"] for row in last if row["diffusion"] is not None]
+    diffusion = [row["diffusion"] for row in last if row.get("diffusion") is not None]
     return Record(
         preset=preset,
         base=None if base is None else describe(base),

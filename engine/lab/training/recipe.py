@@ -26,6 +26,20 @@ class Shape:
     vocabulary: int
 
 
+def rate_share(
+    step: int, progress: float, *, warmup_steps: int = 20, decay_share: float = 0.4
+) -> float:
+    """The learning rate of optimizer step `step` (from 0) over its peak: warm-up, constant, then
+    1 - sqrt down to 0 over the last `decay_share` of the budget.
+
+    Args:
+        progress: the share of the budget that is spent.
+    """
+    warm = min(1.0, (step + 1) / warmup_steps)
+    left = max(0.0, min(1.0, (1.0 - progress) / decay_share))
+    return warm * (1.0 if left >= 1 else 1.0 - math.sqrt(1.0 - left))
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a network of one shape is trained.
@@ -66,9 +80,9 @@ class Recipe:
 
     def learning_rate_at(self, step: int, progress: float) -> float:
         """The rate of optimizer step `step` (from 0)."""
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        left = max(0.0, min(1.0, (1.0 - progress) / self.decay_share))
-        return self.learning_rate * warm * (1.0 if left >= 1 else 1.0 - math.sqrt(1.0 - left))
+        return self.learning_rate * rate_share(
+            step, progress, warmup_steps=self.warmup_steps, decay_share=self.decay_share
+        )
 
     def is_joint(self, progress: float) -> bool:
         """Whether stage 2 has begun."""

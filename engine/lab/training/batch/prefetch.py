@@ -13,7 +13,7 @@ from multiprocessing.pool import AsyncResult, Pool
 from types import TracebackType
 
 from engine.lab.training.batch.rows import Rows
-from engine.lab.training.loop import Draw
+from engine.lab.training.jobs.recipe_job import Draw
 
 _STEPS_AHEAD = 3  # for each process
 

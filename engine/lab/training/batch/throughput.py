@@ -1,4 +1,4 @@
-"""How much work a training batch is, and how much a machine could do: the share it is kept busy.
+"""How much work a training batch is.
 
 The convention of PaLM's model FLOPs utilisation (arXiv 2204.02311, appendix B): multiplications and
 additions of matrix products, backward pass twice the forward one, nothing for what is recomputed.
@@ -6,17 +6,10 @@ additions of matrix products, backward pass twice the forward one, nothing for w
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
-import torch
 
 from engine.lab.training.batch.rows import NONE, Rows
 from engine.model.config import ModelConfig
-
-_SIZE_CPU, _SIZE_CUDA = 1024, 8192
-_REPEATS = 8
 
 
 def flops_of(rows: Rows, config: ModelConfig) -> float:
@@ -41,24 +34,3 @@ def pairs_of(rows: Rows) -> int:
     noisy = rows.block[rows.block != NONE]
     own_block = int((np.bincount(noisy) ** 2).sum()) if len(noisy) else 0
     return int(above.sum() + rows.reach.sum()) + own_block
-
-
-def matrix_rate(
-    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Operations per second of square matrix products, the best of a few: what is to be had."""
-    size = _SIZE_CUDA if device.type == "cuda" else _SIZE_CPU
-    left = torch.ones(size, size, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(_REPEATS):
-        _wait(device)
-        began = clock()
-        torch.mm(left, left)
-        _wait(device)
-        best = max(best, 2.0 * size**3 / (clock() - began))
-    return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -14,14 +14,15 @@ import numpy as np
 
 from engine.lab.data.sampler import Example
 from engine.lab.training.batch.masking import add_noise
-from engine.lab.training.jobs.job import Adam, Report, rate_at
+from engine.lab.training.jobs.adam import Adam
 from engine.lab.training.jobs.lora import LowRank
-from engine.lab.training.loop import Progress
 from engine.lab.training.loss.lowrank_loss import backward_frozen, losses_frozen
 from engine.lab.training.loss.objective import Batch, Sums, assemble
+from engine.lab.training.recipe import rate_share
+from engine.lab.training.run import Position, Report
 from engine.model.network import Network
 
-DIFFUSION_WEIGHT = 0.5  # weight of the diffusion loss beside the AR loss, as in the recipe
+DIFFUSION_WEIGHT = 0.5  # of the diffusion loss beside the AR loss
 _COPIES = 1
 _HELD_OUT_BATCHES = 3
 
@@ -29,7 +30,7 @@ Draw = Callable[[np.random.Generator], list[Example]]
 
 
 class AdaptJob:
-    """A LoRA of one frozen network in training, as `jobs.Job`."""
+    """A LoRA of one frozen network in training, as `run.Job`."""
 
     def __init__(
         self, network: Network, low_rank: LowRank, draw: Draw, held_out: Draw, rate: float
@@ -39,7 +40,7 @@ class AdaptJob:
             draw, held_out: examples for one forward, a function of the generator alone.
             rate: peak learning rate.
         """
-        self.position = Progress()
+        self.position = Position()
         self.low_rank = low_rank
         self._network, self._draw, self._rate = network, draw, rate
         rng = np.random.default_rng(20_240)
@@ -58,8 +59,9 @@ class AdaptJob:
                 ar_scale=1.0 / batch.ar_total,
                 diffusion_scale=diffusion_scale,
             )
-        self._optimizer.update(rate_at(self._rate, self.position.step, share))
-        return Report(mean_losses([sums], [batch]), batch.rows)
+        rate = self._rate * rate_share(self.position.step, share)
+        self._optimizer.update(rate)
+        return Report(mean_losses([sums], [batch]), batch.rows, rate)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on fixed examples."""

@@ -17,10 +17,10 @@ import torch
 from engine.lab.data.sampler import Example
 from engine.lab.training.batch.plain_text import plain_text_noise
 from engine.lab.training.jobs.adapt import mean_losses
-from engine.lab.training.jobs.job import Report, rate_at
-from engine.lab.training.loop import Progress, Trainer
 from engine.lab.training.loss.objective import Batch, assemble, losses
-from engine.lab.training.recipe import Recipe, Shape
+from engine.lab.training.recipe import Recipe, Shape, rate_share
+from engine.lab.training.run import Position, Report
+from engine.lab.training.trainer import Trainer
 from engine.model.config import ModelConfig
 from engine.model.families import NEMOTRON
 from engine.model.network import Network
@@ -49,7 +49,7 @@ class ConvertOptions:
 
 
 class ConvertJob:
-    """All weights of a network in training, as `jobs.Job`."""
+    """All weights of a network in training, as `run.Job`."""
 
     def __init__(
         self,
@@ -77,22 +77,20 @@ class ConvertJob:
         self._held_out = [self._batch(held_out(rng), 0.0, rng) for _ in range(_HELD_OUT_BATCHES)]
 
     @property
-    def position(self) -> Progress:
+    def position(self) -> Position:
         """Where training stands."""
-        return self.trainer.progress
+        return self.trainer.position
 
     @position.setter
-    def position(self, position: Progress) -> None:
-        self.trainer.progress = position
+    def position(self, position: Position) -> None:
+        self.trainer.position = position
 
     def step(self, share: float) -> Report:
         """One batch, both losses."""
         rng = np.random.default_rng([13, self.position.step])
         batch = self._batch(self._draw(rng), self._options.late, rng)
-        rate = rate_at(self._options.rate, self.position.step, share)
-        done = self.trainer.step([batch], rate)
-        diffusion = {} if done.diffusion is None else {"diffusion": done.diffusion}
-        return Report({"ar": done.ar, **diffusion}, batch.rows)
+        rate = self._options.rate * rate_share(self.position.step, share)
+        return Report(self.trainer.step([batch], rate).by_name(), batch.rows, rate)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on fixed examples."""

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.lab.data.sampler import Example, Hole
-from engine.lab.training.jobs.job import Adam, Report, rate_at
-from engine.lab.training.loop import Progress
+from engine.lab.training.jobs.adam import Adam
 from engine.lab.training.loss.objective import assemble
+from engine.lab.training.recipe import rate_share
+from engine.lab.training.run import Position, Report
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Attend, Network
 
@@ -84,7 +85,7 @@ class DraftBatch:
 
 
 class DrafterJob:
-    """The adapter of one frozen network in training, as `jobs.Job`."""
+    """The adapter of one frozen network in training, as `run.Job`."""
 
     def __init__(
         self, network: Network, adapter: DrafterAdapter, draw: Draw, held_out: Draw, rate: float
@@ -94,7 +95,7 @@ class DrafterJob:
             draw, held_out: examples for one forward, a function of the generator alone.
             rate: peak learning rate.
         """
-        self.position = Progress()
+        self.position = Position()
         self.adapter = adapter
         self._network, self._draw, self._rate = network, draw, rate
         self._device = network.encoder.embed_tokens.weight.device
@@ -106,9 +107,10 @@ class DrafterJob:
         batch = self._batch(self._draw, 1000 + self.position.step)
         loss, accepted = draft_loss(self._network, self.adapter, batch)
         loss.backward()
-        self._optimizer.update(rate_at(self._rate, self.position.step, share))
+        rate = self._rate * rate_share(self.position.step, share)
+        self._optimizer.update(rate)
         rows = batch.clean_rows + len(batch.draft_tokens)
-        return Report({"loss": float(loss.detach()), "accepted": accepted}, rows)
+        return Report({"loss": float(loss.detach()), "accepted": accepted}, rows, rate)
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:

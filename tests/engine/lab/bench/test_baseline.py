@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine.lab.rates
 from engine.lab.bench import baseline_report
 from engine.lab.bench.baseline import Baseline, main
 from engine.lab.bench.compiled import CompiledStep
-from engine.lab.bench.rates import Rates, measure_rates
-from engine.lab.bench.shapes import RELEASED, random_network, released_config, weight_bytes
+from engine.lab.bench.shapes import random_network, released_config, weight_bytes
 from engine.lab.bench.steps import measure_steps
+from engine.lab.rates import Rates, measure_rates
+from engine.model.families import RELEASED
 from engine.model.runner import ModelRunner
 from tests.engine.seeded import CPU, causal_logits
 
@@ -78,10 +80,12 @@ def test_the_share_of_reading_is_of_the_weights_at_half_the_copy_bandwidth() -> 
     assert step.weights_share == pytest.approx(reading_ms / step.milliseconds)
 
 
-def test_rates_are_positive() -> None:
-    rates = measure_rates(CPU, torch.bfloat16)
-    assert rates.copy > 0
-    assert rates.matrix > 0
+def test_rates_count_bytes_read_and_written_and_multiplications_and_additions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([0.5, 4.0])
+    monkeypatch.setattr(engine.lab.rates, "seconds_of", lambda run, device: next(seconds))
+    assert measure_rates(CPU, torch.bfloat16) == Rates(2 * 2**26 / 0.5, 2 * 1024**3 / 4, "bfloat16")
 
 
 def test_without_a_card_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

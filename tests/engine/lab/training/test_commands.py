@@ -91,7 +91,7 @@ def test_adapt_gives_a_checkpoint_of_the_same_family_that_knows_infilling(
     finally:
         engine.close()
     held_out = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    losses = [row["held_out"]["ar"] for row in held_out if "held_out" in row]
+    losses = [row["held_out_ar"] for row in held_out if "held_out_ar" in row]
     assert len(losses) == 2
     assert losses[1] < losses[0]
 

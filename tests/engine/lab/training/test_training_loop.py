@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +19,11 @@ from engine.lab.data.sampler import ExampleSampler
 from engine.lab.data.vocabulary import train_tokenizer
 from engine.lab.training.batch.prefetch import Prefetch
 from engine.lab.training.batch.rows import Rows
-from engine.lab.training.loop import (
-    Budget,
-    Draw,
-    Trainer,
-    drawing,
-    evaluate,
-    held_out_batches,
-    train,
-)
-from engine.lab.training.loss.objective import to_batch
+from engine.lab.training.jobs.recipe_job import Draw, RecipeJob, drawing, held_out_batches
+from engine.lab.training.loss.objective import Batch, to_batch
 from engine.lab.training.recipe import PRESETS, Recipe, Shape, model_config, preset
+from engine.lab.training.run import Budget, RunOptions, run_job
+from engine.lab.training.trainer import Trainer, evaluate
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer
 
@@ -77,6 +72,18 @@ def new_trainer(tokenizer: Tokenizer, recipe: Recipe = TINY) -> Trainer:
     return Trainer(network, recipe, device=torch.device("cpu"), dtype=torch.float32)
 
 
+def train(
+    trainer: Trainer,
+    draw: Draw,
+    held_out: Sequence[Batch],
+    budget: Budget,
+    folder: Path,
+    save_seconds: float = 300.0,
+) -> bool:
+    watched = RunOptions(save_seconds=save_seconds, measures_at_saves=True, matrix_rate=1e12)
+    return run_job(RecipeJob(trainer, draw, held_out), budget, folder, watched)
+
+
 def drawn(trainer: Trainer, sampler: ExampleSampler) -> Draw:
     return drawing(trainer.recipe, sampler, trainer.mask_id)
 
@@ -103,12 +110,12 @@ def test_both_losses_fall_on_a_text_to_be_memorised(
     # Where the middle ends is drawn at random, so that a block masked whole stays uncertain.
     assert after.diffusion < before.diffusion * 0.6
     rows = [row for row in log_rows(tmp_path) if "ar" in row]
-    assert rows[0]["diffusion"] is None  # stage 1
+    assert "diffusion" not in rows[0]  # stage 1
     assert rows[-1]["diffusion"] is not None  # stage 2
     assert rows[-1]["ar"] < rows[0]["ar"] / 2
     assert all(row["tokens_per_second"] > 0 for row in rows)
     assert all(row["share_of_matrix_rate"] > 0 for row in rows)
-    assert 0 < trainer.progress.joint_tokens < trainer.progress.tokens
+    assert 0 < trainer.position.joint_tokens < trainer.position.tokens
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(
@@ -142,8 +149,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(
             run(tmp_path / "broken")
     resumed = run(tmp_path / "broken")
     assert steps[0] > 9
-    assert resumed.progress.step == whole.progress.step
-    assert resumed.progress.tokens == whole.progress.tokens
+    assert resumed.position.step == whole.position.step
+    assert resumed.position.tokens == whole.position.tokens
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
 
@@ -157,17 +164,16 @@ def test_a_run_told_to_stop_saves_its_last_step_and_goes_on(
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     train(whole, drawn(whole, sampler), held_out, budget, tmp_path / "whole")
-    told = iter([False, False, False, True])
-    train(
-        stopped,
-        drawn(stopped, sampler),
-        held_out,
-        budget,
-        tmp_path / "broken",
-        stop=lambda: next(told),
-    )
-    assert stopped.progress.step == 3
-    assert whole.progress.step > 3
+    draw = drawn(stopped, sampler)
+
+    def told(step: int, joint: bool) -> list[Rows]:
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return draw(step, joint)
+
+    assert not train(stopped, told, held_out, budget, tmp_path / "broken")
+    assert stopped.position.step == 3
+    assert whole.position.step > 3
     train(resumed, drawn(resumed, sampler), held_out, budget, tmp_path / "broken")
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
@@ -229,7 +235,7 @@ def test_a_half_written_state_is_not_taken_up(
         Budget(tokens=2000),
         tmp_path,
     )
-    assert trainer.progress.step > 0
+    assert trainer.position.step > 0
 
 
 def test_a_finished_run_is_left_alone(
@@ -242,7 +248,7 @@ def test_a_finished_run_is_left_alone(
     again = new_trainer(tokenizer)
     train(again, drawn(again, sampler), held_out, Budget(tokens=2000), tmp_path)
     assert (tmp_path / "log.jsonl").read_bytes() == log
-    assert again.progress == first.progress
+    assert again.position == first.position
 
 
 def test_a_state_of_another_shape_is_refused(

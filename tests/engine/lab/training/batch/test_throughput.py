@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 
 from engine.lab.training.batch.rows import Rows
-from engine.lab.training.batch.throughput import flops_of, matrix_rate, pairs_of
+from engine.lab.training.batch.throughput import flops_of, pairs_of
 from engine.lab.training.recipe import Shape, model_config
 from tests.engine.lab.training.batch.test_rows import layouts, seen_rows
 
@@ -34,9 +32,3 @@ def test_work_is_that_of_the_matrices_of_the_network(rows: Rows) -> None:
         if rows.ar_weights[row] > 0 or rows.diffusion_weights[row] > 0:
             expected += 32 * 64
     assert flops_of(rows, config) == pytest.approx(6 * expected)
-
-
-def test_the_rate_is_that_of_the_best_product():
-    ticks = iter(np.cumsum([0, 2, 5, 1, 5, 4, 5, 2, 5, 2, 5, 2, 5, 2, 5, 2]).tolist())
-    rate = matrix_rate(torch.device("cpu"), torch.float32, clock=lambda: next(ticks))
-    assert rate == 2.0 * 1024**3 / 1

@@ -23,8 +23,7 @@ from engine.lab.training.jobs.drafter import (
     likeliest,
     new_adapter,
 )
-from engine.lab.training.jobs.job import run_job
-from engine.lab.training.loop import Budget
+from engine.lab.training.run import Budget, RunOptions, run_job
 from engine.model.adapter import DrafterAdapter, load_adapter, save_adapter
 from engine.model.network import Network
 from engine.model.runner import ModelRunner
@@ -156,7 +155,7 @@ def test_training_lowers_the_distance_and_leaves_the_network_alone(tmp_path: Pat
     scenes = [example(seed) for seed in range(3)]
     job = DrafterJob(network, adapter, lambda rng: scenes, lambda rng: scenes, 1e-2)
     first = job.held_out()
-    assert run_job(job, Budget(tokens=15_000), tmp_path, "test")
+    assert run_job(job, Budget(tokens=15_000), tmp_path, RunOptions())
     assert job.held_out()["loss"] < 0.9 * first["loss"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     save_adapter(tmp_path, adapter)

@@ -13,9 +13,9 @@ from torch.nn import functional
 from engine.lab.data.sampler import Example, Hole
 from engine.lab.training.batch.masking import Noise, add_noise
 from engine.lab.training.batch.rows import lay_out
-from engine.lab.training.loop import initial_weight
 from engine.lab.training.loss.objective import Batch, assemble, backward, losses, to_batch
 from engine.lab.training.recipe import Shape, model_config
+from engine.lab.training.trainer import initial_weight
 from engine.model.network import Network
 
 VOCABULARY, MASK = 64, 3

@@ -1,4 +1,5 @@
-"""What a device can do at most, measured: the two ceilings that step times are held against.
+"""What a device can do at most, measured: the two ceilings that benchmarks and training runs are
+held against.
 
 Copy bandwidth counts bytes read and bytes written. Random data throughout: zeros can run faster.
 """
@@ -46,13 +47,17 @@ def synchronize(device: torch.device) -> None:
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """Copies far larger than any cache, and one large square product."""
-    is_cuda = device.type == "cuda"
-    count, side = (2**30, 8192) if is_cuda else (2**26, 1024)
+    count = 2**30 if device.type == "cuda" else 2**26
     source = torch.randint(0, 255, (count,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copy = 2 * count / seconds_of(lambda: target.copy_(source), device)
+    return Rates(copy, matrix_rate(device, dtype), str(dtype).removeprefix("torch."))
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large square product: multiplications and additions."""
+    side = 8192 if device.type == "cuda" else 1024
     left = torch.randn(side, side, device=device, dtype=dtype)
     right = torch.randn(side, side, device=device, dtype=dtype)
     product = torch.empty_like(left)
-    matrix = 2 * side**3 / seconds_of(lambda: torch.mm(left, right, out=product), device)
-    return Rates(copy, matrix, str(dtype).removeprefix("torch."))
+    return 2 * side**3 / seconds_of(lambda: torch.mm(left, right, out=product), device)
