@@ -384,7 +384,7 @@ def _run_model(options: argparse.Namespace) -> int:
 
 
 def _run_server(options: argparse.Namespace) -> int:
-    from dlm_lsp.server import run
+    from dlm_lsp.lsp.transport import run
 
     return run(options)
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dlm_lsp.wire_framing import FrameReader, FramingError, to_frame
+from dlm_lsp.lsp.framing import FrameReader, FramingError, to_frame
 
 OnNotification = Callable[[str, dict[str, Any]], None]
 _READ_BYTES = 1 << 16

@@ -1,7 +1,8 @@
 """The messages between a client and the engine host: `POST /v1/generate` and its event lines.
 
 One definition for both ends. Every event is whole state. Offsets count code points of the text
-they are over; `wire.py` alone turns them into an editor's encoding. Knows neither HTTP nor LSP.
+they are over; `lsp/convert.py` alone turns them into an editor's encoding. Knows neither HTTP nor
+LSP.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ DECIDING = (
     "engine.onnx.runtime",
     *(f"engine.decoders.{path.stem}" for path in (ROOT / "engine" / "decoders").glob("[!_]*.py")),
 )
-PYGLS_MODULES = ("dlm_lsp/server*.py", "dlm_lsp/wire*.py")
+PYGLS_MODULES = ("dlm_lsp/lsp/*.py",)
 # What downloads or measures, and who may: the process of `dlm-lsp model`, which no keystroke meets.
 DOWNLOADING = (
     "huggingface_hub",

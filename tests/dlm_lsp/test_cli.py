@@ -153,7 +153,7 @@ def test_serve_understands_what_a_client_spells_out(monkeypatch: pytest.MonkeyPa
 
 def test_editors_may_add_their_own_flags(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    monkeypatch.setattr("dlm_lsp.server.run", lambda options: seen.append(options) or 0)
+    monkeypatch.setattr("dlm_lsp.lsp.transport.run", lambda options: seen.append(options) or 0)
     assert exit_code("--stdio", "--clientProcessId", "12", "--log-level", "debug") == 0
     assert (seen[0].tcp, seen[0].client_process_id, seen[0].log_level) == (None, 12, "debug")
     assert exit_code("--tcp", "127.0.0.1:0") == 0

@@ -347,7 +347,7 @@ def corpus(tmp_path: Path) -> Path:
     """A corpus folder with held-out files of this project."""
     rows = [
         {"package": "own", "path": name, "text": (ROOT / name).read_text("utf-8")}
-        for name in ("dlm_lsp/wire.py", "engine/sampling.py")
+        for name in ("dlm_lsp/lsp/convert.py", "engine/sampling.py")
     ]
     folder = tmp_path / "corpus"
     folder.mkdir()

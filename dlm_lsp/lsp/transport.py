@@ -2,7 +2,7 @@
 
 Owns stdin and stdout (nothing but the protocol may write there), or the one TCP connection, and
 when the process ends: `exit`, the end of the stream, the end of the editor's process. What is said
-on the stream is for `server_features`, which is imported late, with pygls.
+on the stream is for `lsp/server.py`, which is imported late, with pygls.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 
-from dlm_lsp.wire_framing import FrameReader, FramingError
+from dlm_lsp.lsp.framing import FrameReader, FramingError
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dlm_lsp.server_features import Server
+    from dlm_lsp.lsp.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     # Importing pygls makes half a million objects that stay; the collector would look at them
     # again and again, which is 50 of 300 ms until `initialize` is answered.
     gc.disable()
-    from dlm_lsp.server_features import Server
+    from dlm_lsp.lsp.server import Server
 
     gc.freeze()
     gc.enable()

@@ -21,7 +21,7 @@ from pygls.protocol import (
     LanguageServerProtocol,
 )
 
-from dlm_lsp.wire_framing import to_frame
+from dlm_lsp.lsp.framing import to_frame
 
 if TYPE_CHECKING:
     from pygls.lsp.server import LanguageServer

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.server import run, to_address
+from dlm_lsp.lsp.transport import run, to_address
 from engine.errors import ConfigError
 from tests.dlm_lsp.lsp_client import SECONDS_MAX, LspClient, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.wire_framing import BODY_BYTES_MAX, FrameReader, FramingError, to_frame
+from dlm_lsp.lsp.framing import BODY_BYTES_MAX, FrameReader, FramingError, to_frame
 
 GOOD = b'{"jsonrpc":"2.0","method":"good"}'
 bodies = st.lists(st.binary(max_size=60), max_size=8)

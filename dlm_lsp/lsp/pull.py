@@ -19,7 +19,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 if TYPE_CHECKING:
-    from dlm_lsp.server_features import Server
+    from dlm_lsp.lsp.server import Server
 
 logger = logging.getLogger(__name__)
 

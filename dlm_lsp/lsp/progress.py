@@ -12,7 +12,7 @@ import itertools
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from dlm_lsp.wire_protocol import StrictProtocol
+from dlm_lsp.lsp.protocol import StrictProtocol
 
 TITLE = "dlm-lsp"
 

@@ -19,14 +19,14 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
-from dlm_lsp import wire
 from dlm_lsp.document import Document, DocumentError, Encoding
 from dlm_lsp.editor import Answer, Ask, DraftNotice, Status
-from dlm_lsp.server_commands import Commands
-from dlm_lsp.server_progress import LoadProgress
-from dlm_lsp.server_pull import Pulls
+from dlm_lsp.lsp import convert
+from dlm_lsp.lsp.commands import Commands
+from dlm_lsp.lsp.progress import LoadProgress
+from dlm_lsp.lsp.protocol import StrictProtocol
+from dlm_lsp.lsp.pull import Pulls
 from dlm_lsp.version import VERSION
-from dlm_lsp.wire_protocol import StrictProtocol
 
 if TYPE_CHECKING:
     from dlm_lsp.session import Session
@@ -52,7 +52,7 @@ class Server(LanguageServer):
             "dlm-lsp",
             VERSION,
             protocol_cls=StrictProtocol,
-            converter_factory=wire.make_converter,
+            converter_factory=convert.make_converter,
         )
         self._client: types.InitializeParams | None = None
         self._later_options: object = None  # what the client has sent since `initialize`
@@ -116,11 +116,11 @@ class Server(LanguageServer):
     # The editor, as the session sees it
 
     def draft(self, notice: DraftNotice) -> None:
-        self.protocol.notify("dlm/draft", wire.to_draft_params(notice, self.encoding))
+        self.protocol.notify("dlm/draft", convert.to_draft_params(notice, self.encoding))
 
     def status(self, status: Status) -> None:
         if self.session.settings.status_notifications:
-            self.protocol.notify("dlm/status", wire.to_status_params(status))
+            self.protocol.notify("dlm/status", convert.to_status_params(status))
 
     def log(self, message: str) -> None:
         logger.warning("%s", message)
@@ -217,7 +217,7 @@ class Server(LanguageServer):
 
     def _did_change(self, params: types.DidChangeTextDocumentParams) -> None:
         item = params.text_document
-        self.session.change(item.uri, item.version, wire.to_changes(params.content_changes))
+        self.session.change(item.uri, item.version, convert.to_changes(params.content_changes))
 
     def _did_close(self, params: types.DidCloseTextDocumentParams) -> None:
         self.session.close_document(params.text_document.uri)
@@ -235,18 +235,18 @@ class Server(LanguageServer):
         self, params: types.InlineCompletionParams
     ) -> list[types.InlineCompletionItem] | None:
         kind = int(params.context.trigger_kind)
-        self._is_zero_based |= kind == wire.KIND_ZERO
+        self._is_zero_based |= kind == convert.KIND_ZERO
         is_automatic = kind + self._is_zero_based == types.InlineCompletionTriggerKind.Automatic
         ask = Ask(
             uri=params.text_document.uri,
-            position=wire.to_position(params.position),
+            position=convert.to_position(params.position),
             automatic=is_automatic,
             count=1 if is_automatic else INVOKED_COUNT,
-            selected=wire.to_selected(params.context.selected_completion_info),
+            selected=convert.to_selected(params.context.selected_completion_info),
             token=params.work_done_token,
         )
         answer = await self.complete(ask)
-        return None if answer is None else wire.to_inline_items(answer, self.encoding)
+        return None if answer is None else convert.to_inline_items(answer, self.encoding)
 
     async def _completion(self, params: types.CompletionParams) -> types.CompletionList:
         """At most one item, to be asked for again: the next keystroke changes what fits.
@@ -256,12 +256,12 @@ class Server(LanguageServer):
         await self.session.start()
         answer = None
         if self.session.settings.completion and self.session.is_ready:
-            ask = Ask(params.text_document.uri, wire.to_position(params.position))
+            ask = Ask(params.text_document.uri, convert.to_position(params.position))
             answer = await self.complete(ask)
         offers = answer.offers[:1] if answer is not None else ()
         return types.CompletionList(
             is_incomplete=True,
-            items=[wire.to_completion_item(answer, offer, self.encoding) for offer in offers]
+            items=[convert.to_completion_item(answer, offer, self.encoding) for offer in offers]
             if answer is not None
             else [],
         )
@@ -291,9 +291,9 @@ class Server(LanguageServer):
         )
         tags = support.value_set if support is not None else ()
         return [
-            wire.to_fill_action(
+            convert.to_fill_action(
                 document,
-                wire.to_position(params.range.start),
+                convert.to_position(params.range.start),
                 tagged=types.CodeActionTag.LlmGenerated in tags,
             )
         ]

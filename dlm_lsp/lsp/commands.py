@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 from lsprotocol import types
 from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcInvalidParams
 
-from dlm_lsp import wire
 from dlm_lsp.document import Position
 from dlm_lsp.editor import Answer, Ask
+from dlm_lsp.lsp import convert
 from engine.api import ASKED_MODES
 
 if TYPE_CHECKING:
-    from dlm_lsp.server_features import Server
+    from dlm_lsp.lsp.server import Server
 
 ACCEPTED_KINDS = ("full", "word", "line", "partial")
 TOKENS_MAX = 4096
@@ -36,8 +36,8 @@ class Commands:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._handlers: dict[str, Callable[[Fields, Token], Awaitable[object]]] = {
-            wire.ACCEPTED: self._accepted,
-            wire.FILL: self._fill,
+            convert.ACCEPTED: self._accepted,
+            convert.FILL: self._fill,
             "dlm.cancel": self._cancel,
             "dlm.pullModel": self._pull_model,
             "dlm.setMode": self._set_mode,
@@ -62,10 +62,10 @@ class Commands:
         return await handler(cast("Fields", arguments[0]), params.work_done_token)
 
     async def _accepted(self, fields: Fields, _: Token) -> object:
-        offer_id = _field(wire.ACCEPTED, fields, "id", str)
+        offer_id = _field(convert.ACCEPTED, fields, "id", str)
         kind = fields.get("kind", "full")
         if kind not in ACCEPTED_KINDS:
-            raise _wrong(wire.ACCEPTED, "kind", f"one of {ACCEPTED_KINDS}")
+            raise _wrong(convert.ACCEPTED, "kind", f"one of {ACCEPTED_KINDS}")
         return {"known": self._server.session.accepted(offer_id, kind)}
 
     async def _cancel(self, fields: Fields, _: Token) -> object:
@@ -100,7 +100,7 @@ class Commands:
         """Fills at a position, as an edit: applied by the client, or, for one that draws drafts
         and inserts the text itself, answered."""
         session = self._server.session
-        uri = _field(wire.FILL, fields, "uri", str)
+        uri = _field(convert.FILL, fields, "uri", str)
         ask = Ask(
             uri=uri,
             position=_position(fields),
@@ -110,15 +110,15 @@ class Commands:
         )
         document = session.documents.get(uri)
         if document is None:
-            raise JsonRpcInvalidParams(f"{wire.FILL}: {uri}: {session.documents.problem(uri)}")
+            raise JsonRpcInvalidParams(f"{convert.FILL}: {uri}: {session.documents.problem(uri)}")
         if "version" in fields and fields["version"] != document.version:
             raise JsonRpcContentModified(
-                f"{wire.FILL}: version is {fields['version']!r}, the document's is "
+                f"{convert.FILL}: version is {fields['version']!r}, the document's is "
                 f"{document.version}."
             )
         answer = await self._server.complete(ask)
         if answer is None:
-            raise JsonRpcContentModified(f"{wire.FILL}: a newer request or edit came between.")
+            raise JsonRpcContentModified(f"{convert.FILL}: a newer request or edit came between.")
         if answer.offers:
             return await self._deliver(answer)
         if not session.settings.drafts:
@@ -132,7 +132,7 @@ class Commands:
     async def _deliver(self, answer: Answer) -> object:
         workspace = self._server.client_capabilities.workspace
         edits = workspace and workspace.workspace_edit
-        edit = wire.to_workspace_edit(
+        edit = convert.to_workspace_edit(
             answer,
             answer.offers[0],
             self._server.encoding,
@@ -147,7 +147,7 @@ class Commands:
                 )
             except JsonRpcException as error:
                 raise JsonRpcException(
-                    f"{wire.FILL}: the client refused the edit: {error}"
+                    f"{convert.FILL}: the client refused the edit: {error}"
                 ) from None
             is_applied = isinstance(result, dict) and result.get("applied") is True
         return {"edit": edit, "applied": is_applied, "reason": None}
@@ -161,10 +161,10 @@ def _field(command: str, fields: Fields, name: str, kind: type) -> Any:
 
 
 def _position(fields: Fields) -> Position:
-    position = _field(wire.FILL, fields, "position", dict)
+    position = _field(convert.FILL, fields, "position", dict)
     numbers = [position.get("line"), position.get("character")]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise _wrong(wire.FILL, "position", "an object with line and character, both from 0")
+        raise _wrong(convert.FILL, "position", "an object with line and character, both from 0")
     return Position(*numbers)
 
 
@@ -174,7 +174,7 @@ def _tokens_max(fields: Fields) -> int | None:
     if tokens_max is None:
         return None
     if not isinstance(tokens_max, int) or not 1 <= tokens_max <= TOKENS_MAX:
-        raise _wrong(wire.FILL, "limits.tokensMax", f"1 to {TOKENS_MAX}")
+        raise _wrong(convert.FILL, "limits.tokensMax", f"1 to {TOKENS_MAX}")
     return tokens_max
 
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lsprotocol import types
 
-from dlm_lsp import wire
 from dlm_lsp.document import Document, Encoding
 from dlm_lsp.editor import Answer, DraftNotice, Offer, Status
+from dlm_lsp.lsp import convert
+from dlm_lsp.lsp.protocol import pruned_initialize
 from dlm_lsp.messages import SpanBody
-from dlm_lsp.wire_protocol import pruned_initialize
 
 lines = st.text(alphabet="ab é😀_(\t", max_size=12)
 documents = st.lists(lines, min_size=1, max_size=4).map("\n".join)
@@ -22,8 +22,8 @@ encodings = st.sampled_from(list(Encoding))
 
 def cut(document: Document, span: types.Range, encoding: Encoding) -> tuple[int, int]:
     """An LSP range as offsets."""
-    start = document.offset_at(wire.to_position(span.start), encoding)
-    return start, document.offset_at(wire.to_position(span.end), encoding)
+    start = document.offset_at(convert.to_position(span.start), encoding)
+    return start, document.offset_at(convert.to_position(span.end), encoding)
 
 
 @given(documents, encodings, st.text(min_size=1, max_size=10), st.data())
@@ -34,7 +34,7 @@ def test_inline_item_inserts_the_offer_at_its_place(
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, document.line_end(document.line_of(start))))
     answer = Answer(document, (Offer("1", inserted, start, end),))
-    (item,) = wire.to_inline_items(answer, encoding)
+    (item,) = convert.to_inline_items(answer, encoding)
     assert item.insert_text == inserted
     assert item.range is not None
     assert cut(document, item.range, encoding) == (start, end)
@@ -48,7 +48,7 @@ def test_completion_item_inserts_the_same_and_starts_with_the_word(
     document = Document("file:///a.py", "python", 1, text)
     offset = data.draw(st.integers(0, len(text)))
     offer = Offer("1", inserted, offset, offset)
-    item = wire.to_completion_item(Answer(document, (offer,)), offer, encoding)
+    item = convert.to_completion_item(Answer(document, (offer,)), offer, encoding)
     assert isinstance(item.text_edit, types.TextEdit)
     start, end = cut(document, item.text_edit.range, encoding)
     by_item = text[:start] + item.text_edit.new_text + text[end:]
@@ -56,7 +56,7 @@ def test_completion_item_inserts_the_same_and_starts_with_the_word(
     assert item.filter_text is not None
     assert item.filter_text.startswith(text[start:offset])
     assert text[start:offset] == "" or text[start:offset].replace("_", "a").isalnum()
-    assert len(item.label) <= wire.LABEL_CHARS_MAX
+    assert len(item.label) <= convert.LABEL_CHARS_MAX
     assert "\n" not in item.label
 
 
@@ -69,7 +69,7 @@ def test_draft_offsets_count_in_the_negotiated_encoding(
     bounds = sorted(data.draw(st.lists(st.integers(0, len(draft)), min_size=2, max_size=2)))
     span = SpanBody(start=bounds[0], end=bounds[1], confidence=0.123456)
     notice = DraftNotice("t", document, offset, offset, offset, "", draft, (span,), 4, False)
-    params = wire.to_draft_params(notice, encoding)
+    params = convert.to_draft_params(notice, encoding)
     units = {Encoding.UTF8: "utf-8", Encoding.UTF16: "utf-16-le", Encoding.UTF32: "utf-32-le"}
     width = {Encoding.UTF8: 1, Encoding.UTF16: 2, Encoding.UTF32: 4}[encoding]
     encoded = draft.encode(units[encoding])
@@ -84,7 +84,7 @@ def test_draft_offsets_count_in_the_negotiated_encoding(
 
 def test_status_is_spelled_as_on_the_wire() -> None:
     status = Status("ready", "Fine.", "short", "ar", "/m", "cpu", 12.5, 3.0)
-    assert wire.to_status_params(status) == {
+    assert convert.to_status_params(status) == {
         "state": "ready",
         "message": "Fine.",
         "reason": "short",
@@ -99,13 +99,15 @@ def test_status_is_spelled_as_on_the_wire() -> None:
 def test_fill_is_an_edit_of_the_version_where_the_client_checks_it() -> None:
     document = Document("file:///a.py", "python", 7, "x = \n")
     offer = Offer("1", "1", 4, 4)
-    edit = wire.to_workspace_edit(Answer(document, (offer,)), offer, Encoding.UTF16, versioned=True)
+    edit = convert.to_workspace_edit(
+        Answer(document, (offer,)), offer, Encoding.UTF16, versioned=True
+    )
     assert edit.changes is None
     assert edit.document_changes is not None
     (change,) = edit.document_changes
     assert isinstance(change, types.TextDocumentEdit)
     assert change.text_document.version == 7
-    edit = wire.to_workspace_edit(
+    edit = convert.to_workspace_edit(
         Answer(document, (offer,)), offer, Encoding.UTF16, versioned=False
     )
     assert edit.changes is not None
@@ -114,7 +116,7 @@ def test_fill_is_an_edit_of_the_version_where_the_client_checks_it() -> None:
 
 @pytest.mark.parametrize("value", [0, 1, 2])
 def test_trigger_kinds_of_old_and_new_clients_are_read(value: int) -> None:
-    converter = wire.make_converter()
+    converter = convert.make_converter()
     context = converter.structure({"triggerKind": value}, types.InlineCompletionContext)
     assert int(context.trigger_kind) == value
 
