@@ -29,7 +29,7 @@ from dlm_lsp.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.postprocess import Rules, draft_sources, shape_draft, shape_final
+from dlm_lsp.postprocess.shaping import Rules, draft_sources, shape_draft, shape_final
 from dlm_lsp.settings import Settings
 from engine.api import AskedMode
 

@@ -22,7 +22,7 @@ from dlm_lsp.messages import (
     LimitsBody,
 )
 from dlm_lsp.pipeline import Generator
-from dlm_lsp.postprocess import rules_for, shape_final
+from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from engine.evaluation.metrics import compare, length_bucket
 from engine.evaluation.records import Record
 from engine.evaluation.sandbox import Bounds, run_program

@@ -28,7 +28,7 @@ from dlm_lsp.messages import (
     UsageBody,
 )
 from dlm_lsp.pipeline import Options, Suggestion, complete, options_for, to_body
-from dlm_lsp.postprocess import rules_for, shape_final
+from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from dlm_lsp.settings import Settings
 
 TEXT = "def add(a, b):\n    return \n\nprint(add(1, 2))\n"

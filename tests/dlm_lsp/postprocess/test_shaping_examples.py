@@ -9,7 +9,7 @@ import pytest
 
 from dlm_lsp.context import Context, gather
 from dlm_lsp.document import Document
-from dlm_lsp.postprocess import (
+from dlm_lsp.postprocess.shaping import (
     Shaped,
     draft_sources,
     rules_for,
@@ -19,7 +19,7 @@ from dlm_lsp.postprocess import (
 )
 from engine.api import MASKED
 
-DOCUMENTS = Path(__file__).parents[2] / "fixtures" / "documents"
+DOCUMENTS = Path(__file__).parents[3] / "fixtures" / "documents"
 CURSOR = "‸"
 
 

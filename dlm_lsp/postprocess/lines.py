@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from dlm_lsp.postprocess_pairs import is_inside
-from dlm_lsp.postprocess_repeats import runaway
+from dlm_lsp.postprocess.pairs import is_inside
+from dlm_lsp.postprocess.repeats import runaway
 
 TAB_WIDTH = 4
 PERIOD_MAX = 4  # most lines in a block whose repetition is noticed

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.postprocess_repeats import Runaway, runaway
+from dlm_lsp.postprocess.repeats import Runaway, runaway
 
 lines = st.lists(
     st.tuples(st.sampled_from(["ab", "self.name, ", "a b c d ", "-", "x", "12345678"]),

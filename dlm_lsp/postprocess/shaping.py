@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 
 from dlm_lsp.context import Context
-from dlm_lsp.postprocess_lines import TAB_WIDTH, LineRules, cut, indentation, width
-from dlm_lsp.postprocess_pairs import Pairs, is_only_closers, paired, pairs_for
+from dlm_lsp.postprocess.lines import TAB_WIDTH, LineRules, cut, indentation, width
+from dlm_lsp.postprocess.pairs import Pairs, is_only_closers, paired, pairs_for
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEARBY_CHARS = 20_000  # how far the document's habits are looked up on each side

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dlm_lsp.context import gather
 from dlm_lsp.document import Document
-from dlm_lsp.postprocess import (
+from dlm_lsp.postprocess.shaping import (
     Rules,
     draft_sources,
     rules_for,
