@@ -25,8 +25,8 @@ from dlm_lsp.messages import SamplingBody
 from dlm_lsp.pipeline import Options, Suggestion, complete, options_for
 from dlm_lsp.place import Place, PlaceError, open_place, to_place
 from dlm_lsp.postprocess.shaping import rules_for
-from dlm_lsp.settings import CLIENT, Settings, load_settings
-from dlm_lsp.settings_files import project_dir, user_file
+from dlm_lsp.settings.files import project_dir, user_file
+from dlm_lsp.settings.schema import CLIENT, Settings, load_settings
 from dlm_lsp.terminal import GUTTER, LiveView, State, hole_at
 from engine.api import Sampling
 from engine.errors import ConfigError

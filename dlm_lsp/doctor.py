@@ -31,7 +31,8 @@ from dlm_lsp.host.modes import auto_body, times_body
 from dlm_lsp.host.outlook import OnnxOutlook, Outlook, outlook
 from dlm_lsp.host.paths import host_paths
 from dlm_lsp.place import PlaceError, open_place, to_place
-from dlm_lsp.settings import (
+from dlm_lsp.settings.files import project_dir, user_file
+from dlm_lsp.settings.schema import (
     CLIENT,
     PROJECT_FILE,
     SECRET_FIELDS,
@@ -39,7 +40,6 @@ from dlm_lsp.settings import (
     Settings,
     load_settings,
 )
-from dlm_lsp.settings_files import project_dir, user_file
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.store.folder import Store

@@ -30,7 +30,7 @@ from dlm_lsp.messages import (
     UsageBody,
 )
 from dlm_lsp.postprocess.shaping import Rules, draft_sources, shape_draft, shape_final
-from dlm_lsp.settings import Settings
+from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
 
 

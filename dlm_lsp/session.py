@@ -29,7 +29,7 @@ from dlm_lsp.host.errors import HostError
 from dlm_lsp.messages import SamplingBody
 from dlm_lsp.pipeline import Suggestion, complete, options_for
 from dlm_lsp.postprocess.shaping import rules_for
-from dlm_lsp.settings import Settings, load_settings
+from dlm_lsp.settings.schema import Settings, load_settings
 from dlm_lsp.silence import why_silent
 from engine.api import AskedMode
 

@@ -11,7 +11,7 @@ import re
 from urllib.parse import unquote
 
 from dlm_lsp.document import Document
-from dlm_lsp.settings import Settings
+from dlm_lsp.settings.schema import Settings
 from engine.secrets import is_secret
 from engine.secrets import matches as matches
 

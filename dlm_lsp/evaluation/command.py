@@ -21,7 +21,7 @@ from dlm_lsp.evaluation.options import EvalOptions
 from dlm_lsp.evaluation.plan import Plan, to_plan
 from dlm_lsp.evaluation.run import Work, run_all
 from dlm_lsp.evaluation.variants import to_variants
-from dlm_lsp.settings import Settings, load_settings
+from dlm_lsp.settings.schema import Settings, load_settings
 from dlm_lsp.version import VERSION
 from engine.errors import ConfigError, EngineError
 from engine.evaluation.figures import by_kind

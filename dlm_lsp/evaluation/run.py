@@ -22,7 +22,7 @@ from dlm_lsp.evaluation.answers import Asking, ask, judge, judged, prepare
 from dlm_lsp.evaluation.options import REPLAY
 from dlm_lsp.evaluation.replay import Script, replay
 from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.settings import Settings
+from dlm_lsp.settings.schema import Settings
 from engine.evaluation.baselines import (
     BASELINES,
     FREQUENT_LINE,

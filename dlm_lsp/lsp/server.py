@@ -96,7 +96,7 @@ class Server(LanguageServer):
         # not wait for.
         from dlm_lsp.engine_link import EngineLink
         from dlm_lsp.session import Session
-        from dlm_lsp.settings_files import user_file
+        from dlm_lsp.settings.files import user_file
 
         folder = _folder_of(self._client) if self._client is not None else None
         return Session(

@@ -29,7 +29,7 @@ from dlm_lsp.messages import (
 )
 from dlm_lsp.pipeline import Options, Suggestion, complete, options_for, to_body
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
-from dlm_lsp.settings import Settings
+from dlm_lsp.settings.schema import Settings
 
 TEXT = "def add(a, b):\n    return \n\nprint(add(1, 2))\n"
 OFFSET = TEXT.index("return ") + len("return ")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_lsp.document import Document
-from dlm_lsp.settings import Settings
+from dlm_lsp.settings.schema import Settings
 from dlm_lsp.silence import LINE_CHARS_MAX, matches, why_silent
 
 

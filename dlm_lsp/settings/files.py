@@ -1,6 +1,6 @@
 """Where settings files lie: the user's own, and the one of the project that a file belongs to.
 
-Owns the two places alone; what stands in the files is for `settings`.
+Owns the two places alone; what stands in the files is for `settings/schema.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from dlm_lsp.settings import PROJECT_FILE
+from dlm_lsp.settings.schema import PROJECT_FILE
 
 _ROOT_MARKS = (PROJECT_FILE, ".git")  # as editors/nvim has them
 

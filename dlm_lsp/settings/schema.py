@@ -17,7 +17,7 @@ from typing import Annotated, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from dlm_lsp.settings_sources import Fields, flattened, nested, read_toml, valid_fields
+from dlm_lsp.settings.sources import Fields, flattened, nested, read_toml, valid_fields
 from engine.api import AskedMode
 
 PROJECT_FILE = "dlm-lsp.toml"

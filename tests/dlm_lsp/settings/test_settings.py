@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dlm_lsp.settings import (
+from dlm_lsp.settings.schema import (
     NAMES_MAX,
     PROJECT_FILE,
     EngineSection,
@@ -20,7 +20,7 @@ from dlm_lsp.settings import (
     Settings,
     load_settings,
 )
-from dlm_lsp.settings_sources import FILE_BYTES_MAX, LINE_CHARS_MAX
+from dlm_lsp.settings.sources import FILE_BYTES_MAX, LINE_CHARS_MAX
 from engine.config import BACKENDS, DEVICES, DTYPES
 
 
