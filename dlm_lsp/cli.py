@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlm_lsp.client.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
-from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.model_options import EXAMPLES as MODEL_EXAMPLES
 from dlm_lsp.model_options import add_options as add_model_options
 from dlm_lsp.store.errors import StoreError

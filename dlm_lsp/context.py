@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dlm_lsp.client.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, Marks
 from dlm_lsp.document import Document, Edit
-from dlm_lsp.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, Marks
 from dlm_lsp.silence import why_silent as why_silent
 
 # The far suffix starts FAR_LINES below the cursor when its mark is set, and the mark stays while

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.editor_peer import EditorPeer, PeerError
-from dlm_lsp.messages import SpanBody
 from dlm_lsp.model_command import run as pull_model
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError

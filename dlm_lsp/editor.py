@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from dlm_lsp.document import Document, Position
 
 if TYPE_CHECKING:
-    from dlm_lsp.messages import SpanBody
+    from dlm_lsp.client.messages import SpanBody
 
 
 @dataclass(frozen=True, slots=True)

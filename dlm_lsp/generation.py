@@ -12,8 +12,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from dlm_lsp.cache import Completion, remainder
+from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.document import Edit
-from dlm_lsp.messages import SpanBody
 from dlm_lsp.pipeline import Suggestion
 
 

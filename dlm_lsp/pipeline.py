@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Protocol
 
-from dlm_lsp.client import HostError
-from dlm_lsp.context import Context
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.messages import (
     BlockBody,
     BudgetBody,
     DraftEvent,
@@ -29,6 +28,7 @@ from dlm_lsp.messages import (
     StartedEvent,
     UsageBody,
 )
+from dlm_lsp.context import Context
 from dlm_lsp.postprocess.shaping import Rules, draft_sources, shape_draft, shape_final
 from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dlm_lsp.messages import SpanBody
+from dlm_lsp.client.messages import SpanBody
 from engine.api import MASKED
 
 CONTEXT, GUTTER, MASK, UNSURE, SURE, COMMITTED = (

@@ -36,7 +36,11 @@ TORCH_FREE_ENGINE = (
 # (which modules, what they may not import, unless it is one of these)
 RULES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("engine/*", ("dlm_lsp",), ()),
-    ("dlm_lsp/[!h]*", ("engine",), TORCH_FREE_ENGINE),
+    *(
+        (f"dlm_lsp/{place.name}*", ("engine",), TORCH_FREE_ENGINE)
+        for place in sorted((ROOT / "dlm_lsp").iterdir())
+        if place.name != "host"
+    ),
     ("dlm_lsp/*", ("torch",), ()),
     ("dlm_lsp/store/*", ("engine", "rich", "dlm_lsp"), ("dlm_lsp.store", "engine.onnx.probe")),
     (

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from dlm_lsp.client import HostError
-from dlm_lsp.context import Context, gather
-from dlm_lsp.document import Document
-from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.messages import (
     BlockBody,
     ErrorEvent,
     FinishedEvent,
     GenerateBody,
     LimitsBody,
 )
+from dlm_lsp.context import Context, gather
+from dlm_lsp.document import Document
+from dlm_lsp.evaluation.variants import Variant
 from dlm_lsp.pipeline import Generator
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from engine.evaluation.metrics import compare, length_bucket

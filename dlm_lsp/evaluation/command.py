@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dlm_lsp.client import HostError
+from dlm_lsp.client.host_client import HostError
 from dlm_lsp.engine_link import to_host_settings
 from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions

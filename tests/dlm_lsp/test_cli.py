@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlm_lsp.cli import build_parser, main
-from dlm_lsp.host.options import ServeOptions
+from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.version import VERSION
 from engine.config import EngineSettings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlm_lsp.client.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, GenerateBody, Marks
 from dlm_lsp.context import (
     FAR_LINES,
     FAR_LINES_MAX,
@@ -16,7 +17,6 @@ from dlm_lsp.context import (
     moved,
 )
 from dlm_lsp.document import Change, Document, Edit, Encoding, Position
-from dlm_lsp.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, GenerateBody, Marks
 
 
 def document(text: str) -> Document:

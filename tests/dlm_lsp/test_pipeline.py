@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.client import HostError
-from dlm_lsp.context import Context, gather
-from dlm_lsp.document import Document
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.messages import (
     DraftEvent,
     ErrorBody,
     ErrorEvent,
@@ -27,6 +25,8 @@ from dlm_lsp.messages import (
     StoppedEvent,
     UsageBody,
 )
+from dlm_lsp.context import Context, gather
+from dlm_lsp.document import Document
 from dlm_lsp.pipeline import Options, Suggestion, complete, options_for, to_body
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from dlm_lsp.settings.schema import Settings

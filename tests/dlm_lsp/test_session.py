@@ -11,11 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_lsp.client import Health, HostError, HostSettings
-from dlm_lsp.document import Change, Document, Encoding, Position
-from dlm_lsp.editor import Answer, Ask, DraftNotice, Status
-from dlm_lsp.engine_link import EngineLink
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.messages import (
     DraftEvent,
     FinishedEvent,
     GenerateBody,
@@ -24,6 +21,9 @@ from dlm_lsp.messages import (
     StartedEvent,
     UsageBody,
 )
+from dlm_lsp.document import Change, Document, Encoding, Position
+from dlm_lsp.editor import Answer, Ask, DraftNotice, Status
+from dlm_lsp.engine_link import EngineLink
 from dlm_lsp.session import OFFERS_MAX, Session
 from engine.config import EngineSettings
 

@@ -11,7 +11,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from dlm_lsp.messages import DraftEvent, FinishedEvent, SpanBody, UsageBody, parse_event, to_line
+from dlm_lsp.client.messages import (
+    DraftEvent,
+    FinishedEvent,
+    SpanBody,
+    UsageBody,
+    parse_event,
+    to_line,
+)
 from dlm_lsp.terminal import COMMITTED, MASK, SURE, UNSURE, LiveView, State, hole_at, picture
 from engine.api import MASKED
 

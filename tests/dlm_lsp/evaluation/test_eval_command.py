@@ -14,12 +14,8 @@ from pathlib import Path
 import pytest
 
 from dlm_lsp.cli import main
-from dlm_lsp.client import Health, HostError, HostSettings
-from dlm_lsp.evaluation import answers as answers_module
-from dlm_lsp.evaluation import run as run_module
-from dlm_lsp.evaluation.options import ModeOption
-from dlm_lsp.evaluation.variants import to_variants
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.messages import (
     ErrorBody,
     ErrorEvent,
     FinishedEvent,
@@ -27,6 +23,10 @@ from dlm_lsp.messages import (
     HostEvent,
     UsageBody,
 )
+from dlm_lsp.evaluation import answers as answers_module
+from dlm_lsp.evaluation import run as run_module
+from dlm_lsp.evaluation.options import ModeOption
+from dlm_lsp.evaluation.variants import to_variants
 from engine.errors import ConfigError
 from engine.evaluation.sandbox import Outcome, check_isolation
 from tests.engine.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES

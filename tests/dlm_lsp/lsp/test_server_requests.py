@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dlm_lsp.messages import Marks
+from dlm_lsp.client.messages import Marks
 from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, LspClient, LspError
 from tests.dlm_lsp.scripted_host import Job, ScriptedHost
 

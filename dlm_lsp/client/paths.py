@@ -16,7 +16,7 @@ from pathlib import Path
 
 import platformdirs
 
-from dlm_lsp.host.errors import HostError
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.store.folder import GRAPHS, default_root
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.config import EngineSettings

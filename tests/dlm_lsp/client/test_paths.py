@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.host import paths as paths_module
-from dlm_lsp.host.errors import HostError
-from dlm_lsp.host.paths import SOCKET_PATH_BYTES_MAX, graphs_folder, host_paths, identity
+from dlm_lsp.client import paths as paths_module
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.paths import SOCKET_PATH_BYTES_MAX, graphs_folder, host_paths, identity
 from engine.config import EngineSettings
 
 

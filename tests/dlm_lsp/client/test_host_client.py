@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dlm_lsp.client import HostClient, HostError, HostSettings
-from dlm_lsp.host import answers, routes
-from dlm_lsp.host.paths import host_paths
-from dlm_lsp.host.starter import Backoff
-from dlm_lsp.messages import (
+from dlm_lsp.client import answers
+from dlm_lsp.client.host_client import HostClient, HostError, HostSettings
+from dlm_lsp.client.messages import (
     DraftEvent,
     FinishedEvent,
     GenerateBody,
@@ -23,6 +21,9 @@ from dlm_lsp.messages import (
     LimitsBody,
     StartedEvent,
 )
+from dlm_lsp.client.paths import host_paths
+from dlm_lsp.client.starter import Backoff
+from dlm_lsp.host import routes
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.api import Draft, Event, Finished, Started, Usage
 from engine.config import EngineSettings

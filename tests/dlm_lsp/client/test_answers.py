@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.host.answers import HostLost, read_events, read_health, read_refusal, to_error
-from dlm_lsp.messages import (
+from dlm_lsp.client.answers import HostLost, read_events, read_health, read_refusal, to_error
+from dlm_lsp.client.messages import (
     DraftEvent,
     FinishedEvent,
     HostEvent,

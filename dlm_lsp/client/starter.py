@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dlm_lsp
-from dlm_lsp.host.errors import HostError
-from dlm_lsp.host.options import ServeOptions
-from dlm_lsp.host.paths import HostPaths
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.options import ServeOptions
+from dlm_lsp.client.paths import HostPaths
 
 if sys.platform != "win32":  # there `host_paths` refuses, and a host is reached by URL alone
     import fcntl

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dlm_lsp.host.answers import (
+from dlm_lsp.client.answers import (
     LAST_EVENTS,
     Health,
     HostLost,
@@ -24,11 +24,11 @@ from dlm_lsp.host.answers import (
     read_refusal,
     to_error,
 )
-from dlm_lsp.host.errors import HostError
-from dlm_lsp.host.options import IDLE_SECONDS, ServeOptions
-from dlm_lsp.host.paths import HostPaths, host_paths
-from dlm_lsp.host.starter import Backoff, Starter
-from dlm_lsp.messages import GenerateBody, HostEvent
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.messages import GenerateBody, HostEvent
+from dlm_lsp.client.options import IDLE_SECONDS, ServeOptions
+from dlm_lsp.client.paths import HostPaths, host_paths
+from dlm_lsp.client.starter import Backoff, Starter
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.config import EngineSettings
 

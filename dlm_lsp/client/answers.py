@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
-from dlm_lsp.host.errors import HostError
-from dlm_lsp.messages import (
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.messages import (
     DraftEvent,
     ErrorEvent,
     FinishedEvent,

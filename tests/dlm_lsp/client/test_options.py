@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dlm_lsp import cli
+from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.host import app
-from dlm_lsp.host.options import ServeOptions
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 

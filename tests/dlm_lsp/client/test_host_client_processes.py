@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.client import HostClient, HostError, HostSettings
-from dlm_lsp.host.options import ServeOptions
-from dlm_lsp.host.paths import host_paths
-from dlm_lsp.messages import FinishedEvent, GenerateBody, HostEvent, LimitsBody
+from dlm_lsp.client.host_client import HostClient, HostError, HostSettings
+from dlm_lsp.client.messages import FinishedEvent, GenerateBody, HostEvent, LimitsBody
+from dlm_lsp.client.options import ServeOptions
+from dlm_lsp.client.paths import host_paths
 from engine.config import EngineSettings
 from tests.toy_backend import wait_until
 
 BODY = GenerateBody(prefix="x = ", limits=LimitsBody(tokens_max=4))
 LONG = GenerateBody(prefix="x = ", limits=LimitsBody(tokens_max=1500), mode="ar")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ async def test_generate_starts_a_host_and_the_next_client_shares_it(settings: Ho
 ONE_OF_TEN = """
 import asyncio, sys
 from pathlib import Path
-from dlm_lsp.client import HostClient, HostSettings
-from dlm_lsp.messages import GenerateBody, LimitsBody
+from dlm_lsp.client.host_client import HostClient, HostSettings
+from dlm_lsp.client.messages import GenerateBody, LimitsBody
 from engine.config import EngineSettings
 
 async def main():
