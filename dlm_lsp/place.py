@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm_lsp.document import Document, Encoding, Position
+from dlm_lsp.session.document import Document, Encoding, Position
 
 FILE_BYTES_MAX = 64 << 20
 # Editors' names for languages, where a file's ending is not the name itself.

@@ -18,11 +18,11 @@ from dlm_lsp.client.messages import (
     GenerateBody,
     LimitsBody,
 )
-from dlm_lsp.context import Context, gather
-from dlm_lsp.document import Document
 from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.pipeline import Generator
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
+from dlm_lsp.session.context import Context, gather
+from dlm_lsp.session.document import Document
+from dlm_lsp.session.pipeline import Generator
 from engine.evaluation.metrics import compare, length_bucket
 from engine.evaluation.records import Record
 from engine.evaluation.sandbox import Bounds, run_program

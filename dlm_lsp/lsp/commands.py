@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from lsprotocol import types
 from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcInvalidParams
 
-from dlm_lsp.document import Position
-from dlm_lsp.editor import Answer, Ask
 from dlm_lsp.lsp import convert
+from dlm_lsp.session.document import Position
+from dlm_lsp.session.requests import Answer, Ask
 from engine.api import ASKED_MODES
 
 if TYPE_CHECKING:

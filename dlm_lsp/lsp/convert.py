@@ -14,8 +14,8 @@ import cattrs
 from lsprotocol import types
 from pygls.protocol import default_converter
 
-from dlm_lsp.document import Change, Document, Encoding, Position
-from dlm_lsp.editor import Answer, DraftNotice, Offer, Selected, Status
+from dlm_lsp.session.document import Change, Document, Encoding, Position
+from dlm_lsp.session.requests import Answer, DraftNotice, Offer, Selected, Status
 
 ACCEPTED = "dlm.accepted"
 FILL = "dlm.fill"

@@ -19,17 +19,17 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
-from dlm_lsp.document import Document, DocumentError, Encoding
-from dlm_lsp.editor import Answer, Ask, DraftNotice, Status
 from dlm_lsp.lsp import convert
 from dlm_lsp.lsp.commands import Commands
 from dlm_lsp.lsp.progress import LoadProgress
 from dlm_lsp.lsp.protocol import StrictProtocol
 from dlm_lsp.lsp.pull import Pulls
+from dlm_lsp.session.document import Document, DocumentError, Encoding
+from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
 from dlm_lsp.version import VERSION
 
 if TYPE_CHECKING:
-    from dlm_lsp.session import Session
+    from dlm_lsp.session.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ class Server(LanguageServer):
         """The session, with the client's settings as far as they are known."""
         # Imported late: pydantic and the settings' models take 90 ms, which `initialize` need
         # not wait for.
-        from dlm_lsp.engine_link import EngineLink
-        from dlm_lsp.session import Session
+        from dlm_lsp.session.engine_link import EngineLink
+        from dlm_lsp.session.session import Session
         from dlm_lsp.settings.files import user_file
 
         folder = _folder_of(self._client) if self._client is not None else None

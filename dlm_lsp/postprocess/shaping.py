@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dlm_lsp.context import Context
 from dlm_lsp.postprocess.lines import TAB_WIDTH, LineRules, cut, indentation, width
 from dlm_lsp.postprocess.pairs import Pairs, is_only_closers, paired, pairs_for
+from dlm_lsp.session.context import Context
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEARBY_CHARS = 20_000  # how far the document's habits are looked up on each side

@@ -16,8 +16,8 @@ from dlm_lsp.client.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.engine_link import EngineLink
 from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
+from dlm_lsp.session.engine_link import EngineLink
 from engine.errors import EngineFailure
 from engine.evaluation.records import ReplayRecord
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from lsprotocol import types
 
 from dlm_lsp.client.messages import SpanBody
-from dlm_lsp.document import Document, Encoding
-from dlm_lsp.editor import Answer, DraftNotice, Offer, Status
 from dlm_lsp.lsp import convert
 from dlm_lsp.lsp.protocol import pruned_initialize
+from dlm_lsp.session.document import Document, Encoding
+from dlm_lsp.session.requests import Answer, DraftNotice, Offer, Status
 
 lines = st.text(alphabet="ab é😀_(\t", max_size=12)
 documents = st.lists(lines, min_size=1, max_size=4).map("\n".join)

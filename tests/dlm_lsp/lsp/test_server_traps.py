@@ -174,7 +174,7 @@ async def test_prints_of_libraries_do_not_reach_stdout(tmp_path: Path) -> None:
         "import os, subprocess, sys\n"
         "class Noise:\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'dlm_lsp.session':\n"
+        "        if name == 'dlm_lsp.session.session':\n"
         "            print('NOISE'); os.write(1, b'NOISE'); subprocess.run(['echo', 'NOISE'])\n"
         "sys.meta_path.insert(0, Noise())\n"
     )

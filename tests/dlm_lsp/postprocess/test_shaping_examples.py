@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.context import Context, gather
-from dlm_lsp.document import Document
 from dlm_lsp.postprocess.shaping import (
     Shaped,
     draft_sources,
@@ -17,6 +15,8 @@ from dlm_lsp.postprocess.shaping import (
     shape_draft,
     shape_final,
 )
+from dlm_lsp.session.context import Context, gather
+from dlm_lsp.session.document import Document
 from engine.api import MASKED
 
 DOCUMENTS = Path(__file__).parents[3] / "fixtures" / "documents"

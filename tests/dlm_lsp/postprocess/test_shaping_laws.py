@@ -5,8 +5,6 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_lsp.context import gather
-from dlm_lsp.document import Document
 from dlm_lsp.postprocess.shaping import (
     Rules,
     draft_sources,
@@ -15,6 +13,8 @@ from dlm_lsp.postprocess.shaping import (
     shape_draft,
     shape_final,
 )
+from dlm_lsp.session.context import gather
+from dlm_lsp.session.document import Document
 from engine.api import MASKED
 
 # What the rules look at: indentation, line ends, brackets, quotes, lines that come twice.

@@ -18,19 +18,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dlm_lsp.cache import Completion, ResultCache, remainder
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import SamplingBody
-from dlm_lsp.context import anchored, gather, moved
-from dlm_lsp.document import Change, Document, Edit, Encoding
-from dlm_lsp.documents import Documents
-from dlm_lsp.editor import Answer, Ask, DraftNotice, Editor, Offer
-from dlm_lsp.engine_link import EngineLink, to_host_settings
-from dlm_lsp.generation import Deviation, Generation, typed_through
-from dlm_lsp.pipeline import Suggestion, complete, options_for
 from dlm_lsp.postprocess.shaping import rules_for
+from dlm_lsp.session.cache import Completion, ResultCache, remainder
+from dlm_lsp.session.context import anchored, gather, moved
+from dlm_lsp.session.document import Change, Document, Edit, Encoding
+from dlm_lsp.session.documents import Documents
+from dlm_lsp.session.engine_link import EngineLink, to_host_settings
+from dlm_lsp.session.generation import Deviation, Generation, typed_through
+from dlm_lsp.session.pipeline import Suggestion, complete, options_for
+from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Editor, Offer
+from dlm_lsp.session.silence import why_silent
 from dlm_lsp.settings.schema import Settings, load_settings
-from dlm_lsp.silence import why_silent
 from engine.api import AskedMode
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_lsp.client.messages import Marks, SpanBody, UsageBody
-from dlm_lsp.generation import Deviation, Generation, typed_through
-from dlm_lsp.pipeline import Suggestion
+from dlm_lsp.session.generation import Deviation, Generation, typed_through
+from dlm_lsp.session.pipeline import Suggestion
 
 texts = st.text(alphabet="ab (", max_size=6)
 

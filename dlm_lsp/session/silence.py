@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from dlm_lsp.document import Document
+from dlm_lsp.session.document import Document
 from dlm_lsp.settings.schema import Settings
 from engine.secrets import is_secret
 from engine.secrets import matches as matches

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.cache import CHARS_MAX, ENTRIES_MAX, Completion, ResultCache, remainder
+from dlm_lsp.session.cache import CHARS_MAX, ENTRIES_MAX, Completion, ResultCache, remainder
 
 URI = "file:///a.py"
 texts = st.text(alphabet="ab(\n )é😀", max_size=12)

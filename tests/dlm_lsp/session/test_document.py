@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_lsp.document import Change, Document, DocumentError, Edit, Encoding, Position
+from dlm_lsp.session.document import Change, Document, DocumentError, Edit, Encoding, Position
 
 UNITS = {
     Encoding.UTF8: lambda character: len(character.encode("utf-8", "surrogatepass")),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from dlm_lsp import documents as module
-from dlm_lsp.context import AnchoredMarks
-from dlm_lsp.document import Change, Document, Encoding, Position
-from dlm_lsp.documents import Documents
+from dlm_lsp.session import documents as module
+from dlm_lsp.session.context import AnchoredMarks
+from dlm_lsp.session.document import Change, Document, Encoding, Position
+from dlm_lsp.session.documents import Documents
 
 URI = "file:///a.py"
 

@@ -25,10 +25,10 @@ from dlm_lsp.client.messages import (
     StoppedEvent,
     UsageBody,
 )
-from dlm_lsp.context import Context, gather
-from dlm_lsp.document import Document
-from dlm_lsp.pipeline import Options, Suggestion, complete, options_for, to_body
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
+from dlm_lsp.session.context import Context, gather
+from dlm_lsp.session.document import Document
+from dlm_lsp.session.pipeline import Options, Suggestion, complete, options_for, to_body
 from dlm_lsp.settings.schema import Settings
 
 TEXT = "def add(a, b):\n    return \n\nprint(add(1, 2))\n"

@@ -21,10 +21,10 @@ from dlm_lsp.client.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.document import Change, Document, Encoding, Position
-from dlm_lsp.editor import Answer, Ask, DraftNotice, Status
-from dlm_lsp.engine_link import EngineLink
-from dlm_lsp.session import OFFERS_MAX, Session
+from dlm_lsp.session.document import Change, Document, Encoding, Position
+from dlm_lsp.session.engine_link import EngineLink
+from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
+from dlm_lsp.session.session import OFFERS_MAX, Session
 from engine.config import EngineSettings
 
 URIS = ("file:///a.py", "file:///b.py")
@@ -408,7 +408,7 @@ async def test_a_model_that_was_removed_gives_way_to_what_the_settings_mean_now(
     engine.failure = HostError("the file is gone.", code="load_failed")
     await session.complete(at(4))
     chosen = HostSettings(engine=EngineSettings(tmp_path / "another"))
-    monkeypatch.setattr("dlm_lsp.session.to_host_settings", lambda settings: chosen)
+    monkeypatch.setattr("dlm_lsp.session.session.to_host_settings", lambda settings: chosen)
     engine.failure = None
     answer = await session.complete(at(4))
     assert engine.settings == chosen

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from dlm_lsp.document import Document, Position
+from dlm_lsp.session.document import Document, Position
 
 if TYPE_CHECKING:
     from dlm_lsp.client.messages import SpanBody

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.document import Document
+from dlm_lsp.session.document import Document
+from dlm_lsp.session.silence import LINE_CHARS_MAX, matches, why_silent
 from dlm_lsp.settings.schema import Settings
-from dlm_lsp.silence import LINE_CHARS_MAX, matches, why_silent
 
 
 def reason(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_lsp.client.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, GenerateBody, Marks
-from dlm_lsp.context import (
+from dlm_lsp.session.context import (
     FAR_LINES,
     FAR_LINES_MAX,
     PREFIX_CHARS_MIN,
@@ -16,7 +16,7 @@ from dlm_lsp.context import (
     gather,
     moved,
 )
-from dlm_lsp.document import Change, Document, Edit, Encoding, Position
+from dlm_lsp.session.document import Change, Document, Edit, Encoding, Position
 
 
 def document(text: str) -> Document:

@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-from dlm_lsp.cache import Completion, remainder
 from dlm_lsp.client.messages import SpanBody
-from dlm_lsp.document import Edit
-from dlm_lsp.pipeline import Suggestion
+from dlm_lsp.session.cache import Completion, remainder
+from dlm_lsp.session.document import Edit
+from dlm_lsp.session.pipeline import Suggestion
 
 
 class Deviation(Exception):

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dlm_lsp.context import AnchoredMarks, moved
-from dlm_lsp.document import Change, Document, DocumentError, Edit, Encoding
+from dlm_lsp.session.context import AnchoredMarks, moved
+from dlm_lsp.session.document import Change, Document, DocumentError, Edit, Encoding
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from dlm_lsp.client.host_client import Health, HostClient, HostError, HostSettings
 from dlm_lsp.client.messages import GenerateBody, HostEvent
-from dlm_lsp.editor import Editor, Status
+from dlm_lsp.session.requests import Editor, Status
 from dlm_lsp.settings.schema import Settings
 from dlm_lsp.store.choice import Choice, choose
 from dlm_lsp.store.errors import StoreError

@@ -28,8 +28,8 @@ from dlm_lsp.client.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.context import Context
 from dlm_lsp.postprocess.shaping import Rules, draft_sources, shape_draft, shape_final
+from dlm_lsp.session.context import Context
 from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
 
