@@ -80,7 +80,7 @@ DOWNLOADING = (
     "huggingface_hub",
     *(f"dlm_lsp.store.{name}" for name in ("hub", "proposal", "pull", "transfer", "wheels")),
 )
-DOWNLOADERS = ("dlm_lsp/store/*.py", "dlm_lsp/model_command.py")
+DOWNLOADERS = ("dlm_lsp/store/*.py", "dlm_lsp/cli/model.py")
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -120,7 +120,7 @@ def test_imports_follow_the_rules(path: Path) -> None:
 
 def test_looking_into_the_store_imports_nothing_that_downloads() -> None:
     code = (
-        "import sys, dlm_lsp.session.session, dlm_lsp.doctor;"
+        "import sys, dlm_lsp.session.session, dlm_lsp.cli.doctor;"
         "import dlm_lsp.store.choice, dlm_lsp.store.told;"
         f"heavy = set({DOWNLOADING!r}) & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp import cli
+from dlm_lsp.cli.main import main
 from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.host import app
 from engine.config import EngineSettings
@@ -31,7 +31,7 @@ def test_arguments_mean_the_same_to_the_command_line(
         return 0
 
     monkeypatch.setattr(app, "serve", serve)
-    assert cli.main(options.arguments()) == 0
+    assert main(options.arguments()) == 0
     assert served == [options]
 
 

@@ -24,7 +24,7 @@ FILES = (
     "dlm_lsp/lsp/convert.py",
     "engine/sampling.py",
     "dlm_lsp/client/paths.py",
-    "dlm_lsp/cli.py",
+    "dlm_lsp/cli/main.py",
 )
 TEXTS = [(ROOT / name).read_text("utf-8") for name in FILES]
 TEXTS.append(TEXTS[1].replace("    ", "\t"))

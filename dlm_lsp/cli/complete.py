@@ -17,9 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from dlm_lsp.cli.place import Place, PlaceError, open_place, to_place
+from dlm_lsp.cli.terminal import GUTTER, LiveView, State, hole_at
 from dlm_lsp.client.host_client import HostClient, HostError
 from dlm_lsp.client.messages import SamplingBody
-from dlm_lsp.place import Place, PlaceError, open_place, to_place
 from dlm_lsp.postprocess.shaping import rules_for
 from dlm_lsp.session.context import gather, why_silent
 from dlm_lsp.session.document import Document
@@ -27,7 +28,6 @@ from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.session.pipeline import Options, Suggestion, complete, options_for
 from dlm_lsp.settings.files import project_dir, user_file
 from dlm_lsp.settings.schema import CLIENT, Settings, load_settings
-from dlm_lsp.terminal import GUTTER, LiveView, State, hole_at
 from engine.api import Sampling
 from engine.errors import ConfigError
 

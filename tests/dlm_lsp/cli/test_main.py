@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.cli import build_parser, main
+from dlm_lsp.cli.main import build_parser, main
 from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.version import VERSION
 from engine.config import EngineSettings
@@ -162,7 +162,8 @@ def test_editors_may_add_their_own_flags(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_command_line_needs_neither_torch_nor_pygls():
     code = (
-        "import sys; from dlm_lsp.cli import main; import dlm_lsp.complete, dlm_lsp.doctor;"
+        "import sys; from dlm_lsp.cli.main import main;"
+        "import dlm_lsp.cli.complete, dlm_lsp.cli.doctor;"
         "heavy = {'torch', 'pygls', 'aiohttp'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from dlm_lsp.cli.terminal import COMMITTED, MASK, SURE, UNSURE, LiveView, State, hole_at, picture
 from dlm_lsp.client.messages import (
     DraftEvent,
     FinishedEvent,
@@ -19,7 +20,6 @@ from dlm_lsp.client.messages import (
     parse_event,
     to_line,
 )
-from dlm_lsp.terminal import COMMITTED, MASK, SURE, UNSURE, LiveView, State, hole_at, picture
 from engine.api import MASKED
 
 SOURCE = "".join(f"line {number}\n" for number in range(1, 41))

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlm_lsp.cli.model_options import EXAMPLES as MODEL_EXAMPLES
+from dlm_lsp.cli.model_options import add_options as add_model_options
 from dlm_lsp.client.options import TOKEN_VARIABLE, ServeOptions
 from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
-from dlm_lsp.model_options import EXAMPLES as MODEL_EXAMPLES
-from dlm_lsp.model_options import add_options as add_model_options
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
@@ -378,7 +378,7 @@ def _run_serve(options: argparse.Namespace) -> int:
 
 
 def _run_model(options: argparse.Namespace) -> int:
-    from dlm_lsp.model_command import run
+    from dlm_lsp.cli.model import run
 
     return run(options)
 
@@ -390,7 +390,7 @@ def _run_server(options: argparse.Namespace) -> int:
 
 
 def _run_complete(options: argparse.Namespace) -> int:
-    from dlm_lsp.complete import run
+    from dlm_lsp.cli.complete import run
 
     if len(options.stop) > STOP_TEXTS_MAX:
         raise ConfigError(f"--stop is given {len(options.stop)} times; {STOP_TEXTS_MAX} are read.")
@@ -406,31 +406,31 @@ def _run_complete(options: argparse.Namespace) -> int:
 
 
 def _run_doctor(options: argparse.Namespace) -> int:
-    from dlm_lsp.doctor import run
+    from dlm_lsp.cli.doctor import run
 
     return run(options.place, _client_settings(options), options.json)
 
 
 def _run_verify(options: argparse.Namespace) -> int:
-    from dlm_lsp.verify import run
+    from dlm_lsp.cli.verify import run
 
     return run(_client_settings(options), options.holes, options.json)
 
 
 def _run_eval(options: argparse.Namespace) -> int:
-    from dlm_lsp.evaluation.command import run
+    from dlm_lsp.cli.eval import run
 
     return run(to_eval_options(options), _client_settings(options), options.json)
 
 
 def _run_demo(options: argparse.Namespace) -> int:
-    from dlm_lsp.demo import run
+    from dlm_lsp.cli.demo import run
 
     return run(_client_settings(options), pulls=options.pull)
 
 
 def _run_training(options: argparse.Namespace) -> int:
-    from dlm_lsp.training import run
+    from dlm_lsp.cli.train import run
 
     return run(options.arguments)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.cli import main
+from dlm_lsp.cli.main import main
 from dlm_lsp.client.host_client import Health, HostError, HostSettings
 from dlm_lsp.client.messages import (
     ErrorBody,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.place import FILE_BYTES_MAX, Place, PlaceError, language_of, open_place, to_place
+from dlm_lsp.cli.place import FILE_BYTES_MAX, Place, PlaceError, language_of, open_place, to_place
 
 
 @given(

@@ -23,15 +23,15 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from dlm_lsp.cli.model import run as pull_model
+from dlm_lsp.cli.terminal import GUTTER, Hole, LiveView, State, hole_at
 from dlm_lsp.client.messages import SpanBody
-from dlm_lsp.editor_peer import EditorPeer, PeerError
-from dlm_lsp.model_command import run as pull_model
+from dlm_lsp.lsp.lsp_client import EditorPeer, PeerError
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
-from dlm_lsp.terminal import GUTTER, Hole, LiveView, State, hole_at
 from dlm_lsp.version import VERSION
 
-FILES = Path(__file__).resolve().parent / "assets"
+FILES = Path(__file__).resolve().parent.parent / "assets"
 HOLE = "‸"  # stands in the files where the editor's cursor is to fill a hole
 MODEL = "qwen2.5-coder-0.5b"  # what `--pull` brings: small enough to be had within a minute
 HEALING_SECONDS_MAX = 2.0

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlm_lsp.cli import main
+from dlm_lsp.cli.main import main
+from dlm_lsp.cli.verify import show
 from dlm_lsp.host.verify import Check, Section
-from dlm_lsp.verify import show
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_a_terminal_gets_a_table_and_no_control_codes_of_the_checkpoint_s() -> N
 def test_without_torch_it_is_said_how_to_get_it(arguments: tuple[str, ...]) -> None:
     """In a process that cannot import torch at all."""
     code = (
-        "import sys; sys.modules['torch'] = None; from dlm_lsp.cli import main;"
+        "import sys; sys.modules['torch'] = None; from dlm_lsp.cli.main import main;"
         "sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-P", "-c", code, *arguments]

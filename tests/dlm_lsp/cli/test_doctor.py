@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlm_lsp import doctor
-from dlm_lsp.doctor import Fact, Report, examine
+from dlm_lsp.cli import doctor
+from dlm_lsp.cli.doctor import Fact, Report, examine
 from dlm_lsp.host.outlook import Outlook, outlook
 from engine.config import EngineSettings
 from engine.engine import Engine
