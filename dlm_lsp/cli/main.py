@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dlm_lsp.cli.model_options import EXAMPLES as MODEL_EXAMPLES
 from dlm_lsp.cli.model_options import add_options as add_model_options
-from dlm_lsp.client.options import TOKEN_VARIABLE, ServeOptions
+from dlm_lsp.client.options import TOKEN_VARIABLE
 from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
@@ -354,27 +354,9 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_serve(options: argparse.Namespace) -> int:
-    from dlm_lsp.host.app import serve
-    from dlm_lsp.store.choice import choose
+    from dlm_lsp.cli.serve import run
 
-    engine = EngineSettings(
-        checkpoint=choose(options.checkpoint).path,
-        device=options.device or "auto",
-        dtype=options.dtype or "auto",
-        threads=options.threads,
-        backend=options.backend or "auto",
-        cache_tokens=options.cache_tokens,
-    )
-    return serve(
-        ServeOptions(
-            engine=engine,
-            idle_seconds=options.idle_seconds,
-            host=options.host or (None if options.port is None else "127.0.0.1"),
-            port=options.port,
-            token_file=options.token_file,
-            log_file=options.log_file,
-        )
-    )
+    return run(options)
 
 
 def _run_model(options: argparse.Namespace) -> int:

@@ -144,7 +144,7 @@ def test_serve_understands_what_a_client_spells_out(monkeypatch: pytest.MonkeyPa
         served.append(options)
         return 0
 
-    monkeypatch.setattr("dlm_lsp.host.app.serve", serve)
+    monkeypatch.setattr("dlm_lsp.cli.serve.serve", serve)
     assert exit_code(*asked.arguments()) == 0
     assert served == [asked]
     assert exit_code("serve", "--port", "0") == 0

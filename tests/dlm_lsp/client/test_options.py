@@ -8,7 +8,6 @@ import pytest
 
 from dlm_lsp.cli.main import main
 from dlm_lsp.client.options import ServeOptions
-from dlm_lsp.host import app
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 
@@ -30,7 +29,7 @@ def test_arguments_mean_the_same_to_the_command_line(
         served.append(options)
         return 0
 
-    monkeypatch.setattr(app, "serve", serve)
+    monkeypatch.setattr("dlm_lsp.cli.serve.serve", serve)
     assert main(options.arguments()) == 0
     assert served == [options]
 
