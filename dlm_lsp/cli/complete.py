@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -20,12 +20,13 @@ from rich.text import Text
 from dlm_lsp.cli.place import Place, PlaceError, open_place, to_place
 from dlm_lsp.cli.terminal import GUTTER, LiveView, State, hole_at
 from dlm_lsp.client.host_client import HostClient, HostError
-from dlm_lsp.client.messages import SamplingBody
+from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import rules_for
-from dlm_lsp.session.context import gather, why_silent
+from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.engine_link import to_host_settings
-from dlm_lsp.session.pipeline import Options, Suggestion, complete, options_for
+from dlm_lsp.session.pipeline import Suggestion, complete, to_body
+from dlm_lsp.session.silence import why_silent
 from dlm_lsp.settings.files import project_dir, user_file
 from dlm_lsp.settings.schema import CLIENT, Settings, load_settings
 from engine.api import Sampling
@@ -67,7 +68,7 @@ def run(
         print(f"dlm-lsp complete: {error}", file=sys.stderr)
         return 2
     body = SamplingBody(temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)
-    asked = Options(client="cli", sampling=body, stop=stop, exact=exact)
+    asked = {"sampling": body, "stop": stop, "exact": exact}
     return asyncio.run(_fill_all(jobs, asked, as_json))
 
 
@@ -84,31 +85,24 @@ def _job(place: Place, client_settings: dict[str, object]) -> Job:
     return Job(place, document, offset, loaded.settings)
 
 
-async def _fill_all(jobs: Sequence[Job], asked: Options, as_json: bool) -> int:
+async def _fill_all(jobs: Sequence[Job], asked: Mapping[str, object], as_json: bool) -> int:
     """`asked` holds what the command line says of every place, beside the settings."""
     console = Console(highlight=False)
     client = HostClient(to_host_settings(jobs[0].settings))
     code = 0
     try:
         for job in jobs:
-            options = options_for(
-                job.settings, automatic=False, drafts=True, document=job.document.uri[:4096]
-            )
-            options = replace(
-                options,
-                client=asked.client,
-                sampling=asked.sampling,
-                stop=asked.stop,
-                exact=asked.exact,
-            )
+            document = job.document.uri[:DOCUMENT_CHARS_MAX]
+            body = to_body(job.settings, automatic=False, client="cli")
+            body = body.model_copy(update={"document": document, **asked})
             try:
                 await _wait_until_loaded(client, console)
                 if as_json:
-                    print(json.dumps(to_object(job.place, await _last(job, options, client))))
+                    print(json.dumps(to_object(job.place, await _last(job, body, client))))
                 elif console.is_terminal:
-                    await _watch(console, job, options, client)
+                    await _watch(console, job, body, client)
                 else:
-                    _print_plainly(job, await _last(job, options, client), len(jobs) > 1)
+                    _print_plainly(job, await _last(job, body, client), len(jobs) > 1)
             except HostError as error:
                 code = max(code, 2 if error.code in USAGE_CODES else 1)
                 _report(job.place, error, as_json)
@@ -131,12 +125,12 @@ async def _wait_until_loaded(client: HostClient, console: Console) -> None:
             await asyncio.sleep(LOADING_POLL_SECONDS)
 
 
-async def _watch(console: Console, job: Job, options: Options, client: HostClient) -> None:
+async def _watch(console: Console, job: Job, body: GenerateBody, client: HostClient) -> None:
     """Shows the text refining in its surroundings, and the figures under it."""
     hole = hole_at(str(job.place), job.document.text, job.offset)
     with LiveView(console) as view:
         view.show(hole, State())
-        async with aclosing(_suggestions(job, options, client)) as suggestions:
+        async with aclosing(_suggestions(job, body, client)) as suggestions:
             async for suggestion in suggestions:
                 figures = Text(f" {figures_of(suggestion)}", GUTTER) if suggestion.final else None
                 view.show(
@@ -151,16 +145,17 @@ async def _watch(console: Console, job: Job, options: Options, client: HostClien
                 )
 
 
-async def _last(job: Job, options: Options, client: HostClient) -> Suggestion:
-    async with aclosing(_suggestions(job, replace(options, draft=False), client)) as suggestions:
+async def _last(job: Job, body: GenerateBody, client: HostClient) -> Suggestion:
+    body = body.model_copy(update={"draft": False})
+    async with aclosing(_suggestions(job, body, client)) as suggestions:
         return [suggestion async for suggestion in suggestions][-1]
 
 
 def _suggestions(
-    job: Job, options: Options, client: HostClient
+    job: Job, body: GenerateBody, client: HostClient
 ) -> AsyncGenerator[Suggestion, None]:
     context = gather(job.document, job.offset, None)
-    return complete(context, rules_for(context, automatic=False), options, client)
+    return complete(context, rules_for(context, automatic=False), body, client)
 
 
 def to_object(place: Place, suggestion: Suggestion) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from engine.api import AskedMode
 
 PREFIX_CHARS_MAX = 200_000
 SUFFIX_CHARS_MAX = 100_000
+DOCUMENT_CHARS_MAX = 4096  # of a document's name
 
 
 class _Message(BaseModel):
@@ -78,7 +79,7 @@ class GenerateBody(_Message):
     """One completion at a cursor. `client` and `document` name who asks, for logs alone."""
 
     client: str = Field(default="", max_length=200)
-    document: str = Field(default="", max_length=4096)
+    document: str = Field(default="", max_length=DOCUMENT_CHARS_MAX)
     prefix: str = Field(max_length=PREFIX_CHARS_MAX)
     suffix: str = Field(default="", max_length=SUFFIX_CHARS_MAX)
     marks: Marks = Marks()

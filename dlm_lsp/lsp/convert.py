@@ -139,27 +139,24 @@ def to_fill_action(document: Document, position: Position, *, tagged: bool) -> t
 
 def to_draft_params(notice: DraftNotice, encoding: Encoding) -> dict[str, Any]:
     """The parameters of `dlm/draft`."""
-    document = notice.document
-    position = document.position_at(notice.offset, encoding)
-    start = document.position_at(notice.start, encoding)
-    end = document.position_at(notice.end, encoding)
+    document, state = notice.document, notice.state
     return {
         "token": notice.token,
         "textDocument": {"uri": document.uri, "version": document.version},
-        "position": _plain(position),
-        "range": {"start": _plain(start), "end": _plain(end)},
+        "position": _plain(notice.position),
+        "range": {"start": _plain(notice.start), "end": _plain(notice.end)},
         "committed": notice.committed,
-        "draft": notice.draft,
+        "draft": state.draft,
         "spans": [
             {
-                "start": _in_units(notice.draft, span.start, encoding),
-                "end": _in_units(notice.draft, span.end, encoding),
+                "start": _in_units(state.draft, span.start, encoding),
+                "end": _in_units(state.draft, span.end, encoding),
                 "confidence": round(span.confidence, 4),
             }
-            for span in notice.spans
+            for span in state.spans
         ],
         "sequence": notice.sequence,
-        "final": notice.final,
+        "final": state.final,
     }
 
 

@@ -8,8 +8,9 @@ document's own indentation. Knows no language but words that continue a block.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import accumulate
 
 from dlm_lsp.postprocess.pairs import is_inside
 from dlm_lsp.postprocess.repeats import runaway
@@ -55,44 +56,75 @@ class _Verdict(Enum):
     END = 2
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the completion; it starts at text[start], and the last one can still grow."""
+
+    number: int
+    start: int
+    text: str
+    can_grow: bool
+
+
 def cut(rules: LineRules, text: str, is_whole: bool) -> Cut:
-    """Where the text ends by the rules.
+    """Where the text ends by the rules: at the earliest end that any of its lines calls for.
 
     `is_whole`: no more text will come; else what more text could still remove is left out, so
     that the result grows with the text and never shrinks.
     """
-    lines = text.split("\n")
     judge = _Judge(rules)
-    start = 0
-    for number, line in enumerate(lines):
-        can_grow = number == len(lines) - 1
-        if number > 0 and rules.is_single_line:
-            return Cut(start - 1, True)
-        repeat = _repeat_start(rules, text, start, start + len(line), can_grow)
-        verdict = judge.verdict(number, line, can_grow)
-        if verdict is _Verdict.END:
-            return Cut(start, True)
-        over = runaway(line.rstrip())  # spaces at a line's end may go once it is closed
-        is_over = over is not None and over.is_whole and verdict is _Verdict.KEEP
-        if over is not None and is_over and (repeat is None or repeat > start + over.start):
-            return Cut(start + over.start, True)
-        if repeat is not None and not can_grow:
-            return Cut(repeat, True)
-        if can_grow and is_whole:
-            if judge.verdict(number, line, False) is _Verdict.END:
-                return Cut(start, False)
-            repeat = _repeat_start(rules, text, start, start + len(line), False)
-            return Cut(len(text) if repeat is None else repeat, False)
-        if verdict is _Verdict.UNSURE:
-            return Cut(start, False)
-        if over is not None and can_grow:
-            ends = (start + over.start, len(text) if repeat is None else repeat)
-            return Cut(min(ends), False)
-        if repeat is not None:
-            return Cut(repeat, False)
-        judge.keep(number, line)
-        start += len(line) + 1
-    return Cut(len(text), False)
+    *closed, last = _lines(text)
+    for line in closed:
+        certain, _ = _ends(judge, rules, text, line)
+        if certain:
+            return Cut(min(certain), True)
+        judge.keep(line.number, line.text)
+    certain, possible = _ends(judge, rules, text, last)
+    if certain:
+        return Cut(min(certain), True)
+    if is_whole:
+        possible, _ = _ends_by_content(judge, rules, text, replace(last, can_grow=False))
+    return Cut(min(possible, default=len(text)), False)
+
+
+def _lines(text: str) -> list[_Line]:
+    parts = text.split("\n")
+    starts = accumulate((len(part) + 1 for part in parts), initial=0)
+    return [
+        _Line(number, start, part, can_grow=number == len(parts) - 1)
+        for number, (start, part) in enumerate(zip(starts, parts, strict=False))
+    ]
+
+
+def _ends(judge: _Judge, rules: LineRules, text: str, line: _Line) -> tuple[list[int], list[int]]:
+    """Where the line ends the text for certain, and where it may do so once it has grown."""
+    certain, possible = _ends_by_content(judge, rules, text, line)
+    if line.number > 0 and rules.is_single_line:
+        certain.append(line.start - 1)
+    over = runaway(line.text.rstrip())  # spaces at a line's end may go once it is closed
+    if over is not None:
+        end = line.start + over.start
+        # Text that may have to go earlier for another reason could take the repetition along.
+        if over.is_whole and all(end < other for other in possible):
+            certain.append(end)
+        elif line.can_grow:
+            possible.append(end)
+    return certain, possible
+
+
+def _ends_by_content(
+    judge: _Judge, rules: LineRules, text: str, line: _Line
+) -> tuple[list[int], list[int]]:
+    """As `_ends`, by what the line says: the scope, lines that come again, the suffix."""
+    certain: list[int] = []
+    possible: list[int] = []
+    verdict = judge.verdict(line.number, line.text, line.can_grow)
+    if verdict is not _Verdict.KEEP:
+        (certain if verdict is _Verdict.END else possible).append(line.start)
+    repeat = _repeat_start(rules, text, line.start, line.start + len(line.text), line.can_grow)
+    if repeat is not None:
+        (possible if line.can_grow else certain).append(repeat)
+    return certain, possible
 
 
 def indentation(line: str) -> str:

@@ -54,6 +54,24 @@ class Shaped:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ShapedDraft:
+    """What may be shown of a completion that is not finished.
+
+    Attributes:
+        committed: what no rule can remove any more, whatever text follows; it only grows.
+        draft: the text after it that may still change.
+        sources: for each character of `draft` its index in the model's draft; -1 for a character
+            of the committed text that is held back.
+        complete: as in `Shaped`, of the committed text.
+    """
+
+    committed: str
+    draft: str
+    sources: tuple[int, ...]
+    complete: bool
+
+
 def rules_for(context: Context, automatic: bool) -> Rules:
     """The rules at the context's cursor.
 
@@ -89,28 +107,17 @@ def rules_for(context: Context, automatic: bool) -> Rules:
     )
 
 
-def shape_committed(rules: Rules, committed: str) -> str:
-    """What may be shown of text that will not change, without what a rule could still remove.
-
-    Of a longer committed text it shows at least as much, starting the same.
-    """
-    return _shown(rules, committed)[0]
-
-
-def shape_draft(rules: Rules, committed: str, draft: str) -> tuple[str, str]:
-    """What may be shown of committed text, as above, and of the draft behind it.
+def shape_draft(rules: Rules, committed: str, draft: str) -> ShapedDraft:
+    """What may be shown of committed text and of the draft after it.
 
     Undecided places (engine.api.MASKED) count as ordinary characters.
     """
-    firm = shape_committed(rules, committed)
-    return firm, shape_committed(rules, committed + draft)[len(firm) :]
-
-
-def draft_sources(rules: Rules, committed: str, draft: str) -> tuple[int, ...]:
-    """For each character of the shown draft its index in `draft`; -1 for committed text."""
-    firm = shape_committed(rules, committed)
-    _, sources = _shown(rules, committed + draft)
-    return tuple(max(source - len(committed), -1) for source in sources[len(firm) :])
+    firm, _, is_complete = _shown(rules, committed)
+    if not draft:
+        return ShapedDraft(firm, "", (), is_complete)
+    shown, sources, _ = _shown(rules, committed + draft)
+    from_draft = tuple(max(source - len(committed), -1) for source in sources[len(firm) :])
+    return ShapedDraft(firm, shown[len(firm) :], from_draft, is_complete)
 
 
 def shape_final(rules: Rules, text: str) -> Shaped:
@@ -132,17 +139,18 @@ def shape_final(rules: Rules, text: str) -> Shaped:
     return Shaped(shown, replaced, ending.is_final)
 
 
-def _shown(rules: Rules, text: str) -> tuple[str, list[int]]:
-    """What no continuation can remove, and for each of its characters the index in `text`."""
-    if rules.needs_one_line:
-        return "", []
+def _shown(rules: Rules, text: str) -> tuple[str, list[int], bool]:
+    """What no continuation can remove, for each of its characters the index in `text`, and
+    whether nothing of it would change, whatever came next."""
     normal, sources = _normalised(rules, text)
-    kept = normal[: cut(rules.lines, normal, is_whole=False).end]
+    ending = cut(rules.lines, normal, is_whole=False)
+    if rules.needs_one_line:
+        return "", [], ending.is_final or "\n" in normal
+    kept = normal[: ending.end]
     end, _ = _settled(rules, kept)
     characters = [rules.line_end if one == "\n" else one for one in kept[:end]]
-    shown = "".join(characters)
     counted = zip(characters, sources, strict=False)
-    return shown, [source for one, source in counted for _ in one]
+    return "".join(characters), [source for one, source in counted for _ in one], ending.is_final
 
 
 def _settled(rules: Rules, kept: str) -> tuple[int, list[tuple[int, int]]]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from dlm_lsp.client.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, Marks
 from dlm_lsp.session.document import Document, Edit
-from dlm_lsp.session.silence import why_silent as why_silent
 
 # The far suffix starts FAR_LINES below the cursor when its mark is set, and the mark stays while
 # it is 1 to FAR_LINES_MAX below: in simulated typing 0.7 % of keystrokes then recompute more than

@@ -1,7 +1,7 @@
 """One run of the engine for a place in a document, which a newer request may take over.
 
 Owns the run's task and its latest state; what a follower sees of it once the user has typed the
-beginning of the text. Followed by one request at a time. Knows neither documents nor the host.
+beginning of the text. Followed by one request at a time. Does not know the host.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import replace
 
 from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.session.cache import Completion, remainder
+from dlm_lsp.session.context import Context
 from dlm_lsp.session.document import Edit
 from dlm_lsp.session.pipeline import Suggestion
+from dlm_lsp.session.place import CompletionPlace
 
 
 class Deviation(Exception):
@@ -26,23 +28,24 @@ class Generation:
 
     Attributes:
         prefix, suffix: the text on both sides of the cursor that is completed.
-        automatic: for which kind of request.
-        edits: made to the document since the run began, in order; appended to by the session.
+        context: what the engine was shown of it.
+        edits: that make the document as it is now of the text that is completed, in order;
+            appended to by the session.
+        are_marks_noted: whether the document has been told where the run's prompt begins.
         latest: the newest state, None before the first.
     """
 
     def __init__(
         self,
-        prefix: str,
-        suffix: str,
-        automatic: bool,
-        edits: list[Edit],
+        context: Context,
+        place: CompletionPlace,
         suggestions: AsyncGenerator[Suggestion, None],
     ) -> None:
-        self.prefix = prefix
-        self.suffix = suffix
-        self.automatic = automatic
-        self.edits = edits
+        self.prefix = place.prefix
+        self.suffix = place.suffix
+        self.context = context
+        self.edits: list[Edit] = place.undoing
+        self.are_marks_noted = False
         self.latest: Suggestion | None = None
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(suggestions))

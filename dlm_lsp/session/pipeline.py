@@ -6,9 +6,9 @@ the request in the engine. Knows no document, no LSP, no request that might supe
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Protocol
 
@@ -23,39 +23,21 @@ from dlm_lsp.client.messages import (
     HostEvent,
     LimitsBody,
     Marks,
-    SamplingBody,
     SpanBody,
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.postprocess.shaping import Rules, draft_sources, shape_draft, shape_final
+from dlm_lsp.postprocess.shaping import Rules, shape_draft, shape_final
 from dlm_lsp.session.context import Context
 from dlm_lsp.settings.schema import Settings
-from engine.api import AskedMode
 
 
-class Generator(Protocol):
-    """What the pipeline needs of a host client."""
+class Source(Protocol):
+    """Where completions come from; `HostClient` is one."""
 
     def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
         """Streams one completion; closing the generator cancels it in the engine."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is asked of the engine beside the text. `client` and `document` are for its log."""
-
-    client: str = ""
-    document: str = ""
-    mode: AskedMode = "auto"
-    limits: LimitsBody = field(default_factory=LimitsBody)
-    sampling: SamplingBody = field(default_factory=SamplingBody)
-    block: BlockBody = field(default_factory=BlockBody)
-    budget: BudgetBody = field(default_factory=BudgetBody)
-    stop: tuple[str, ...] = ()
-    draft: bool = True
-    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +56,28 @@ class Suggestion:
         exact: the host says that it decoded in exact mode.
     """
 
-    committed: str
-    draft: str
-    spans: tuple[SpanBody, ...]
-    final: bool
-    replaced: int
-    usage: UsageBody
-    marks: Marks
-    mode: str
+    committed: str = ""
+    draft: str = ""
+    spans: tuple[SpanBody, ...] = ()
+    final: bool = False
+    replaced: int = 0
+    usage: UsageBody = field(default_factory=UsageBody)
+    marks: Marks = field(default_factory=Marks)
+    mode: str = ""
     finish_reason: str | None = None
     exact: bool = False
 
 
-def options_for(settings: Settings, *, automatic: bool, drafts: bool, document: str) -> Options:
-    """What the settings say for one request."""
+def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody:
+    """What the settings say of every request of a kind; `complete` adds the text.
+
+    Args:
+        client: names who asks, for the host's log.
+    """
     limits = settings.limits
-    return Options(
-        client="lsp",
-        document=document,
+    return GenerateBody(
+        client=client,
+        prefix="",
         mode=settings.mode,
         limits=LimitsBody(
             tokens_max=limits.tokens_max if automatic else limits.tokens_max_invoked,
@@ -102,79 +88,76 @@ def options_for(settings: Settings, *, automatic: bool, drafts: bool, document: 
             prefix_tokens=settings.context.prefix_tokens,
             suffix_tokens=settings.context.suffix_tokens,
         ),
-        draft=drafts,
-    )
-
-
-def to_body(context: Context, options: Options) -> GenerateBody:
-    """The request to the host."""
-    return GenerateBody(
-        client=options.client,
-        document=options.document,
-        prefix=context.prefix,
-        suffix=context.suffix,
-        marks=context.marks,
-        budget=options.budget,
-        mode=options.mode,
-        limits=options.limits,
-        sampling=options.sampling,
-        block=options.block,
-        stop=options.stop,
-        draft=options.draft,
-        exact=options.exact,
     )
 
 
 async def complete(
-    context: Context, rules: Rules, options: Options, client: Generator
+    context: Context, rules: Rules, body: GenerateBody, source: Source
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last one is final.
 
     The first, empty one tells the marks. Ends early, and cancels in the engine, once shaping lets
     nothing more through.
 
+    Args:
+        body: what is asked beside the text, which the context has.
+
     Raises:
         HostError: the host cannot be used, or could not complete this.
     """
-    marks, mode, exact = Marks(), "", False
-    async with aclosing(client.generate(to_body(context, options))) as events:
+    text = {"prefix": context.prefix, "suffix": context.suffix, "marks": context.marks}
+    latest = Suggestion()
+    async with aclosing(source.generate(body.model_copy(update=text))) as events:
         async for event in events:
-            if isinstance(event, ErrorEvent):
-                raise HostError(event.error.message, code=event.error.code)
-            if isinstance(event, StartedEvent):
-                marks, mode, exact = event.marks, event.mode, event.exact
-                yield Suggestion("", "", (), False, 0, event.usage, marks, mode, exact=exact)
-                continue
-            if isinstance(event, DraftEvent):
-                text, reason = event.committed, "scope"
-            elif isinstance(event, FinishedEvent):
-                text, reason, mode = event.text, event.finish_reason, event.mode
-                exact = event.exact
-            else:
-                text, reason = event.text, "stopped"
-            shaped = shape_final(rules, text)
-            if isinstance(event, DraftEvent) and not shaped.complete:
-                committed, draft = shape_draft(rules, event.committed, event.draft)
-                spans = _shown_spans(rules, event)
-                yield Suggestion(
-                    committed, draft, spans, False, 0, event.usage, marks, mode, exact=exact
-                )
-                continue
-            yield Suggestion(
-                shaped.text, "", (), True, shaped.replaced, event.usage, marks, mode, reason, exact
-            )
-            return
+            latest = _after(latest, event, rules)
+            yield latest
+            if latest.final:
+                return
 
 
-def _shown_spans(rules: Rules, event: DraftEvent) -> tuple[SpanBody, ...]:
-    """The event's confidences over the draft as it is shown; 1 for final text held back."""
-    by_source = {
-        index: span.confidence for span in event.spans for index in range(span.start, span.end)
-    }
-    sources = draft_sources(rules, event.committed, event.draft)
+def _after(latest: Suggestion, event: HostEvent, rules: Rules) -> Suggestion:
+    """The state after one more event. Raises HostError where the event is one."""
+    if isinstance(event, ErrorEvent):
+        raise HostError(event.error.message, code=event.error.code)
+    latest = replace(latest, usage=event.usage)
+    if isinstance(event, StartedEvent):
+        return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
+    if isinstance(event, DraftEvent):
+        shaped = shape_draft(rules, event.committed, event.draft)
+        if shaped.complete:
+            return _finished(latest, rules, event.committed, "scope")
+        spans = _shown_spans(shaped.sources, event.spans)
+        return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
+    if isinstance(event, FinishedEvent):
+        latest = replace(latest, mode=event.mode, exact=event.exact)
+        return _finished(latest, rules, event.text, event.finish_reason)
+    return _finished(latest, rules, event.text, "stopped")
+
+
+def _finished(latest: Suggestion, rules: Rules, text: str, reason: str) -> Suggestion:
+    shaped = shape_final(rules, text)
+    return replace(
+        latest,
+        committed=shaped.text,
+        draft="",
+        spans=(),
+        final=True,
+        replaced=shaped.replaced,
+        finish_reason=reason,
+    )
+
+
+def _shown_spans(sources: Sequence[int], spans: Sequence[SpanBody]) -> tuple[SpanBody, ...]:
+    """Confidences over the draft as it is shown; 1 for committed text that is held back.
+
+    Args:
+        sources: as `ShapedDraft.sources`.
+        spans: over the model's draft.
+    """
+    by_source = {index: span.confidence for span in spans for index in range(span.start, span.end)}
     confidences = [1.0 if source < 0 else by_source.get(source, 0.0) for source in sources]
-    spans: list[SpanBody] = []
+    shown: list[SpanBody] = []
     for confidence, run in groupby(confidences):
-        start = spans[-1].end if spans else 0
-        spans.append(SpanBody(start=start, end=start + len(list(run)), confidence=confidence))
-    return tuple(spans)
+        start = shown[-1].end if shown else 0
+        shown.append(SpanBody(start=start, end=start + len(list(run)), confidence=confidence))
+    return tuple(shown)

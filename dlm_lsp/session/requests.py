@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from dlm_lsp.session.document import Document, Position
 
 if TYPE_CHECKING:
-    from dlm_lsp.client.messages import SpanBody
+    from dlm_lsp.session.pipeline import Suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +94,31 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class DraftNotice:
-    """The whole state of a completion in progress, for the request with this `token`.
+    """A draft to be shown, for the request with this `token`.
 
     Attributes:
         document: the snapshot that the request was made on.
-        offset: of the request's cursor in it.
-        start, end: what the text would replace.
-        committed: will not change; starts with the `committed` of the notice before.
-        draft: what may still change; undecided places are `engine.api.MASKED`.
-        spans: confidence over `draft`, in its code points.
+        position: of the request's cursor in it, as the editor counts.
+        start, end: what the text would replace, as the editor counts.
+        lead: text of the editor's own with which the completion begins.
+        state: the whole completion as it is now; its `committed` starts with that of the notice
+            before, and undecided places of its `draft` are `engine.api.MASKED`.
         sequence: from 1, grows by one.
     """
 
     token: str | int
     document: Document
-    offset: int
-    start: int
-    end: int
-    committed: str
-    draft: str
-    spans: tuple[SpanBody, ...]
+    position: Position
+    start: Position
+    end: Position
+    lead: str
+    state: Suggestion
     sequence: int
-    final: bool
+
+    @property
+    def committed(self) -> str:
+        """What will not change, the lead included."""
+        return self.lead + self.state.committed
 
 
 class Editor(Protocol):

@@ -12,8 +12,7 @@ from urllib.parse import unquote
 
 from dlm_lsp.session.document import Document
 from dlm_lsp.settings.schema import Settings
-from engine.secrets import is_secret
-from engine.secrets import matches as matches
+from engine.secrets import is_secret, matches
 
 SECRET_LANGUAGES = ("dotenv",)
 

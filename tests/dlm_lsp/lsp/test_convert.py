@@ -13,6 +13,7 @@ from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.lsp import convert
 from dlm_lsp.lsp.protocol import pruned_initialize
 from dlm_lsp.session.document import Document, Encoding
+from dlm_lsp.session.pipeline import Suggestion
 from dlm_lsp.session.requests import Answer, DraftNotice, Offer, Status
 
 lines = st.text(alphabet="ab é😀_(\t", max_size=12)
@@ -68,7 +69,9 @@ def test_draft_offsets_count_in_the_negotiated_encoding(
     offset = data.draw(st.integers(0, len(text)))
     bounds = sorted(data.draw(st.lists(st.integers(0, len(draft)), min_size=2, max_size=2)))
     span = SpanBody(start=bounds[0], end=bounds[1], confidence=0.123456)
-    notice = DraftNotice("t", document, offset, offset, offset, "", draft, (span,), 4, False)
+    at = document.position_at(offset, encoding)
+    state = Suggestion(draft=draft, spans=(span,))
+    notice = DraftNotice("t", document, at, at, at, "", state, 4)
     params = convert.to_draft_params(notice, encoding)
     units = {Encoding.UTF8: "utf-8", Encoding.UTF16: "utf-16-le", Encoding.UTF32: "utf-32-le"}
     width = {Encoding.UTF8: 1, Encoding.UTF16: 2, Encoding.UTF32: 4}[encoding]

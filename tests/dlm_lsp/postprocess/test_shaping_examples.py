@@ -9,9 +9,7 @@ import pytest
 
 from dlm_lsp.postprocess.shaping import (
     Shaped,
-    draft_sources,
     rules_for,
-    shape_committed,
     shape_draft,
     shape_final,
 )
@@ -53,8 +51,8 @@ def check(case: Case) -> None:
         text = case.text.replace("\n", line_end)
         held = case.held.replace("\n", line_end)
         assert shape_final(rules, case.raw) == Shaped(text, case.replaced, case.complete)
-        assert shape_committed(rules, case.raw) + held == text
-        shown = [shape_committed(rules, case.raw[:end]) for end in range(len(case.raw))]
+        assert shape_draft(rules, case.raw, "").committed + held == text
+        shown = [shape_draft(rules, case.raw[:end], "").committed for end in range(len(case.raw))]
         for earlier, later in zip(shown, [*shown[1:], text], strict=True):
             assert later.startswith(earlier)
 
@@ -314,18 +312,17 @@ def test_an_endless_rest_of_the_line_does_no_harm(rest: str) -> None:
 def test_a_draft_shows_masks_and_ends_with_the_scope() -> None:
     rules = rules_for(context_at("python_body.py"), automatic=True)
     raw = f"return {MASKED}{MASKED}(values)\n\n\ndef {MASKED}():"
-    assert shape_draft(rules, "gaps = 1\n    ", raw) == (
-        "gaps = 1",
-        f"\n    return {MASKED}{MASKED}(values)",
-    )
+    shown = shape_draft(rules, "gaps = 1\n    ", raw)
+    assert shown.committed == "gaps = 1"
+    assert shown.draft == f"\n    return {MASKED}{MASKED}(values)"
 
 
 def test_each_shown_character_of_a_draft_knows_its_source() -> None:
     rules = rules_for(context_at("go_body.go", "\r\n"), automatic=True)
     committed, draft = "if sum > 1 {\n        ", "sum = 1 \n    }"
-    firm, loose = shape_draft(rules, committed, draft)
-    assert (firm, loose) == ("if sum > 1 {", "\r\n\t\tsum = 1\r\n\t}")
-    assert draft_sources(rules, committed, draft) == (
+    shown = shape_draft(rules, committed, draft)
+    assert (shown.committed, shown.draft) == ("if sum > 1 {", "\r\n\t\tsum = 1\r\n\t}")
+    assert shown.sources == (
         *(-1, -1, -1, -1),
         *range(7),
         *(8, 8, 9, 13),

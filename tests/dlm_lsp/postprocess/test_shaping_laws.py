@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from dlm_lsp.postprocess.shaping import (
     Rules,
-    draft_sources,
     rules_for,
-    shape_committed,
     shape_draft,
     shape_final,
 )
@@ -53,7 +51,7 @@ def test_what_is_shown_only_grows_and_the_final_text_starts_with_it(
     shown = ""
     final = shape_final(rules, text).text
     for end in range(len(text) + 1):
-        committed = shape_committed(rules, text[:end])
+        committed = shape_draft(rules, text[:end], "").committed
         assert committed.startswith(shown)
         assert shape_final(rules, text[:end]).text.startswith(committed)
         shown = committed
@@ -89,12 +87,11 @@ def test_a_suggestion_is_text_within_its_bounds(case: tuple[Rules, str]) -> None
 def test_a_draft_shows_what_it_would_as_committed(case: tuple[Rules, str], cut: int) -> None:
     rules, text = case
     committed, draft = text[:cut], text[cut:]
-    firm, loose = shape_draft(rules, committed, draft)
-    assert firm == shape_committed(rules, committed)
-    assert firm + loose == shape_committed(rules, text)
-    sources = draft_sources(rules, committed, draft)
-    assert len(sources) == len(loose)
-    for character, source in zip(loose, sources, strict=True):
+    shown = shape_draft(rules, committed, draft)
+    assert shown.committed == shape_draft(rules, committed, "").committed
+    assert shown.committed + shown.draft == shape_draft(rules, text, "").committed
+    assert shown.complete == shape_final(rules, committed).complete
+    for character, source in zip(shown.draft, shown.sources, strict=True):
         assert source >= -1
         if source >= 0 and not character.isspace():
             assert character == draft[source]

@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_lsp.client.messages import Marks, SpanBody, UsageBody
+from dlm_lsp.session.context import gather
+from dlm_lsp.session.document import Document, Encoding, Position
 from dlm_lsp.session.generation import Deviation, Generation, typed_through
 from dlm_lsp.session.pipeline import Suggestion
+from dlm_lsp.session.place import place_of
+from dlm_lsp.session.requests import Ask
+
+DOCUMENT = Document("file:///a.py", "python", 1, "x = \n")
+CONTEXT = gather(DOCUMENT, 4, None)
+PLACE = place_of(DOCUMENT, Ask(DOCUMENT.uri, Position(0, 4)), Encoding.UTF16)
 
 texts = st.text(alphabet="ab (", max_size=6)
 
@@ -54,7 +62,7 @@ class Run:
     def __init__(self) -> None:
         self.states: asyncio.Queue[Suggestion | Exception] = asyncio.Queue()
         self.is_closed = False
-        self.generation = Generation("x = ", "\n", True, [], self._suggestions())
+        self.generation = Generation(CONTEXT, PLACE, self._suggestions())
 
     async def _suggestions(self) -> AsyncGenerator[Suggestion, None]:
         try:

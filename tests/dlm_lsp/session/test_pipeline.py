@@ -28,11 +28,12 @@ from dlm_lsp.client.messages import (
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from dlm_lsp.session.context import Context, gather
 from dlm_lsp.session.document import Document
-from dlm_lsp.session.pipeline import Options, Suggestion, complete, options_for, to_body
+from dlm_lsp.session.pipeline import Suggestion, complete, to_body
 from dlm_lsp.settings.schema import Settings
 
 TEXT = "def add(a, b):\n    return \n\nprint(add(1, 2))\n"
 OFFSET = TEXT.index("return ") + len("return ")
+ASKED = GenerateBody(prefix="")
 USAGE = UsageBody(tokens=3, forwards=2)
 STARTED = StartedEvent(mode="block", marks=Marks(prefix_start=0, far_suffix_start=3), usage=USAGE)
 
@@ -69,10 +70,12 @@ def draft(committed: str, rest: str, *spans: tuple[int, int, float]) -> DraftEve
     return DraftEvent(sequence=1, committed=committed, draft=rest, spans=bodies, usage=USAGE)
 
 
-async def play(script: Script, automatic: bool = True) -> list[Suggestion]:
+async def play(
+    script: Script, automatic: bool = True, asked: GenerateBody = ASKED
+) -> list[Suggestion]:
     context = context_at()
     rules = rules_for(context, automatic)
-    return [s async for s in complete(context, rules, Options(), script)]
+    return [s async for s in complete(context, rules, asked, script)]
 
 
 completions = st.text(alphabet="ab +()\n    :", max_size=40)
@@ -134,7 +137,7 @@ async def test_run_ends_early_when_nothing_more_can_be_shown() -> None:
 async def test_closing_the_pipeline_closes_the_stream() -> None:
     script = Script([STARTED, draft("a", "b"), finished("ab")])
     context = context_at()
-    async with aclosing(complete(context, rules_for(context, True), Options(), script)) as states:
+    async with aclosing(complete(context, rules_for(context, True), ASKED, script)) as states:
         assert (await anext(states)).committed == ""
         assert not script.is_closed
     assert script.is_closed
@@ -152,16 +155,17 @@ async def test_run_that_the_host_stopped_ends_with_what_was_final() -> None:
     assert (states[-1].committed, states[-1].finish_reason) == ("a +", "stopped")
 
 
-def test_request_says_what_settings_and_context_say() -> None:
+async def test_request_says_what_settings_and_context_say() -> None:
     settings = Settings.model_validate_json(
         '{"mode": "ar", "limits": {"tokensMax": 5, "tokensMaxInvoked": 6},'
         '"block": {"length": 8, "threshold": 0.5}, "context": {"prefixTokens": 99}}'
     )
     for automatic, tokens_max in ((True, 5), (False, 6)):
-        options = options_for(settings, automatic=automatic, drafts=False, document="file:///a.py")
-        body = to_body(context_at(), options)
+        script = Script([finished("")])
+        await play(script, asked=to_body(settings, automatic=automatic, client="lsp"))
+        (body,) = script.bodies
         assert (body.prefix, body.suffix) == (TEXT[:OFFSET], TEXT[OFFSET:])
-        assert (body.mode, body.limits.tokens_max, body.draft) == ("ar", tokens_max, False)
+        assert (body.client, body.mode, body.limits.tokens_max) == ("lsp", "ar", tokens_max)
         assert (body.block.length, body.block.threshold) == (8, 0.5)
         assert (body.budget.prefix_tokens, body.budget.suffix_tokens) == (99, None)
         assert body.sampling == SamplingBody()

@@ -23,8 +23,9 @@ from dlm_lsp.client.messages import (
 )
 from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.engine_link import EngineLink
+from dlm_lsp.session.offers import OFFERS_MAX
 from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
-from dlm_lsp.session.session import OFFERS_MAX, Session
+from dlm_lsp.session.session import Session
 from engine.config import EngineSettings
 
 URIS = ("file:///a.py", "file:///b.py")
@@ -250,7 +251,7 @@ def check_drafts(notices: list[DraftNotice], wanted: bool) -> None:
         if before is not None:
             assert notice.sequence == before.sequence + 1
             assert notice.committed.startswith(before.committed)
-            assert not before.final
+            assert not before.state.final
             assert notice.document is before.document
         else:
             assert notice.sequence == 1

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_lsp.session.document import Document
-from dlm_lsp.session.silence import LINE_CHARS_MAX, matches, why_silent
+from dlm_lsp.session.silence import LINE_CHARS_MAX, why_silent
 from dlm_lsp.settings.schema import Settings
+from engine.secrets import matches
 
 
 def reason(
