@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.client import HostClient
-from dlm_lsp.engine_link import to_host_settings
-from dlm_lsp.host.paths import identity
-from dlm_lsp.settings import load_settings
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.paths import identity
+from dlm_lsp.session.engine_link import to_host_settings
+from dlm_lsp.settings.schema import load_settings
 from dlm_lsp.store import memory as memory_module
 from dlm_lsp.store.catalogue import CATALOGUE, Entry, File, Hub, Wheels, find
 from dlm_lsp.store.choice import as_given, choose
