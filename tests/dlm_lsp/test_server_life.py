@@ -41,7 +41,7 @@ async def test_the_process_imports_no_torch_even_after_a_completion(
     (tmp_path / "sitecustomize.py").write_text(TELL_MODULES)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("TELL", str(tmp_path / "modules"))
-    async with lsp_client(tmp_path) as editor:
+    async with lsp_client(tmp_path, warm=False) as editor:
         await editor.initialize({"engine": {"url": scripted.url}})
         editor.open(URI, TEXT)
         scripted.script = ["a + b"]
@@ -126,13 +126,14 @@ async def test_editor_of_another_process_namespace_is_not_missed(tmp_path: Path)
 
 
 async def test_client_that_stops_reading_does_not_stop_the_server_from_ending(
-    editor: LspClient,
+    tmp_path: Path,
 ) -> None:
-    await editor.initialize()
-    transport = editor.process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
-    transport.close()
-    editor.notify("textDocument/didClose", {"textDocument": {"uri": "file:///nowhere.py"}})
-    assert await editor.wait() == 1
+    async with lsp_client(tmp_path, warm=False) as editor:
+        await editor.initialize()
+        transport = editor.process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        transport.close()
+        editor.notify("textDocument/didClose", {"textDocument": {"uri": "file:///nowhere.py"}})
+        assert await editor.wait() == 1
 
 
 async def test_terminate_signal_ends_the_process(editor: LspClient) -> None:

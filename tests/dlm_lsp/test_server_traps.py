@@ -180,7 +180,7 @@ async def test_prints_of_libraries_do_not_reach_stdout(tmp_path: Path) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(noise))
-        async with lsp_client(tmp_path) as editor:
+        async with lsp_client(tmp_path, warm=False) as editor:
             await editor.initialize()
             await editor.round_trip()
             assert await editor.leave() == 0

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine.bench.rates
 from engine.bench import baseline_report
 from engine.bench.baseline import Baseline, main
 from engine.bench.compiled import CompiledStep
-from engine.bench.rates import Rates, measure_rates
+from engine.bench.rates import Rates, measure_rates, seconds_of
 from engine.bench.shapes import RELEASED, random_network, released_config, weight_bytes
 from engine.bench.steps import measure_steps
 from engine.model.runner import Model
@@ -78,10 +79,22 @@ def test_the_share_of_reading_is_of_the_weights_at_half_the_copy_bandwidth() -> 
     assert step.weights_share == pytest.approx(reading_ms / step.milliseconds)
 
 
-def test_rates_are_positive() -> None:
-    rates = measure_rates(CPU, torch.bfloat16)
-    assert rates.copy > 0
-    assert rates.matrix > 0
+def test_rates_count_bytes_read_and_written_and_multiplications_and_additions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([0.5, 4.0])
+    monkeypatch.setattr(engine.bench.rates, "seconds_of", lambda run, device: next(seconds))
+    assert measure_rates(CPU, torch.bfloat16) == Rates(2 * 2**26 / 0.5, 2 * 1024**3 / 4, "bfloat16")
+
+
+def test_seconds_are_the_median_of_the_runs_after_the_warm_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 1.0, 10.0, 12.0, 20.0, 29.0])
+    monkeypatch.setattr(engine.bench.rates.time, "perf_counter", lambda: next(clock))
+    runs: list[None] = []
+    assert seconds_of(lambda: runs.append(None), CPU, repeats=3) == 2.0
+    assert len(runs) > 3
 
 
 def test_without_a_card_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
