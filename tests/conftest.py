@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from tests.tiny import write_tiny_checkpoint
 # Before torch is imported: its threads wait for each other, which takes many times as long as one
 # thread alone where anything else keeps the machine busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Tests that are started in the background may ignore Ctrl-C. The processes that they start would
+# inherit that, and some of those are to be interrupted.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example fails for having taken long: on a shared machine any may.
 settings.register_profile("untimed", deadline=None)

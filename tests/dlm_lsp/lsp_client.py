@@ -19,6 +19,9 @@ from tests.helpers.warm import WarmProcess, start_warm
 
 SECONDS_MAX = 60.0  # a hang is a failure; nothing here measures time
 AUTOMATIC, INVOKED = 2, 1
+# A document and its text, which is completed at line 1, character 11.
+URI = "file:///home/me/add.py"
+TEXT = "def add(a, b):\n    return \n"
 INLINE: dict[str, Any] = {"textDocument": {"inlineCompletion": {}}}
 
 Message = dict[str, Any]
@@ -107,6 +110,14 @@ class LspClient:
             },
         )
         self.notify("initialized", {})
+        return result
+
+    async def greet(
+        self, url: str, text: str = TEXT, capabilities: Message | None = None, **dlm: Any
+    ) -> Message:
+        """Greets the server as a user of the host at a URL, and opens the document URI."""
+        result = await self.initialize({"engine": {"url": url}} | dlm, capabilities)
+        self.open(URI, text)
         return result
 
     def open(self, uri: str, text: str, version: int = 1, language: str = "python") -> None:
