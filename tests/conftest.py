@@ -49,6 +49,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """A GGUF file of Qwen2.5-Coder, which is too large for the repository: DLM_TEST_GGUF names it.
+
+    Without that variable the tests that ask are skipped; one that names no file is a mistake.
+    """
+    named = os.environ.get("DLM_TEST_GGUF")
+    if not named:
+        pytest.skip("no real model: DLM_TEST_GGUF names none (`make test` pulls one)")
+    assert Path(named).is_file(), f"DLM_TEST_GGUF names {named}, which is no file"
+    return Path(named)
+
+
 @pytest.fixture
 def private_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime directory of the test's own, also for processes it starts: hosts found there are
