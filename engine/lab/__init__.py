@@ -1,1 +1,4 @@
-"""What makes and judges models. The server never imports any of it."""
+"""What makes and judges models: data, training, evaluation, verification and benchmarks.
+
+Nothing that serves a request imports this package.
+"""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.lab.training.jobs.lora import LowRank
 from engine.lab.training.mask_adapter.groups import UNLABELLED, GroupBatch, visible
 from engine.lab.training.mask_adapter.teacher import Written, causal
 from engine.model.network import Network
-from engine.training.lora import LowRank
 
 _SEED = 1
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.lab.data.holes import LineIndex, place_cursor, place_end
 from engine.prompt import Infill
-from engine.training.examples import LineIndex, place_cursor, place_end
 
 LENGTHS = (160, 288, 448)
 _LENGTH_SHARES = (0.25, 0.35, 0.4)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.lab.training.mask_adapter.adapter import (
     AdapterOptions,
