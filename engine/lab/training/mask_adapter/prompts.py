@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.lab.data.holes import LineIndex, place_cursor, place_end
+from engine.lab.data.examples import LineIndex, place_cursor, place_end
 from engine.prompt import Infill
 
 LENGTHS = (160, 288, 448)
