@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.lab.data.sampler import Example, Hole
+from engine.lab.data.sampler import Branch, Example
 from engine.lab.training.jobs.adam import Adam
 from engine.lab.training.loss.objective import assemble
 from engine.lab.training.recipe import rate_share
-from engine.lab.training.run import Position, Report
+from engine.lab.training.run import Position, StepReport
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Attend, Network
 
@@ -102,7 +102,7 @@ class DrafterJob:
         self._held_out = [self._batch(held_out, seed) for seed in range(2)]
         self._optimizer = Adam(dict(adapter.named_parameters()))
 
-    def step(self, share: float) -> Report:
+    def step(self, share: float) -> StepReport:
         """One batch of drafts."""
         batch = self._batch(self._draw, 1000 + self.position.step)
         loss, accepted = draft_loss(self._network, self.adapter, batch)
@@ -110,7 +110,7 @@ class DrafterJob:
         rate = self._rate * rate_share(self.position.step, share)
         self._optimizer.update(rate)
         rows = batch.clean_rows + len(batch.draft_tokens)
-        return Report({"loss": float(loss.detach()), "accepted": accepted}, rows, rate)
+        return StepReport({"loss": float(loss.detach()), "accepted": accepted}, rows, rate)
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
@@ -147,7 +147,7 @@ def new_adapter(network: Network, rank: int, alpha: float) -> DrafterAdapter:
     return adapter.to(network.encoder.embed_tokens.weight.device)
 
 
-def draw_drafts(hole: Hole, mask_id: int, rng: np.random.Generator) -> Drafts | None:
+def draw_drafts(hole: Branch, mask_id: int, rng: np.random.Generator) -> Drafts | None:
     """A few blocks that start at random tokens of the hole's middle; None if it has but one."""
     length = len(hole.tokens) - hole.middle
     if length < 2:
@@ -323,7 +323,7 @@ def likeliest(network: Network, hidden: Tensor) -> Tensor:
     return torch.cat(choices)
 
 
-def _sees(hole: Hole, drafts: Drafts) -> np.ndarray:
+def _sees(hole: Branch, drafts: Drafts) -> np.ndarray:
     """(N, seen + B + N) bool: trunk, the branch before the block, and the block."""
     trunk = np.ones((len(drafts.tokens), hole.seen), dtype=bool)
     earlier = np.arange(len(hole.tokens))[None, :] < drafts.starts[:, None]
