@@ -4,14 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL := qwen2.5-coder-0.5b
 
-.PHONY: demo test model check format bench gpu train clean
+# As many processes as there are cores, four at most: a process takes up to a gigabyte. The tests of
+# one file stay together, as they share fixtures.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+.PHONY: demo test test-fast model check format bench gpu train clean
 
 demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
 	$(BIN)/python -P -m dlm_lsp demo --pull
 
 test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed model  ## everything: checks, laws, end to end
 	$(MAKE) check
-	DLM_TEST_GGUF="$$($(BIN)/dlm-lsp model path $(MODEL) 2>/dev/null)" $(BIN)/python -m pytest
+	DLM_TEST_GGUF="$$($(BIN)/dlm-lsp model path $(MODEL) 2>/dev/null)" $(PYTEST)
+
+test-fast: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed  ## the same without what is slow
+	$(MAKE) check
+	$(PYTEST) -m "not slow"
 
 # Into the user's own store, where `make demo` finds it too. Without a network the tests that need it
 # are skipped by name.

@@ -78,11 +78,7 @@ class Rule:
 
 
 LAB_USERS = ("dlm_lsp.cli", "dlm_lsp.evaluation", "dlm_lsp.host.verify")
-PYGLS_USERS = (
-    *("dlm_lsp.server", "dlm_lsp.server_commands", "dlm_lsp.server_features"),
-    *("dlm_lsp.server_progress", "dlm_lsp.server_pull"),
-    *("dlm_lsp.wire", "dlm_lsp.wire_framing", "dlm_lsp.wire_protocol"),
-)
+PYGLS_USERS = ("dlm_lsp.lsp",)
 RULES = {
     "the engine knows nobody who asks it": Rule(("engine",), ("dlm_lsp",)),
     "what serves does not know the lab": Rule(("engine",), ("engine.lab",), but=("engine.lab",)),
@@ -93,7 +89,7 @@ RULES = {
     "dlm_lsp has no torch": Rule(("dlm_lsp",), ("torch",)),
     "only the LSP side knows pygls": Rule(PACKAGES, ("pygls", "lsprotocol"), but=PYGLS_USERS),
     "only `dlm-lsp model` downloads": Rule(
-        PACKAGES, DOWNLOADING, but=("dlm_lsp.store", "dlm_lsp.model_command")
+        PACKAGES, DOWNLOADING, but=("dlm_lsp.store", "dlm_lsp.cli.model")
     ),
     "the store stands alone": Rule(
         ("dlm_lsp.store",),
@@ -212,7 +208,8 @@ def test_rules_name_only_what_is_there(imports: dict[str, list[str]]) -> None:
 
 def test_looking_into_the_store_imports_nothing_that_downloads() -> None:
     code = (
-        "import sys, dlm_lsp.session, dlm_lsp.doctor, dlm_lsp.store.choice, dlm_lsp.store.told;"
+        "import sys, dlm_lsp.session.session, dlm_lsp.cli.doctor;"
+        "import dlm_lsp.store.choice, dlm_lsp.store.told;"
         f"heavy = set({DOWNLOADING!r}) & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_lsp.client.paths import graphs_folder, times_file
 from dlm_lsp.host.backend import in_the_stores_words
 from dlm_lsp.host.modes import usual_choice
-from dlm_lsp.host.paths import graphs_folder, times_file
 from engine.auto.mode_selection import ModeChoice
 from engine.auto.step_times import StepTimes
 from engine.config import EngineSettings

@@ -77,12 +77,19 @@ def run(model: ModelRunner, cache: KVCache, request: Request) -> list[TokenState
     return list(decode(model, cache, strategy, request, TRAITS))
 
 
-def causal_logits(network: Network, tokens: tuple[int, ...]) -> Tensor:
-    """(T, V): one plain causal pass over everything, no cache, no steps."""
-    return masked_logits(network, tokens, torch.ones(len(tokens), len(tokens)).tril().bool())
+def causal_logits(network: Network, tokens: tuple[int, ...], count: int | None = None) -> Tensor:
+    """(T, V): one plain causal pass over everything, no cache, no steps.
+
+    Args:
+        count: logits of so many last rows alone, as the head is much of the work.
+    """
+    mask = torch.ones(len(tokens), len(tokens)).tril().bool()
+    return masked_logits(network, tokens, mask, count)
 
 
-def masked_logits(network: Network, tokens: tuple[int, ...], mask: Tensor) -> Tensor:
+def masked_logits(
+    network: Network, tokens: tuple[int, ...], mask: Tensor, count: int | None = None
+) -> Tensor:
     """(T, V) of rows at positions 0..T-1 that see what `mask` (T, T) allows."""
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ def masked_logits(network: Network, tokens: tuple[int, ...], mask: Tensor) -> Te
     device = next(network.parameters()).device
     mask = mask.to(device)
     ids, positions = torch.tensor(tokens, device=device), torch.arange(len(tokens), device=device)
-    return network.logits(network(ids, positions, attend))
+    return network.logits(network(ids, positions, attend)[-(count or len(tokens)) :])
 
 
 def with_end(request: Request, *stop_token_ids: int) -> Request:

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dlm_lsp.client import Health, HostError, HostSettings
-from dlm_lsp.engine_link import EngineLink
-from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.messages import (
     FinishedEvent,
     GenerateBody,
     HostEvent,
@@ -18,6 +16,8 @@ from dlm_lsp.messages import (
     StartedEvent,
     UsageBody,
 )
+from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
+from dlm_lsp.session.engine_link import EngineLink
 from engine.errors import EngineFailure
 from engine.lab.evaluation.records import ReplayRecord
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from dlm_lsp.client.paths import times_file
 from dlm_lsp.host.modes import ModeRecords, choose_mode, usual_choice
-from dlm_lsp.host.paths import times_file
 from engine.api import EXACT_MODES, MODES, EngineInfo, Limits, Usage
 from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures
 from engine.auto.step_times import StepTimes

@@ -15,7 +15,7 @@ from engine.lab.bench.baseline import Baseline, main
 from engine.lab.bench.compiled import CompiledStep
 from engine.lab.bench.shapes import random_network, released_config, weight_bytes
 from engine.lab.bench.steps import measure_steps
-from engine.lab.rates import Rates, measure_rates
+from engine.lab.rates import Rates, measure_rates, seconds_of
 from engine.model.families import RELEASED
 from engine.model.runner import ModelRunner
 from tests.engine.seeded import CPU, causal_logits
@@ -86,6 +86,16 @@ def test_rates_count_bytes_read_and_written_and_multiplications_and_additions(
     seconds = iter([0.5, 4.0])
     monkeypatch.setattr(engine.lab.rates, "seconds_of", lambda run, device: next(seconds))
     assert measure_rates(CPU, torch.bfloat16) == Rates(2 * 2**26 / 0.5, 2 * 1024**3 / 4, "bfloat16")
+
+
+def test_seconds_are_the_median_of_the_runs_after_the_warm_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 1.0, 10.0, 12.0, 20.0, 29.0])
+    monkeypatch.setattr(engine.lab.rates.time, "perf_counter", lambda: next(clock))
+    runs: list[None] = []
+    assert seconds_of(lambda: runs.append(None), CPU, repeats=3) == 2.0
+    assert len(runs) > 3
 
 
 def test_without_a_card_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ whole small run of it. No test asks how fast anything is."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,32 +152,15 @@ def test_asking_for_our_child_needs_no_torch():
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
 
 
-def real_model() -> Path:
-    """DLM_TEST_GGUF, else the smallest GGUF file of the model store; skips without either."""
-    named = os.environ.get("DLM_TEST_GGUF")
-    if named:
-        return Path(named)
-    # In a process of its own: engine's tests know nothing of dlm_lsp.
-    found = subprocess.run(
-        [sys.executable, "-P", "-m", "dlm_lsp", "model", "path", "qwen2.5-coder-0.5b"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode:
-        pytest.skip("no real model: DLM_TEST_GGUF names none, and the model store has none")
-    return Path(found.stdout.strip())
-
-
-def test_a_quick_run_measures_every_row(tmp_path: Path):
+@pytest.mark.slow  # the real model
+def test_a_quick_run_measures_every_row(real_model: Path, tmp_path: Path):
     pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this system")
-    model = real_model()
     out = tmp_path / "out"
-    given = ["--checkpoint", str(model), "--threads", "1", "--quick", "--out", str(out)]
+    given = ["--checkpoint", str(real_model), "--threads", "1", "--quick", "--out", str(out)]
     assert comparison.main(given) == 0
     (kept,) = json.loads((out / JSON_FILE).read_text("utf-8"))["sections"]
-    assert kept["model"] == model.name
-    assert str(model.parent) not in (out / TABLE_FILE).read_text("utf-8")
+    assert kept["model"] == real_model.name
+    assert str(real_model.parent) not in (out / TABLE_FILE).read_text("utf-8")
     rows = {each["name"]: each for each in kept["rows"]}
     assert len([each for each in rows.values() if each["bar"]]) == 7
     assert all(value > 0 for each in rows.values() for value in each["ours"] + each["theirs"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,20 +35,32 @@ def install(site: Path, name: str) -> None:
     (info / "RECORD").write_text(f"{name}.py,,\n")
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source tree; the runs only read it."""
+    folder = tmp_path_factory.mktemp("site")
     for name in ("alpha", "beta", "click"):
-        install(tmp_path / "site", name)
-    return tmp_path / "site"
+        install(folder, name)
+    return folder
 
 
-@pytest.fixture(autouse=True)
-def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
+@pytest.fixture(autouse=True, scope="module")
+def tiny_preset() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY)
+        yield
 
 
-def command(site: Path, out: Path, *more: str) -> int:
-    fixed = ["--preset", "tiny", "--dtype", "float32", "--tokens", "9000", "--holes", "1"]
+@pytest.fixture(scope="module")
+def finished_run(site: Path, tiny_preset: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has ended. Whoever writes there takes a copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert command(site, folder) == 0
+    return folder
+
+
+def command(site: Path, out: Path, *more: str, holes: int = 0) -> int:
+    fixed = ["--preset", "tiny", "--dtype", "float32", "--tokens", "9000", "--holes", str(holes)]
     return main([*fixed, "--corpus", str(site), "--out", str(out), *more])
 
 
@@ -57,7 +71,7 @@ def test_one_command_makes_a_model_that_the_engine_loads(
     shrunk = replace(PRESETS[name], shape=TINY.shape, batch_tokens=600, batches=1, warmup_steps=5)
     monkeypatch.setitem(PRESETS, "tiny", shrunk)
     out = tmp_path / "run"
-    assert command(site, out, "--workers", "1" if name == "small" else "0") == 0
+    assert command(site, out, "--workers", "1" if name == "small" else "0", holes=1) == 0
     checkpoint = out / "checkpoint"
     engine = Engine.load(EngineSettings(checkpoint=checkpoint, device="cpu"))
     try:
@@ -94,9 +108,10 @@ def test_stages_stop_where_asked_and_finished_pieces_are_kept(site: Path, tmp_pa
     assert len(ends) == 3, "at the start, and at the end of each stage"
 
 
-def test_a_run_goes_on_from_a_checkpoints_weights_and_tokenizer(site: Path, tmp_path: Path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert command(site, first) == 0
+def test_a_run_goes_on_from_a_checkpoints_weights_and_tokenizer(
+    site: Path, finished_run: Path, tmp_path: Path
+):
+    first, second = finished_run, tmp_path / "second"
     assert command(site, second, "--from", str(first / "checkpoint"), "--stage", "joint") == 0
     tokenizers = [(folder / "tokenizer.json").read_bytes() for folder in (first, second)]
     assert tokenizers[0] == tokenizers[1]
@@ -111,9 +126,10 @@ def test_a_run_goes_on_from_a_checkpoints_weights_and_tokenizer(site: Path, tmp_
     assert held_out(second) < held_out(first)
 
 
-def test_a_model_is_exported_as_int8_and_what_that_costs_is_stated(site: Path, tmp_path: Path):
-    out = tmp_path / "run"
-    assert command(site, out) == 0
+def test_a_model_is_exported_as_int8_and_what_that_costs_is_stated(
+    site: Path, finished_run: Path, tmp_path: Path
+):
+    out = Path(shutil.copytree(finished_run, tmp_path / "run"))
     checkpoint = out / "checkpoint"
     whole = (checkpoint / "model.safetensors").stat().st_size
     assert json.loads((checkpoint / "config.json").read_text("utf-8"))["training"]["stored"] is None

@@ -200,6 +200,7 @@ def test_what_a_drawing_process_raises_is_raised():
         prefetch(3, False)
 
 
+@pytest.mark.slow  # a minute of a C++ compiler
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler is here")
 def test_compiled_steps_learn_the_same(
     tokenizer: Tokenizer, sampler: ExampleSampler, monkeypatch: pytest.MonkeyPatch

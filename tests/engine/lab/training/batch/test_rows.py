@@ -47,18 +47,15 @@ def tokens_of(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndar
 
 def seen_rows(rows: Rows) -> np.ndarray:
     """(R, R) bool, row by row from the rule's own words."""
-    count = len(rows.tokens)
+    count, is_noisy = len(rows.tokens), rows.block != NONE
     sees = np.zeros((count, count), dtype=bool)
     for q in range(count):
         segment = rows.segments[rows.segment[q]]
-        for k in range(count):
-            is_own = rows.segment[k] == rows.segment[q]
-            if rows.block[k] != NONE:
-                sees[q, k] = is_own and rows.block[k] == rows.block[q]
-            elif is_own:
-                sees[q, k] = rows.place[k] < rows.reach[q]
-            else:
-                sees[q, k] = rows.segment[k] == segment.trunk and rows.place[k] < segment.seen
+        is_own = rows.segment == rows.segment[q]
+        is_trunk = (rows.segment == segment.trunk) & (rows.place < segment.seen)
+        own_clean = is_own & (rows.place < rows.reach[q])
+        own_noisy = is_own & (rows.block == rows.block[q])
+        sees[q] = np.where(is_noisy, own_noisy, np.where(is_own, own_clean, is_trunk))
     return sees
 
 

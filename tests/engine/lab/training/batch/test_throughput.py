@@ -25,10 +25,10 @@ def test_work_is_that_of_the_matrices_of_the_network(rows: Rows) -> None:
     width, kv_width = 4 * 64, 2 * 64
     matrices = [(32, width), (32, kv_width), (32, kv_width), (width, 32)]
     matrices += [(32, 48), (32, 48), (48, 32)]
-    expected = 0
+    expected, seen = 0, seen_rows(rows)
     for row in range(len(rows.tokens)):
         expected += 3 * sum(a * b for a, b in matrices)
-        expected += 3 * 2 * width * int(seen_rows(rows)[row].sum())
+        expected += 3 * 2 * width * int(seen[row].sum())
         if rows.ar_weights[row] > 0 or rows.diffusion_weights[row] > 0:
             expected += 32 * 64
     assert flops_of(rows, config) == pytest.approx(6 * expected)
