@@ -176,7 +176,7 @@ def draft_batch(
 ) -> DraftBatch:
     """Lays examples out as clean rows, with drafts for each of their holes."""
     clean = assemble(examples, [[] for _ in examples], device=device, dtype=dtype)
-    columns: list[list[np.ndarray]] = [[], [], [], [], [], []]
+    parts: list[dict[str, np.ndarray]] = []
     sections: list[tuple[slice, Tensor, Tensor]] = []
     start = count = 0
     for example in examples:
@@ -196,28 +196,26 @@ def draft_batch(
             offsets = drafts.places - drafts.starts
             wanted = np.flatnonzero((offsets > 0) & (drafts.places < len(hole.tokens)))
             places = drafts.places[wanted]
-            added = (
-                drafts.tokens,
-                hole.seen + drafts.places,
-                rows.start + wanted,
-                branch + places - 1,
-                hole.tokens[places],
-                offsets[wanted],
-            )
-            for column, values in zip(columns, added, strict=True):
-                column.append(values)
-    tokens, positions, *rest = (
-        torch.from_numpy(np.concatenate(column)).to(device) for column in columns
-    )
+            part = {
+                "draft_tokens": drafts.tokens,
+                "draft_positions": hole.seen + drafts.places,
+                "rows": rows.start + wanted,
+                "teachers": branch + places - 1,
+                "texts": hole.tokens[places],
+                "offsets": offsets[wanted],
+            }
+            parts.append(part)
+    columns = {
+        name: torch.from_numpy(np.concatenate([part[name] for part in parts])).to(device)
+        for name in parts[0]
+    }
     return DraftBatch(
-        clean.attend,
-        clean.tokens,
-        clean.positions,
-        tokens,
-        positions,
-        tuple(sections),
-        *rest,
+        attention=clean.attend,
+        tokens=clean.tokens,
+        positions=clean.positions,
+        sections=tuple(sections),
         clean_rows=clean.rows,
+        **columns,
     )
 
 
