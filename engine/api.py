@@ -16,12 +16,15 @@ from engine.auto.step_times import StepTimes
 from engine.errors import RequestError
 
 # What may be asked for; "auto" is resolved before a request reaches the engine.
-AskedMode = Literal["auto", "ar", "block", "linear_spec", "quadratic_spec", "copy_spec"]
+AskedMode = Literal[
+    "auto", "ar", "block", "linear_spec", "quadratic_spec", "pruned_spec", "copy_spec"
+]
 ASKED_MODES: tuple[AskedMode, ...] = get_args(AskedMode)
 MODES: tuple[str, ...] = ASKED_MODES[1:]
 CAUSAL_MODES = ("ar", "copy_spec")  # all that a checkpoint can do that fills no masks
+ADAPTED_MODES = ("ar", "pruned_spec", "copy_spec")  # one that drafts by a mask adapter
 # Modes that emit what "ar" emits: those that can be asked to do so to the token (`Request.exact`).
-EXACT_MODES = ("ar", "linear_spec", "quadratic_spec", "copy_spec")
+EXACT_MODES = ("ar", "linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 MASKED = "\u2591"  # how an undecided place is drawn in `Draft.draft`; never part of a result
 
 

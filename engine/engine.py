@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.api import (
+    ADAPTED_MODES,
     CAUSAL_MODES,
     LAST_EVENTS,
     MODES,
@@ -105,6 +106,7 @@ class Engine:
         self._traits = Traits(
             config.mask_id,
             has_drafter=runtime.has_drafter,
+            draft_masks=runtime.draft_masks,
             costs=times or built_in_times(runtime.device),
         )
         self._room = min(config.positions_max, cache.capacity)
@@ -303,6 +305,12 @@ def _event(state: TokenState, transcript: Transcript, clock: _Clock) -> Event:
     return Draft(transcript.committed, text, spans, usage)
 
 
+def _modes(runtime: Runtime) -> tuple[str, ...]:
+    if runtime.config.family.fills_masks:
+        return MODES
+    return ADAPTED_MODES if runtime.draft_masks else CAUSAL_MODES
+
+
 def _times_key(file: TimesFile, runtime: Runtime, threads: int) -> TimesKey:
     """What a curve of this engine's holds for."""
     return TimesKey(
@@ -327,7 +335,7 @@ def _info(
         parameters=config.parameters(),
         context_max=min(config.positions_max, cache.capacity) - config.block_length,
         vocabulary=config.vocabulary,
-        modes=MODES if config.family.fills_masks else CAUSAL_MODES,
+        modes=_modes(runtime),
         infilling=tokenizer.infill is not None,
         program=runtime.program,
     )

@@ -38,7 +38,13 @@ class Runtime(Protocol):
     def config(self) -> ModelConfig: ...
     @property
     def has_drafter(self) -> bool:
-        """Whether rows may have the drafter LoRA on."""
+        """Whether rows may have the drafter LoRA, or the mask adapter, on."""
+        ...
+
+    @property
+    def draft_masks(self) -> tuple[int, ...]:
+        """Token ids of a mask adapter's mask rows, by their offset from the row that they hang on;
+        empty where no such adapter is loaded."""
         ...
 
     @property

@@ -28,6 +28,8 @@ class Step:
         read: rows of which the strategy gets a reading, in this order; the others have no logits.
             (The output head over a 131,072-entry vocabulary costs as much as several layers, and a
             prefill needs one row of it.)
+        follows: aligned with `read`, or empty. -1, or for a draft row of a mask adapter the entry
+            of `read` whose token stands right before the one that this row predicts.
     """
 
     token: tuple[int, ...]
@@ -37,6 +39,7 @@ class Step:
     group: tuple[int, ...]
     drafter: tuple[bool, ...]
     read: tuple[int, ...]
+    follows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         rows = len(self.token)
@@ -47,6 +50,8 @@ class Step:
             assert CACHED <= parent < row
             assert parent == CACHED or self.sequence[parent] == self.sequence[row]
         assert all(0 <= row < rows for row in self.read)
+        assert len(self.follows) in (0, len(self.read))
+        assert all(-1 <= entry < index for index, entry in enumerate(self.follows))
 
     @property
     def rows(self) -> int:
@@ -57,10 +62,15 @@ class Step:
     def places(self) -> tuple[int, ...]:
         """The position that the token read of each row of `read` takes, aligned with it.
 
-        A causal row (outside every group) says what comes behind it; a row of a group, which sees
-        its neighbours on both sides, says what belongs in its own place.
+        A causal row (outside every group) says what comes after it, and so does a row that follows
+        another one; any other row of a group, which sees its neighbours on both sides, says what
+        belongs in its own place.
         """
-        return tuple(self.position[row] + (not self.group[row]) for row in self.read)
+        follows = self.follows or (-1,) * len(self.read)
+        return tuple(
+            self.position[row] + (not self.group[row] or entry >= 0)
+            for row, entry in zip(self.read, follows, strict=True)
+        )
 
 
 def chain(

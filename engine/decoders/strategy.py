@@ -24,11 +24,13 @@ class Traits:
     Attributes:
         mask_id: fills undecided places, and is never emitted; None where it fills no masks.
         has_drafter: it has a drafter LoRA.
+        draft_masks: of a mask adapter, as `Runtime.draft_masks`.
         costs: of a step by its rows. What is emitted never depends on it.
     """
 
     mask_id: int | None
     has_drafter: bool = False
+    draft_masks: tuple[int, ...] = ()
     costs: StepTimes = CPU_TIMES
 
 
@@ -54,6 +56,13 @@ class Task:
         """So many masked places."""
         assert self.traits.mask_id is not None, "this checkpoint fills no masks"
         return (self.traits.mask_id,) * count
+
+    def masks_at(self, offsets: Sequence[int]) -> tuple[int, ...]:
+        """Masks by their offsets from the row that they hang on, 1 first."""
+        ids = self.traits.draft_masks
+        if not ids:
+            return self.masks(len(offsets))
+        return tuple(ids[min(offset, len(ids)) - 1] for offset in offsets)
 
 
 @dataclass(frozen=True, slots=True)

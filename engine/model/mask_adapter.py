@@ -1,4 +1,4 @@
-"""Adapters that make an autoregressive checkpoint draft in parallel: their files, and whose they are.
+"""Adapters that make an autoregressive checkpoint draft in parallel, and whose they are.
 
 An adapter runs at mask rows alone, so that every other row computes what the checkpoint computes.
 Its folder is in PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`) with extras that
@@ -56,7 +56,8 @@ class MaskAdapterWeights:
             1 first; further offsets share the last.
         draft_ids: (D,) int64, the tokens that may be drafted, ascending.
         before: (D + 2, m) fp32, rows of the Markov head by the token before: row D stands for any
-            token outside the draft vocabulary, row D + 1 for one that is not known yet.         after: (m, D) fp32.
+            token outside the draft vocabulary, row D + 1 for one that is not known yet.
+        after: (m, D) fp32.
     """
 
     name: str
@@ -87,6 +88,12 @@ def find_adapter(
         if base["fingerprint"] == own:
             return read_mask_adapter(folder, config, weights)
     return None
+
+
+def bundled_stamp() -> str:
+    """Tells one set of bundled adapters from another: what was built of them belongs to them."""
+    configs = sorted(BUNDLED.glob(f"*/{CONFIG}"))
+    return "|".join(f"{path.parent.name}:{path.read_text('utf-8')}" for path in configs)
 
 
 def read_mask_adapter(folder: Path, config: ModelConfig, weights: Weights) -> MaskAdapterWeights:

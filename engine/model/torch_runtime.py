@@ -32,6 +32,7 @@ class TorchRuntime:
         self.model = model
         self.config: ModelConfig = model.network.config
         self.has_drafter = model.adapter is not None
+        self.draft_masks: tuple[int, ...] = ()  # mask adapters are served on the CPU alone so far
         self.device = model.device.type
         self.dtype = str(weight.dtype).removeprefix("torch.")
         self.machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.node()

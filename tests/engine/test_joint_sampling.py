@@ -40,7 +40,7 @@ TEMPERATURE = 1.5
 SAMPLES = 600
 SIGNIFICANCE = 0.001
 EXPECTED_MIN = 5.0  # of a cell; rarer triples are counted together
-SPECULATIVE = ("linear_spec", "quadratic_spec", "copy_spec")
+SPECULATIVE = ("linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 # A step of many rows costs what one row costs, so that the modes draft as much as they can.
 TRAITS = Traits(MASK_ID, costs=StepTimes((1, 128), (1.0, 1.0), is_measured=False))
 

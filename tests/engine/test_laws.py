@@ -29,7 +29,7 @@ from tests.engine.seeded import CONFIG, MASK_ID, causal_logits, masked_logits, p
 from tests.engine.subjects import FLOAT32, Subject, subject
 
 MODES = tuple(STRATEGIES)
-SPECULATIVE = ("linear_spec", "quadratic_spec", "copy_spec")
+SPECULATIVE = ("linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 
 

@@ -7,7 +7,8 @@ Inputs, for R rows that see P cached tokens (Hkv heads of width D cached for eac
     cos.k, sin.k (R, D / 2)        of keys
     mask (R, P + R)                added to the scores: 0 where visible, else `inputs.HIDDEN`
     read (N,) int64                the rows whose logits are wanted
-    drafter (R, 1)                 1 for rows that run with the drafter LoRA, where there is one
+    drafter (R, 1)                 1 for rows that run with the drafter LoRA or the mask adapter,
+                                   where there is one
     key.{layer}.{head}, value.{layer}.{head} (P, D)
 
 A head's cached keys are an input of their own, because then they lie one behind the other in
@@ -26,6 +27,7 @@ from numpy import ndarray
 
 from engine.model.adapter_weights import AdapterWeights
 from engine.model.config import ModelConfig
+from engine.model.mask_adapter import MaskAdapterWeights
 from engine.model.onnx.plan import GraphPlan
 from engine.model.onnx.products import MICROSOFT, Linear
 from engine.model.onnx.writer import GraphWriter
@@ -44,7 +46,7 @@ def write_graph(
     config: ModelConfig,
     weights: WeightSource,
     plan: GraphPlan,
-    drafter: AdapterWeights | None = None,
+    drafter: AdapterWeights | MaskAdapterWeights | None = None,
 ) -> None:
     """Writes the whole graph and its weights, one tensor in memory at a time."""
     _Decoder(writer, config, weights, plan, drafter).write()
@@ -59,13 +61,14 @@ class _Decoder:
         config: ModelConfig,
         weights: WeightSource,
         plan: GraphPlan,
-        drafter: AdapterWeights | None,
+        drafter: AdapterWeights | MaskAdapterWeights | None,
     ) -> None:
         self._writer = writer
         self._config = config
         self._weights = weights
         self._plan = plan
-        self._drafter = drafter
+        self._drafter = drafter if isinstance(drafter, AdapterWeights) else None
+        self._masks = drafter if isinstance(drafter, MaskAdapterWeights) else None
         self._linear = Linear(writer, plan.product)
 
     def write(self) -> None:
@@ -93,7 +96,7 @@ class _Decoder:
             writer.input(name, ("R", config.head_dim // 2))
         writer.input("mask", ("R", "T"))
         writer.input("read", ("N",), numpy.int64)
-        if self._drafter is not None:
+        if self._drafter is not None or self._masks is not None:
             writer.input("drafter", ("R", 1))
         for layer in range(config.layers):
             for head in range(config.kv_heads):
@@ -119,6 +122,10 @@ class _Decoder:
         writer.node("Shape", ["x"], "rows", start=0, end=1)
         writer.node("Shape", ["key.0.0"], "past", start=0, end=1)
         writer.node("Concat", ["past", "rows"], "past_rows", axis=0)
+        if self._masks is not None:
+            writer.constant("none", numpy.float32(0))
+            writer.node("ReduceMax", ["drafter"], "drafter.any", keepdims=0)
+            writer.node("Greater", ["drafter.any", "none"], "drafts")
 
     def _layer(self, layer: int, x: str) -> tuple[str, str]:
         """The layer's output (R, hidden), and its new keys and values (2 Hkv R, D)."""
@@ -126,9 +133,7 @@ class _Decoder:
         module = f"encoder.layers.{layer}"
         normed = self._norm(f"{at}.in", x, f"{module}.input_layernorm.weight")
         mixed, fresh = self._attention(layer, normed)
-        out = self._linear.write(
-            f"{at}.o", mixed, self._weights.read(f"{module}.self_attn.o_proj.weight")
-        )
+        out = self._product(f"{at}.o", mixed, [f"{module}.self_attn.o_proj"])
         if self._drafter is not None:
             out = self._draft(layer, mixed, out)
         x = writer.node("Add", [x, out], f"{at}.attended")
@@ -148,14 +153,38 @@ class _Decoder:
 
     def _mlp(self, layer: int, x: str) -> str:
         writer, at = self._writer, f"l{layer}"
-        read = self._weights.read
         module = f"encoder.layers.{layer}.mlp"
         # Two products, because the halves of one would have to be copied apart.
-        gate = self._linear.write(f"{at}.gate", x, read(f"{module}.gate_proj.weight"))
-        up = self._linear.write(f"{at}.up", x, read(f"{module}.up_proj.weight"))
+        gate = self._product(f"{at}.gate", x, [f"{module}.gate_proj"])
+        up = self._product(f"{at}.up", x, [f"{module}.up_proj"])
         silu = writer.node("QuickGelu", [gate], f"{at}.silu", domain=MICROSOFT, alpha=1.0)
         product = writer.node("Mul", [silu, up], f"{at}.product")
-        return self._linear.write(f"{at}.down", product, read(f"{module}.down_proj.weight"))
+        return self._product(f"{at}.down", product, [f"{module}.down_proj"])
+
+    def _product(self, name: str, x: str, linears: list[str]) -> str:
+        """x times the linears' weights below each other, with what the mask adapter adds to it."""
+        read = self._weights.read
+        weights = [read(f"{linear}.weight") for linear in linears]
+        weight = weights[0] if len(weights) == 1 else numpy.concatenate(weights)
+        bias = None
+        if self._config.family.qkv_bias and linears[0].endswith(".q_proj"):
+            bias = numpy.concatenate([read(f"{linear}.bias") for linear in linears])
+        out = self._linear.write(name, x, weight, bias)
+        if self._masks is None:
+            return out
+        factors = [self._masks.factors[linear] for linear in linears]
+        down = numpy.concatenate([each.down for each in factors])
+        up = _below_each_other([each.up for each in factors])
+
+        def adapted() -> str:
+            writer = self._writer
+            low = self._linear.write(f"{name}.masks.low", x, down)
+            factor = writer.tensor(f"{name}.masks.up", numpy.ascontiguousarray(up.T))
+            full = writer.node("MatMul", [low, factor], f"{name}.masks.full")
+            masked = writer.node("Mul", [full, "drafter"], f"{name}.masks.masked")
+            return writer.node("Add", [out, masked], f"{name}.masks.out")
+
+        return self._writer.conditional("drafts", f"{name}.adapted", adapted, out)
 
     def _draft(self, layer: int, mixed: str, out: str) -> str:
         """o_proj's output with the drafter LoRA added at the rows that draft."""
@@ -204,13 +233,8 @@ class _Decoder:
     def _project(self, layer: int, x: str) -> tuple[str, str]:
         """Queries (H R, D) and keys with values (2 Hkv R, D), head by head, rotated."""
         writer, config, at = self._writer, self._config, f"l{layer}"
-        module, read = f"encoder.layers.{layer}.self_attn", self._weights.read
-        names = [f"{module}.{part}_proj" for part in "qkv"]
-        weight = numpy.concatenate([read(f"{name}.weight") for name in names])
-        bias = None
-        if config.family.qkv_bias:
-            bias = numpy.concatenate([read(f"{name}.bias") for name in names])
-        joined = self._linear.write(f"{at}.qkv", x, weight, bias)
+        module = f"encoder.layers.{layer}.self_attn"
+        joined = self._product(f"{at}.qkv", x, [f"{module}.{part}_proj" for part in "qkv"])
         rows = writer.node("Reshape", [joined, "to_heads"], f"{at}.rows")
         heads = writer.node("Transpose", [rows], f"{at}.heads", perm=[0, 2, 1, 3])
         parts = [f"{at}.query.plain", f"{at}.key.plain", f"{at}.value"]
@@ -249,3 +273,14 @@ class _Decoder:
         product = self._linear.write("head", normed, self._weights.read(f"{name}.weight"))
         writer.node("Identity", [product], "logits")
         writer.output("logits", ("N", config.vocabulary))
+
+
+def _below_each_other(factors: list[ndarray]) -> ndarray:
+    """(out_1 + …, r_1 + …) of matrices (out_i, r_i), zeros outside them."""
+    rows, columns = (sum(each.shape[axis] for each in factors) for axis in (0, 1))
+    whole = numpy.zeros((rows, columns), numpy.float32)
+    row = column = 0
+    for each in factors:
+        whole[row : row + each.shape[0], column : column + each.shape[1]] = each
+        row, column = row + each.shape[0], column + each.shape[1]
+    return whole

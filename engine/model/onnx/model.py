@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engine.api import Sampling
 from engine.cache.arrays import ArrayCache
+from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
 from engine.model.config import ModelConfig
 from engine.model.onnx.inputs import HIDDEN, Rotation
@@ -68,10 +69,21 @@ class OnnxModel:
     """A loaded graph as a function of steps. Called by the engine thread alone."""
 
     def __init__(
-        self, session: Session, embedding: Embedding, config: ModelConfig, *, has_drafter: bool
+        self,
+        session: Session,
+        embedding: Embedding,
+        config: ModelConfig,
+        *,
+        has_drafter: bool,
+        drafts: DraftHead | None = None,
     ) -> None:
+        """
+        Args:
+            drafts: reads the draft rows, where the graph has a mask adapter.
+        """
         self.config = config
         self.has_drafter = has_drafter
+        self._drafts = drafts
         self._session = session
         self._embedding = embedding
         self._rotation = Rotation(config)
@@ -89,7 +101,21 @@ class OnnxModel:
             MemoryExhausted: the step does not fit.
         """
         logits = self.logits(step, cache)
-        return to_readings(logits, step.places, sampling, mask_id=self.config.mask_id)
+        if not step.follows:
+            return to_readings(logits, step.places, sampling, mask_id=self.config.mask_id)
+        return self._with_drafts(step, logits, sampling)
+
+    def _with_drafts(self, step: Step, logits: Array, sampling: Sampling) -> tuple[Reading, ...]:
+        """As `__call__`, where some of the rows are drafts that follow from other rows' tokens."""
+        assert self._drafts is not None, "no mask adapter is loaded"
+        plain = [index for index, entry in enumerate(step.follows) if entry < 0]
+        places = [step.places[index] for index in plain]
+        read = to_readings(logits[plain], places, sampling, mask_id=self.config.mask_id)
+        readings = dict(zip(plain, read, strict=True))
+        for index, entry in enumerate(step.follows):
+            if entry >= 0:
+                readings[index] = self._drafts.reading(logits[index], readings[entry].token)
+        return tuple(readings[index] for index in range(len(step.read)))
 
     def logits(self, step: Step, cache: ArrayCache) -> Array:
         """(len(step.read), V) fp32. Raises as `__call__` does."""

@@ -32,6 +32,7 @@ from engine.api import Preparing
 from engine.errors import CheckpointError
 from engine.model.adapter_weights import FOLDER as DRAFTER_FOLDER
 from engine.model.adapter_weights import read_adapter
+from engine.model.mask_adapter import bundled_stamp, find_adapter
 from engine.model.onnx.graph import GraphPlan, write_graph
 from engine.model.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 from engine.model.source import CheckpointSource
@@ -39,7 +40,7 @@ from engine.model.weights import EMBEDDING, Weights, network_tensors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
+FORMAT = 3  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
 _ABOUT = "about.json"
 _PARTIAL = ".partial-"
 _ROOM = 1.05  # of the weights' bytes, that must be free before a graph is written
@@ -192,6 +193,7 @@ def _build(
     partial.mkdir()
     try:
         drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
+        drafter = drafter or find_adapter(source.config, source.weights)
         with GraphWriter(partial) as writer:
             write_graph(writer, source.config, weights, plan, drafter)
         about = {
@@ -233,7 +235,7 @@ class _Counted:
 
 
 def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
-    parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT)]
+    parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT), bundled_stamp()]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
     return f"{_plain(path.stem)}-{plan.product}-{digest[:12]}"
 

@@ -17,8 +17,10 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.config import EngineSettings
 from engine.device import available_memory_bytes
+from engine.drafting import DraftHead
 from engine.errors import CheckpointError, ModelTooLarge
 from engine.model.config import ModelConfig
+from engine.model.mask_adapter import MaskAdapterWeights, find_adapter
 from engine.model.onnx.huge_pages import collapse
 from engine.model.onnx.model import OnnxModel
 from engine.model.onnx.plan import GraphPlan
@@ -50,15 +52,40 @@ class TokenEmbedding:
         return self.weights.rows(EMBEDDING, tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class MaskEmbedding:
+    """Token embeddings, and after them a mask adapter's vectors as tokens of their own.
+
+    Attributes:
+        vocabulary: the first mask's id, since masks come right after the last token.
+        vectors: (K, hidden) fp32.
+    """
+
+    tokens: TokenEmbedding
+    vocabulary: int
+    vectors: NDArray[numpy.float32]
+
+    def rows(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
+        """(len(tokens), hidden) fp32."""
+        if max(tokens) < self.vocabulary:
+            return self.tokens.rows(tokens)
+        rows = self.tokens.rows([token if token < self.vocabulary else 0 for token in tokens])
+        for row, token in enumerate(tokens):
+            if token >= self.vocabulary:
+                rows[row] = self.vectors[token - self.vocabulary]
+        return rows
+
+
 class OnnxRuntime:
     """As `engine.runtime.Runtime`."""
 
     device = "cpu"
 
-    def __init__(self, model: OnnxModel, plan: GraphPlan) -> None:
+    def __init__(self, model: OnnxModel, plan: GraphPlan, masks: int = 0) -> None:
         self.model = model
         self.config: ModelConfig = model.config
         self.has_drafter = model.has_drafter
+        self.draft_masks = tuple(range(self.config.vocabulary, self.config.vocabulary + masks))
         self.dtype = "float32" if plan.product == "float32" else "int8"
         self.machine = platform.node()
         self.program = f"{program()}, {plan.product}"
@@ -85,13 +112,15 @@ class OnnxRuntime:
         plan = plan_for(source.config, settings, threads)
         session = _open(source, plan, settings.graphs, threads, preparing)
         names = {entry.name for entry in session.get_inputs()}
+        adapter = find_adapter(source.config, source.weights) if "drafter" in names else None
         model = OnnxModel(
             TidySession(session),
-            TokenEmbedding(source.weights),
+            _embedding(source, adapter),
             source.config,
             has_drafter="drafter" in names,
+            drafts=adapter and DraftHead(adapter.draft_ids, adapter.before, adapter.after),
         )
-        return cls(model, plan)
+        return cls(model, plan, len(adapter.mask_vectors) if adapter else 0)
 
     def __call__(self, step: Step, cache: ArrayCache, sampling: Sampling) -> tuple[Reading, ...]:
         """As `OnnxModel.__call__`."""
@@ -107,6 +136,15 @@ class OnnxRuntime:
     def settle(self) -> Iterator[None]:
         """Lays the weights out in huge pages, where they are many."""
         return collapse() if self.dtype == "int8" else iter(())
+
+
+def _embedding(
+    source: CheckpointSource, adapter: MaskAdapterWeights | None
+) -> TokenEmbedding | MaskEmbedding:
+    tokens = TokenEmbedding(source.weights)
+    if adapter is None:
+        return tokens
+    return MaskEmbedding(tokens, source.config.vocabulary, adapter.mask_vectors)
 
 
 def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = None) -> None:

@@ -7,7 +7,7 @@ as it is given, and the graph only refers to it (ONNX external data).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,6 +93,30 @@ class GraphWriter:
             helper.make_node(operator, list(inputs), outputs, domain=domain, **attributes)
         )
         return outputs[0]
+
+    def conditional(
+        self, condition: str, output: str, build: Callable[[], str], otherwise: str
+    ) -> str:
+        """A value that is computed only where a bool scalar is true, else another one.
+
+        Args:
+            build: adds the nodes that compute it, which may use every value that is there; returns
+                the name of the result.
+            otherwise: the value in the other case, of the same shape.
+        """
+        outer, self._nodes = self._nodes, []
+        then = self._branch(f"{output}.then", build())
+        other = self._branch(
+            f"{output}.else", self.node("Identity", [otherwise], f"{output}.otherwise")
+        )
+        self._nodes = outer
+        return self.node("If", [condition], output, then_branch=then, else_branch=other)
+
+    def _branch(self, name: str, result: str) -> GraphProto:
+        """The nodes added since as a graph of their own."""
+        nodes, self._nodes = self._nodes, []
+        value = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+        return helper.make_graph(nodes, name, [], [value])
 
     def save(self) -> None:
         """Writes the graph; its tensors are in the data file already."""

@@ -135,9 +135,8 @@ class Session:
     @torch.no_grad()
     def _blend(self) -> None:
         decay = min(self.options.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
-            list(self._average.values()), list(self._parameters.values()), 1 - decay
-        )
+        for name, parameter in self._parameters.items():
+            self._average[name].lerp_(parameter, 1 - decay)
 
     def save(self, path: Path) -> None:
         """Writes parameters, averages, optimizer and position, in one step."""

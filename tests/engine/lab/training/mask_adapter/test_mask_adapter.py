@@ -76,7 +76,8 @@ def test_runs_count_how_long_the_text_is_greedy(written: Written) -> None:
 def test_labels_are_the_tokens_after_the_rows_place(written: Written) -> None:
     generator = torch.Generator().manual_seed(2)
     batch = draw_groups(written, _LAYOUT, generator, revealed_share=0.5)
-    assert batch.revealed.any() and (batch.labels != UNLABELLED).any()
+    assert batch.revealed.any()
+    assert (batch.labels != UNLABELLED).any()
     for row, column in (batch.labels != UNLABELLED).nonzero().tolist():
         place = int(batch.anchors[row, column] + batch.offsets[row, column])
         assert batch.labels[row, column] == written.greedy[row, place]
