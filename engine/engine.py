@@ -34,7 +34,7 @@ from engine.api import (
     Stopped,
     Usage,
 )
-from engine.auto.checkpoint_stats import read_stats
+from engine.auto.checkpoint_stats import adapted_stats, read_stats
 from engine.auto.measuring import measure
 from engine.auto.step_times import (
     StepTimes,
@@ -91,14 +91,17 @@ class Engine:
             times = read_times(times_file.path, key)
             measuring = self._measure(times_file.path, key, times)
             background = itertools.chain(background, measuring)
+        stats = read_stats(
+            settings.checkpoint_path(),
+            is_released=config.is_released,
+            has_drafter=runtime.has_drafter,
+        )
+        if runtime.draft_masks:
+            stats = stats or adapted_stats()
         self.info = replace(
             _info(runtime, cache, tokenizer, settings.checkpoint_path(), threads),
             step_times=times,
-            stats=read_stats(
-                settings.checkpoint_path(),
-                is_released=config.is_released,
-                has_drafter=runtime.has_drafter,
-            ),
+            stats=stats,
         )
         self._runtime = runtime
         self._cache = cache

@@ -91,6 +91,12 @@ def published_stats(*, has_drafter: bool) -> CheckpointStats:
     return CheckpointStats(modes, 32, block_is_on_par=True, source="published figures")
 
 
+def adapted_stats() -> CheckpointStats:
+    """What the bundled mask adapters do: measured on held-out holes through the CPU's engine."""
+    modes = {"pruned_spec": ModeFigures(2.4, 10.0)}
+    return CheckpointStats(modes, source="the mask adapter's figures")
+
+
 def read_stats(folder: Path, *, is_released: bool, has_drafter: bool) -> CheckpointStats | None:
     """What `folder/decoding.json` says, else what is published, else None.
 

@@ -14,7 +14,7 @@ from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures
 from engine.auto.step_times import StepTimes
 
 # Modes that emit what "ar" emits, and block diffusion; on a tie the first one wins.
-CANDIDATES = ("ar", "copy_spec", "linear_spec", "block", "quadratic_spec")
+CANDIDATES = ("ar", "copy_spec", "pruned_spec", "linear_spec", "block", "quadratic_spec")
 LINE_TOKENS = 12  # of a request for a single line
 GAIN_MIN = 1.02  # over "ar", to leave it: less is within the noise of the curve
 
@@ -152,8 +152,11 @@ def _cost(mode: str, figures: ModeFigures, query: ModeQuery, times: StepTimes) -
 
 
 def _rows(mode: str, figures: ModeFigures, query: ModeQuery) -> float:
-    """Of a forward: block diffusion computes whole blocks, the others no more than can be kept."""
+    """Of a forward: block diffusion computes whole blocks, `pruned_spec` masks for what comes after
+    the drafts it verifies, and the others no more than can be kept."""
     length = query.block_length
+    if mode == "pruned_spec":
+        return figures.rows_per_forward
     if mode == "block":
         return float(length)
     longest = min(length, max(query.span - 1, 1))
