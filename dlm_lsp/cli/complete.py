@@ -19,12 +19,13 @@ from rich.text import Text
 
 from dlm_lsp.cli.place import Place, PlaceError, open_place, to_place
 from dlm_lsp.cli.terminal import GUTTER, LiveView, State, hole_at
-from dlm_lsp.client.host_client import HostClient, HostError
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import rules_for
 from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.session.pipeline import Suggestion, complete, to_body
 from dlm_lsp.session.silence import why_silent
 from dlm_lsp.settings.files import project_dir, user_file

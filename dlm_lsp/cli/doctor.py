@@ -24,12 +24,13 @@ from rich.text import Text
 
 import dlm_lsp
 from dlm_lsp.cli.place import PlaceError, open_place, to_place
+from dlm_lsp.client.answers import Health
 from dlm_lsp.client.errors import HostError
-from dlm_lsp.client.host_client import Health, HostClient, HostSettings
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings, to_host_settings
 from dlm_lsp.client.paths import host_paths
 from dlm_lsp.host.modes import auto_body, times_body
 from dlm_lsp.host.outlook import OnnxOutlook, Outlook, outlook
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.session.silence import why_silent
 from dlm_lsp.settings.files import project_dir, user_file
 from dlm_lsp.settings.schema import (

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions
 from dlm_lsp.evaluation.plan import Plan, to_plan
 from dlm_lsp.evaluation.run import Work, run_all
 from dlm_lsp.evaluation.variants import to_variants
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.settings.schema import Settings, load_settings
 from dlm_lsp.version import VERSION
 from engine.errors import ConfigError, EngineError

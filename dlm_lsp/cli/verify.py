@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.host.verify import Check, Section, sections
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.settings.files import project_dir, user_file
 from dlm_lsp.settings.schema import load_settings
 from engine.errors import ConfigError

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import (
     BlockBody,
     ErrorEvent,

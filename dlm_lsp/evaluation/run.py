@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.evaluation.answers import Asking, ask, judge, judged, prepare
 from dlm_lsp.evaluation.options import REPLAY
 from dlm_lsp.evaluation.replay import Script, replay
 from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.settings.schema import Settings
 from engine.evaluation.baselines import (
     BASELINES,

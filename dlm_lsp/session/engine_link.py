@@ -11,53 +11,20 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
-from dlm_lsp.client.host_client import Health, HostClient, HostError, HostSettings
+from dlm_lsp.client.answers import Health
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import GenerateBody, HostEvent
 from dlm_lsp.session.requests import Editor, Status
-from dlm_lsp.settings.schema import Settings
-from dlm_lsp.store.choice import Choice, choose
-from dlm_lsp.store.errors import StoreError
-from engine.config import EngineSettings
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 # Codes of errors that heal by themselves: a status and a line in the log, no message box.
 _HEALING = ("host_lost", "busy", "stopping", "loading")
-
-
-def to_host_settings(settings: Settings) -> HostSettings:
-    """The host that the settings ask for, with the checkpoint that they mean now.
-
-    Looks into the model store, so it is not for every keystroke. What is wrong with the
-    checkpoint's name becomes the host's `problem`.
-    """
-    engine = settings.engine
-    choice, problem = Choice(None), None
-    if engine.url is None:  # a host elsewhere has a checkpoint of its own
-        try:
-            choice = choose(engine.checkpoint)
-        except StoreError as error:
-            choice = Choice(Path(str(engine.checkpoint)))
-            problem = HostError(error.message, remedy=error.remedy, code=error.code)
-    return HostSettings(
-        engine=EngineSettings(
-            checkpoint=choice.path,
-            device=engine.device,
-            dtype=engine.dtype,
-            threads=engine.threads,
-            cache_tokens=engine.cache_tokens,
-            backend=engine.backend,
-        ),
-        url=engine.url,
-        token=engine.token,
-        idle_seconds=engine.idle_seconds,
-        hint=choice.hint,
-        problem=problem,
-    )
 
 
 class Client(Protocol):

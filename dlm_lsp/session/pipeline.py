@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Protocol
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import (
     BlockBody,
     BudgetBody,

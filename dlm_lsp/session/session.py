@@ -18,12 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.client.messages import SamplingBody
 from dlm_lsp.session.cache import Completion, ResultCache, remainder
 from dlm_lsp.session.context import anchored, moved
 from dlm_lsp.session.document import Change, Document, Encoding
 from dlm_lsp.session.documents import Documents
-from dlm_lsp.session.engine_link import EngineLink, to_host_settings
+from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.generation import Deviation, Generation, typed_through
 from dlm_lsp.session.offers import Offers
 from dlm_lsp.session.pipeline import Suggestion, complete, to_body

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.client.host_client import HostClient, HostError, HostSettings
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import FinishedEvent, GenerateBody, HostEvent, LimitsBody
 from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.client.paths import host_paths
@@ -72,7 +74,8 @@ async def test_generate_starts_a_host_and_the_next_client_shares_it(settings: Ho
 ONE_OF_TEN = """
 import asyncio, sys
 from pathlib import Path
-from dlm_lsp.client.host_client import HostClient, HostSettings
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import GenerateBody, LimitsBody
 from engine.config import EngineSettings
 

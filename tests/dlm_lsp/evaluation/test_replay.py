@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.answers import Health
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import (
     FinishedEvent,
     GenerateBody,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import (
     DraftEvent,
     ErrorBody,
