@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from tests.tiny import write_tiny_checkpoint
 # Before torch is imported: its threads wait for each other, which takes many times as long as one
 # thread alone where anything else keeps the machine busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Tests that are started in the background may ignore Ctrl-C. The processes that they start would
+# inherit that, and some of those are to be interrupted.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example fails for having taken long: on a shared machine any may.
 settings.register_profile("untimed", deadline=None)
@@ -41,6 +47,19 @@ def own_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder that a real engine can load."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """A GGUF file of Qwen2.5-Coder, which is too large for the repository: DLM_TEST_GGUF names it.
+
+    Without that variable the tests that ask are skipped; one that names no file is a mistake.
+    """
+    named = os.environ.get("DLM_TEST_GGUF")
+    if not named:
+        pytest.skip("no real model: DLM_TEST_GGUF names none (`make test` pulls one)")
+    assert Path(named).is_file(), f"DLM_TEST_GGUF names {named}, which is no file"
+    return Path(named)
 
 
 @pytest.fixture

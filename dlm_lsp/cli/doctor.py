@@ -48,7 +48,7 @@ from dlm_lsp.store.further import entries as all_entries
 from dlm_lsp.store.memory import available_bytes
 from dlm_lsp.store.progress import sized
 from dlm_lsp.version import PROTOCOL, VERSION
-from engine.onnx.probe import ROWS, MachineProbe
+from engine.model.onnx.probe import ROWS, MachineProbe
 
 PACKAGES = (
     "pygls",

@@ -24,12 +24,12 @@ from dlm_lsp.evaluation.variants import to_variants
 from dlm_lsp.settings.schema import Settings, load_settings
 from dlm_lsp.version import VERSION
 from engine.errors import ConfigError, EngineError
-from engine.evaluation.figures import by_kind
-from engine.evaluation.plot import can_draw, draw
-from engine.evaluation.records import Records
-from engine.evaluation.report import to_markdown, to_object
-from engine.evaluation.sandbox import Bounds, check_isolation
-from engine.evaluation.suites import digest
+from engine.lab.evaluation.figures import by_kind
+from engine.lab.evaluation.plot import can_draw, draw
+from engine.lab.evaluation.records import Records
+from engine.lab.evaluation.report import to_markdown, to_object
+from engine.lab.evaluation.sandbox import Bounds, check_isolation
+from engine.lab.evaluation.suites import digest
 
 REPORT, JSON_REPORT, PLOT = "report.md", "report.json", "quality.svg"
 _RESUME_NOTE = "The same command goes on where this one ended."

@@ -21,7 +21,7 @@ from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
 from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
 from engine.errors import ConfigError, RequestError
-from engine.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
+from engine.lab.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
 
 # Modules of the commands are imported where they run: a command waits for nothing it does not use
 # (pygls 0.25 s, aiohttp 0.15 s).

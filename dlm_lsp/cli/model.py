@@ -33,7 +33,7 @@ from dlm_lsp.store.pull import pull
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.errors import EngineError
-from engine.onnx.runtime import prepare_checkpoint
+from engine.model.onnx.runtime import prepare_checkpoint
 
 LINE_SECONDS = 5.0  # between two lines of progress in a pipe
 _USAGE_CODES = ("unknown_name",)

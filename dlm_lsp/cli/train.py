@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from engine.device import needs_torch
 
-MODULE = "engine.training.commands"
+MODULE = "engine.lab.training.commands"
 
 
 def run(arguments: Sequence[str]) -> int:

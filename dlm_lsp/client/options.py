@@ -15,7 +15,7 @@ from dlm_lsp.store.catalogue import BUNDLED
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 
-IDLE_SECONDS = 1800.0  # of a host that a client starts: long enough for a break, not for a night
+IDLE_SECONDS = 900.0  # of a host that a client starts, where no setting says otherwise
 TOKEN_VARIABLE = "DLM_LSP_TOKEN"
 
 

@@ -19,8 +19,8 @@ import platformdirs
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.store.folder import GRAPHS, default_root
 from dlm_lsp.version import PROTOCOL, VERSION
+from engine.auto.step_times import TimesFile
 from engine.config import EngineSettings
-from engine.steptimes import TimesFile
 
 _NAME = "dlm-lsp"
 # sun_path holds 104 bytes on macOS and 108 on Linux, the closing zero included.

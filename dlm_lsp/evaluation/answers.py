@@ -23,10 +23,10 @@ from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from dlm_lsp.session.context import Context, gather
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.pipeline import Source
-from engine.evaluation.metrics import compare, length_bucket
-from engine.evaluation.records import Record
-from engine.evaluation.sandbox import Bounds, run_program
-from engine.evaluation.suites import Task
+from engine.lab.evaluation.metrics import compare, length_bucket
+from engine.lab.evaluation.records import Record
+from engine.lab.evaluation.sandbox import Bounds, run_program
+from engine.lab.evaluation.suites import Task
 
 # A task is given a token for each character of its reference and these: two or three times what it
 # takes. To write on to `tokens_max` from there costs time and makes nothing right.

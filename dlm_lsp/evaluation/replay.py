@@ -29,7 +29,7 @@ from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.requests import Ask, DraftNotice, Offer, Status
 from dlm_lsp.session.session import Session
 from engine.errors import EngineFailure
-from engine.evaluation.records import ReplayRecord
+from engine.lab.evaluation.records import ReplayRecord
 
 ENCODING = Encoding.UTF16
 ACCEPTED_CHARS_MIN = 2  # one character is typed as fast

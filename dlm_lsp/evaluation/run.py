@@ -23,15 +23,15 @@ from dlm_lsp.evaluation.options import REPLAY
 from dlm_lsp.evaluation.replay import Script, replay
 from dlm_lsp.evaluation.variants import Variant
 from dlm_lsp.settings.schema import Settings
-from engine.evaluation.baselines import (
+from engine.lab.evaluation.baselines import (
     BASELINES,
     FREQUENT_LINE,
     PREVIOUS_LINE,
     FrequentLines,
     previous_line,
 )
-from engine.evaluation.records import Records
-from engine.evaluation.suites import Task
+from engine.lab.evaluation.records import Records
+from engine.lab.evaluation.suites import Task
 
 _POLL_SECONDS = 0.1
 # Of progress for a whole run, where the output is no terminal; and how long without one at most.

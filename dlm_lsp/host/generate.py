@@ -53,7 +53,7 @@ from engine.api import (
     Stopped,
     Usage,
 )
-from engine.forecast import ModeRecord, quadratic_length
+from engine.auto.mode_selection import ModeRecord, quadratic_length
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.warm import WarmProcess, start_warm
+
 SECONDS_MAX = 60.0  # a hang is a failure; nothing here measures time
 AUTOMATIC, INVOKED = 2, 1
+# A document and its text, which is completed at line 1, character 11.
+URI = "file:///home/me/add.py"
+TEXT = "def add(a, b):\n    return \n"
 INLINE: dict[str, Any] = {"textDocument": {"inlineCompletion": {}}}
 
 Message = dict[str, Any]
@@ -40,7 +45,7 @@ class LspClient:
         refusals: error responses without an id.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | WarmProcess) -> None:
         self.process = process
         self.answers: dict[str, Callable[[Any], Any]] = {}
         self.notifications: list[Message] = []
@@ -105,6 +110,14 @@ class LspClient:
             },
         )
         self.notify("initialized", {})
+        return result
+
+    async def greet(
+        self, url: str, text: str = TEXT, capabilities: Message | None = None, **dlm: Any
+    ) -> Message:
+        """Greets the server as a user of the host at a URL, and opens the document URI."""
+        result = await self.initialize({"engine": {"url": url}} | dlm, capabilities)
+        self.open(URI, text)
         return result
 
     def open(self, uri: str, text: str, version: int = 1, language: str = "python") -> None:
@@ -189,6 +202,8 @@ class LspClient:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         self._reader.cancel()
 
     async def _read(self) -> None:
@@ -224,8 +239,12 @@ def insertion(line: int, character: int, text: str) -> Message:
 
 
 @asynccontextmanager
-async def lsp_client(folder: Path, *arguments: str) -> AsyncIterator[LspClient]:
-    """A fresh server process whose own files, if any, lie below `folder`."""
+async def lsp_client(folder: Path, *arguments: str, warm: bool = True) -> AsyncIterator[LspClient]:
+    """A fresh server process whose own files, if any, lie below `folder`.
+
+    Args:
+        warm: whether its imports may be those of an earlier process (see `tests.helpers.warm`).
+    """
     environment = os.environ | {
         "XDG_CONFIG_HOME": str(folder / "config"),
         "XDG_STATE_HOME": str(folder / "state"),
@@ -233,15 +252,19 @@ async def lsp_client(folder: Path, *arguments: str) -> AsyncIterator[LspClient]:
         "OMP_NUM_THREADS": "1",
     }
     environment.setdefault("XDG_RUNTIME_DIR", str(folder))
+    arguments = arguments or ("--stdio",)
     with (folder / "stderr.txt").open("wb") as errors:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "dlm_lsp", *(arguments or ("--stdio",))),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            limit=1 << 28,
-        )
+        if warm:
+            process = await start_warm(arguments, environment, errors)
+        else:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "dlm_lsp", *arguments),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                limit=1 << 28,
+            )
     client = LspClient(process)
     try:
         yield client

@@ -17,7 +17,7 @@ from engine.decoders.strategy import Traits
 from engine.loop import TokenState, decode
 from engine.model.config import ModelConfig, RopeConfig
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 
 CPU = torch.device("cpu")
 # The laws hold on any device: `make gpu` runs them on a card.
@@ -56,8 +56,8 @@ def seeded_network(seed: int = 0, config: ModelConfig = CONFIG) -> Network:
     return network.requires_grad_(False).eval()
 
 
-def seeded_model(seed: int = 0) -> Model:
-    return Model(seeded_network(seed).to(DEVICE), device=DEVICE)
+def seeded_model(seed: int = 0) -> ModelRunner:
+    return ModelRunner(seeded_network(seed).to(DEVICE), device=DEVICE)
 
 
 def empty_cache(num_tokens: int = 1024, config: ModelConfig = CONFIG) -> KVCache:
@@ -71,18 +71,25 @@ def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
     return tuple(torch.randint(4, CONFIG.vocabulary, (length,), generator=generator).tolist())
 
 
-def run(model: Model, cache: KVCache, request: Request) -> list[TokenState]:
+def run(model: ModelRunner, cache: KVCache, request: Request) -> list[TokenState]:
     """All states of one request."""
     strategy = STRATEGIES[request.mode]
     return list(decode(model, cache, strategy, request, TRAITS, lambda: False))
 
 
-def causal_logits(network: Network, tokens: tuple[int, ...]) -> Tensor:
-    """(T, V): one plain causal pass over everything, no cache, no steps."""
-    return masked_logits(network, tokens, torch.ones(len(tokens), len(tokens)).tril().bool())
+def causal_logits(network: Network, tokens: tuple[int, ...], count: int | None = None) -> Tensor:
+    """(T, V): one plain causal pass over everything, no cache, no steps.
+
+    Args:
+        count: logits of so many last rows alone, as the head is much of the work.
+    """
+    mask = torch.ones(len(tokens), len(tokens)).tril().bool()
+    return masked_logits(network, tokens, mask, count)
 
 
-def masked_logits(network: Network, tokens: tuple[int, ...], mask: Tensor) -> Tensor:
+def masked_logits(
+    network: Network, tokens: tuple[int, ...], mask: Tensor, count: int | None = None
+) -> Tensor:
     """(T, V) of rows at positions 0..T-1 that see what `mask` (T, T) allows."""
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ def masked_logits(network: Network, tokens: tuple[int, ...], mask: Tensor) -> Te
     device = next(network.parameters()).device
     mask = mask.to(device)
     ids, positions = torch.tensor(tokens, device=device), torch.arange(len(tokens), device=device)
-    return network.logits(network(ids, positions, attend))
+    return network.logits(network(ids, positions, attend)[-(count or len(tokens)) :])
 
 
 def with_end(request: Request, *stop_token_ids: int) -> Request:

@@ -6,6 +6,8 @@ import importlib.metadata
 import random
 from pathlib import Path
 
+from engine.model.tokenizer import Tokenizer
+
 HELD_OUT = "networkx"  # installed with torch; held out by the recipe
 
 AWKWARD = {
@@ -61,3 +63,16 @@ def held_out_sources(count: int) -> list[str]:
     found = [Path(str(file.locate())) for file in files if file.match("algorithms/*.py")]
     texts = [path.read_text("utf-8") for path in sorted(found) if path.stat().st_size > 4000]
     return texts[:count]
+
+
+def held_out_prompts(tokenizer: Tokenizer, count: int) -> list[tuple[int, ...]]:
+    """Infilling prompts of about a hundred tokens, at even distances through those files."""
+    assert tokenizer.infill is not None
+    texts = held_out_sources(count)
+    prompts = []
+    for index in range(count):
+        text = texts[index % len(texts)]
+        at = 600 + (index * 997) % (len(text) - 1600)
+        pieces = (text[at + 100 : at + 180], text[at - 240 : at], text[at + 40 : at + 100])
+        prompts.append(tokenizer.infill.prompt(*map(tokenizer.encode, pieces)))
+    return prompts

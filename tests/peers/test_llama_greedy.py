@@ -7,20 +7,27 @@ activations that it rounds to 8. Prompts are holes in a package that no model of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip(
     "xllamacpp", reason="xllamacpp has no wheel for this system", exc_type=ImportError
 )
 
+from engine.model.checkpoint import build_network
 from engine.model.source import open_checkpoint
-from tests.peers.awkward import held_out_sources
+from tests.engine.seeded import CPU, causal_logits
+from tests.peers.awkward import held_out_prompts
 from tests.peers.llama_peer import LlamaPeer
-from tests.peers.real_model import Logits, our_logits, real_model
 
+pytestmark = pytest.mark.slow  # the real model
+
+# Token ids and how many of the last of them → the logits of those, (count, V) in fp32.
+Logits = Callable[[Sequence[int], int], np.ndarray]
 PROMPTS = 20
 TOKENS_MAX = 16
 # Logits. Of 320 tokens of Qwen2.5-Coder 0.5B in Q4_K_M seven were not our argmax, the farthest 0.22
@@ -29,31 +36,28 @@ NEAR_TIE = 0.5
 
 
 @pytest.fixture(scope="module")
-def ours() -> Logits:
-    return our_logits(real_model())
+def ours(real_model: Path) -> Logits:
+    """The engine's network on the file's weights, multiplied out to fp32."""
+    source = open_checkpoint(real_model)
+    network = build_network(source.weights, source.config, device=CPU, dtype=torch.float32)
+
+    def logits(tokens: Sequence[int], count: int) -> np.ndarray:
+        with torch.no_grad():
+            return causal_logits(network, tuple(tokens), count).numpy()
+
+    return logits
 
 
 @pytest.fixture(scope="module")
-def peer(ours: Logits) -> Iterator[LlamaPeer]:
-    peer = LlamaPeer(real_model(), threads=2)
+def peer(real_model: Path) -> Iterator[LlamaPeer]:
+    peer = LlamaPeer(real_model, threads=2)
     yield peer
     peer.close()
 
 
 @pytest.fixture(scope="module")
-def prompts(ours: Logits) -> list[tuple[int, ...]]:
-    """Infilling prompts at even distances through the held-out package's larger files."""
-    tokenizer = open_checkpoint(real_model()).tokenizer
-    infill = tokenizer.infill
-    assert infill is not None
-    texts = held_out_sources(PROMPTS)
-    found = []
-    for index in range(PROMPTS):
-        text = texts[index % len(texts)]
-        at = 600 + (index * 997) % (len(text) - 1600)
-        pieces = (text[at + 200 : at + 400], text[at - 500 : at], text[at + 40 : at + 200])
-        found.append(infill.prompt(*(tokenizer.encode(piece) for piece in pieces)))
-    return found
+def prompts(real_model: Path) -> list[tuple[int, ...]]:
+    return held_out_prompts(open_checkpoint(real_model).tokenizer, PROMPTS)
 
 
 @pytest.mark.parametrize("number", range(PROMPTS))
@@ -63,7 +67,7 @@ def test_the_peers_tokens_are_ours(
     prompt = prompts[number]
     written = peer.greedy(prompt, TOKENS_MAX)
     assert written
-    logits = ours([*prompt, *written[:-1]])[len(prompt) - 1 :]
+    logits = ours([*prompt, *written[:-1]], len(written))
     best = logits.max(axis=-1)
     missed = best - np.take_along_axis(logits, np.array(written)[:, None], axis=-1)[:, 0]
     assert missed.max() <= NEAR_TIE

@@ -1,7 +1,7 @@
 """Text becomes the same token ids as in llama.cpp, from the same GGUF file.
 
 On small vocabularies made here, one for each way of splitting text that the peer knows as well, and
-on a real model where one is to be had (`real_model`). llama.cpp is asked without a token in front
+on a real model where there is one. llama.cpp is asked without a token in front
 and with markers read as text. Three differences are wanted, and left out of the comparison: it
 reads "<tool_call>", an added token that is not special, out of text; it takes "▁" in a text for a
 blank; and its stand-in for Tekken's pattern knows only ASCII's capitals.
@@ -25,7 +25,6 @@ from engine.model.gguf_tokenizer import tokenizer_from_gguf
 from engine.model.tokenizer import Tokenizer
 from tests.peers.awkward import AWKWARD, held_out_sources, mixtures
 from tests.peers.llama_peer import LlamaPeer, write_model
-from tests.peers.real_model import real_model
 from tests.vocabularies import byte_level_metadata, sentencepiece_metadata
 
 MADE: dict[str, dict[str, Any]] = {
@@ -66,8 +65,8 @@ def made(
 
 
 @pytest.fixture(scope="module")
-def real() -> Iterator[Pair]:
-    yield from pair_of(real_model())
+def real(real_model: Path) -> Iterator[Pair]:
+    yield from pair_of(real_model)
 
 
 def pair_of(path: Path) -> Iterator[Pair]:
@@ -86,16 +85,19 @@ def test_mixtures_on_small_vocabularies(made: Pair) -> None:
         made.check(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_text_on_a_real_model(real: Pair, name: str) -> None:
     real.check(AWKWARD[name])
 
 
+@pytest.mark.slow
 def test_mixtures_on_a_real_model(real: Pair) -> None:
     for text in mixtures(1000):
         real.check(text)
 
 
+@pytest.mark.slow
 def test_held_out_sources_on_a_real_model(real: Pair) -> None:
     for text in held_out_sources(100):
         real.check(text)

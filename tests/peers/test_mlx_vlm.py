@@ -8,10 +8,8 @@ middle of a block the two may stop denoising at different places.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,15 +28,15 @@ from engine.loop import decode
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.model.tokenizer import read_tokenizer
 from tests.engine.seeded import CPU, causal_logits, prompt_of, seeded_network
+from tests.peers.awkward import held_out_prompts
 from tests.peers.mlx_peer import MlxPeer
 
 THRESHOLDS = (0.0, 0.3, 0.9)
 # As published: our linear_spec also copies drafts from the context.
 REFERENCE = {"linear_spec": LinearSpec(uses_copies=False)}
-HELD_OUT = "networkx"  # installed with torch; held out by the recipe
 PROMPTS = 54
 
 
@@ -57,7 +55,7 @@ class Pair:
         cache = KVCache(shape, 2048, device=CPU, dtype=torch.float32)
         request = Request(prompt, mode, Limits(tokens_max), block=block)
         states = decode(
-            Model(self.network, device=CPU),
+            ModelRunner(self.network, device=CPU),
             cache,
             REFERENCE.get(mode, STRATEGIES[mode]),
             request,
@@ -107,21 +105,7 @@ def bundled() -> Pair:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[tuple[int, ...]]:
-    """Infilling prompts at even distances through the held-out package's larger files."""
-    tokenizer = read_tokenizer(BUNDLED_CHECKPOINT)
-    infill = tokenizer.infill
-    assert infill is not None
-    files = importlib.metadata.files(HELD_OUT) or []
-    found = [Path(str(file.locate())) for file in files if file.match("algorithms/*.py")]
-    texts = [path.read_text("utf-8") for path in sorted(found) if path.stat().st_size > 4000]
-    prompts = []
-    for index in range(PROMPTS):
-        text = texts[index % len(texts)]
-        at = 600 + (index * 997) % (len(text) - 1600)
-        far, near = text[at + 200 : at + 400], text[at + 40 : at + 200]
-        pieces = (far, text[at - 500 : at], near)
-        prompts.append(infill.prompt(*(tokenizer.encode(piece) for piece in pieces)))
-    return prompts
+    return held_out_prompts(read_tokenizer(BUNDLED_CHECKPOINT), PROMPTS)
 
 
 @pytest.mark.parametrize("number", range(PROMPTS))

@@ -16,8 +16,8 @@ from dlm_lsp.cli.doctor import Fact, Report, examine
 from dlm_lsp.host.outlook import Outlook, outlook
 from engine.config import EngineSettings
 from engine.engine import Engine
-from engine.onnx import runtime
-from engine.onnx.probe import MachineProbe, ProductTimes
+from engine.model.onnx import runtime
+from engine.model.onnx.probe import MachineProbe, ProductTimes
 
 SECRET = "correct-horse-battery"
 

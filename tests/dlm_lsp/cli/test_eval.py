@@ -30,8 +30,8 @@ from dlm_lsp.evaluation import run as run_module
 from dlm_lsp.evaluation.options import ModeOption
 from dlm_lsp.evaluation.variants import to_variants
 from engine.errors import ConfigError
-from engine.evaluation.sandbox import Outcome, check_isolation
-from tests.engine.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES
+from engine.lab.evaluation.sandbox import Outcome, check_isolation
+from tests.engine.lab.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES
 
 ROOT = Path(__file__).parents[3]
 ROWS = [
@@ -300,7 +300,7 @@ def test_what_cannot_be_evaluated_is_refused(
 def test_without_isolation_nothing_is_run(
     suite: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.evaluation.sandbox.platform.machine", lambda: "riscv64")
+    monkeypatch.setattr("engine.lab.evaluation.sandbox.platform.machine", lambda: "riscv64")
     refused = evaluate(Host({}), "--suite", str(suite), code=2)
     assert "cannot be run in isolation" in str(refused["error"])
     assert "--execute never" in str(refused["error"])

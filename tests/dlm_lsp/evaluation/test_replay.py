@@ -21,7 +21,7 @@ from dlm_lsp.client.messages import (
 from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
 from dlm_lsp.session.engine_link import EngineLink
 from engine.errors import EngineFailure
-from engine.evaluation.records import ReplayRecord
+from engine.lab.evaluation.records import ReplayRecord
 
 # Every line is unlike every other, so that a prefix says where it is in the file.
 TEXT = "".join(

@@ -8,19 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.dlm_lsp.lsp_client import INVOKED, LspClient, LspError
+from tests.dlm_lsp.lsp_client import INVOKED, TEXT, URI, LspClient, LspError
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
-URI = "file:///home/me/add.py"
-TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 REFUSED_PARSE, REFUSED_REQUEST, REFUSED_PARAMS = -32700, -32600, -32602
 
 
 @pytest.fixture
 async def ready(editor: LspClient, scripted: ScriptedHost) -> AsyncIterator[LspClient]:
     """A server with a document; after the test it still completes, and leaves in good order."""
-    await editor.initialize({"engine": {"url": scripted.url}})
-    editor.open(URI, TEXT)
+    await editor.greet(scripted.url)
     yield editor
     editor.open("file:///home/me/after.py", TEXT)
     scripted.script = ["a + b"]

@@ -7,21 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.dlm_lsp.lsp_client import INLINE, INVOKED, LspClient, LspError, lsp_client
+from tests.dlm_lsp.lsp_client import INLINE, INVOKED, TEXT, URI, LspClient, LspError, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
-URI = "file:///home/me/add.py"
-TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 PLACE = {"line": 1, "character": 11}
 LOADING = {"error": {"message": "Loading.", "type": "unavailable_error", "code": "loading"}}
-
-
-async def greet(
-    editor: LspClient, host: ScriptedHost, capabilities: dict[str, Any] | None = None, **dlm: Any
-) -> dict[str, Any]:
-    result = await editor.initialize({"engine": {"url": host.url}} | dlm, capabilities)
-    editor.open(URI, TEXT)
-    return result
 
 
 async def run(editor: LspClient, command: str, *arguments: Any, **params: Any) -> Any:
@@ -40,7 +30,7 @@ def fill_arguments(version: int = 1) -> dict[str, Any]:
 async def test_commands_that_exist_are_advertised_and_no_others(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    result = await greet(editor, scripted)
+    result = await editor.greet(scripted.url)
     commands = result["capabilities"]["executeCommandProvider"]["commands"]
     assert sorted(commands) == [
         *("dlm.accepted", "dlm.cancel", "dlm.fill", "dlm.pullModel", "dlm.restart"),
@@ -53,7 +43,7 @@ async def test_commands_that_exist_are_advertised_and_no_others(
 async def test_accepted_offer_is_counted_once_it_is_known(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["a + b"]
     (item,) = await editor.inline(URI, 1, 11)
     (argument,) = item["command"]["arguments"]
@@ -69,7 +59,7 @@ async def test_fill_applies_an_edit_bound_to_the_version(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     workspace = {"applyEdit": True, "workspaceEdit": {"documentChanges": True}}
-    await greet(editor, scripted, {"workspace": workspace})
+    await editor.greet(scripted.url, capabilities={"workspace": workspace})
     editor.answers["workspace/applyEdit"] = lambda params: {"applied": True}
     scripted.script = ["a + b"]
     result = await run(editor, "dlm.fill", fill_arguments() | {"limits": {"tokensMax": 40}})
@@ -84,7 +74,7 @@ async def test_fill_applies_an_edit_bound_to_the_version(
 async def test_fill_answers_the_edit_to_a_client_that_cannot_apply_it_or_draws_it(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, {"workspace": {"applyEdit": True}}, drafts=True)
+    await editor.greet(scripted.url, capabilities={"workspace": {"applyEdit": True}}, drafts=True)
     asking = editor.ask(
         "workspace/executeCommand",
         {"command": "dlm.fill", "arguments": [fill_arguments()], "workDoneToken": "f"},
@@ -103,7 +93,7 @@ async def test_fill_answers_the_edit_to_a_client_that_cannot_apply_it_or_draws_i
 async def test_fill_that_has_nothing_to_insert_says_why(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = [""]
     result = await run(editor, "dlm.fill", fill_arguments())
     assert (result["edit"], result["applied"]) == (None, False)
@@ -115,7 +105,7 @@ async def test_fill_that_has_nothing_to_insert_says_why(
 async def test_fill_of_another_version_or_document_is_refused_by_name(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     with pytest.raises(LspError, match="version is 7") as error:
         await run(editor, "dlm.fill", fill_arguments(7))
     assert error.value.code == -32801
@@ -124,7 +114,7 @@ async def test_fill_of_another_version_or_document_is_refused_by_name(
 
 
 async def test_wrong_argument_is_named(editor: LspClient, scripted: ScriptedHost) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     wrong: list[tuple[str, list[Any], str]] = [
         ("dlm.fill", [], "uri"),
         ("dlm.fill", [{"uri": URI, "position": {"line": -1, "character": 0}}], "position"),
@@ -143,7 +133,7 @@ async def test_wrong_argument_is_named(editor: LspClient, scripted: ScriptedHost
 
 
 async def test_cancel_by_token_stops_the_engine(editor: LspClient, scripted: ScriptedHost) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     for number, say in enumerate(("dlm.cancel", "window/workDoneProgress/cancel")):
         asking = editor.ask_inline(URI, 1, 11, workDoneToken=f"t{number}")
         job = await scripted.job()
@@ -160,7 +150,7 @@ async def test_cancel_by_token_stops_the_engine(editor: LspClient, scripted: Scr
 async def test_set_mode_holds_from_the_next_request_on(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, mode="block", statusNotifications=True)
+    await editor.greet(scripted.url, mode="block", statusNotifications=True)
     scripted.script = ["a", "b"]
     await editor.inline(URI, 1, 11)
     assert await run(editor, "dlm.setMode", {"mode": "ar"}) == {"mode": "ar"}
@@ -172,7 +162,7 @@ async def test_set_mode_holds_from_the_next_request_on(
 async def test_restart_leaves_a_host_that_was_started_by_hand_alone(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     job.start()
@@ -202,7 +192,7 @@ async def test_fill_here_is_offered_at_a_cursor_and_runs_the_command(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     code_action = {"tagSupport": {"valueSet": [1]}}
-    await greet(editor, scripted, {"textDocument": {"codeAction": code_action}})
+    await editor.greet(scripted.url, capabilities={"textDocument": {"codeAction": code_action}})
     (action,) = await fill_actions(editor, triggerKind=1)
     assert action["title"] == "Fill here"
     assert action["kind"] == "refactor.rewrite"
@@ -216,7 +206,7 @@ async def test_fill_here_is_offered_at_a_cursor_and_runs_the_command(
 async def test_fill_here_is_offered_only_where_it_is_wanted(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     selection, light_bulb = 12, {"triggerKind": 2}
     assert len(await fill_actions(editor)) == 1
     assert len(await fill_actions(editor, only=["refactor"], **light_bulb)) == 1
@@ -234,7 +224,7 @@ async def test_loading_is_shown_as_progress_where_the_client_can(
 ) -> None:
     ready = scripted.health
     scripted.health = (503, ready[1] | LOADING)
-    await greet(editor, scripted, INLINE | {"window": {"workDoneProgress": True}})
+    await editor.greet(scripted.url, capabilities=INLINE | {"window": {"workDoneProgress": True}})
     token = (await editor.asked("window/workDoneProgress/create"))["token"]
     begin = await editor.seen("$/progress", lambda p: p["value"]["kind"] == "begin")
     assert begin["token"] == token
@@ -248,7 +238,7 @@ async def test_loading_is_shown_as_progress_where_the_client_can(
 async def test_client_without_progress_is_asked_for_nothing(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, statusNotifications=True)
+    await editor.greet(scripted.url, statusNotifications=True)
     await editor.seen("dlm/status", lambda status: status["state"] == "ready")
     assert editor.requests == []
     assert editor.all_of("$/progress") == []
@@ -259,7 +249,7 @@ async def test_status_tells_loading_ready_and_figures(
 ) -> None:
     ready = scripted.health
     scripted.health = (503, ready[1] | LOADING)
-    await greet(editor, scripted, statusNotifications=True)
+    await editor.greet(scripted.url, statusNotifications=True)
     await editor.seen("dlm/status", lambda status: status["message"] == "Loading.")
     scripted.health = ready
     status = await editor.seen("dlm/status", lambda status: status["state"] == "ready")
@@ -282,7 +272,7 @@ async def test_host_that_cannot_load_is_told_once_with_its_remedy(
     error = {"code": "load_failed", "message": "model.safetensors is cut off.", "type": "x"}
     error["remedy"] = "Copy it again."
     scripted.health = (500, scripted.health[1] | {"error": error})
-    await greet(editor, scripted, statusNotifications=True)
+    await editor.greet(scripted.url, statusNotifications=True)
     shown = await editor.seen("window/showMessage")
     assert shown["type"] == 1
     assert "model.safetensors is cut off. Copy it again." in shown["message"]
@@ -295,7 +285,7 @@ async def test_host_that_cannot_load_is_told_once_with_its_remedy(
 async def test_host_that_dies_in_the_middle_is_no_message_box(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, statusNotifications=True)
+    await editor.greet(scripted.url, statusNotifications=True)
     asking = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     job.start()
@@ -314,7 +304,7 @@ async def test_host_that_dies_in_the_middle_is_no_message_box(
 async def test_unknown_options_are_reported_once_by_name(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, colour="red", limits={"tokenMax": 5})
+    await editor.greet(scripted.url, colour="red", limits={"tokenMax": 5})
     editor.notify("workspace/didChangeConfiguration", {"settings": None})
     editor.notify("workspace/didChangeConfiguration", {"settings": {"dlm": {}}})
     scripted.script = ["a + b"]
@@ -330,8 +320,11 @@ async def test_configuration_is_pulled_and_stands_over_the_first_options(
     configuration = {"configuration": True, "didChangeConfiguration": {"dynamicRegistration": True}}
     pulled = [{"mode": "ar", "limits": {"tokensMax": 5}}]
     editor.answers["workspace/configuration"] = lambda params: pulled
-    await greet(
-        editor, scripted, {"workspace": configuration}, mode="block", limits={"tokensMaxInvoked": 9}
+    await editor.greet(
+        scripted.url,
+        capabilities={"workspace": configuration},
+        mode="block",
+        limits={"tokensMaxInvoked": 9},
     )
     assert (await editor.asked("workspace/configuration"))["items"] == [{"section": "dlm"}]
     registered = (await editor.asked("client/registerCapability"))["registrations"]
@@ -351,7 +344,7 @@ async def test_configuration_is_pulled_and_stands_over_the_first_options(
 
 
 async def test_pushed_configuration_holds(editor: LspClient, scripted: ScriptedHost) -> None:
-    await greet(editor, scripted, mode="block")
+    await editor.greet(scripted.url, mode="block")
     editor.notify("workspace/didChangeConfiguration", {"settings": {"dlm": {"mode": "ar"}}})
     scripted.script = ["a"]
     await editor.inline(URI, 1, 11)
@@ -390,8 +383,7 @@ async def test_user_file_is_read_and_a_broken_one_is_named(
         assert scripted.bodies[0].mode == "ar"
     file.write_text("mode = \n")
     async with lsp_client(tmp_path) as editor:
-        await editor.initialize({"engine": {"url": scripted.url}})
-        editor.open(URI, TEXT)
+        await editor.greet(scripted.url)
         scripted.script = ["a"]
         assert await editor.inline(URI, 1, 11)
         log = await editor.seen("window/logMessage", lambda log: str(file) in log["message"])

@@ -9,10 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.dlm_lsp.lsp_client import INVOKED, LspClient, lsp_client
-
-URI = "file:///home/me/add.py"
-TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
+from tests.dlm_lsp.lsp_client import INVOKED, TEXT, URI, LspClient, lsp_client
 
 
 def settings(checkpoint: Path, **dlm: Any) -> dict[str, Any]:

@@ -15,11 +15,8 @@ from hypothesis import strategies as st
 
 from dlm_lsp.lsp.transport import run, to_address
 from engine.errors import ConfigError
-from tests.dlm_lsp.lsp_client import SECONDS_MAX, LspClient, lsp_client
+from tests.dlm_lsp.lsp_client import SECONDS_MAX, URI, LspClient, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost
-
-URI = "file:///home/me/add.py"
-TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 
 # Printed by the server process at its end, once it has served a completion.
 TELL_MODULES = """
@@ -41,9 +38,8 @@ async def test_the_process_imports_no_torch_even_after_a_completion(
     (tmp_path / "sitecustomize.py").write_text(TELL_MODULES)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("TELL", str(tmp_path / "modules"))
-    async with lsp_client(tmp_path) as editor:
-        await editor.initialize({"engine": {"url": scripted.url}})
-        editor.open(URI, TEXT)
+    async with lsp_client(tmp_path, warm=False) as editor:
+        await editor.greet(scripted.url)
         scripted.script = ["a + b"]
         assert await editor.inline(URI, 1, 11)
         assert await editor.leave() == 0
@@ -54,8 +50,7 @@ async def test_the_process_imports_no_torch_even_after_a_completion(
 async def test_initialize_is_answered_although_no_engine_can_be_reached(
     editor: LspClient,
 ) -> None:
-    await editor.initialize({"engine": {"url": "http://127.0.0.1:9"}})
-    editor.open(URI, TEXT)
+    await editor.greet("http://127.0.0.1:9")
     assert await editor.inline(URI, 1, 11) == []
     assert "127.0.0.1:9" in (await editor.seen("window/showMessage"))["message"]
     assert await editor.leave() == 0
@@ -67,8 +62,7 @@ async def test_request_made_while_the_engine_loads_is_answered_when_it_has(
     ready = scripted.health
     loading = {"error": {"message": "Loading.", "type": "unavailable_error", "code": "loading"}}
     scripted.health = (503, ready[1] | loading)
-    await editor.initialize({"engine": {"url": scripted.url}})
-    editor.open(URI, TEXT)
+    await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     scripted.health = ready
@@ -91,8 +85,7 @@ async def test_end_of_stdin_ends_the_process(editor: LspClient, when: str) -> No
 
 
 async def test_end_of_stdin_stops_the_engine(editor: LspClient, scripted: ScriptedHost) -> None:
-    await editor.initialize({"engine": {"url": scripted.url}})
-    editor.open(URI, TEXT)
+    await editor.greet(scripted.url)
     editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     job.start()
@@ -126,13 +119,14 @@ async def test_editor_of_another_process_namespace_is_not_missed(tmp_path: Path)
 
 
 async def test_client_that_stops_reading_does_not_stop_the_server_from_ending(
-    editor: LspClient,
+    tmp_path: Path,
 ) -> None:
-    await editor.initialize()
-    transport = editor.process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
-    transport.close()
-    editor.notify("textDocument/didClose", {"textDocument": {"uri": "file:///nowhere.py"}})
-    assert await editor.wait() == 1
+    async with lsp_client(tmp_path, warm=False) as editor:
+        await editor.initialize()
+        transport = editor.process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        transport.close()
+        editor.notify("textDocument/didClose", {"textDocument": {"uri": "file:///nowhere.py"}})
+        assert await editor.wait() == 1
 
 
 async def test_terminate_signal_ends_the_process(editor: LspClient) -> None:

@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 from dlm_lsp.store.folder import Store
-from tests.dlm_lsp.lsp_client import INLINE, LspClient, LspError, lsp_client
+from tests.dlm_lsp.lsp_client import INLINE, URI, LspClient, LspError, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost
 from tests.dlm_lsp.store_sources import CONTENT, FILE, FakeHub, fake_hub, write_catalogue
 
-URI = "file:///home/me/add.py"
-TEXT = "def add(a, b):\n    return \n"
 PROGRESS: dict[str, Any] = INLINE | {"window": {"workDoneProgress": True}}
 
 
@@ -36,11 +34,6 @@ async def client(tmp_path: Path, hub: FakeHub) -> AsyncIterator[LspClient]:
     """A server process that has the hub."""
     async with lsp_client(tmp_path) as client:
         yield client
-
-
-async def greet(client: LspClient, host: ScriptedHost, capabilities: dict[str, Any]) -> None:
-    await client.initialize({"engine": {"url": host.url}}, capabilities)
-    client.open(URI, TEXT)
 
 
 def ask(client: LspClient, *arguments: Any, **params: Any) -> int | str:
@@ -66,7 +59,7 @@ async def reported(client: LspClient) -> Any:
 async def test_a_pull_is_shown_as_progress_and_keystrokes_are_served_meanwhile(
     client: LspClient, scripted: ScriptedHost, hub: FakeHub
 ) -> None:
-    await greet(client, scripted, PROGRESS)
+    await client.greet(scripted.url, capabilities=PROGRESS)
     hub.chunk_seconds = 0.15
     asking = ask(client, {"name": "tiny"})
     token = (await reported(client))["token"]
@@ -92,7 +85,7 @@ async def test_a_pull_is_shown_as_progress_and_keystrokes_are_served_meanwhile(
 async def test_a_pull_can_be_cancelled_and_goes_on_later(
     client: LspClient, scripted: ScriptedHost, hub: FakeHub, how: str
 ) -> None:
-    await greet(client, scripted, INLINE)
+    await client.greet(scripted.url, capabilities=INLINE)
     hub.chunk_seconds = 0.2
     asking = ask(client, {"name": "tiny"}, workDoneToken="mine")
     assert (await reported(client))["token"] == "mine"
@@ -121,7 +114,7 @@ async def test_a_pull_can_be_cancelled_and_goes_on_later(
 async def test_a_pull_that_fails_is_a_message_with_its_remedy(
     client: LspClient, scripted: ScriptedHost, hub: FakeHub
 ) -> None:
-    await greet(client, scripted, INLINE)
+    await client.greet(scripted.url, capabilities=INLINE)
     hub.status = 403
     answer = await client.answer(ask(client, {"name": "tiny"}))
     assert (answer["pulled"], answer["code"]) == (False, "refused")
@@ -137,7 +130,7 @@ async def test_a_pull_that_fails_is_a_message_with_its_remedy(
 async def test_a_pull_ends_with_its_server(
     client: LspClient, scripted: ScriptedHost, hub: FakeHub
 ) -> None:
-    await greet(client, scripted, INLINE)
+    await client.greet(scripted.url, capabilities=INLINE)
     hub.chunk_seconds = 0.2
     ask(client, {"name": "tiny"}, workDoneToken="mine")
     await reported(client)

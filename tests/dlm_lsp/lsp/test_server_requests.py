@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 
 from dlm_lsp.client.messages import Marks
-from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, LspClient, LspError
+from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, TEXT, URI, LspClient, LspError
 from tests.dlm_lsp.scripted_host import Job, ScriptedHost
-
-URI = "file:///home/me/add.py"
-TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 
 
 def at(line: int, start: int, end: int) -> dict[str, Any]:
@@ -24,18 +21,6 @@ def at(line: int, start: int, end: int) -> dict[str, Any]:
 
 def texts(items: list[dict[str, Any]]) -> list[str]:
     return [item["insertText"] for item in items]
-
-
-async def greet(
-    editor: LspClient,
-    host: ScriptedHost,
-    text: str = TEXT,
-    capabilities: dict[str, Any] | None = None,
-    **dlm: Any,
-) -> dict[str, Any]:
-    result = await editor.initialize({"engine": {"url": host.url}} | dlm, capabilities)
-    editor.open(URI, text)
-    return result
 
 
 async def started(editor: LspClient, host: ScriptedHost, **params: Any) -> tuple[int | str, Job]:
@@ -52,7 +37,7 @@ async def started(editor: LspClient, host: ScriptedHost, **params: Any) -> tuple
 async def test_automatic_request_has_one_item_to_insert_at_the_cursor(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["a + b"]
     (item,) = await editor.inline(URI, 1, 11)
     command = item.pop("command")
@@ -66,7 +51,7 @@ async def test_automatic_request_has_one_item_to_insert_at_the_cursor(
 async def test_invoked_request_has_up_to_three_distinct_items(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["a + b", "b + a", "sum((a, b))"]
     items = await editor.inline(URI, 1, 11, INVOKED)
     assert texts(items)[0] == "a + b"
@@ -80,7 +65,7 @@ async def test_invoked_request_has_up_to_three_distinct_items(
 async def test_cancelling_an_invoked_request_stops_every_draw(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["a + b"]
     asking = editor.ask_inline(URI, 1, 11, INVOKED)
     jobs = [await scripted.job(), await scripted.job()]
@@ -95,7 +80,7 @@ async def test_cancelling_an_invoked_request_stops_every_draw(
 async def test_selected_completion_is_extended_and_its_range_replaced(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, text="import os\nos.pa\nprint()\n")
+    await editor.greet(scripted.url, text="import os\nos.pa\nprint()\n")
     scripted.script = [".join('a', 'b')"]
     info = {"range": at(1, 3, 5), "text": "path"}
     (item,) = await editor.inline(URI, 1, 5, context={"selectedCompletionInfo": info})
@@ -110,9 +95,8 @@ async def test_selected_completion_is_extended_and_its_range_replaced(
 async def test_limits_and_mode_of_the_settings_reach_the_engine(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(
-        editor,
-        scripted,
+    await editor.greet(
+        scripted.url,
         mode="ar",
         limits={"tokensMax": 7, "tokensMaxInvoked": 9, "millisecondsMax": 400},
         block={"length": 8, "threshold": 0.5},
@@ -132,7 +116,7 @@ async def test_marks_of_the_host_come_back_moved_with_the_edits(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     text = "# 1\n# 2\n" + "x = 1  # a line long enough to keep\n" * 20 + TEXT + "# b\n" * 9
-    await greet(editor, scripted, text=text)
+    await editor.greet(scripted.url, text=text)
     asking = editor.ask_inline(URI, 23, 11)
     job = await scripted.job()
     far = job.body.marks.far_suffix_start
@@ -156,7 +140,7 @@ async def test_marks_of_the_host_come_back_moved_with_the_edits(
 async def test_typing_what_is_shown_asks_the_engine_no_more(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["add(a, b)"]
     assert texts(await editor.inline(URI, 1, 11)) == ["add(a, b)"]
     editor.insert(URI, 2, 1, 11, "add")
@@ -175,7 +159,7 @@ async def test_typing_what_is_shown_asks_the_engine_no_more(
 async def test_answer_that_came_too_late_serves_the_next_request(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     asking, job = await started(editor, scripted)
     editor.insert(URI, 2, 1, 11, "ab")
     await editor.round_trip()
@@ -188,7 +172,7 @@ async def test_answer_that_came_too_late_serves_the_next_request(
 async def test_typed_text_that_continues_a_running_draft_takes_the_run_over(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, drafts=True)
+    await editor.greet(scripted.url, drafts=True)
     first, job = await started(editor, scripted, workDoneToken="one")
     job.draft("a", " + b░")
     await editor.seen("dlm/draft", lambda draft: draft["token"] == "one")
@@ -208,7 +192,7 @@ async def test_typed_text_that_continues_a_running_draft_takes_the_run_over(
 async def test_run_that_was_taken_over_and_deviates_is_stopped_and_asked_anew(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, drafts=True)
+    await editor.greet(scripted.url, drafts=True)
     first, job = await started(editor, scripted, workDoneToken="one")
     job.draft("a", " + b░")
     await editor.seen("dlm/draft")
@@ -227,7 +211,7 @@ async def test_run_that_was_taken_over_and_deviates_is_stopped_and_asked_anew(
 async def test_cancelling_a_request_that_took_a_run_over_stops_the_engine(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, drafts=True)
+    await editor.greet(scripted.url, drafts=True)
     _, job = await started(editor, scripted, workDoneToken="one")
     job.draft("a", " + b░")
     await editor.seen("dlm/draft")
@@ -247,7 +231,7 @@ async def test_cancelling_a_request_that_took_a_run_over_stops_the_engine(
 async def test_drafts_are_whole_states_that_only_grow_and_end_with_the_answer(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, drafts=True)
+    await editor.greet(scripted.url, drafts=True)
     asking, job = await started(editor, scripted, workDoneToken="t")
     for committed, draft in (("", "a░b"), ("a", " + ░"), ("a + b", " * ")):
         job.draft(committed, draft, (0, 1, 0.25))
@@ -278,7 +262,7 @@ async def test_drafts_are_whole_states_that_only_grow_and_end_with_the_answer(
 async def test_request_without_token_has_no_drafts(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, drafts=True)
+    await editor.greet(scripted.url, drafts=True)
     asking, job = await started(editor, scripted)
     job.draft("a", " + b")
     job.finish("a + b")
@@ -290,7 +274,7 @@ async def test_request_without_token_has_no_drafts(
 async def test_superseded_request_sends_no_more_drafts(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, drafts=True)
+    await editor.greet(scripted.url, drafts=True)
     first, job = await started(editor, scripted, workDoneToken="one")
     job.draft("a", "b")
     await editor.seen("dlm/draft")
@@ -325,8 +309,8 @@ async def complete(editor: LspClient, line: int, character: int) -> dict[str, An
 async def test_completion_item_is_one_that_clients_do_not_filter_away(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    result = await greet(
-        editor, scripted, "import os\nx = os.pa\n", PLAIN, statusNotifications=True
+    result = await editor.greet(
+        scripted.url, "import os\nx = os.pa\n", PLAIN, statusNotifications=True
     )
     assert "completionProvider" in result["capabilities"]
     await editor.seen("dlm/status", lambda status: status["state"] == "ready")
@@ -349,7 +333,7 @@ async def test_completion_while_the_engine_loads_is_empty_and_at_once(
 ) -> None:
     loading = {"error": {"message": "Loading.", "type": "unavailable_error", "code": "loading"}}
     scripted.health = (503, scripted.health[1] | loading)
-    await greet(editor, scripted, TEXT, PLAIN)
+    await editor.greet(scripted.url, capabilities=PLAIN)
     assert await complete(editor, 1, 11) == {"isIncomplete": True, "items": []}
     assert scripted.bodies == []
 
@@ -360,7 +344,7 @@ async def test_completion_is_served_as_soon_as_the_engine_has_answered_anything(
     ready = scripted.health
     loading = {"error": {"message": "Loading.", "type": "unavailable_error", "code": "loading"}}
     scripted.health = (503, ready[1] | loading)
-    await greet(editor, scripted, TEXT, PLAIN)
+    await editor.greet(scripted.url, capabilities=PLAIN)
     scripted.script = ["a + b"]
     assert await editor.inline(URI, 1, 11)
     assert len((await complete(editor, 1, 11))["items"]) == 1
@@ -369,7 +353,7 @@ async def test_completion_is_served_as_soon_as_the_engine_has_answered_anything(
 async def test_completion_is_not_advertised_to_a_client_with_inline_completion(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    result = await greet(editor, scripted)
+    result = await editor.greet(scripted.url)
     assert "completionProvider" not in result["capabilities"]
     with pytest.raises(LspError) as error:
         await complete(editor, 1, 11)
@@ -377,7 +361,7 @@ async def test_completion_is_not_advertised_to_a_client_with_inline_completion(
 
 
 async def test_completion_can_be_turned_off(editor: LspClient, scripted: ScriptedHost) -> None:
-    await greet(editor, scripted, TEXT, PLAIN, completion=False, statusNotifications=True)
+    await editor.greet(scripted.url, capabilities=PLAIN, completion=False, statusNotifications=True)
     await editor.seen("dlm/status", lambda status: status["state"] == "ready")
     assert (await complete(editor, 1, 11))["items"] == []
     assert scripted.bodies == []
@@ -387,7 +371,7 @@ async def test_completion_can_be_turned_off(editor: LspClient, scripted: Scripte
 async def test_silenced_document_is_an_empty_list_with_the_reason_in_the_status(
     editor: LspClient, scripted: ScriptedHost, kind: int
 ) -> None:
-    await greet(editor, scripted, statusNotifications=True, silence={"languages": ["python"]})
+    await editor.greet(scripted.url, statusNotifications=True, silence={"languages": ["python"]})
     assert await editor.inline(URI, 1, 11, kind) == []
     status = await editor.seen("dlm/status", lambda status: status["reason"] is not None)
     assert "python" in status["reason"]

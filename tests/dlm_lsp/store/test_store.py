@@ -14,6 +14,7 @@ from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.client.paths import identity
 from dlm_lsp.settings.schema import load_settings
 from dlm_lsp.store import memory as memory_module
+from dlm_lsp.store import proposal
 from dlm_lsp.store.catalogue import CATALOGUE, Entry, File, Hub, Wheels, find
 from dlm_lsp.store.choice import as_given, choose
 from dlm_lsp.store.errors import StoreError
@@ -21,9 +22,10 @@ from dlm_lsp.store.folder import Store, default_root
 from dlm_lsp.store.further import entries
 from dlm_lsp.store.memory import memory_problem, smaller_model
 from dlm_lsp.store.progress import Meter, Progress, lasting, sized
-from dlm_lsp.store.proposal import SPARE_BYTES, measured_row_step_ms, propose
+from dlm_lsp.store.proposal import SPARE_BYTES, STEP_OVER_READ, measured_row_step_ms, propose
 from dlm_lsp.store.told import tell_now
 from engine.config import EngineSettings
+from engine.model.onnx.probe import MachineProbe, ProductTimes
 from tests.dlm_lsp.store_sources import HUB, entry, write_catalogue
 
 SMALL, LARGE = (find(f"qwen2.5-coder-{size}", CATALOGUE) for size in ("0.5b", "1.5b"))
@@ -276,12 +278,17 @@ def test_the_best_model_that_runs_well_is_proposed():
     assert propose(CATALOGUE, at(1e6), 0).entry == SMALL
 
 
-def test_a_measured_step_takes_time_and_more_with_more_weights(
+def test_a_step_takes_as_long_as_the_slower_of_reading_and_multiplying(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr("dlm_lsp.store.proposal._MEASURE_SECONDS", 0.01)
-    milliseconds = measured_row_step_ms(tmp_path)
-    assert 0 < milliseconds(1_000_000) < milliseconds(2_000_000)
+    found = MachineProbe("a CPU", (ProductTimes("uint8", True, (4.0, 5.0, 6.0), 65.0),))
+    monkeypatch.setattr(proposal, "probe", lambda threads, graphs: found)
+    for bytes_per_second, is_reading_slower in ((1e6, True), (1e15, False)):
+        monkeypatch.setattr(proposal, "_read_bytes_per_second", lambda rate=bytes_per_second: rate)
+        reading = 1_000_000 / (bytes_per_second / 1000) * STEP_OVER_READ
+        multiplying = found.row_step_ms(1_000_000)
+        assert (reading > multiplying) is is_reading_slower
+        assert measured_row_step_ms(tmp_path)(1_000_000) == max(reading, multiplying)
 
 
 def test_progress_reads_as_people_say_it():
