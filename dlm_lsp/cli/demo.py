@@ -26,7 +26,7 @@ from rich.text import Text
 from dlm_lsp.cli.model import run as pull_model
 from dlm_lsp.cli.terminal import GUTTER, Hole, LiveView, State, hole_at
 from dlm_lsp.client.messages import SpanBody
-from dlm_lsp.lsp.lsp_client import EditorPeer, PeerError
+from dlm_lsp.lsp.lsp_client import LspClient, LspClientError
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
@@ -158,7 +158,7 @@ def run(settings: dict[str, object], *, pulls: bool = False) -> int:
     script = BUNDLED_SCRIPT if _is_bundled(settings) else SCRIPT
     try:
         return asyncio.run(_run(Console(highlight=False), script, settings))
-    except (PeerError, TimeoutError) as error:
+    except (LspClientError, TimeoutError) as error:
         reason = str(error) or f"No answer within {SECONDS_MAX:.0f} s."
         print(f"dlm-lsp demo: {reason} 'dlm-lsp doctor' may know why.", file=sys.stderr)
         return 1
@@ -178,7 +178,7 @@ async def _run(console: Console, script: Script, settings: dict[str, object]) ->
     text, places = script.open()
     settings = {"mode": script.mode, **settings}
     heard, buffer = Conversation(), Buffer(script, text)
-    editor = EditorPeer(heard.hear)
+    editor = LspClient(heard.hear)
     try:
         async with asyncio.timeout(SECONDS_MAX):
             with console.status("Starting the language server …") as spinner:
@@ -195,7 +195,7 @@ async def _run(console: Console, script: Script, settings: dict[str, object]) ->
 
 
 async def _fill_all(
-    editor: EditorPeer,
+    editor: LspClient,
     heard: Conversation,
     buffer: Buffer,
     places: Sequence[int],
@@ -219,7 +219,7 @@ async def _fill_all(
     return answers
 
 
-async def _open(editor: EditorPeer, buffer: Buffer, settings: dict[str, object]) -> None:
+async def _open(editor: LspClient, buffer: Buffer, settings: dict[str, object]) -> None:
     """Introduces the editor and opens the file; the server is told that drafts are wanted."""
     dlm = {"drafts": True, "statusNotifications": True, **settings}
     await editor.request(
@@ -247,8 +247,8 @@ async def _open(editor: EditorPeer, buffer: Buffer, settings: dict[str, object])
     editor.notify("textDocument/didOpen", {"textDocument": document})
 
 
-async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversation) -> None:
-    """Returns when the model is loaded. Raises PeerError if it cannot be."""
+async def _wait_for_engine(spinner: Status, editor: LspClient, heard: Conversation) -> None:
+    """Returns when the model is loaded. Raises LspClientError if it cannot be."""
     while heard.status.get("state") not in ("ready", "busy"):
         has_failed = heard.status.get("state") in ("error", "off")
         heard.has_status.clear()
@@ -257,12 +257,12 @@ async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversat
             async with asyncio.timeout(HEALING_SECONDS_MAX if has_failed else None):
                 await editor.until(heard.has_status)
         except TimeoutError:
-            raise PeerError(str(heard.status.get("message"))) from None
+            raise LspClientError(str(heard.status.get("message"))) from None
         spinner.update(str(heard.status.get("message")))
 
 
 async def _ask(
-    editor: EditorPeer, heard: Conversation, uri: str, position: dict[str, int]
+    editor: LspClient, heard: Conversation, uri: str, position: dict[str, int]
 ) -> Answer:
     """Asks for a completion as an editor does while somebody types."""
     heard.ask()

@@ -117,16 +117,15 @@ def judge(
     """
     text, finished = answer
     usage = finished.usage
-    record = judged(
-        question.task,
-        variant.label,
-        text,
-        asking,
-        outcomes,
+    return replace(
+        judged(question.task, variant.label, text, asking, outcomes),
         ended=finished.finish_reason in ENDED,
-        usage=(usage.tokens, usage.forwards, question.prompt_ms, usage.total_ms),
+        took=finished.mode,
+        tokens=usage.tokens,
+        forwards=usage.forwards,
+        prompt_ms=question.prompt_ms,
+        ms=usage.total_ms,
     )
-    return replace(record, took=finished.mode)
 
 
 def judged(
@@ -135,18 +134,13 @@ def judged(
     text: str,
     asking: Asking,
     outcomes: Mapping[str, str | None],
-    *,
-    ended: bool = True,
-    usage: tuple[int, int, float | None, float | None] = (0, 0, None, None),
 ) -> Record:
-    """The record of any text as the completion of a task.
+    """The record of any text as the completion of a task, without what it took to make it.
 
     Args:
         outcomes: of programs that were run before, by completion.
-        usage: tokens, forwards, milliseconds of the prompt and of the completion.
     """
     found = compare(text, task.reference)
-    tokens, forwards, prompt_ms, ms = usage
     outcome = outcomes[text] if text in outcomes else _run(task, text, asking)
     return Record(
         suite=task.suite,
@@ -159,12 +153,12 @@ def judged(
         first_line=found.first_line,
         similarity=round(found.similarity, 4),
         wrong_length=found.wrong_length,
-        ended=ended,
+        ended=True,
         outcome=outcome,
-        tokens=tokens,
-        forwards=forwards,
-        prompt_ms=prompt_ms,
-        ms=ms,
+        tokens=0,
+        forwards=0,
+        prompt_ms=None,
+        ms=None,
     )
 
 

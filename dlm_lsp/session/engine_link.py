@@ -27,7 +27,7 @@ _POLL_SECONDS = 0.2
 _HEALING = ("host_lost", "busy", "stopping", "loading")
 
 
-class Client(Protocol):
+class HostAccess(Protocol):
     """What is used of `HostClient`; tests stand in for it."""
 
     async def health(self) -> Health: ...
@@ -41,22 +41,22 @@ class EngineLink:
     """One engine host for one session. All on one event loop."""
 
     def __init__(
-        self, editor: Editor, make_client: Callable[[HostSettings], Client] = HostClient
+        self, editor: Editor, make_host: Callable[[HostSettings], HostAccess] = HostClient
     ) -> None:
         self._editor = editor
-        self._make_client = make_client
+        self._make_host = make_host
         self._settings: HostSettings | None = None
-        self._client: Client | None = None
+        self._host: HostAccess | None = None
         self._loading: asyncio.Task[None] | None = None
         self._shown: set[str] = set()
         self._has_answered = False
         self.current = Status("loading", "The engine is not started yet.")
 
     @property
-    def client(self) -> Client:
-        """The client to generate with; `use` must have been called."""
-        assert self._client is not None
-        return self._client
+    def host(self) -> HostAccess:
+        """The host to generate with; `use` must have been called."""
+        assert self._host is not None
+        return self._host
 
     @property
     def is_ready(self) -> bool:
@@ -67,13 +67,13 @@ class EngineLink:
         """Turns to the host that these settings name, and begins to bring it up."""
         if settings == self._settings:
             return
-        loading, client = self._loading, self._client
-        # Without a pause in between: other requests find the one client or the other.
-        self._settings, self._client = settings, self._make_client(settings)
+        loading, host = self._loading, self._host
+        # Without a pause in between: other requests find the one host or the other.
+        self._settings, self._host = settings, self._make_host(settings)
         self._shown.clear()
         self._loading, self._has_answered = None, False
         self.load()
-        await _let_go(loading, client)
+        await _let_go(loading, host)
 
     def load(self) -> None:
         """Brings the host up in the background, unless that is already going on."""
@@ -83,7 +83,7 @@ class EngineLink:
     async def restart(self) -> None:
         """Starts this machine's host anew; to one that was started by hand, connects anew."""
         assert self._settings is not None
-        settings, client = self._settings, self.client
+        settings, host = self._settings, self.host
         self.tell(replace(self.current, state="loading", message="The engine restarts."))
         if settings.url is not None:
             self._settings = None
@@ -92,15 +92,15 @@ class EngineLink:
         loading, self._loading, self._has_answered = self._loading, None, False
         await _let_go(loading, None)
         with contextlib.suppress(HostError):  # bringing it up meets the same problem, and tells it
-            await client.shut_down()
+            await host.shut_down()
         self._shown.clear()
         self.load()
 
     async def close(self) -> None:
         """Lets go of the host, which lives on for others."""
-        loading, client = self._loading, self._client
-        self._loading = self._client = None
-        await _let_go(loading, client)
+        loading, host = self._loading, self._host
+        self._loading = self._host = None
+        await _let_go(loading, host)
 
     def tell(self, status: Status) -> None:
         """Makes a status the current one."""
@@ -130,13 +130,13 @@ class EngineLink:
         self.tell(replace(self.current, state="loading", message="The engine is being started."))
         self._editor.loading("starting the engine")
         try:
-            await self.client.ensure()
-            health = await self.client.health()
+            await self.host.ensure()
+            health = await self.host.health()
             while health.state == "loading":
                 self.tell(replace(self.current, message=health.message))
                 self._editor.loading(health.message)
                 await asyncio.sleep(_POLL_SECONDS)
-                health = await self.client.health()
+                health = await self.host.health()
             self._settle(health)
         except HostError as error:
             self.failed(error)
@@ -166,9 +166,9 @@ class EngineLink:
         )
 
 
-async def _let_go(loading: asyncio.Task[None] | None, client: Client | None) -> None:
+async def _let_go(loading: asyncio.Task[None] | None, host: HostAccess | None) -> None:
     if loading is not None:
         loading.cancel()
         await asyncio.wait([loading])
-    if client is not None:
-        await client.close()
+    if host is not None:
+        await host.close()

@@ -46,7 +46,7 @@ class Session:
     """Serves one editor. All on one event loop.
 
     Args:
-        client_options: the editor's own settings, as it sent them.
+        editor_options: the editor's own settings, as it sent them.
         project_dir, user_file: where other settings come from.
     """
 
@@ -55,7 +55,7 @@ class Session:
         editor: Editor,
         encoding: Encoding,
         link: EngineLink,
-        client_options: object = None,
+        editor_options: object = None,
         project_dir: Path | None = None,
         user_file: Path | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class Session:
         self._counts: Counter[str] = Counter()
         self._last: Suggestion | None = None
         self.documents = Documents(encoding, editor.log)
-        self._use(self._load(client_options))
+        self._use(self._load(editor_options))
         self._host = to_host_settings(self.settings)
         self._may_be_gone = False  # the model, from the store: then the settings mean another one
 
@@ -108,9 +108,9 @@ class Session:
         self._link.tell(replace(self._link.current, mode=self.settings.mode))
         await self._link.use(self._host)
 
-    async def configure(self, client_options: object) -> None:
+    async def configure(self, editor_options: object) -> None:
         """Takes over new settings of the editor, and looks at the files again."""
-        self._use(self._load(client_options))
+        self._use(self._load(editor_options))
         self._cache.clear()
         await self.look_again()
 
@@ -197,9 +197,9 @@ class Session:
         usage = self._last.usage.model_dump(by_alias=True) if self._last is not None else None
         return {"counts": dict(self._counts), "last": usage}
 
-    def _load(self, client_options: object) -> Settings:
+    def _load(self, editor_options: object) -> Settings:
         project_dir, user_file = self._files
-        loaded = load_settings(client_options, project_dir, user_file)
+        loaded = load_settings(editor_options, project_dir, user_file)
         for problem in loaded.problems:
             if problem not in self._reported:
                 self._reported.add(problem)
@@ -321,7 +321,7 @@ class Session:
         return prepare(ask, place, self.documents.marks(ask.uri), body, sampling)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
-        return complete(prepared.context, prepared.rules, prepared.body, self._link.client)
+        return complete(prepared.context, prepared.rules, prepared.body, self._link.host)
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
         """Keeps where the run's prompt began, moved by the edits made since."""
