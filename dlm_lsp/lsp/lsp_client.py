@@ -50,7 +50,7 @@ class LspClient:
         ]
 
     async def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """The server's result. Raises LspClientError with its error, or if the server ends first."""
+        """The server's result. Raises LspClientError with its error, or if it ends first."""
         if self._ended is not None:
             raise self._ended
         self._last_id += 1
