@@ -201,7 +201,7 @@ async def _fill_all(
     places: Sequence[int],
     view: LiveView | None,
 ) -> list[Answer]:
-    """Fills every hole and accepts what came, so that the next one is filled behind it."""
+    """Fills every hole and accepts what came, so that the next one is filled after it."""
     answers: list[Answer] = []
     for place in places:
         offset = place + sum(len(answer.text) - answer.replaced for answer in answers)

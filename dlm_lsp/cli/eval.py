@@ -35,7 +35,7 @@ REPORT, JSON_REPORT, PLOT = "report.md", "report.json", "quality.svg"
 _RESUME_NOTE = "The same command goes on where this one ended."
 _VERBATIM = "asked with prompt and suffix as they are (--verbatim)"
 _AS_IN_AN_EDITOR = (
-    "asked as in an editor: the line break that ends a hole stands behind the cursor, and the "
+    "asked as in an editor: the line break that ends a hole stands after the cursor, and the "
     "completion gets it"
 )
 

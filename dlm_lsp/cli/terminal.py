@@ -46,7 +46,7 @@ class Hole:
     Attributes:
         title: what stands above the picture, such as `file.py:12:5`.
         before: the text from the start of a line up to the place.
-        after: the text behind the place, up to the end of a line.
+        after: the text after the place, up to the end of a line.
         first_line: number of the line that `before` starts with, counted from 1.
         filled: where in `before` text stands that came from the model earlier.
     """
@@ -62,7 +62,7 @@ class Hole:
 class State:
     """One state of the completion; `spans` hold the confidence over `draft` in code points.
 
-    `replaced` code points behind the place make room for the text.
+    `replaced` code points after the place make room for the text.
     """
 
     committed: str = ""

@@ -34,7 +34,7 @@ class HostConnection:
             checkpoint have changed.
 
     Attributes:
-        paths: of this machine's host, once they were looked up; None for a host behind a URL.
+        paths: of this machine's host, once they were looked up; None for a host with a URL.
     """
 
     def __init__(self, settings: HostSettings, on_moved: Callable[[], None]) -> None:

@@ -43,7 +43,7 @@ class Asking:
         block_length: of block diffusion; None takes the checkpoint's.
         is_shaped: judge what an editor would insert, not the model's raw text.
         is_verbatim: ask with a task's prefix and suffix as they are. Otherwise the line break that
-            ends a hole of whole lines stands behind the cursor, as in an editor, where a line is
+            ends a hole of whole lines stands after the cursor, as in an editor, where a line is
             there before anything is on it; the completion gets it.
         execute: "isolated", "unprotected" or "never".
         bounds: of one program.
@@ -62,7 +62,7 @@ class Question:
     """A task as the host is asked it, its prompt already in the host's cache.
 
     Attributes:
-        end: what of the hole stands behind the cursor: its line break, or nothing.
+        end: what of the hole stands after the cursor: its line break, or nothing.
     """
 
     task: Task

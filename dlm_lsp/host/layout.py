@@ -74,7 +74,7 @@ class Layout:
     Attributes:
         prompt: token ids, at least one.
         prefix_start, far_suffix_start: the marks used, to be sent back with the next request.
-            `prefix_start` is the one asked for unless the text behind it was over budget.
+            `prefix_start` is the one asked for unless the text after it was over budget.
     """
 
     prompt: tuple[int, ...]
@@ -126,7 +126,7 @@ def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
     if not prompt:
         raise RequestError(
             "prefix is empty, and this checkpoint has no begin token to start from.",
-            remedy="Ask behind at least one character.",
+            remedy="Ask after at least one character.",
             param="prefix",
         )
     return Layout(prompt, start, far_start)
@@ -176,7 +176,7 @@ def _tail_start(text: str, offsets: Sequence[int], tokens: int) -> int:
 
 
 def _line_start(text: str, offset: int) -> int | None:
-    """The first line start at or behind an offset, or None."""
+    """The first line start at or after an offset, or None."""
     if offset == 0:
         return 0
     # From one character before, so that an offset that is a line start is found itself, and an

@@ -46,10 +46,10 @@ class Suggestion:
 
     Attributes:
         committed: will not change; a later one's starts with it. Inserted at the cursor.
-        draft: text behind it that may still change; empty in a final suggestion.
+        draft: text after it that may still change; empty in a final suggestion.
         spans: confidence over `draft`, in code points.
         final: nothing follows.
-        replaced: code points behind the cursor that the text replaces; known when final.
+        replaced: code points after the cursor that the text replaces; known when final.
         marks: of the prompt, as the host used them.
         mode: that the host chose; never "auto".
         finish_reason: why it ended ("scope" where shaping ended it); None before.

@@ -2,8 +2,8 @@
 
 Owns the latest request of each document, the results already shown, and the settings. The rules it
 keeps: the latest request of a document wins; a request is answered only with what continues the
-text as it is at that moment; what was shown is served again while it is typed. Knows no LSP; the
-engine is behind `EngineLink`, the text behind `Documents`.
+text as it is at that moment; what was shown is served again while it is typed. Knows no LSP; asks
+the engine through `EngineLink` and reads the text from `Documents`.
 """
 
 from __future__ import annotations
