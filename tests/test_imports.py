@@ -77,14 +77,17 @@ class Rule:
         ]
 
 
-LAB_USERS = ("dlm_lsp.cli", "dlm_lsp.evaluation", "dlm_lsp.host.verify")
+LAB_USERS = ("dlm_lsp.cli", "dlm_lsp.evaluation")
 PYGLS_USERS = ("dlm_lsp.lsp",)
 RULES = {
     "the engine knows nobody who asks it": Rule(("engine",), ("dlm_lsp",)),
     "what serves does not know the lab": Rule(("engine",), ("engine.lab",), but=("engine.lab",)),
     "the server does not know the lab": Rule(("dlm_lsp",), ("engine.lab",), but=LAB_USERS),
     "only the host holds an engine": Rule(
-        ("dlm_lsp",), ("engine",), TORCH_FREE_ENGINE, but=("dlm_lsp.host",)
+        ("dlm_lsp",),
+        ("engine",),
+        (*TORCH_FREE_ENGINE, "engine.lab.verify"),
+        but=("dlm_lsp.host",),
     ),
     "dlm_lsp has no torch": Rule(("dlm_lsp",), ("torch",)),
     "only the LSP side knows pygls": Rule(PACKAGES, ("pygls", "lsprotocol"), but=PYGLS_USERS),
