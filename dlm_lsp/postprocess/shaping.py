@@ -59,13 +59,15 @@ class ShapedDraft:
     """What may be shown of a completion that is not finished.
 
     Attributes:
-        committed: what no rule can remove any more, whatever text follows; it only grows.
+        raw: the model's committed text.
+        committed: what of it no rule can remove any more, whatever text follows; it only grows.
         draft: the text after it that may still change.
         sources: for each character of `draft` its index in the model's draft; -1 for a character
             of the committed text that is held back.
         complete: as in `Shaped`, of the committed text.
     """
 
+    raw: str
     committed: str
     draft: str
     sources: tuple[int, ...]
@@ -107,17 +109,26 @@ def rules_for(context: Context, automatic: bool) -> Rules:
     )
 
 
-def shape_draft(rules: Rules, committed: str, draft: str) -> ShapedDraft:
+def shape_draft(
+    rules: Rules, committed: str, draft: str, before: ShapedDraft | None = None
+) -> ShapedDraft:
     """What may be shown of committed text and of the draft after it.
 
     Undecided places (engine.api.MASKED) count as ordinary characters.
+
+    Args:
+        before: an earlier result by the same rules, from which the committed text's part is taken
+            where that has not changed.
     """
-    firm, _, is_complete = _shown(rules, committed)
+    if before is not None and before.raw == committed:
+        firm, is_complete = before.committed, before.complete
+    else:
+        firm, _, is_complete = _shown(rules, committed)
     if not draft:
-        return ShapedDraft(firm, "", (), is_complete)
+        return ShapedDraft(committed, firm, "", (), is_complete)
     shown, sources, _ = _shown(rules, committed + draft)
     from_draft = tuple(max(source - len(committed), -1) for source in sources[len(firm) :])
-    return ShapedDraft(firm, shown[len(firm) :], from_draft, is_complete)
+    return ShapedDraft(committed, firm, shown[len(firm) :], from_draft, is_complete)
 
 
 def shape_final(rules: Rules, text: str) -> Shaped:

@@ -25,9 +25,10 @@ from dlm_lsp.client.messages import (
     Marks,
     SpanBody,
     StartedEvent,
+    StoppedEvent,
     UsageBody,
 )
-from dlm_lsp.postprocess.shaping import Rules, shape_draft, shape_final
+from dlm_lsp.postprocess.shaping import Rules, ShapedDraft, shape_draft, shape_final
 from dlm_lsp.session.context import Context
 from dlm_lsp.settings.schema import Settings
 
@@ -108,26 +109,40 @@ async def complete(
     text = {"prefix": context.prefix, "suffix": context.suffix, "marks": context.marks}
     latest = Suggestion()
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
+        shaped: ShapedDraft | None = None
         async for event in events:
-            latest = _after(latest, event, rules)
+            if isinstance(event, DraftEvent):
+                shaped = shape_draft(rules, event.committed, event.draft, shaped)
+                latest = _drafted(latest, event, shaped, rules)
+            else:
+                latest = _after(latest, event, rules)
             yield latest
             if latest.final:
                 return
 
 
-def _after(latest: Suggestion, event: HostEvent, rules: Rules) -> Suggestion:
-    """The state after one more event. Raises HostError where the event is one."""
+def _drafted(
+    latest: Suggestion, event: DraftEvent, shaped: ShapedDraft, rules: Rules
+) -> Suggestion:
+    """The state after a draft; final where nothing more could be shown."""
+    latest = replace(latest, usage=event.usage)
+    if shaped.complete:
+        return _finished(latest, rules, event.committed, "scope")
+    spans = _shown_spans(shaped.sources, event.spans)
+    return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
+
+
+def _after(
+    latest: Suggestion,
+    event: StartedEvent | FinishedEvent | StoppedEvent | ErrorEvent,
+    rules: Rules,
+) -> Suggestion:
+    """The state after any other event. Raises HostError where the event is one."""
     if isinstance(event, ErrorEvent):
         raise HostError(event.error.message, code=event.error.code)
     latest = replace(latest, usage=event.usage)
     if isinstance(event, StartedEvent):
         return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
-    if isinstance(event, DraftEvent):
-        shaped = shape_draft(rules, event.committed, event.draft)
-        if shaped.complete:
-            return _finished(latest, rules, event.committed, "scope")
-        spans = _shown_spans(shaped.sources, event.spans)
-        return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
     if isinstance(event, FinishedEvent):
         latest = replace(latest, mode=event.mode, exact=event.exact)
         return _finished(latest, rules, event.text, event.finish_reason)
