@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"])
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 _NAME = re.compile(r"`((?:engine|dlm_lsp|tests|examples)/[\w./]*\w\.py)(?::([\w.]+))?`")
 _LINK = re.compile(r"\]\(([^)#:]+)\)")
 

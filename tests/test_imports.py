@@ -99,6 +99,20 @@ RULES = {
         ("engine", "rich", "dlm_lsp"),
         ("dlm_lsp.store", "engine.model.onnx.probe"),
     ),
+    "postprocess is about text alone": Rule(
+        ("dlm_lsp.postprocess",), PACKAGES, ("dlm_lsp.postprocess",)
+    ),
+    "a session knows no LSP": Rule(
+        ("dlm_lsp.session",), ("dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.host", "dlm_lsp.evaluation")
+    ),
+    "the client knows no session": Rule(
+        ("dlm_lsp.client", "dlm_lsp.settings"),
+        ("dlm_lsp.session", "dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.host", "dlm_lsp.evaluation"),
+    ),
+    "the host knows no editor": Rule(
+        ("dlm_lsp.host",),
+        ("dlm_lsp.session", "dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.postprocess"),
+    ),
     "strategies decide and do not compute": Rule(
         ("engine.decoders",), ("torch", "numpy", "engine.model", "engine.cache", "engine.engine")
     ),

@@ -160,7 +160,8 @@ def _suggestions(
     job: CompletionJob, body: GenerateBody, client: HostClient
 ) -> AsyncGenerator[Suggestion, None]:
     context = gather(job.document, job.offset, None)
-    return complete(context, rules_for(context, automatic=False), body, client)
+    rules = rules_for(context.prefix, context.suffix, automatic=False)
+    return complete(context, rules, body, client)
 
 
 def to_object(place: FilePlace, suggestion: Suggestion) -> dict[str, Any]:

@@ -98,7 +98,9 @@ async def ask(
     finished = await _finished(client, question.context, limits, variant, block)
     if not asking.is_shaped:
         return finished.text + question.end, finished
-    shaped = shape_final(rules_for(question.context, automatic=False), finished.text)
+    context = question.context
+    rules = rules_for(context.prefix, context.suffix, automatic=False)
+    shaped = shape_final(rules, finished.text)
     return _inserted(question, shaped.text, shaped.replaced), finished
 
 

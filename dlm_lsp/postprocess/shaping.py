@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from dlm_lsp.postprocess.lines import TAB_WIDTH, LineRules, cut, indentation, width
 from dlm_lsp.postprocess.pairs import Pairs, is_only_closers, paired, pairs_for
-from dlm_lsp.session.context import Context
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEARBY_CHARS = 20_000  # how far the document's habits are looked up on each side
@@ -74,17 +73,17 @@ class ShapedDraft:
     complete: bool
 
 
-def rules_for(context: Context, automatic: bool) -> Rules:
-    """The rules at the context's cursor.
+def rules_for(prefix: str, suffix: str, automatic: bool) -> Rules:
+    """The rules at the cursor between two parts of a document.
 
     Args:
         automatic: the request came from typing: stay within the scope, and on the line where
             more than closers stand right of the cursor.
     """
-    line_before = re.split(r"[\r\n]", context.prefix[-_NEARBY_CHARS:])[-1]
-    line_after = re.split(r"[\r\n]", context.suffix, maxsplit=1)[0]
-    below = context.suffix[len(line_after) : len(line_after) + _NEARBY_CHARS]
-    above = context.prefix[: len(context.prefix) - len(line_before)][-_NEARBY_CHARS:]
+    line_before = re.split(r"[\r\n]", prefix[-_NEARBY_CHARS:])[-1]
+    line_after = re.split(r"[\r\n]", suffix, maxsplit=1)[0]
+    below = suffix[len(line_after) : len(line_after) + _NEARBY_CHARS]
+    above = prefix[: len(prefix) - len(line_before)][-_NEARBY_CHARS:]
     lines_above = [line for line in reversed(_LINE_END.split(above)) if line.strip()]
     lines_below = [line for line in _LINE_END.split(below) if line.strip()]
     indent = _indent_unit([line_before, *lines_above, *lines_below])

@@ -39,7 +39,7 @@ def cases(draw: st.DrawFn) -> tuple[Rules, str]:
         text += suffix[: draw(st.integers(0, 12))] + draw(pieces)
     document = Document("file:///a.py", "python", 1, prefix + suffix)
     context = gather(document, len(prefix), None)
-    return rules_for(context, draw(st.booleans())), text
+    return rules_for(context.prefix, context.suffix, draw(st.booleans())), text
 
 
 @settings(max_examples=800, deadline=None)
