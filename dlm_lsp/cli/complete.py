@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dlm_lsp.cli.place import FilePlace, PlaceError, open_place, to_place
-from dlm_lsp.cli.terminal import GUTTER, LiveView, State, hole_at
+from dlm_lsp.cli.terminal import GUTTER, LiveView, ShownState, hole_at
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_client import HostClient
 from dlm_lsp.client.host_settings import to_host_settings
@@ -134,13 +134,13 @@ async def _watch(
     """Shows the text refining in its surroundings, and the figures under it."""
     hole = hole_at(str(job.place), job.document.text, job.offset)
     with LiveView(console) as view:
-        view.show(hole, State())
+        view.show(hole, ShownState())
         async with aclosing(_suggestions(job, body, client)) as suggestions:
             async for suggestion in suggestions:
                 figures = Text(f" {figures_of(suggestion)}", GUTTER) if suggestion.final else None
                 view.show(
                     hole,
-                    State(
+                    ShownState(
                         suggestion.committed,
                         suggestion.draft,
                         suggestion.spans,

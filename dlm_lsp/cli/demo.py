@@ -24,7 +24,7 @@ from rich.status import Status
 from rich.text import Text
 
 from dlm_lsp.cli.model import run as pull_model
-from dlm_lsp.cli.terminal import GUTTER, Hole, LiveView, State, hole_at
+from dlm_lsp.cli.terminal import GUTTER, LiveView, ShownState, TerminalHole, hole_at
 from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.lsp.lsp_client import LspClient, LspClientError
 from dlm_lsp.store.choice import choose
@@ -46,7 +46,7 @@ AUTOMATIC = 2  # LSP's InlineCompletionTriggerKind
 class Conversation:
     """What the editor has heard from the server."""
 
-    drafts: asyncio.Queue[State | None] = field(default_factory=asyncio.Queue)
+    drafts: asyncio.Queue[ShownState | None] = field(default_factory=asyncio.Queue)
     status: dict[str, Any] = field(default_factory=dict)
     has_status: asyncio.Event = field(default_factory=asyncio.Event)
     asked_at: float = 0.0
@@ -70,7 +70,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DemoAnswer:
     """What a request brought; `text` is empty where there was no suggestion.
 
     Times are milliseconds as the editor sees them.
@@ -84,7 +84,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class DemoScript:
     """A file with holes, and the mode that it is filled in unless told otherwise."""
 
     file: str
@@ -107,16 +107,16 @@ class Script:
         return "".join(parts), tuple(ends)
 
 
-SCRIPT = Script("settings_store.py.txt", "auto")
+SCRIPT = DemoScript("settings_store.py.txt", "auto")
 # Blocks are what there is to watch of a model that fills masks.
-BUNDLED_SCRIPT = Script("inventory.py.txt", "block")
+BUNDLED_SCRIPT = DemoScript("inventory.py.txt", "block")
 
 
 @dataclass(slots=True)
 class Buffer:
     """The file as it is being edited; `filled` are the places that were completed."""
 
-    script: Script
+    script: DemoScript
     text: str
     version: int = 1
     filled: list[tuple[int, int]] = field(default_factory=list)
@@ -126,13 +126,13 @@ class Buffer:
         start = self.text.rfind("\n", 0, offset) + 1
         return {"line": self.text.count("\n", 0, offset), "character": offset - start}
 
-    def hole(self, offset: int) -> Hole:
+    def hole(self, offset: int) -> TerminalHole:
         """The hole at an offset, with the whole file around it."""
         line, column = (count + 1 for count in self.position(offset).values())
         title = f"{self.script.name}:{line}:{column}"
         return hole_at(title, self.text, offset, self.text.count("\n"), self.filled)
 
-    def accept(self, offset: int, answer: Answer) -> dict[str, Any]:
+    def accept(self, offset: int, answer: DemoAnswer) -> dict[str, Any]:
         """Inserts an answer; returns the change as LSP's didChange says it."""
         end = offset + answer.replaced
         edges = {"start": self.position(offset), "end": self.position(end)}
@@ -174,7 +174,7 @@ def _is_bundled(settings: dict[str, object]) -> bool:
         return False
 
 
-async def _run(console: Console, script: Script, settings: dict[str, object]) -> int:
+async def _run(console: Console, script: DemoScript, settings: dict[str, object]) -> int:
     text, places = script.open()
     settings = {"mode": script.mode, **settings}
     heard, buffer = Conversation(), Buffer(script, text)
@@ -200,9 +200,9 @@ async def _fill_all(
     buffer: Buffer,
     places: Sequence[int],
     view: LiveView | None,
-) -> list[Answer]:
+) -> list[DemoAnswer]:
     """Fills every hole and accepts what came, so that the next one is filled after it."""
-    answers: list[Answer] = []
+    answers: list[DemoAnswer] = []
     for place in places:
         offset = place + sum(len(answer.text) - answer.replaced for answer in answers)
         asking = asyncio.create_task(
@@ -213,7 +213,7 @@ async def _fill_all(
         answer = await asking
         answers.append(answer)
         if view is not None:
-            view.show(buffer.hole(offset), State(answer.text, replaced=answer.replaced))
+            view.show(buffer.hole(offset), ShownState(answer.text, replaced=answer.replaced))
             await asyncio.sleep(HOLE_SECONDS)
         editor.notify("textDocument/didChange", buffer.accept(offset, answer))
     return answers
@@ -263,7 +263,7 @@ async def _wait_for_engine(spinner: Status, editor: LspClient, heard: Conversati
 
 async def _ask(
     editor: LspClient, heard: Conversation, uri: str, position: dict[str, int]
-) -> Answer:
+) -> DemoAnswer:
     """Asks for a completion as an editor does while somebody types."""
     heard.ask()
     try:
@@ -283,20 +283,20 @@ async def _ask(
     if items:
         text = items[0]["insertText"]
         replaced = items[0]["range"]["end"]["character"] - position["character"]
-    return Answer(text, replaced, heard.num_drafts, heard.first_draft_ms, total_ms)
+    return DemoAnswer(text, replaced, heard.num_drafts, heard.first_draft_ms, total_ms)
 
 
-async def _watch(view: LiveView, hole: Hole, heard: Conversation) -> None:
+async def _watch(view: LiveView, hole: TerminalHole, heard: Conversation) -> None:
     """Draws every draft until the answer is there."""
-    view.show(hole, State())
+    view.show(hole, ShownState())
     while (state := await heard.drafts.get()) is not None:
         view.show(hole, state)
         await asyncio.sleep(FRAME_SECONDS)
 
 
-def _state(params: dict[str, Any]) -> State:
+def _state(params: dict[str, Any]) -> ShownState:
     position, end = params["position"], params["range"]["end"]
-    return State(
+    return ShownState(
         committed=params["committed"],
         draft=params["draft"],
         spans=tuple(SpanBody(**span) for span in params["spans"]),
@@ -304,7 +304,7 @@ def _state(params: dict[str, Any]) -> State:
     )
 
 
-def _conclude(console: Console, status: dict[str, Any], answers: Sequence[Answer]) -> int:
+def _conclude(console: Console, status: dict[str, Any], answers: Sequence[DemoAnswer]) -> int:
     """Prints the figures, and why there is no suggestion where there is none."""
     if not answers or not all(answer.text.strip() for answer in answers):
         reason = status.get("reason") or status.get("message") or "No reason given."

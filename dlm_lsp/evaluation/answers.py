@@ -22,7 +22,7 @@ from dlm_lsp.evaluation.variants import Variant
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from dlm_lsp.session.context import Context, gather
 from dlm_lsp.session.document import Document
-from dlm_lsp.session.pipeline import Source
+from dlm_lsp.session.pipeline import CompletionSource
 from engine.lab.evaluation.metrics import compare, length_bucket
 from engine.lab.evaluation.records import Record
 from engine.lab.evaluation.sandbox import Bounds, run_program
@@ -71,7 +71,7 @@ class Question:
     prompt_ms: float
 
 
-async def prepare(client: Source, task: Task, asking: Asking) -> Question:
+async def prepare(client: CompletionSource, task: Task, asking: Asking) -> Question:
     """Brings a task's prompt into the host's cache.
 
     Raises:
@@ -85,7 +85,7 @@ async def prepare(client: Source, task: Task, asking: Asking) -> Question:
 
 
 async def ask(
-    client: Source, question: Question, variant: Variant, asking: Asking
+    client: CompletionSource, question: Question, variant: Variant, asking: Asking
 ) -> tuple[str, FinishedEvent]:
     """The completion of a task in one mode, greedily, and the host's last word.
 
@@ -179,7 +179,11 @@ def _inserted(question: Question, text: str, replaced: int) -> str:
 
 
 async def _finished(
-    client: Source, context: Context, limits: LimitsBody, variant: Variant, block: BlockBody
+    client: CompletionSource,
+    context: Context,
+    limits: LimitsBody,
+    variant: Variant,
+    block: BlockBody,
 ) -> FinishedEvent:
     body = GenerateBody(
         client="eval",

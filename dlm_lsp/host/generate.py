@@ -34,7 +34,7 @@ from dlm_lsp.client.messages import (
 )
 from dlm_lsp.host.backend import Backend
 from dlm_lsp.host.bridge import EventStream
-from dlm_lsp.host.layout import Budget, Layout, Pieces, budget_for, lay_out
+from dlm_lsp.host.layout import Layout, PromptBudget, TextPieces, budget_for, lay_out
 from dlm_lsp.host.modes import choose_mode, step_times
 from dlm_lsp.host.replies import ApiError, invalid, unavailable
 from dlm_lsp.host.state import Host
@@ -95,7 +95,7 @@ class _Options:
     mode: str
     limits: Limits
     block: BlockOptions
-    budget: Budget
+    budget: PromptBudget
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
 
@@ -147,7 +147,9 @@ def to_engine(
         RequestError: the request does not fit the loaded model; names the field.
     """
     options = _options(body, backend, records)
-    pieces = Pieces(body.prefix, body.suffix, body.marks.prefix_start, body.marks.far_suffix_start)
+    pieces = TextPieces(
+        body.prefix, body.suffix, body.marks.prefix_start, body.marks.far_suffix_start
+    )
     layout = lay_out(pieces, backend.tokenizer, options.budget)
     sampling = body.sampling
     request = Request(

@@ -44,7 +44,7 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class TextPieces:
     """The text around a cursor. Neither holds an unpaired surrogate.
 
     Attributes:
@@ -60,7 +60,7 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class PromptBudget:
     """Most tokens of each side; the suffix's are far and near together."""
 
     prefix: int
@@ -84,7 +84,7 @@ class Layout:
 
 def budget_for(
     context_max: int, tokens_max: int, *, prefix: int | None = None, suffix: int | None = None
-) -> Budget:
+) -> PromptBudget:
     """The budget within a context that also has to hold the completion.
 
     The suffix never takes more than a third, so that a small context keeps the text that is
@@ -108,10 +108,10 @@ def budget_for(
         )
     suffix_tokens = min(_SUFFIX_TOKENS if suffix is None else suffix, room // 3)
     prefix_tokens = min(PREFIX_TOKENS_MAX if prefix is None else prefix, room - suffix_tokens)
-    return Budget(prefix_tokens, suffix_tokens)
+    return PromptBudget(prefix_tokens, suffix_tokens)
 
 
-def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
+def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> Layout:
     """The prompt for these pieces.
 
     Raises:

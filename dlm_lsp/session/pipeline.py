@@ -33,7 +33,7 @@ from dlm_lsp.session.context import Context
 from dlm_lsp.settings.schema import Settings
 
 
-class Source(Protocol):
+class CompletionSource(Protocol):
     """Where completions come from; `HostClient` is one."""
 
     def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
@@ -93,7 +93,7 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
 
 
 async def complete(
-    context: Context, rules: Rules, body: GenerateBody, source: Source
+    context: Context, rules: Rules, body: GenerateBody, source: CompletionSource
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last one is final.
 

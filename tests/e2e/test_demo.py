@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from dlm_lsp.cli.demo import BUNDLED_SCRIPT, FILES, HOLE, SCRIPT, Script
+from dlm_lsp.cli.demo import BUNDLED_SCRIPT, FILES, HOLE, SCRIPT, DemoScript
 from engine.api import MASKED
 from tests.e2e.conftest import Home
 from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal
@@ -24,7 +24,7 @@ def picture_rows(drawing: str) -> str:
 
 
 @pytest.mark.parametrize("script", [SCRIPT, BUNDLED_SCRIPT], ids=lambda script: script.name)
-def test_holes_stand_where_the_file_has_marks(script: Script):
+def test_holes_stand_where_the_file_has_marks(script: DemoScript):
     text, places = script.open()
     assert HOLE not in text
     assert len(places) > 3

@@ -18,7 +18,7 @@ from dlm_lsp.client.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
+from dlm_lsp.evaluation.replay import Deaf, TypingScript, draw_scripts, replay
 from dlm_lsp.session.engine_link import EngineLink
 from engine.errors import EngineFailure
 from engine.lab.evaluation.records import ReplayRecord
@@ -29,7 +29,7 @@ TEXT = "".join(
     f"    return value_{n:02} + {n}\n\n\n"
     for n in range(15)
 )
-SCRIPT = Script("own/unique.py", TEXT, seed=3)
+SCRIPT = TypingScript("own/unique.py", TEXT, seed=3)
 Answer = Callable[[str], str]
 
 
