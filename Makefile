@@ -37,12 +37,12 @@ format: $(VENV)/.dev
 
 # The second part measures the best model that was pulled (`dlm-lsp model pull`).
 bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, and the engine beside llama.cpp, into benchmarks/
-	$(BIN)/python -m engine.bench.decode --out benchmarks
+	$(BIN)/python -m engine.lab.bench.decode --out benchmarks
 	model="$$($(BIN)/python -P -c \
 	    'from dlm_lsp.store.choice import choose; print(choose(None).path or "")')"; \
 	if test -z "$$model"; \
 	then echo "no real model is pulled (dlm-lsp model pull): nothing to run beside llama.cpp"; \
-	else $(BIN)/python -m engine.bench.llamacpp --checkpoint "$$model" \
+	else $(BIN)/python -m engine.lab.bench.llamacpp --checkpoint "$$model" \
 	    --store "$$(dirname "$$(dirname "$$model")")" --out benchmarks; \
 	fi
 
@@ -51,13 +51,13 @@ gpu: PYTHON = $(BIN)/python
 gpu:  ## the laws on the card, then the baseline into benchmarks/
 	DLM_TEST_DEVICE=cuda $(PYTHON) -m pytest -p no:cacheprovider -s tests/engine/test_cuda.py \
 	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
-	  tests/engine/test_joint_sampling.py tests/engine/bench/test_parity.py \
-	  tests/engine/training/test_rows.py
-	$(PYTHON) -m engine.bench.baseline --out benchmarks
-	$(PYTHON) -m engine.bench.baseline_report benchmarks
+	  tests/engine/test_joint_sampling.py tests/engine/lab/bench/test_parity.py \
+	  tests/engine/lab/training/batch/test_rows.py
+	$(PYTHON) -m engine.lab.bench.baseline --out benchmarks
+	$(PYTHON) -m engine.lab.bench.baseline_report benchmarks
 
-train: $(VENV)/.dev  ## train the bundled model from local source trees (see engine/training)
-	nice -n 10 $(BIN)/python -m engine.training --preset nano --out runs/nano
+train: $(VENV)/.dev  ## train the bundled model from local source trees (see engine/lab/training)
+	nice -n 10 $(BIN)/python -m engine.lab.training --preset nano --out runs/nano
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

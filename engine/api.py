@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-from engine.advice import DecodingAdvice
+from engine.auto.checkpoint_stats import CheckpointStats
+from engine.auto.step_times import StepTimes
 from engine.errors import RequestError
-from engine.steptimes import StepTimes
 
 # What may be asked for; "auto" is resolved before a request reaches the engine.
 AskedMode = Literal["auto", "ar", "block", "linear_spec", "quadratic_spec", "copy_spec"]
@@ -232,7 +232,7 @@ class EngineInfo:
 
     Attributes:
         step_times: the measured curve; None until it was measured.
-        advice: what the checkpoint's `decoding.json` says, or is known of a released checkpoint.
+        stats: what the checkpoint's `decoding.json` says, or is known of a released checkpoint.
         program: what computes, its version, and what of it was chosen for this machine, such as
             "onnxruntime 1.32.0, uint8".
     """
@@ -247,7 +247,7 @@ class EngineInfo:
     modes: tuple[str, ...] = MODES
     infilling: bool = True
     step_times: StepTimes | None = None
-    advice: DecodingAdvice | None = None
+    stats: CheckpointStats | None = None
     program: str = ""
 
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import itertools
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.advice import read_advice
 from engine.api import (
     CAUSAL_MODES,
+    LAST_EVENTS,
     MODES,
     Draft,
     Emit,
     EngineInfo,
     Event,
+    Failed,
     Finished,
     Handle,
     Preparing,
@@ -31,18 +33,26 @@ from engine.api import (
     Stopped,
     Usage,
 )
+from engine.auto.checkpoint_stats import read_stats
+from engine.auto.measuring import measure
+from engine.auto.step_times import (
+    StepTimes,
+    TimesFile,
+    TimesKey,
+    built_in_times,
+    read_times,
+    write_times,
+)
 from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.device import default_threads, resolve, torch_unusable
-from engine.errors import RequestError
+from engine.errors import EngineFailure, RequestError
 from engine.loop import TokenState, decode
-from engine.measuring import measure
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer
 from engine.runtime import Cache, Runtime
 from engine.scheduler import Scheduler
-from engine.steptimes import StepTimes, TimesFile, TimesKey, built_in_times, read_times, write_times
 from engine.transcript import Transcript, mean_confidence
 
 logger = logging.getLogger(__name__)
@@ -83,7 +93,11 @@ class Engine:
         self.info = replace(
             _info(runtime, cache, tokenizer, settings.checkpoint_path(), threads),
             step_times=times,
-            advice=read_advice(settings.checkpoint_path(), has_drafter=runtime.has_drafter),
+            stats=read_stats(
+                settings.checkpoint_path(),
+                is_released=config.is_released,
+                has_drafter=runtime.has_drafter,
+            ),
         )
         self._runtime = runtime
         self._cache = cache
@@ -151,6 +165,37 @@ class Engine:
             )
         return self._scheduler.submit(request, emit)
 
+    def stream(self, request: Request) -> Generator[Event]:
+        """The events of a request as they come, while the caller waits for each of them.
+
+        Closing the generator cancels the request.
+
+        Raises:
+            RequestError: the request does not fit this model.
+        """
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        handle = self.submit(request, events.put)
+        try:
+            while not isinstance(event := events.get(), LAST_EVENTS):
+                yield event
+            yield event
+        finally:
+            handle.cancel()
+
+    def generate(self, request: Request) -> Finished:
+        """Decodes a request to its end, for which the caller waits.
+
+        Raises:
+            RequestError: the request does not fit this model.
+            EngineFailure: decoding failed, or the engine was closed before its end.
+        """
+        *_, event = self.stream(request)
+        if isinstance(event, Failed):
+            raise EngineFailure(event.message, param=event.param)
+        if not isinstance(event, Finished):
+            raise EngineFailure("The engine was closed before the request was finished.")
+        return event
+
     def close(self) -> None:
         """Cancels all requests and ends the engine thread."""
         self._scheduler.close()
@@ -202,7 +247,7 @@ def _load_runtime(
     Both are imported here, because torch takes a second and need not be installed.
     """
     if settings.backend == "onnx":
-        from engine.onnx.runtime import OnnxRuntime
+        from engine.model.onnx.runtime import OnnxRuntime
 
         return OnnxRuntime.load(source, settings, preparing)
     try:

@@ -24,6 +24,7 @@ SPECIAL_TOKENS = ("<pad>", BEGIN, END, MASK, FAR, PREFIX, NEAR, MIDDLE, END_OF_M
 PREFIX_TOKENS_MAX = 832
 FAR_TOKENS_MAX = 256
 NEAR_TOKENS_MAX = 128
+NEAR_LINES = 2  # below the cursor, after which the far suffix starts where nothing else is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,28 @@ class SentinelFormat:
 
 Infill = InfillFormat | SentinelFormat
 MARKERS_MAX = 5  # tokens of a prompt besides its pieces, in any format
+
+
+def prompt_of(
+    infill: Infill | None,
+    begin: int | None,
+    *,
+    far: Sequence[int] = (),
+    prefix: Sequence[int],
+    near: Sequence[int] = (),
+) -> tuple[int, ...]:
+    """The prompt whose continuation is the middle between these pieces.
+
+    A checkpoint without infilling markers gets the prefix alone after its begin token: it could
+    not tell a suffix from the text to be continued.
+
+    Args:
+        infill: None where there are no markers, or they are not to be used.
+        begin: None where the tokenizer has no such token; an empty prefix then is an empty prompt.
+    """
+    if infill is not None:
+        return infill.prompt(far, prefix, near)
+    return (*(() if begin is None else (begin,)), *prefix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,36 +106,6 @@ def group(
     )
 
 
-def concatenate(steps: list[Step]) -> Step:
-    """One step of several sequences' steps: parents shift, groups stay apart by sequence."""
-    assert steps
-    token: list[int] = []
-    sequence: list[int] = []
-    position: list[int] = []
-    parent: list[int] = []
-    group_of: list[int] = []
-    drafter: list[bool] = []
-    read: list[int] = []
-    for step in steps:
-        base = len(token)
-        token += step.token
-        sequence += step.sequence
-        position += step.position
-        parent += [p if p == CACHED else p + base for p in step.parent]
-        group_of += step.group
-        drafter += step.drafter
-        read += [row + base for row in step.read]
-    return Step(
-        tuple(token),
-        tuple(sequence),
-        tuple(position),
-        tuple(parent),
-        tuple(group_of),
-        tuple(drafter),
-        tuple(read),
-    )
-
-
 def visible_rows(step: Step) -> tuple[int, ...]:
     """For each row the rows of the same step that it sees, as a bit mask (bit k: row k).
 

@@ -10,23 +10,23 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from dlm_lsp.client import HostError
-from dlm_lsp.context import Context, gather
-from dlm_lsp.document import Document
-from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.messages import (
     BlockBody,
     ErrorEvent,
     FinishedEvent,
     GenerateBody,
     LimitsBody,
 )
-from dlm_lsp.pipeline import Generator
-from dlm_lsp.postprocess import rules_for, shape_final
-from engine.evaluation.metrics import compare, length_bucket
-from engine.evaluation.records import Record
-from engine.evaluation.sandbox import Bounds, run_program
-from engine.evaluation.suites import Task
+from dlm_lsp.evaluation.variants import Variant
+from dlm_lsp.postprocess.shaping import rules_for, shape_final
+from dlm_lsp.session.context import Context, gather
+from dlm_lsp.session.document import Document
+from dlm_lsp.session.pipeline import Source
+from engine.lab.evaluation.metrics import compare, length_bucket
+from engine.lab.evaluation.records import Record
+from engine.lab.evaluation.sandbox import Bounds, run_program
+from engine.lab.evaluation.suites import Task
 
 # A task is given a token for each character of its reference and these: two or three times what it
 # takes. To write on to `tokens_max` from there costs time and makes nothing right.
@@ -71,7 +71,7 @@ class Question:
     prompt_ms: float
 
 
-async def prepare(client: Generator, task: Task, asking: Asking) -> Question:
+async def prepare(client: Source, task: Task, asking: Asking) -> Question:
     """Brings a task's prompt into the host's cache.
 
     Raises:
@@ -85,7 +85,7 @@ async def prepare(client: Generator, task: Task, asking: Asking) -> Question:
 
 
 async def ask(
-    client: Generator, question: Question, variant: Variant, asking: Asking
+    client: Source, question: Question, variant: Variant, asking: Asking
 ) -> tuple[str, FinishedEvent]:
     """The completion of a task in one mode, greedily, and the host's last word.
 
@@ -183,7 +183,7 @@ def _inserted(question: Question, text: str, replaced: int) -> str:
 
 
 async def _finished(
-    client: Generator, context: Context, limits: LimitsBody, variant: Variant, block: BlockBody
+    client: Source, context: Context, limits: LimitsBody, variant: Variant, block: BlockBody
 ) -> FinishedEvent:
     body = GenerateBody(
         client="eval",

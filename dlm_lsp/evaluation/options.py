@@ -10,10 +10,10 @@ from typing import Literal, get_args
 
 from engine.api import ASKED_MODES, AskedMode
 from engine.errors import ConfigError
-from engine.evaluation.lines import INFILLINGS, Infilling
+from engine.lab.evaluation.lines import INFILLINGS, Infilling
 
 HOLES, REPLAY = "holes", "replay"
-THRESHOLD_MAX, TOKENS_MAX = 2, 4096  # as `messages` has them
+THRESHOLD_MAX, TOKENS_MAX = 2, 4096  # as `client/messages.py` has them
 
 Execute = Literal["isolated", "unprotected", "never"]
 EXECUTE: tuple[Execute, ...] = get_args(Execute)

@@ -13,7 +13,7 @@ from pathlib import Path
 from dlm_lsp.evaluation.options import HOLES, REPLAY, EvalOptions
 from dlm_lsp.evaluation.replay import Script, draw_scripts
 from engine.errors import ConfigError
-from engine.evaluation.suites import (
+from engine.lab.evaluation.suites import (
     Source,
     Task,
     held_out_sources,

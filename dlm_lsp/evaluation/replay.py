@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dlm_lsp.document import Change, Document, Encoding
-from dlm_lsp.editor import Ask, DraftNotice, Offer, Status
-from dlm_lsp.engine_link import EngineLink
 from dlm_lsp.evaluation.options import REPLAY
 from dlm_lsp.evaluation.typist import (
     Manuscript,
@@ -27,9 +24,12 @@ from dlm_lsp.evaluation.typist import (
     open_manuscript,
     press,
 )
-from dlm_lsp.session import Session
+from dlm_lsp.session.document import Change, Document, Encoding
+from dlm_lsp.session.engine_link import EngineLink
+from dlm_lsp.session.requests import Ask, DraftNotice, Offer, Status
+from dlm_lsp.session.session import Session
 from engine.errors import EngineFailure
-from engine.evaluation.records import ReplayRecord
+from engine.lab.evaluation.records import ReplayRecord
 
 ENCODING = Encoding.UTF16
 ACCEPTED_CHARS_MIN = 2  # one character is typed as fast

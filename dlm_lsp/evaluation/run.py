@@ -16,22 +16,22 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dlm_lsp.client import HostClient
-from dlm_lsp.engine_link import to_host_settings
+from dlm_lsp.client.host_client import HostClient
 from dlm_lsp.evaluation.answers import Asking, ask, judge, judged, prepare
 from dlm_lsp.evaluation.options import REPLAY
 from dlm_lsp.evaluation.replay import Script, replay
 from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.settings import Settings
-from engine.evaluation.baselines import (
+from dlm_lsp.session.engine_link import to_host_settings
+from dlm_lsp.settings.schema import Settings
+from engine.lab.evaluation.baselines import (
     BASELINES,
     FREQUENT_LINE,
     PREVIOUS_LINE,
     FrequentLines,
     previous_line,
 )
-from engine.evaluation.records import Records
-from engine.evaluation.suites import Task
+from engine.lab.evaluation.records import Records
+from engine.lab.evaluation.suites import Task
 
 _POLL_SECONDS = 0.1
 # Of progress for a whole run, where the output is no terminal; and how long without one at most.

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dlm_lsp.client.messages import BlockBody
 from dlm_lsp.evaluation.options import ModeOption
-from dlm_lsp.messages import BlockBody
 from engine.api import AskedMode
 
 

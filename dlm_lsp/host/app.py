@@ -21,14 +21,14 @@ from pathlib import Path
 
 from aiohttp import web
 
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.options import TOKEN_VARIABLE, ServeOptions
+from dlm_lsp.client.paths import HostPaths, host_paths, identity
+from dlm_lsp.client.starter import EXIT_TAKEN
 from dlm_lsp.host.backend import Load, load_engine
-from dlm_lsp.host.errors import HostError
 from dlm_lsp.host.lifecycle import bind_private, serving_lock, watch
 from dlm_lsp.host.loading import Loader
-from dlm_lsp.host.options import TOKEN_VARIABLE, ServeOptions
-from dlm_lsp.host.paths import HostPaths, host_paths, identity
 from dlm_lsp.host.routes import make_runner
-from dlm_lsp.host.starter import EXIT_TAKEN
 from dlm_lsp.host.state import Host
 
 __all__ = ["ServeOptions", "serve"]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from dlm_lsp.client.paths import graphs_folder, times_file
 from dlm_lsp.host.layout import TextEncoder
-from dlm_lsp.host.paths import graphs_folder, times_file
 from dlm_lsp.store.choice import name_of
 from dlm_lsp.store.memory import smaller_model
 from dlm_lsp.store.progress import sized

@@ -18,13 +18,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from pydantic import ValidationError
 
-from dlm_lsp.host.backend import Backend
-from dlm_lsp.host.bridge import EventStream
-from dlm_lsp.host.layout import Layout, Pieces, budget_for, lay_out
-from dlm_lsp.host.modes import choose_mode, step_times
-from dlm_lsp.host.replies import ApiError, invalid, unavailable
-from dlm_lsp.host.state import Host
-from dlm_lsp.messages import (
+from dlm_lsp.client.messages import (
     DraftEvent,
     ErrorBody,
     ErrorEvent,
@@ -38,6 +32,12 @@ from dlm_lsp.messages import (
     UsageBody,
     to_line,
 )
+from dlm_lsp.host.backend import Backend
+from dlm_lsp.host.bridge import EventStream
+from dlm_lsp.host.layout import Layout, Pieces, budget_for, lay_out
+from dlm_lsp.host.modes import choose_mode, step_times
+from dlm_lsp.host.replies import ApiError, invalid, unavailable
+from dlm_lsp.host.state import Host
 from engine.api import (
     LAST_EVENTS,
     BlockOptions,
@@ -53,7 +53,7 @@ from engine.api import (
     Stopped,
     Usage,
 )
-from engine.forecast import ModeRecord, quadratic_length
+from engine.auto.mode_selection import ModeRecord, quadratic_length
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.errors import RequestError
-from engine.prompt import BEGIN, FAR_TOKENS_MAX, MARKERS_MAX, PREFIX_TOKENS_MAX, Infill
+from engine.prompt import (
+    BEGIN,
+    FAR_TOKENS_MAX,
+    MARKERS_MAX,
+    NEAR_LINES,
+    PREFIX_TOKENS_MAX,
+    Infill,
+    prompt_of,
+)
 
 # Far and near suffix together: two lines of near suffix leave the far one what it was trained with.
 _SUFFIX_TOKENS = FAR_TOKENS_MAX + 32
 # Code has 3 to 4 characters a token; text with more than this many is over budget unread.
 _CHARS_PER_TOKEN_MAX = 12
-_NEAR_LINES = 2  # below the cursor, where a far suffix starts when its mark is set
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -107,9 +114,6 @@ def budget_for(
 def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
     """The prompt for these pieces.
 
-    A checkpoint without infilling markers gets the prefix alone behind its begin token: it could
-    not tell a suffix from the text to be continued.
-
     Raises:
         RequestError: a mark lies outside its text, or there is nothing to make a prompt of.
     """
@@ -117,12 +121,8 @@ def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
     _check_mark("marks.farSuffixStart", pieces.far_suffix_start, pieces.suffix)
     start, prefix = _prefix(pieces.prefix, pieces.prefix_start, encoder, budget.prefix)
     far_start, far, near = _suffix(pieces.suffix, pieces.far_suffix_start, encoder, budget.suffix)
-    infill = encoder.infill
-    if infill is not None:
-        prompt = infill.prompt(far, prefix, near)
-    else:
-        begin = encoder.id_of(BEGIN)
-        prompt = (*(() if begin is None else (begin,)), *prefix)
+    begin = encoder.id_of(BEGIN)
+    prompt = prompt_of(encoder.infill, begin, far=far, prefix=prefix, near=near)
     if not prompt:
         raise RequestError(
             "prefix is empty, and this checkpoint has no begin token to start from.",
@@ -194,10 +194,10 @@ def _suffix(
     the mark is set anew, so that near and far stay contiguous while lines are of ordinary length.
     """
     near_budget = budget // 3
-    start = _lines_below(text, _NEAR_LINES) if mark is None else mark
+    start = _lines_below(text, NEAR_LINES) if mark is None else mark
     near = _head(text[:start], encoder, near_budget + 1)
     if mark is not None and len(near) > near_budget:
-        start = min(start, _lines_below(text, _NEAR_LINES))
+        start = min(start, _lines_below(text, NEAR_LINES))
         near = _head(text[:start], encoder, near_budget)
     far = _head(text[start:], encoder, budget - near_budget)
     return start, far, near[:near_budget]

@@ -10,8 +10,8 @@ import logging
 import threading
 import time
 
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.host.backend import Backend, Load
-from dlm_lsp.host.errors import HostError
 from dlm_lsp.store.choice import name_of
 from engine.config import EngineSettings
 from engine.errors import EngineError

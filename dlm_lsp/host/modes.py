@@ -1,7 +1,7 @@
 """What "auto" is on this host: the checkpoint's figures, the machine's and the host's own record.
 
-The choice itself stands in `engine.forecast`; here its inputs are brought together, for requests
-and for whoever asks what a request would get.
+The choice itself stands in `engine.auto.mode_selection`; here its inputs are brought together, for
+requests and for whoever asks what a request would get.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.api import EXACT_MODES, EngineInfo, Limits, Usage
-from engine.forecast import (
-    Asked,
-    Forecast,
+from engine.auto.mode_selection import (
+    ModeChoice,
+    ModeQuery,
     ModeRecord,
     decided_tokens,
     expected_span,
     explain,
-    forecast,
     is_line_stop,
+    select_mode,
 )
-from engine.steptimes import StepTimes, built_in_times
+from engine.auto.step_times import StepTimes, built_in_times
 
 
 @dataclass(slots=True)
@@ -47,11 +47,11 @@ def choose_mode(
     block_length: int,
     stop: tuple[str, ...] = (),
     exact: bool = False,
-) -> Forecast:
+) -> ModeChoice:
     """What "auto" takes for a request like this."""
     modes = [mode for mode in info.modes if not exact or mode in EXACT_MODES]
     span = expected_span(limits.tokens_max, is_line=is_line_stop(stop))
-    return forecast(Asked(span, block_length, modes), step_times(info), records, info.advice)
+    return select_mode(ModeQuery(span, block_length, modes), step_times(info), records, info.stats)
 
 
 def step_times(info: EngineInfo) -> StepTimes:
@@ -61,7 +61,7 @@ def step_times(info: EngineInfo) -> StepTimes:
 
 def usual_choice(
     info: EngineInfo, records: Mapping[str, ModeRecord], block_length: int
-) -> Forecast:
+) -> ModeChoice:
     """What "auto" takes for a request that says nothing else."""
     return choose_mode(info, records, Limits(), block_length=block_length)
 
@@ -77,6 +77,6 @@ def times_body(times: StepTimes | None) -> dict[str, object] | None:
     }
 
 
-def auto_body(found: Forecast) -> dict[str, object]:
+def auto_body(found: ModeChoice) -> dict[str, object]:
     """The choice as `/health` shows it."""
     return {"mode": found.mode, "why": explain(found)}

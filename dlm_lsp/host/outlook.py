@@ -12,18 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_lsp.client.paths import graphs_folder, times_file
 from dlm_lsp.host.backend import in_the_stores_words
 from dlm_lsp.host.modes import usual_choice
-from dlm_lsp.host.paths import graphs_folder, times_file
+from engine.auto.mode_selection import ModeChoice
+from engine.auto.step_times import StepTimes
 from engine.config import EngineSettings
 from engine.errors import EngineError, ModelTooLarge
-from engine.forecast import Forecast
-from engine.steptimes import StepTimes
 
 if TYPE_CHECKING:
+    from engine.model.onnx.prepared import PreparedGraph
+    from engine.model.onnx.probe import MachineProbe
     from engine.model.source import CheckpointSource
-    from engine.onnx.prepared import PreparedGraph
-    from engine.onnx.probe import MachineProbe
 
 TRIAL_BYTES_MAX = 2 << 30  # of weights that are loaded to see whether they can be
 
@@ -68,7 +68,7 @@ class Outlook:
     onnx: OnnxOutlook | None = None
     load_seconds: float | None = None
     step_times: StepTimes | None = None
-    auto: Forecast | None = None
+    auto: ModeChoice | None = None
     problem: str | None = None
 
 
@@ -112,10 +112,10 @@ def outlook(settings: EngineSettings, *, tries: bool = True) -> Outlook:
 
 def _with_onnx(seen: Outlook, source: CheckpointSource) -> Outlook:
     """What ONNX Runtime would do. Raises ModelTooLarge."""
-    from engine.onnx.plan import GraphPlan
-    from engine.onnx.prepared import graph_of
-    from engine.onnx.probe import known_probe
-    from engine.onnx.runtime import check_memory, dtype_for, float_limit, memory_needed
+    from engine.model.onnx.plan import GraphPlan
+    from engine.model.onnx.prepared import graph_of
+    from engine.model.onnx.probe import known_probe
+    from engine.model.onnx.runtime import check_memory, dtype_for, float_limit, memory_needed
 
     settings, graphs = seen.settings, graphs_folder()
     dtype = dtype_for(source.config, settings.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from dlm_lsp.messages import ErrorBody
+from dlm_lsp.client.messages import ErrorBody
 
 
 class ApiError(Exception):

@@ -14,11 +14,11 @@ from typing import Any
 
 from aiohttp import web
 
+from dlm_lsp.client.messages import ErrorBody
 from dlm_lsp.host.generate import generate
 from dlm_lsp.host.modes import auto_body, times_body, usual_choice
 from dlm_lsp.host.replies import ApiError, error_reply, invalid, reply, unavailable
 from dlm_lsp.host.state import Host
-from dlm_lsp.messages import ErrorBody
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.errors import EngineError, RequestError
 

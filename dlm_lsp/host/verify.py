@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from engine.config import EngineSettings
 from engine.device import needs_torch, torch_unusable
-from engine.verify.report import Check, Section
+from engine.lab.verify.report import Check, Section
 
 __all__ = ["Check", "Section", "sections"]
 
@@ -27,7 +27,7 @@ def sections(settings: EngineSettings, holes_max: int | None) -> Iterator[Sectio
     needs_torch("dlm-lsp verify")
     # torch: only who asks for an examination waits for it
     try:
-        from engine.verify.examination import HOLES_MAX, examine
+        from engine.lab.verify.examination import HOLES_MAX, examine
     except (ImportError, OSError) as error:
         raise torch_unusable(error) from None
 

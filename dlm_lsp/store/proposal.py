@@ -16,7 +16,7 @@ import numpy
 from dlm_lsp.store.catalogue import Entry
 from dlm_lsp.store.memory import available_bytes
 from dlm_lsp.store.progress import sized
-from engine.onnx.probe import probe
+from engine.model.onnx.probe import probe
 
 # A step of one row that takes longer makes a line of twelve tokens take more than half a second.
 ROW_STEP_MS_MAX = 50.0

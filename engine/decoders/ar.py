@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.decoders.strategy import Feed, Progress, Task, fed
+from engine.decoders.strategy import PendingTokens, Progress, Task, advance_prefill
 from engine.reading import Reading
 from engine.step import Step
 
 
 @dataclass(frozen=True, slots=True)
 class ARState:
-    """The feed's pending tokens are the prompt's rest, later the token emitted last."""
+    """The pending tokens are the prompt's rest, later the token emitted last."""
 
     task: Task
-    feed: Feed
+    pending: PendingTokens
     progress: Progress
 
 
@@ -26,15 +26,19 @@ class AutoRegressive:
     """Strategy "ar"."""
 
     def start(self, task: Task) -> ARState:
-        return ARState(task, Feed(task.cached, task.request.prompt[task.cached :]), Progress())
+        return ARState(
+            task, PendingTokens(task.cached, task.request.prompt[task.cached :]), Progress()
+        )
 
     def plan(self, state: ARState) -> Step:
-        return state.feed.plan(state.task)
+        return state.pending.plan(state.task)
 
     def resolve(
         self, state: ARState, step: Step, readings: Sequence[Reading]
     ) -> tuple[ARState, tuple[int, ...]]:
-        feed, progress = fed(state.feed, state.progress, step, readings, state.task)
-        if not feed.pending:
-            feed = Feed(feed.cached, progress.committed[-1:])
-        return ARState(state.task, feed, progress), tuple(range(step.rows))
+        pending, progress = advance_prefill(
+            state.pending, state.progress, step, readings, state.task
+        )
+        if not pending.tokens:
+            pending = PendingTokens(pending.cached, progress.committed[-1:])
+        return ARState(state.task, pending, progress), tuple(range(step.rows))

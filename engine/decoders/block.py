@@ -1,10 +1,11 @@
 """Block diffusion ("FastDiffuser"): masks of a block are filled in parallel, by confidence.
 
 As Nemotron-Labs-Diffusion's reference `generate` (arXiv 2607.05722): a causal prefill whose last
-row gives the block's first token (the seed); denoising forwards in which the block's rows see
-each other in both directions and all cached text, and write nothing; a place is decided when its
-confidence reaches the threshold, the most confident one always; decided places are never revised;
-a finished block runs once more as a causal chain, which writes clean K/V and gives the next seed.
+row gives the block's first token (the bonus token); denoising forwards in which the block's rows
+see each other in both directions and all cached text, and write nothing; a place is decided when
+its confidence reaches the threshold, the most confident one always; decided places are never
+revised; a finished block runs once more as a causal chain, which writes clean K/V and gives the
+next bonus token.
 
 Three deviations, none of which changes an emitted token's definition: places behind a decided stop
 token or behind the length limit are not denoised, since they are never shown; a request's last
@@ -19,13 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.decoders.strategy import (
-    Feed,
+    PendingTokens,
     Place,
     Progress,
     Task,
+    advance_prefill,
     before_stop,
     commit,
-    fed,
     room_left,
 )
 from engine.reading import Reading
@@ -37,14 +38,14 @@ class BlockState:
     """Either feeding (`block` is None) or denoising.
 
     Attributes:
-        feed: the prompt's rest, later the finished block, on its way into the cache.
-        block: all places of the block being denoised; the first is the seed, decided.
+        pending: the prompt's rest, later the finished block, on its way into the cache.
+        block: all places of the block being denoised; the first is the bonus token, decided.
         before: progress up to the block's beginning.
         progress: `before` and what of the block is final.
     """
 
     task: Task
-    feed: Feed
+    pending: PendingTokens
     before: Progress
     progress: Progress
     block: tuple[Place, ...] | None = None
@@ -54,17 +55,17 @@ class BlockDiffusion:
     """Strategy "block"."""
 
     def start(self, task: Task) -> BlockState:
-        feed = Feed(task.cached, task.request.prompt[task.cached :])
-        return BlockState(task, feed, Progress(), Progress())
+        pending = PendingTokens(task.cached, task.request.prompt[task.cached :])
+        return BlockState(task, pending, Progress(), Progress())
 
     def plan(self, state: BlockState) -> Step:
         if state.block is None:
-            return state.feed.plan(state.task)
+            return state.pending.plan(state.task)
         task = state.task
         (mask,) = task.masks(1)
         return group(
             tuple(mask if place.token is None else place.token for place in state.block),
-            state.feed.cached,
+            state.pending.cached,
             read=_undecided(state),
             sequence=task.sequence,
         )
@@ -80,12 +81,12 @@ class BlockDiffusion:
     def _fed(self, state: BlockState, step: Step, readings: Sequence[Reading]) -> BlockState:
         """All rows of a causal chain are cached; behind the last of them begins a block."""
         before = state.progress
-        feed, progress = fed(state.feed, before, step, readings, state.task)
-        if feed.pending or progress.finished is not None:
-            return replace(state, feed=feed, progress=progress)
-        seed = Place(progress.committed[-1], progress.confidences[-1])
-        block = (seed, *[Place(None)] * (state.task.request.block.length - 1))
-        return _settle(BlockState(state.task, feed, before, before, block))
+        pending, progress = advance_prefill(state.pending, before, step, readings, state.task)
+        if pending.tokens or progress.finished is not None:
+            return replace(state, pending=pending, progress=progress)
+        bonus = Place(progress.committed[-1], progress.confidences[-1])
+        block = (bonus, *[Place(None)] * (state.task.request.block.length - 1))
+        return _settle(BlockState(state.task, pending, before, before, block))
 
 
 def _undecided(state: BlockState) -> tuple[int, ...]:
@@ -118,7 +119,7 @@ def _decide(
 
 
 def _settle(state: BlockState) -> BlockState:
-    """Commits the block's leading decided run; a full block goes back to the feed."""
+    """Commits the block's leading decided run; a full block is pending again."""
     assert state.block is not None
     final: list[Place] = []
     for place in state.block:
@@ -133,7 +134,9 @@ def _settle(state: BlockState) -> BlockState:
     )
     if progress.finished is None and len(final) == len(state.block):
         tokens = tuple(place.token for place in final if place.token is not None)
-        return BlockState(state.task, Feed(state.feed.cached, tokens), progress, progress)
+        return BlockState(
+            state.task, PendingTokens(state.pending.cached, tokens), progress, progress
+        )
     if progress.finished is None:
         progress = replace(progress, draft=_visible_draft(state, len(final)))
     return replace(state, progress=progress)

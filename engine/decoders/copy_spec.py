@@ -10,23 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.decoders.copying import Copy, CopyRecord, best_length, find_copy, shown
-from engine.decoders.strategy import Feed, Progress, Task, fed, verified
+from engine.decoders.strategy import PendingTokens, Progress, Task, advance_prefill, verify
 from engine.reading import Reading
 from engine.step import Step, chain
 
 
 @dataclass(frozen=True, slots=True)
 class CopyState:
-    """The feed's pending tokens are the prompt's rest; afterwards it ends before the seed.
+    """The pending tokens are the prompt's rest; afterwards `cached` ends before the bonus token.
 
     Attributes:
-        copy: what could be verified behind the seed, which is the token committed last.
+        copy: what could be verified behind the bonus token, which is the token committed last.
         drafts: how much of it is.
         record: how copies did so far.
     """
 
     task: Task
-    feed: Feed
+    pending: PendingTokens
     progress: Progress
     copy: Copy = field(default_factory=Copy)
     drafts: int = 0
@@ -37,32 +37,34 @@ class CopySpec:
     """Strategy "copy_spec"."""
 
     def start(self, task: Task) -> CopyState:
-        return CopyState(task, Feed(task.cached, task.request.prompt[task.cached :]), Progress())
+        return CopyState(
+            task, PendingTokens(task.cached, task.request.prompt[task.cached :]), Progress()
+        )
 
     def plan(self, state: CopyState) -> Step:
-        if state.feed.pending:
-            return state.feed.plan(state.task)
+        if state.pending.tokens:
+            return state.pending.plan(state.task)
         tokens = (state.progress.committed[-1], *state.copy.tokens[: state.drafts])
         read = tuple(range(len(tokens)))
-        return chain(tokens, state.feed.cached, read=read, sequence=state.task.sequence)
+        return chain(tokens, state.pending.cached, read=read, sequence=state.task.sequence)
 
     def resolve(
         self, state: CopyState, step: Step, readings: Sequence[Reading]
     ) -> tuple[CopyState, tuple[int, ...]]:
         task = state.task
-        if state.feed.pending:
-            feed, progress = fed(state.feed, state.progress, step, readings, task)
-            following = CopyState(task, feed, progress)
+        if state.pending.tokens:
+            pending, progress = advance_prefill(state.pending, state.progress, step, readings, task)
+            following = CopyState(task, pending, progress)
             return _with_drafts(following), tuple(range(step.rows))
-        progress, tokens = verified(state.progress, step, step.rows, readings, task)
-        feed = Feed(state.feed.cached + len(tokens))
+        progress, tokens = verify(state.progress, step, step.rows, readings, task)
+        pending = PendingTokens(state.pending.cached + len(tokens))
         record = state.record.after(state.copy, tokens)
-        following = CopyState(task, feed, progress, record=record)
+        following = CopyState(task, pending, progress, record=record)
         return _with_drafts(following), tuple(range(len(tokens)))
 
 
 def _with_drafts(state: CopyState) -> CopyState:
-    if state.feed.pending:
+    if state.pending.tokens:
         return state
     task, record = state.task, state.record
     copy = find_copy(state.progress, task)

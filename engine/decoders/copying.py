@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.auto.step_times import StepTimes
 from engine.decoders.strategy import Place, Progress, Task, before_stop, room_left
-from engine.steptimes import StepTimes
 
 MATCH_MAX = 8  # tokens: longer matches are hardly more often right
 MATCH_MIN = 2  # one token alone is followed by too many different ones
@@ -52,7 +52,7 @@ class Copy:
     """What could be verified next.
 
     Attributes:
-        tokens: behind the seed, up to the first stop token, which is the last one.
+        tokens: behind the bonus token, up to the first stop token, which is the last one.
         match: how many tokens before them were found again; 0 where nothing was.
     """
 
@@ -73,7 +73,7 @@ class CopyRecord:
     expected: float = 0.0
 
     def after(self, copy: Copy, decided: Sequence[int]) -> CopyRecord:
-        """The record once the tokens behind the seed are known, up to the first wrong one."""
+        """The record once the tokens after the bonus token are known, up to the first wrong one."""
         hits, tried = 0, 0
         for guess, token in zip(copy.tokens, decided, strict=False):
             tried += 1
@@ -95,7 +95,7 @@ def _chance(match: int) -> float:
 
 
 def find_copy(progress: Progress, task: Task) -> Copy:
-    """What could be copied behind the seed, as far as it could be emitted."""
+    """What could be copied behind the bonus token, as far as it could be emitted."""
     request = task.request
     count = min(request.block.length, room_left(progress, task)) - 1
     if progress.finished is not None or count <= 0:

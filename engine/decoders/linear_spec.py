@@ -1,9 +1,10 @@
 """Linear self-speculation: the model drafts a block in parallel and verifies it causally.
 
 As Nemotron-Labs-Diffusion's reference `linear_spec_generate` (arXiv 2607.05722): one bidirectional
-forward of [seed, masks] with the drafter LoRA on fills every mask; one causal forward of the same
-block with it off says which token follows each place. The longest run of agreement is kept, and the
-causal token behind it is the next seed, so that every emitted token is an autoregressive one.
+forward of [bonus token, masks] with the drafter LoRA on fills every mask; one causal forward of the
+same block with it off says which token follows each place. The longest run of agreement is kept,
+and the causal token after it is the next bonus token, so that every emitted token is an
+autoregressive one.
 
 Above temperature 0 both forwards draw with the place's one random number. What is emitted is the
 causal draw, so its distribution, and with a seed its every token, is that of "ar"; sharing the
@@ -27,14 +28,14 @@ from engine.decoders.copying import (
     shown,
 )
 from engine.decoders.strategy import (
-    Feed,
+    PendingTokens,
     Place,
     Progress,
     Task,
+    advance_prefill,
     before_stop,
-    fed,
     room_left,
-    verified,
+    verify,
 )
 from engine.reading import Reading
 from engine.step import Step, chain, group
@@ -66,17 +67,17 @@ class LinearState:
     """Feeding the prompt, then drafting and verifying in turn.
 
     Attributes:
-        feed: the prompt's rest; afterwards its `cached` ends before the seed, which is the token
-            committed last.
+        pending: the prompt's rest; afterwards its `cached` ends before the bonus token, which is
+            the token committed last.
         window: rows of the next block that the model drafts itself.
-        drafts: tokens behind the seed to verify, or None when they are to be drafted.
+        drafts: tokens behind the bonus token to verify, or None when they are to be drafted.
         is_copied: whether `drafts` are copied ones.
-        copy: what could be copied behind the seed.
+        copy: what could be copied behind the bonus token.
         record, copies: how the model's drafts and the copied ones did so far.
     """
 
     task: Task
-    feed: Feed
+    pending: PendingTokens
     progress: Progress
     window: int = WINDOW_FIRST
     drafts: tuple[int, ...] | None = None
@@ -97,20 +98,22 @@ class LinearSpec:
     uses_copies: bool = True
 
     def start(self, task: Task) -> LinearState:
-        return LinearState(task, Feed(task.cached, task.request.prompt[task.cached :]), Progress())
+        return LinearState(
+            task, PendingTokens(task.cached, task.request.prompt[task.cached :]), Progress()
+        )
 
     def plan(self, state: LinearState) -> Step:
-        if state.feed.pending:
-            return state.feed.plan(state.task)
+        if state.pending.tokens:
+            return state.pending.plan(state.task)
         task = state.task
-        seed = state.progress.committed[-1]
+        bonus = state.progress.committed[-1]
         if state.drafts is not None:
-            tokens = (seed, *state.drafts)
+            tokens = (bonus, *state.drafts)
             read = tuple(range(len(tokens)))
-            return chain(tokens, state.feed.cached, read=read, sequence=task.sequence)
+            return chain(tokens, state.pending.cached, read=read, sequence=task.sequence)
         return group(
-            (seed, *task.masks(state.window - 1)),
-            state.feed.cached,
+            (bonus, *task.masks(state.window - 1)),
+            state.pending.cached,
             read=tuple(range(1, state.window)),
             sequence=task.sequence,
             drafter=task.traits.has_drafter,
@@ -119,9 +122,11 @@ class LinearSpec:
     def resolve(
         self, state: LinearState, step: Step, readings: Sequence[Reading]
     ) -> tuple[LinearState, tuple[int, ...]]:
-        if state.feed.pending:
-            feed, progress = fed(state.feed, state.progress, step, readings, state.task)
-            following = replace(state, feed=feed, progress=progress)
+        if state.pending.tokens:
+            pending, progress = advance_prefill(
+                state.pending, state.progress, step, readings, state.task
+            )
+            following = replace(state, pending=pending, progress=progress)
             return self._next_cycle(following), tuple(range(step.rows))
         if state.drafts is None:
             return _drafted(state, readings), ()
@@ -131,7 +136,7 @@ class LinearSpec:
         self, state: LinearState, step: Step, readings: Sequence[Reading]
     ) -> tuple[LinearState, tuple[int, ...]]:
         task = state.task
-        progress, tokens = verified(state.progress, step, step.rows, readings, task)
+        progress, tokens = verify(state.progress, step, step.rows, readings, task)
         emitted = len(tokens)
         window, record = state.window, state.record
         if not state.is_copied:
@@ -139,7 +144,7 @@ class LinearSpec:
             window = _next_window(window, emitted, task.request.block.length)
         following = LinearState(
             task,
-            Feed(state.feed.cached + emitted),
+            PendingTokens(state.pending.cached + emitted),
             progress,
             window,
             record=record,
@@ -150,9 +155,9 @@ class LinearSpec:
     def _next_cycle(self, state: LinearState) -> LinearState:
         """Bounds the window by what can still be emitted, and takes a copy where that pays more.
 
-        A lone seed needs no draft.
+        A lone bonus token needs no draft.
         """
-        if state.feed.pending or state.progress.finished is not None:
+        if state.pending.tokens or state.progress.finished is not None:
             return state
         task = state.task
         bounded = min(state.window, task.request.block.length, room_left(state.progress, task))

@@ -1,8 +1,8 @@
 """Quadratic self-speculation: one forward verifies a draft and drafts for every way it can end.
 
-A causal chain of the seed and its drafts; on each row of the chain hangs a group of masks. The
-chain's rows verify; the group of the last accepted row already holds the next draft (its first
-mask stands where the causal token goes, so the drafts are the masks behind it). Described in
+A causal chain of the bonus token and its drafts; on each row of the chain hangs a group of masks.
+The chain's rows verify; the group of the last accepted row already holds the next draft (its first
+mask stands where the causal token goes, so the drafts are the masks after it). Described in
 arXiv 2607.05722; B tokens of chain and B masks each are B (B + 1) rows.
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.decoders.strategy import (
-    Feed,
+    PendingTokens,
     Place,
     Progress,
     Task,
+    advance_prefill,
     before_stop,
-    fed,
     room_left,
-    verified,
+    verify,
 )
 from engine.reading import Reading
 from engine.step import Step
@@ -30,12 +30,12 @@ class QuadraticState:
     """Feeding the prompt, then one forward per cycle.
 
     Attributes:
-        feed: the prompt's rest; afterwards its `cached` ends before the chain.
-        chain: the seed, which is the token committed last, and the drafts behind it.
+        pending: the prompt's rest; afterwards its `cached` ends before the chain.
+        chain: the bonus token, which is the token committed last, and the drafts behind it.
     """
 
     task: Task
-    feed: Feed
+    pending: PendingTokens
     progress: Progress
     chain: tuple[int, ...] = ()
 
@@ -44,26 +44,26 @@ class QuadraticSpec:
     """Strategy "quadratic_spec"."""
 
     def start(self, task: Task) -> QuadraticState:
-        feed = Feed(task.cached, task.request.prompt[task.cached :])
-        return QuadraticState(task, feed, Progress())
+        pending = PendingTokens(task.cached, task.request.prompt[task.cached :])
+        return QuadraticState(task, pending, Progress())
 
     def plan(self, state: QuadraticState) -> Step:
-        if state.feed.pending:
-            return state.feed.plan(state.task)
+        if state.pending.tokens:
+            return state.pending.plan(state.task)
         return _step(state.chain, state.task.request.block.length, state)
 
     def resolve(
         self, state: QuadraticState, step: Step, readings: Sequence[Reading]
     ) -> tuple[QuadraticState, tuple[int, ...]]:
         task = state.task
-        if state.feed.pending:
-            feed, progress = fed(state.feed, state.progress, step, readings, task)
+        if state.pending.tokens:
+            pending, progress = advance_prefill(state.pending, state.progress, step, readings, task)
             chain = progress.committed[-1:]
-            return QuadraticState(task, feed, progress, chain), tuple(range(step.rows))
-        progress, tokens = verified(state.progress, step, len(state.chain), readings, task)
+            return QuadraticState(task, pending, progress, chain), tuple(range(step.rows))
+        progress, tokens = verify(state.progress, step, len(state.chain), readings, task)
         emitted = len(tokens)
-        feed = Feed(state.feed.cached + emitted)
-        following = QuadraticState(task, feed, progress, tokens[-1:])
+        pending = PendingTokens(state.pending.cached + emitted)
+        following = QuadraticState(task, pending, progress, tokens[-1:])
         if progress.finished is None:
             following = _with_drafts(following, emitted - 1, readings)
         return following, tuple(range(emitted))
@@ -71,7 +71,7 @@ class QuadraticSpec:
 
 def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
     """The chain's rows, then `masks` rows for each of them: group i + 1 hangs on row i."""
-    task, start = state.task, state.feed.cached
+    task, start = state.task, state.pending.cached
     length = len(tokens)
     of_masks = [(row, offset) for row in range(length) for offset in range(1, masks + 1)]
     rows = length + len(of_masks)
@@ -92,7 +92,7 @@ def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
 
 
 def _with_drafts(state: QuadraticState, row: int, readings: Sequence[Reading]) -> QuadraticState:
-    """The chain for the next cycle: the seed and what the group on `row` drafted behind it."""
+    """The chain for the next cycle: the bonus token and what the group on `row` drafted."""
     task = state.task
     per_group = task.request.block.length - 1
     length = len(readings) // (per_group + 1)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from engine.api import Request
+from engine.auto.step_times import CPU_TIMES, StepTimes, prefill_rows
 from engine.reading import Reading
 from engine.step import Step, chain
-from engine.steptimes import CPU_TIMES, StepTimes, prefill_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,29 +84,29 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class PendingTokens:
     """Final tokens on their way into the cache, in chunks: the prompt, then what was emitted.
 
     Attributes:
         cached: tokens of the sequence that are in the cache.
-        pending: tokens behind them, final, to be fed.
+        tokens: the final tokens after them, which are to be computed next.
     """
 
     cached: int
-    pending: tuple[int, ...] = field(default=())
+    tokens: tuple[int, ...] = field(default=())
 
     def plan(self, task: Task) -> Step:
         """A causal chain of the next pending tokens, as many as a step of a prompt should have
         here; reads the last row once none is left."""
-        tokens = self.pending[: prefill_rows(task.traits.costs)]
-        is_last = len(tokens) == len(self.pending)
+        tokens = self.tokens[: prefill_rows(task.traits.costs)]
+        is_last = len(tokens) == len(self.tokens)
         return chain(
             tokens, self.cached, read=(len(tokens) - 1,) if is_last else (), sequence=task.sequence
         )
 
-    def after(self, step: Step) -> Feed:
-        """The feed once all the rows of the step are kept."""
-        return Feed(self.cached + step.rows, self.pending[step.rows :])
+    def after(self, step: Step) -> PendingTokens:
+        """What is pending once all the rows of the step are kept."""
+        return PendingTokens(self.cached + step.rows, self.tokens[step.rows :])
 
 
 class State(Protocol):
@@ -162,27 +162,27 @@ def commit(
     )
 
 
-def fed(
-    feed: Feed, progress: Progress, step: Step, readings: Sequence[Reading], task: Task
-) -> tuple[Feed, Progress]:
-    """The feed and the progress once a step of the feed was computed and all its rows kept.
+def advance_prefill(
+    pending: PendingTokens, progress: Progress, step: Step, readings: Sequence[Reading], task: Task
+) -> tuple[PendingTokens, Progress]:
+    """What is pending, and the progress, after a step of pending tokens was computed and kept.
 
-    The step that leaves nothing pending decides the token behind it: the seed.
+    The step that leaves nothing pending decides the token behind it: the bonus token.
 
     Args:
         readings: that of the last row where the step was the last one, else none.
     """
-    feed = feed.after(step)
-    if feed.pending:
-        return feed, progress
-    (seed,) = readings
-    return feed, commit(progress, (seed.token,), (seed.probability,), task)
+    pending = pending.after(step)
+    if pending.tokens:
+        return pending, progress
+    (bonus,) = readings
+    return pending, commit(progress, (bonus.token,), (bonus.probability,), task)
 
 
-def verified(
+def verify(
     progress: Progress, step: Step, rows: int, readings: Sequence[Reading], task: Task
 ) -> tuple[Progress, tuple[int, ...]]:
-    """What a causal chain of the seed and its drafts emits: the matches, and one more.
+    """What a causal chain of the bonus token and its drafts emits: the matches, and one more.
 
     Args:
         rows: of the chain, the first ones of the step; all of them read, in this order.
@@ -192,13 +192,13 @@ def verified(
         The progress, and the tokens that were decided (a stop token and what lies over the length
         limit included); so many leading rows are to be kept.
     """
-    emitted = accepted_run(step.token[1:rows], [reading.token for reading in readings[:rows]])
+    emitted = accepted_length(step.token[1:rows], [reading.token for reading in readings[:rows]])
     decided = tuple(reading.token for reading in readings[:emitted])
     confidences = tuple(reading.probability for reading in readings[:emitted])
     return commit(progress, decided, confidences, task), decided
 
 
-def accepted_run(drafts: Sequence[int], tokens: Sequence[int]) -> int:
+def accepted_length(drafts: Sequence[int], tokens: Sequence[int]) -> int:
     """How many verified tokens are emitted: the leading ones that were drafted, and one more.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import CheckpointError
-from engine.model.families import FAMILIES, NEMOTRON, Family
+from engine.model.families import FAMILIES, NEMOTRON, RELEASED, Family
 
 Positive = Annotated[int, Field(gt=0)]
 _VISION = "nemotron_labs_diffusion_vlm"  # the family's sibling that reads images
@@ -115,6 +115,12 @@ class ModelConfig:
     block_length: int
     rope: RopeConfig
     family: Family = NEMOTRON
+
+    @property
+    def is_released(self) -> bool:
+        """Whether it has the architecture and the size of a released Nemotron-Labs-Diffusion."""
+        size = (self.layers, self.hidden, self.intermediate)
+        return self.family == NEMOTRON and size in RELEASED.values()
 
     def parameters(self) -> int:
         """Number of weights, the output head included."""

@@ -46,3 +46,7 @@ QWEN3 = Family("qwen3", qk_norm=True, fills_masks=False, prefixes=_TRANSFORMERS)
 FAMILIES = {
     family.model_type: family for family in (NEMOTRON, LLAMA, MISTRAL, MINISTRAL3, QWEN2, QWEN3)
 }
+
+# The released Nemotron-Labs-Diffusion: layers, hidden size and size of the feed-forward. All have
+# 32 query heads and 8 key heads of 128.
+RELEASED = {"3B": (26, 3072, 9216), "8B": (34, 4096, 14336), "14B": (40, 5120, 16384)}

@@ -27,7 +27,7 @@ from engine.reading import Reading
 from engine.step import Step
 
 
-class Model:
+class ModelRunner:
     """A loaded network as a function of steps. Called by the engine thread alone."""
 
     def __init__(
@@ -112,8 +112,8 @@ class Model:
         end = tile.offset + len(tile.rows)
         view = cache.part_view([tile.sequence], tile.rows, (*tile.before, *tile.rows))
         positions = torch.arange(tile.start, tile.start + TILE_ROWS).to(self.device)
-        hidden_keys = torch.arange(tile.keys).to(self.device) > positions[:, None]
-        mask = hidden_keys.repeat(self.network.config.heads // self.network.config.kv_heads, 1)
+        masked_out = torch.arange(tile.keys).to(self.device) > positions[:, None]
+        mask = masked_out.repeat(self.network.config.heads // self.network.config.kv_heads, 1)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = view.extend(layer, key[tile.offset : end], value[tile.offset : end])
@@ -191,24 +191,24 @@ def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
     return mixed.permute(2, 0, 1, 3).reshape(rows, heads, width)
 
 
-def tile_attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor) -> Tensor:
+def tile_attention(query: Tensor, key: Tensor, value: Tensor, masked_out: Tensor) -> Tensor:
     """`step_attention` of one tile in fp32, over a number of keys that its position decides.
 
     Args:
         query: (TILE_ROWS, H, D), padding included.
         key, value: (T, Hkv, D), the sequence up to the tile's last row, in order of position.
-        hidden: (H / Hkv * TILE_ROWS, N) bool, N >= T, True where not visible. Keys T to N are
-            zeros and, as all hidden ones, take part with a weight of exactly 0.
+        masked_out: (H / Hkv * TILE_ROWS, N) bool, N >= T, True where not visible. Keys T to N are
+            zeros and, as all masked ones, take part with a weight of exactly 0.
 
     Returns:
         (TILE_ROWS, H, D) in the query's dtype.
     """
     rows, heads, width = query.shape
     kv_heads = key.shape[1]
-    padding = (0, 0, 0, 0, 0, hidden.shape[1] - key.shape[0])
+    padding = (0, 0, 0, 0, 0, masked_out.shape[1] - key.shape[0])
     keys, values = (functional.pad(x.float(), padding).transpose(0, 1) for x in (key, value))
     grouped = query.float().unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3)
     scores = grouped.reshape(kv_heads, -1, width) @ keys.mT / math.sqrt(width)
-    weights = scores.masked_fill_(hidden, float("-inf")).softmax(dim=-1)
+    weights = scores.masked_fill_(masked_out, float("-inf")).softmax(dim=-1)
     mixed = (weights @ values).view(kv_heads, -1, rows, width)
     return mixed.permute(2, 0, 1, 3).reshape(rows, heads, width).to(query.dtype)

@@ -18,7 +18,7 @@ from engine.errors import MemoryExhausted
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import build_network
 from engine.model.config import ModelConfig
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.model.source import CheckpointSource
 from engine.reading import Reading
 from engine.step import Step
@@ -27,7 +27,7 @@ from engine.step import Step
 class TorchRuntime:
     """As `engine.runtime.Runtime`."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: ModelRunner) -> None:
         weight = next(model.network.parameters())
         self.model = model
         self.config: ModelConfig = model.network.config
@@ -60,10 +60,10 @@ class TorchRuntime:
                 param="engine.checkpoint",
             ) from None
         adapter = load_adapter(path, config, device=device, dtype=dtype)
-        return cls(Model(network, device=device, adapter=adapter))
+        return cls(ModelRunner(network, device=device, adapter=adapter))
 
     def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
-        """As `Model.__call__`."""
+        """As `ModelRunner.__call__`."""
         return self.model(step, cache, sampling)
 
     def new_cache(self, tokens: int) -> KVCache:

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from dlm_lsp.messages import (
+from dlm_lsp.client.messages import (
     DraftEvent,
     ErrorBody,
     ErrorEvent,

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from dlm_lsp.demo import BUNDLED_SCRIPT, FILES, HOLE, SCRIPT, Script
+from dlm_lsp.cli.demo import BUNDLED_SCRIPT, FILES, HOLE, SCRIPT, Script
 from engine.api import MASKED
 from tests.e2e.conftest import Home
 from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal

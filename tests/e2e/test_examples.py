@@ -33,7 +33,7 @@ def lines_of(home: Home, *command: str, **environment: str) -> list[str]:
 def test_a_program_prints_drafts_and_then_the_answer(name: str, home: Home) -> None:
     *drafts, answer = lines_of(home, sys.executable, str(EXAMPLES / name))
     assert answer == f"answer: {TEXT}"
-    assert len(drafts) > 1
+    assert drafts  # how many depends on how busy the machine is
     assert all(draft.startswith("draft:") for draft in drafts)
 
 

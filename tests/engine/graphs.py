@@ -15,12 +15,12 @@ from engine.api import Sampling
 from engine.cache.arrays import ArrayCache
 from engine.model.adapter_weights import AdapterWeights
 from engine.model.network import Network
+from engine.model.onnx.graph import write_graph
+from engine.model.onnx.model import OnnxModel
+from engine.model.onnx.plan import GraphPlan, Product
+from engine.model.onnx.sessions import open_session
+from engine.model.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.model.weights import EMBEDDING
-from engine.onnx.graph import write_graph
-from engine.onnx.model import OnnxModel
-from engine.onnx.plan import GraphPlan, Product
-from engine.onnx.sessions import open_session
-from engine.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.reading import Reading
 from engine.step import Step
 

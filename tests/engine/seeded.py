@@ -17,7 +17,7 @@ from engine.decoders.strategy import Traits
 from engine.loop import TokenState, decode
 from engine.model.config import ModelConfig, RopeConfig
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 
 CPU = torch.device("cpu")
 # The laws hold on any device: `make gpu` runs them on a card.
@@ -56,8 +56,8 @@ def seeded_network(seed: int = 0, config: ModelConfig = CONFIG) -> Network:
     return network.requires_grad_(False).eval()
 
 
-def seeded_model(seed: int = 0) -> Model:
-    return Model(seeded_network(seed).to(DEVICE), device=DEVICE)
+def seeded_model(seed: int = 0) -> ModelRunner:
+    return ModelRunner(seeded_network(seed).to(DEVICE), device=DEVICE)
 
 
 def empty_cache(num_tokens: int = 1024, config: ModelConfig = CONFIG) -> KVCache:
@@ -71,7 +71,7 @@ def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
     return tuple(torch.randint(4, CONFIG.vocabulary, (length,), generator=generator).tolist())
 
 
-def run(model: Model, cache: KVCache, request: Request) -> list[TokenState]:
+def run(model: ModelRunner, cache: KVCache, request: Request) -> list[TokenState]:
     """All states of one request."""
     strategy = STRATEGIES[request.mode]
     return list(decode(model, cache, strategy, request, TRAITS, lambda: False))

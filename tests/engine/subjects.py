@@ -20,9 +20,9 @@ from engine.loop import TokenState, decode
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.onnx.plan import PRODUCTS
+from engine.model.runner import ModelRunner
 from engine.model.tokenizer import read_tokenizer
-from engine.onnx.plan import PRODUCTS
 from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, CPU, DEVICE, prompt_of, seeded_network
 
@@ -46,7 +46,7 @@ class Subject:
     """
 
     kind: str
-    model: Model | GraphModel
+    model: ModelRunner | GraphModel
     traits: Traits
     prompts: tuple[tuple[int, ...], ...]
 
@@ -102,7 +102,7 @@ def subject(name: str, kind: str) -> Subject:
         network = seeded_network(config=config).to(device, dtype)
         # Repeating itself, so that there is something to copy.
         prompts = tuple(prompt_of(20 + 9 * seed, seed) * 2 for seed in range(4))
-    model = graph_model(network, product) if is_graph else Model(network, device=device)
+    model = graph_model(network, product) if is_graph else ModelRunner(network, device=device)
     return Subject(kind, model, Traits(network.config.mask_id), prompts)
 
 

@@ -73,7 +73,7 @@ def test_a_wrong_acceptance_has_no_certificate(
     """Believing every draft leaves tokens whose rows do not follow the emitted text."""
     tried = subject("tiny", kind)
     monkeypatch.setattr(
-        engine.decoders.strategy, "accepted_run", lambda drafts, tokens: len(tokens)
+        engine.decoders.strategy, "accepted_length", lambda drafts, tokens: len(tokens)
     )
     prompt = tried.prompts[0]
     with pytest.raises(AssertionError):

@@ -12,10 +12,6 @@ import pytest
 import torch
 
 from engine.api import BlockOptions, Limits, Request
-from engine.bench.quality import decode
-from engine.bench.rates import Rates
-from engine.bench.shapes import RELEASED, random_adapter, random_network, released_config
-from engine.bench.steps import measure_steps, seeded_tokens
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.config import BUNDLED_CHECKPOINT, EngineSettings
@@ -23,11 +19,15 @@ from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.engine import Engine
 from engine.errors import MemoryExhausted
+from engine.lab.bench.shapes import random_adapter, random_network, released_config
+from engine.lab.bench.steps import measure_steps, seeded_tokens
+from engine.lab.rates import Rates
+from engine.lab.verify.activations import trace
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
-from engine.model.runner import Model
-from engine.verify.activations import trace
+from engine.model.families import RELEASED
+from engine.model.runner import ModelRunner
 from tests.engine.seeded import CPU
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_the_released_shapes_decode_in_every_mode_and_their_memory_is_stated(
     config = released_config(size)
     network = random_network(config, device=CUDA, dtype=torch.bfloat16)
     adapter = random_adapter(config, device=CUDA, dtype=torch.bfloat16)
-    model = Model(network, device=CUDA, adapter=adapter)
+    model = ModelRunner(network, device=CUDA, adapter=adapter)
     shape = CacheShape.of(config)
     cache = KVCache(shape, 1024, device=CUDA, dtype=torch.bfloat16)
     prompt = seeded_tokens(model, 200)
@@ -113,7 +113,7 @@ def test_the_bundled_model_answers_through_the_engine() -> None:
         assert engine.info.dtype == "bfloat16"
         prompt = tuple(engine.tokenizer.encode("def add(first, second):\n    return "))
         for mode in engine.info.modes:
-            done = decode(engine, Request(prompt, mode, Limits(tokens_max=16)))
+            done = engine.generate(Request(prompt, mode, Limits(tokens_max=16)))
             assert done.usage.tokens == 16
     finally:
         engine.close()
@@ -121,7 +121,7 @@ def test_the_bundled_model_answers_through_the_engine() -> None:
 
 def test_steps_are_timed() -> None:
     config = replace(released_config("3B"), layers=2)
-    model = Model(random_network(config, device=CUDA, dtype=torch.bfloat16), device=CUDA)
+    model = ModelRunner(random_network(config, device=CUDA, dtype=torch.bfloat16), device=CUDA)
     rates = Rates(4e12, 8e14, "bfloat16")
     times = list(measure_steps(model, rates, (1, 32), (64,)))
     assert all(0 < time.weights_share < 2 for time in times)

@@ -26,10 +26,10 @@ from engine.api import (
 )
 from engine.config import EngineSettings
 from engine.engine import Engine
-from engine.errors import CheckpointError, ConfigError, MemoryExhausted, RequestError
+from engine.errors import CheckpointError, ConfigError, EngineFailure, MemoryExhausted, RequestError
 from engine.model.checkpoint import save_checkpoint
-from engine.model.runner import Model
-from engine.onnx.model import OnnxModel
+from engine.model.onnx.model import OnnxModel
+from engine.model.runner import ModelRunner
 from tests.engine.model.test_tokenizer import TOKENIZER
 from tests.engine.seeded import CONFIG, seeded_network
 
@@ -58,12 +58,7 @@ def engine(folder: Path, backend: str):
 
 
 def events_of(engine: Engine, request: Request) -> list[Event]:
-    received: queue.Queue[Event] = queue.Queue()
-    engine.submit(request, received.put)
-    events = []
-    while not events or not isinstance(events[-1], Finished | Stopped | Failed):
-        events.append(received.get(timeout=60))
-    return events
+    return list(engine.stream(request))
 
 
 def prompt(engine: Engine, text: str = "def add(first, second):\n") -> tuple[int, ...]:
@@ -123,6 +118,20 @@ def test_cancelling_from_another_thread_stops(engine: Engine) -> None:
         pass
     assert isinstance(event, Stopped)
     assert event.usage.tokens < 1500
+
+
+def test_generate_gives_the_last_event(engine: Engine) -> None:
+    request = Request(prompt(engine), "ar", Limits(6))
+    assert engine.generate(request).text == events_of(engine, request)[-1].text  # type: ignore[union-attr]
+
+
+def test_a_stream_that_is_closed_cancels_its_request(engine: Engine) -> None:
+    events = engine.stream(Request(prompt(engine), "ar", Limits(1500)))
+    assert isinstance(next(events), Started)
+    events.close()
+    # The next request is served, and what the closed one held is free by its end.
+    engine.generate(Request(prompt(engine), "ar", Limits(40)))
+    assert engine._cache.counts().in_use == 0
 
 
 @pytest.mark.parametrize(
@@ -195,7 +204,7 @@ def test_a_cache_that_does_not_fit_is_named(
 
 
 EXHAUSTED: dict[str, tuple[type, tuple[Exception, ...]]] = {
-    "torch": (Model, (torch.OutOfMemoryError("no room"),)),
+    "torch": (ModelRunner, (torch.OutOfMemoryError("no room"),)),
     "onnx": (
         OnnxModel,
         (
@@ -219,6 +228,8 @@ def test_running_out_of_memory_in_a_step_fails_that_request_alone(
         with monkeypatch.context() as patch:
             patch.setattr(owner, "_forward", exhaust)
             failed = events_of(engine, request)[-1]
+            with pytest.raises(EngineFailure):
+                engine.generate(request)
         assert isinstance(failed, Failed)
         assert failed.code == "out_of_memory"
         assert isinstance(events_of(engine, request)[-1], Finished)

@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.api import EXACT_MODES, MODES, BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import prefill_rows
 from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.storage import KVCache
 from engine.decoders.strategy import Traits
 from engine.errors import RequestError
+from engine.model.onnx.plan import PRODUCTS, Product
 from engine.model.readout import to_readings
 from engine.model.tiles import TILE_ROWS
-from engine.onnx.plan import PRODUCTS, Product
 from engine.reading import Reading
-from engine.step import CACHED, Step, chain, concatenate
-from engine.steptimes import prefill_rows
+from engine.step import CACHED, Step, chain
 from tests.engine.graphs import graph_model
-from tests.engine.onnx.families import drafter_of
+from tests.engine.joined_steps import concatenate
+from tests.engine.model.onnx.families import drafter_of
 from tests.engine.readings import in_numpy
 from tests.engine.seeded import MASK_ID, prompt_of, seeded_network
 from tests.engine.subjects import DTYPES, FLOAT32, GRAPHS, KINDS, NAMES, Subject, subject

@@ -18,15 +18,15 @@ import torch
 import engine.decoders.strategy
 import engine.sampling
 from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import StepTimes
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.sampling import uniform
-from engine.steptimes import StepTimes
 from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, DEVICE, MASK_ID, causal_logits, empty_cache, seeded_network
 
@@ -87,7 +87,7 @@ def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[
     if is_graph:
         model, store = graph(), ArrayCache(CacheShape.of(TINY), 64, half=False)
     else:
-        model, store = Model(network().to(DEVICE), device=DEVICE), empty_cache(64, TINY)
+        model, store = ModelRunner(network().to(DEVICE), device=DEVICE), empty_cache(64, TINY)
     triples: Counter[tuple[int, ...]] = Counter()
     for seed in range(SAMPLES):
         sampling = Sampling(TEMPERATURE, seed=seed)
@@ -129,7 +129,7 @@ def test_three_tokens_follow_the_exact_joint_distribution(mode: str, is_graph: b
 def test_believing_every_draft_is_found_out(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """A broken acceptance: what follows a wrong draft is emitted behind the right token."""
     monkeypatch.setattr(
-        engine.decoders.strategy, "accepted_run", lambda drafts, tokens: len(tokens)
+        engine.decoders.strategy, "accepted_length", lambda drafts, tokens: len(tokens)
     )
     assert chance_of(sampled(mode, exact=False)) < SIGNIFICANCE
 

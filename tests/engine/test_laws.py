@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import prefill_rows
 from engine.cache.pages import PAGE_TOKENS
 from engine.decoders import STRATEGIES
 from engine.loop import decode
 from engine.model.readout import to_readings
 from engine.reading import Reading
-from engine.step import chain, concatenate, group
-from engine.steptimes import prefill_rows
+from engine.step import chain, group
+from tests.engine.joined_steps import concatenate
 from tests.engine.readings import in_numpy
 from tests.engine.seeded import CONFIG, MASK_ID, causal_logits, masked_logits, prompt_of
 from tests.engine.subjects import FLOAT32, Subject, subject

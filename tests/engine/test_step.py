@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.runner import visibility_mask
-from engine.step import CACHED, Step, chain, concatenate, group, visible_rows
+from engine.step import CACHED, Step, chain, group, visible_rows
+from tests.engine.joined_steps import concatenate
 
 
 @st.composite

@@ -28,7 +28,7 @@ from engine.loop import decode
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
 from engine.model.network import Network
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.model.tokenizer import read_tokenizer
 from tests.engine.seeded import CPU, causal_logits, prompt_of, seeded_network
 from tests.peers.awkward import held_out_prompts
@@ -55,7 +55,7 @@ class Pair:
         cache = KVCache(shape, 2048, device=CPU, dtype=torch.float32)
         request = Request(prompt, mode, Limits(tokens_max), block=block)
         states = decode(
-            Model(self.network, device=CPU),
+            ModelRunner(self.network, device=CPU),
             cache,
             REFERENCE.get(mode, STRATEGIES[mode]),
             request,

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dlm_lsp.client import Health, HostError, HostSettings
-from dlm_lsp.engine_link import EngineLink
-from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
-from dlm_lsp.messages import (
+from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.messages import (
     FinishedEvent,
     GenerateBody,
     HostEvent,
@@ -18,8 +16,10 @@ from dlm_lsp.messages import (
     StartedEvent,
     UsageBody,
 )
+from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
+from dlm_lsp.session.engine_link import EngineLink
 from engine.errors import EngineFailure
-from engine.evaluation.records import ReplayRecord
+from engine.lab.evaluation.records import ReplayRecord
 
 # Every line is unlike every other, so that a prefix says where it is in the file.
 TEXT = "".join(

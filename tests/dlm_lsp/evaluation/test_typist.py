@@ -20,7 +20,12 @@ from dlm_lsp.evaluation.typist import (
 )
 
 ROOT = Path(__file__).parents[3]
-FILES = ("dlm_lsp/wire.py", "engine/sampling.py", "dlm_lsp/host/paths.py", "dlm_lsp/cli.py")
+FILES = (
+    "dlm_lsp/lsp/convert.py",
+    "engine/sampling.py",
+    "dlm_lsp/client/paths.py",
+    "dlm_lsp/cli/main.py",
+)
 TEXTS = [(ROOT / name).read_text("utf-8") for name in FILES]
 TEXTS.append(TEXTS[1].replace("    ", "\t"))
 PRESSES_MAX = 20_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.messages import FinishedEvent, StartedEvent
+from dlm_lsp.client.messages import FinishedEvent, StartedEvent
 from engine.api import EXACT_MODES
 from tests.dlm_lsp.host.test_host_generate import BODY, JSON, events_of, refusal
 from tests.toy_backend import toy_host

@@ -15,9 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.host.generate import parse_body
-from dlm_lsp.host.state import HostLimits
-from dlm_lsp.messages import (
+from dlm_lsp.client.messages import (
     DraftEvent,
     ErrorEvent,
     FinishedEvent,
@@ -26,6 +24,8 @@ from dlm_lsp.messages import (
     StoppedEvent,
     parse_event,
 )
+from dlm_lsp.host.generate import parse_body
+from dlm_lsp.host.state import HostLimits
 from engine.api import (
     Draft,
     Event,

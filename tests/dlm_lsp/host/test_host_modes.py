@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from dlm_lsp.client.paths import times_file
 from dlm_lsp.host.modes import ModeRecords, choose_mode, usual_choice
-from dlm_lsp.host.paths import times_file
-from engine.advice import DecodingAdvice, ModeFigures
 from engine.api import EXACT_MODES, MODES, EngineInfo, Limits, Usage
+from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures
+from engine.auto.step_times import StepTimes
 from engine.config import EngineSettings
-from engine.steptimes import StepTimes
 from tests.toy_backend import ToyHost, toy_host
 
 CPU = StepTimes((1, 2, 8, 32, 128), (4.0, 4.4, 5.1, 8.0, 16.0), 256)
-FAST_BLOCKS = DecodingAdvice({"block": ModeFigures(4.0, 32.0)}, block_is_on_par=True)
+FAST_BLOCKS = CheckpointStats({"block": ModeFigures(4.0, 32.0)}, block_is_on_par=True)
 INFO = EngineInfo("/toy", "cpu", "float32", 1, 1, 1024, 256)
 
 
@@ -27,7 +27,7 @@ def choose(info: EngineInfo, **options: Any) -> str:
 
 def test_the_measured_curve_and_the_checkpoints_figures_decide() -> None:
     assert choose(INFO) == "copy_spec"
-    info = replace(INFO, step_times=CPU, advice=FAST_BLOCKS)
+    info = replace(INFO, step_times=CPU, stats=FAST_BLOCKS)
     assert choose(info) == "block"
     assert choose(info, exact=True) in EXACT_MODES
     assert choose(replace(info, step_times=StepTimes((1, 32), (1.0, 32.0)))) == "ar"
@@ -35,9 +35,9 @@ def test_the_measured_curve_and_the_checkpoints_figures_decide() -> None:
 
 
 def test_a_single_line_does_not_pay_for_a_slow_whole_block() -> None:
-    slow = DecodingAdvice({"block": ModeFigures(32.0, 32.0)}, block_is_on_par=True)
+    slow = CheckpointStats({"block": ModeFigures(32.0, 32.0)}, block_is_on_par=True)
     times = StepTimes((1, 4, 32), (1.0, 1.01, 14.0))
-    info = replace(INFO, step_times=times, advice=slow)
+    info = replace(INFO, step_times=times, stats=slow)
     assert choose(info) == "block"
     assert choose(info, stop=("\n",)) == "copy_spec"
 

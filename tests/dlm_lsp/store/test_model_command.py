@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp import model_command
-from dlm_lsp.cli import main
+from dlm_lsp.cli import model as command
+from dlm_lsp.cli.main import main
 from dlm_lsp.store.folder import Store
 from dlm_lsp.store.proposal import Proposal
 from tests.dlm_lsp.store_sources import CONTENT, FILE, HUB, FakeHub, entry, write_catalogue
@@ -72,11 +72,9 @@ def test_without_a_name_the_proposal_is_taken_where_nobody_can_be_asked(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setattr(
-        model_command, "measured_row_step_ms", lambda graphs: lambda weight_bytes: 1.0
-    )
+    monkeypatch.setattr(command, "measured_row_step_ms", lambda graphs: lambda weight_bytes: 1.0)
     proposal = Proposal(entry(HUB), "about 1 ms a token on this machine")
-    monkeypatch.setattr(model_command, "propose", lambda entries, row_step_ms: proposal)
+    monkeypatch.setattr(command, "propose", lambda entries, row_step_ms: proposal)
     assert main(["model", "pull"]) == 0
     assert "Tiny: about 1 ms a token on this machine." in capsys.readouterr().out
     assert store.find(entry(HUB)) is not None

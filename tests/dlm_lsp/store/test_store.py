@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dlm_lsp.client import HostClient
-from dlm_lsp.engine_link import to_host_settings
-from dlm_lsp.host.paths import identity
-from dlm_lsp.settings import load_settings
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.paths import identity
+from dlm_lsp.session.engine_link import to_host_settings
+from dlm_lsp.settings.schema import load_settings
 from dlm_lsp.store import memory as memory_module
 from dlm_lsp.store import proposal
 from dlm_lsp.store.catalogue import CATALOGUE, Entry, File, Hub, Wheels, find
@@ -25,7 +25,7 @@ from dlm_lsp.store.progress import Meter, Progress, lasting, sized
 from dlm_lsp.store.proposal import SPARE_BYTES, STEP_OVER_READ, measured_row_step_ms, propose
 from dlm_lsp.store.told import tell_now
 from engine.config import EngineSettings
-from engine.onnx.probe import MachineProbe, ProductTimes
+from engine.model.onnx.probe import MachineProbe, ProductTimes
 from tests.dlm_lsp.store_sources import HUB, entry, write_catalogue
 
 SMALL, LARGE = (find(f"qwen2.5-coder-{size}", CATALOGUE) for size in ("0.5b", "1.5b"))

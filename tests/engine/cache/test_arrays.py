@@ -15,7 +15,8 @@ from numpy import ndarray
 from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS, CacheFull
 from engine.cache.shape import CacheShape
-from engine.step import CACHED, Step, chain, concatenate, group
+from engine.step import CACHED, Step, chain, group
+from tests.engine.joined_steps import concatenate
 
 SHAPE = CacheShape(layers=2, kv_heads=3, head_dim=4)
 SIZE = (SHAPE.layers, 2, SHAPE.kv_heads, SHAPE.head_dim)

@@ -19,7 +19,7 @@ def readings_of(*wanted: tuple[int, float]) -> tuple[Reading, ...]:
 
 
 def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> BlockState:
-    """A state whose prompt (5, 6) is fed and whose first block has the seed 7."""
+    """A state whose prompt (5, 6) is fed and whose first block has the bonus token 7."""
     request = Request(
         (5, 6),
         "block",

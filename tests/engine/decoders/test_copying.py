@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import CPU_TIMES, StepTimes
 from engine.decoders import STRATEGIES
 from engine.decoders.copy_spec import CopySpec, CopyState
 from engine.decoders.copying import (
@@ -22,7 +23,6 @@ from engine.decoders.copying import (
 from engine.decoders.linear_spec import LinearSpec, LinearState
 from engine.decoders.strategy import Progress, Task, Traits
 from engine.loop import decode
-from engine.steptimes import CPU_TIMES, StepTimes
 from tests.engine.readings import readings_of
 from tests.engine.seeded import MASK_ID, empty_cache, prompt_of, run, seeded_model
 
@@ -54,10 +54,10 @@ def task_of(
     return Task(request, 0, 0, Traits(MASK, has_drafter=True, costs=costs))
 
 
-def begin(strategy, task: Task, seed: int = 7):
+def begin(strategy, task: Task, bonus: int = 7):
     """The state behind the prompt."""
     state = strategy.start(task)
-    return strategy.resolve(state, strategy.plan(state), readings_of(seed))[0]
+    return strategy.resolve(state, strategy.plan(state), readings_of(bonus))[0]
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 8))

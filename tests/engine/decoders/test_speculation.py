@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine.api import BlockOptions, Limits, Request
 from engine.decoders.linear_spec import WINDOW_FIRST, LinearSpec, LinearState
 from engine.decoders.quadratic_spec import QuadraticSpec, QuadraticState
-from engine.decoders.strategy import Task, Traits, accepted_run
+from engine.decoders.strategy import Task, Traits, accepted_length
 from engine.step import CACHED, visible_rows
 from tests.engine.readings import readings_of
 
@@ -29,7 +29,7 @@ def task_of(prompt: tuple[int, ...] = (5, 6), length: int = 4, tokens_max: int =
 
 
 def begin(strategy, task: Task):
-    """The state behind the prompt, with the seed 7."""
+    """The state behind the prompt, with the bonus token 7."""
     state = strategy.start(task)
     state, kept = strategy.resolve(state, strategy.plan(state), readings_of(7))
     assert kept == tuple(range(len(task.request.prompt)))
@@ -42,7 +42,7 @@ def test_the_accepted_run_is_the_longest_match_and_one_more(
     drafts: list[int], tokens: list[int]
 ) -> None:
     tokens = (tokens + [9] * 7)[: len(drafts) + 1]
-    count = accepted_run(drafts, tokens)
+    count = accepted_length(drafts, tokens)
     assert tokens[: count - 1] == drafts[: count - 1]
     assert count == len(tokens) or tokens[count - 1] != drafts[count - 1]
 
@@ -159,4 +159,4 @@ def test_quadratic_goes_on_with_the_group_of_the_last_accepted_row(accepted: int
 
 
 def vars_of(state: QuadraticState):
-    return state.task, state.feed, state.progress
+    return state.task, state.pending, state.progress

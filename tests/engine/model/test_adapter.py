@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from engine.errors import CheckpointError
 from engine.model.adapter import DrafterAdapter, load_adapter, save_adapter
-from engine.model.runner import Model
+from engine.model.runner import ModelRunner
 from engine.step import Step, group
 from tests.engine.seeded import CONFIG, CPU, MASK_ID, empty_cache, seeded_network
 
@@ -26,7 +26,7 @@ def seeded_adapter(rank: int = 4, alpha: float = 16.0) -> DrafterAdapter:
     return adapter.requires_grad_(False)
 
 
-def logits(model: Model, drafter: bool) -> torch.Tensor:
+def logits(model: ModelRunner, drafter: bool) -> torch.Tensor:
     cache = empty_cache()
     sequence, _ = cache.open((1,), 10)
     step = group(BLOCK, 0, read=(0, 1, 2, 3), sequence=sequence, drafter=drafter)
@@ -38,16 +38,16 @@ def test_drafter_rows_equal_a_merged_projection() -> None:
     merged = seeded_network()
     for layer, block in enumerate(merged.encoder.layers):
         block.self_attn.o_proj.weight.data += 4.0 * adapter.up[layer] @ adapter.down[layer]
-    drafted = logits(Model(seeded_network(), device=CPU, adapter=adapter), drafter=True)
-    expected = logits(Model(merged, device=CPU), drafter=False)
+    drafted = logits(ModelRunner(seeded_network(), device=CPU, adapter=adapter), drafter=True)
+    expected = logits(ModelRunner(merged, device=CPU), drafter=False)
     torch.testing.assert_close(drafted, expected, rtol=1e-4, atol=1e-4)
-    plain = logits(Model(seeded_network(), device=CPU), drafter=False)
+    plain = logits(ModelRunner(seeded_network(), device=CPU), drafter=False)
     assert not torch.allclose(drafted, plain, rtol=1e-2, atol=1e-2)
 
 
 def test_other_rows_of_the_same_step_are_untouched() -> None:
     """Two sequences in one step: one drafts, one verifies."""
-    model = Model(seeded_network(), device=CPU, adapter=seeded_adapter())
+    model = ModelRunner(seeded_network(), device=CPU, adapter=seeded_adapter())
     cache = empty_cache()
     first, _ = cache.open((1,), 10)
     second, _ = cache.open((1,), 10)

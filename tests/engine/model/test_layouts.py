@@ -4,7 +4,6 @@ are only laid out. Whatever is wrong with a folder is named by the tensor or the
 from __future__ import annotations
 
 import json
-import queue
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.api import LAST_EVENTS, MODES, BlockOptions, Event, Finished, Limits, Request
+from engine.api import MODES, BlockOptions, Finished, Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.errors import CheckpointError
@@ -97,12 +96,7 @@ def engine(
 def complete(engine: Engine, mode: str) -> Finished:
     prompt = (1, *engine.tokenizer.encode(PROMPT))
     request = Request(prompt, mode, Limits(tokens_max=9), block=BlockOptions(length=4))
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine.submit(request, events.put)
-    while not isinstance(event := events.get(timeout=60), LAST_EVENTS):
-        pass
-    assert isinstance(event, Finished), event
-    return event
+    return engine.generate(request)
 
 
 def test_every_mode_runs_on_every_layout(engine: Engine) -> None:

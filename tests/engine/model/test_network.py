@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.lab.training.recipe import Shape, model_config
 from engine.model.families import FAMILIES
 from engine.model.network import Network
-from engine.training.recipe import Shape, model_config
 
 
 def causal(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

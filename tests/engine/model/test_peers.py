@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from engine.config import BUNDLED_CHECKPOINT
+from engine.lab.verify.activations import Error, Trace, compare, same_top, trace
+from engine.lab.verify.peer import CLASSES, TransformersPeer
+from engine.lab.verify.texts import PLAIN
 from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import read_tokenizer
-from engine.verify.activations import Error, Trace, compare, same_top, trace
-from engine.verify.peer import CLASSES, TransformersPeer
-from engine.verify.texts import PLAIN
 from tests.engine.nld import SIZES, write_nld
 from tests.engine.qwen2 import write_qwen2
 from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
@@ -40,7 +40,7 @@ def traces(
     folder: Path, tokens: tuple[int, ...], dtype: torch.dtype, names: tuple[str, str]
 ) -> tuple[Trace, Trace, Trace]:
     """Ours, theirs and theirs in fp32."""
-    peer = TransformersPeer(folder, CPU, names)
+    peer = TransformersPeer.read(folder, CPU, names)
     reference = peer.trace(tokens)
     peer.round_to(dtype)
     return trace(load(folder, dtype), tokens), peer.trace(tokens), reference
@@ -118,7 +118,7 @@ def test_every_layer_of_the_bundled_model_equals_transformers(
 def test_rotary_frequencies_equal_transformers(tmp_path: Path, factor: float) -> None:
     network = seeded_network(config=replace(CONFIG, rope=replace(CONFIG.rope, factor=factor)))
     save_checkpoint(tmp_path, network)
-    rotary = TransformersPeer(tmp_path, CPU, MINISTRAL)._model.model.rotary_emb
+    rotary = TransformersPeer.read(tmp_path, CPU, MINISTRAL)._model.model.rotary_emb
     torch.testing.assert_close(network.frequencies, rotary.inv_freq, rtol=1e-6, atol=0)
     assert rotary.attention_scaling == 1.0
 
@@ -161,7 +161,7 @@ def test_a_mistake_in_one_layer_is_found_there(
 ) -> None:
     """The rule can fail: a projection by so much, or two heads in each other's place."""
     save_checkpoint(tmp_path, seeded_network())
-    peer = TransformersPeer(tmp_path, CPU, MINISTRAL)
+    peer = TransformersPeer.read(tmp_path, CPU, MINISTRAL)
     reference = peer.trace(prompt_of(80))
     peer.round_to(dtype)
     network = load(tmp_path, dtype)

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from engine.errors import CheckpointError
+from engine.lab.verify.activations import compare, trace
+from engine.lab.verify.peer import CLASSES, TransformersPeer
 from engine.model import checkpoint, quantized
 from engine.model.adapter import DrafterAdapter, load_adapter, save_adapter
 from engine.model.checkpoint import load_network, save_checkpoint
@@ -23,8 +25,6 @@ from engine.model.config import read_config
 from engine.model.families import LLAMA, QWEN2
 from engine.model.network import Network
 from engine.model.quantized import dequantize, quantize
-from engine.verify.activations import compare, trace
-from engine.verify.peer import CLASSES, TransformersPeer
 from tests.engine.nld import WEIGHTS, write_nld
 from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
 
@@ -204,7 +204,7 @@ def test_one_kind_is_saved_over_the_other(tmp_path: Path, first: Any) -> None:
 def test_transformers_computes_the_same_of_an_int8_checkpoint(
     folder: Path, dtype: torch.dtype
 ) -> None:
-    peer = TransformersPeer(folder, CPU, CLASSES["nemotron_labs_diffusion"][0])
+    peer = TransformersPeer.read(folder, CPU, CLASSES["nemotron_labs_diffusion"][0])
     reference = peer.trace(prompt_of(40))
     peer.round_to(dtype)
     errors = compare(

@@ -3,7 +3,6 @@ GGUF file; rows alone are the same as rows of the whole."""
 
 from __future__ import annotations
 
-import queue
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.api import LAST_EVENTS, Event, Finished, Limits, Request
+from engine.api import Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.errors import CheckpointError
@@ -159,13 +158,11 @@ def test_a_gguf_file_is_opened_whole(gguf_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_engine_serves_a_gguf_file(gguf_path: Path, dtype: str) -> None:
     engine = Engine.load(EngineSettings(gguf_path, device="cpu", dtype=dtype, threads=1))
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     request = Request(tuple(engine.tokenizer.encode("def f(x):")), "ar", Limits(tokens_max=5))
-    engine.submit(request, events.put)
-    while not isinstance(event := events.get(timeout=60), LAST_EVENTS):
-        pass
-    engine.close()
-    assert isinstance(event, Finished)
+    try:
+        assert engine.generate(request).usage.tokens == 5
+    finally:
+        engine.close()
 
 
 def test_more_ids_than_embeddings_are_named(

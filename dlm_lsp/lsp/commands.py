@@ -1,0 +1,182 @@
+"""The server's own commands, run by `workspace/executeCommand`.
+
+Owns their names, and what their arguments may be: each takes one object, and every field that does
+not fit is named in the error. What they do is the session's work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcInvalidParams
+
+from dlm_lsp.lsp import convert
+from dlm_lsp.session.document import Position
+from dlm_lsp.session.requests import Answer, Ask
+from engine.api import ASKED_MODES
+
+if TYPE_CHECKING:
+    from dlm_lsp.lsp.server import Server
+
+ACCEPTED_KINDS = ("full", "word", "line", "partial")
+TOKENS_MAX = 4096
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Fields = dict[str, Any]
+Token = str | int | None
+
+
+class Commands:
+    """Runs commands for one server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._handlers: dict[str, Callable[[Fields, Token], Awaitable[object]]] = {
+            convert.ACCEPTED: self._accepted,
+            convert.FILL: self._fill,
+            "dlm.cancel": self._cancel,
+            "dlm.pullModel": self._pull_model,
+            "dlm.setMode": self._set_mode,
+            "dlm.restart": self._restart,
+            "dlm.stats": self._stats,
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is advertised."""
+        return tuple(self._handlers)
+
+    async def execute(self, params: types.ExecuteCommandParams) -> object:
+        """Runs one command. Raises JsonRpcInvalidParams naming what does not fit."""
+        handler = self._handlers.get(params.command)
+        if handler is None:
+            known = ", ".join(self._handlers)
+            raise JsonRpcInvalidParams(f"There is no command {params.command!r}; known: {known}.")
+        arguments = params.arguments or [{}]
+        if len(arguments) != 1 or not isinstance(arguments[0], dict):
+            raise JsonRpcInvalidParams(f"{params.command} takes one object as its argument.")
+        return await handler(cast("Fields", arguments[0]), params.work_done_token)
+
+    async def _accepted(self, fields: Fields, _: Token) -> object:
+        offer_id = _field(convert.ACCEPTED, fields, "id", str)
+        kind = fields.get("kind", "full")
+        if kind not in ACCEPTED_KINDS:
+            raise _wrong(convert.ACCEPTED, "kind", f"one of {ACCEPTED_KINDS}")
+        return {"known": self._server.session.accepted(offer_id, kind)}
+
+    async def _cancel(self, fields: Fields, _: Token) -> object:
+        token = fields.get("token")
+        if not isinstance(token, str | int) or isinstance(token, bool):
+            raise _wrong("dlm.cancel", "token", "a text or an integer")
+        is_pull = self._server.pulls.cancel(token)
+        return {"cancelled": self._server.session.cancel(token) or is_pull}
+
+    async def _set_mode(self, fields: Fields, _: Token) -> object:
+        asked = fields.get("mode")
+        for mode in ASKED_MODES:
+            if mode == asked:
+                self._server.session.set_mode(mode)
+                return {"mode": mode}
+        raise _wrong("dlm.setMode", "mode", f"one of {ASKED_MODES}")
+
+    async def _pull_model(self, fields: Fields, token: Token) -> object:
+        name = fields.get("name")
+        if name is not None and (not isinstance(name, str) or not _MODEL_NAME.fullmatch(name)):
+            raise _wrong("dlm.pullModel", "name", "a name of `dlm-lsp model list`, or left out")
+        return await self._server.pulls.run(name, token)
+
+    async def _restart(self, _: Fields, __: Token) -> object:
+        await self._server.session.restart()
+        return None
+
+    async def _stats(self, _: Fields, __: Token) -> object:
+        return self._server.session.stats()
+
+    async def _fill(self, fields: Fields, token: Token) -> object:
+        """Fills at a position, as an edit: applied by the client, or, for one that draws drafts
+        and inserts the text itself, answered."""
+        session = self._server.session
+        uri = _field(convert.FILL, fields, "uri", str)
+        ask = Ask(
+            uri=uri,
+            position=_position(fields),
+            automatic=False,
+            token=token,
+            tokens_max=_tokens_max(fields),
+        )
+        document = session.documents.get(uri)
+        if document is None:
+            raise JsonRpcInvalidParams(f"{convert.FILL}: {uri}: {session.documents.problem(uri)}")
+        if "version" in fields and fields["version"] != document.version:
+            raise JsonRpcContentModified(
+                f"{convert.FILL}: version is {fields['version']!r}, the document's is "
+                f"{document.version}."
+            )
+        answer = await self._server.complete(ask)
+        if answer is None:
+            raise JsonRpcContentModified(f"{convert.FILL}: a newer request or edit came between.")
+        if answer.offers:
+            return await self._deliver(answer)
+        if not session.settings.drafts:
+            # Asked for by hand, in an editor that shows nothing of ours: say why nothing happens.
+            message = f"Nothing to fill here: {answer.reason}"
+            self._server.window_show_message(
+                types.ShowMessageParams(types.MessageType.Info, message)
+            )
+        return {"edit": None, "applied": False, "reason": answer.reason}
+
+    async def _deliver(self, answer: Answer) -> object:
+        workspace = self._server.client_capabilities.workspace
+        edits = workspace and workspace.workspace_edit
+        edit = convert.to_workspace_edit(
+            answer,
+            answer.offers[0],
+            self._server.encoding,
+            versioned=bool(edits and edits.document_changes),
+        )
+        is_applied = False
+        if workspace and workspace.apply_edit and not self._server.session.settings.drafts:
+            params = types.ApplyWorkspaceEditParams(edit, label="Fill here")
+            try:
+                result = await self._server.protocol.send_request_async(
+                    types.WORKSPACE_APPLY_EDIT, params
+                )
+            except JsonRpcException as error:
+                raise JsonRpcException(
+                    f"{convert.FILL}: the client refused the edit: {error}"
+                ) from None
+            is_applied = isinstance(result, dict) and result.get("applied") is True
+        return {"edit": edit, "applied": is_applied, "reason": None}
+
+
+def _field(command: str, fields: Fields, name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if not isinstance(value, kind):
+        raise _wrong(command, name, {str: "a text", dict: "an object"}[kind])
+    return value
+
+
+def _position(fields: Fields) -> Position:
+    position = _field(convert.FILL, fields, "position", dict)
+    numbers = [position.get("line"), position.get("character")]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise _wrong(convert.FILL, "position", "an object with line and character, both from 0")
+    return Position(*numbers)
+
+
+def _tokens_max(fields: Fields) -> int | None:
+    limits = fields.get("limits") or {}
+    tokens_max = limits.get("tokensMax") if isinstance(limits, dict) else -1
+    if tokens_max is None:
+        return None
+    if not isinstance(tokens_max, int) or not 1 <= tokens_max <= TOKENS_MAX:
+        raise _wrong(convert.FILL, "limits.tokensMax", f"1 to {TOKENS_MAX}")
+    return tokens_max
+
+
+def _wrong(command: str, name: str, wanted: str) -> JsonRpcInvalidParams:
+    return JsonRpcInvalidParams(f"{command}: {name} must be {wanted}.")

@@ -1,0 +1,193 @@
+"""Between LSP's types and ours: positions become offsets here, answers become LSP items.
+
+Owns every shape that goes over the wire (ARCHITECTURE.md has those that LSP does not define) and
+what of a client's messages is read more tolerantly than lsprotocol would. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import cattrs
+from lsprotocol import types
+from pygls.protocol import default_converter
+
+from dlm_lsp.session.document import Change, Document, Encoding, Position
+from dlm_lsp.session.requests import Answer, DraftNotice, Offer, Selected, Status
+
+ACCEPTED = "dlm.accepted"
+FILL = "dlm.fill"
+LABEL_CHARS_MAX = 60
+
+_WORD_END = re.compile(r"\w*\Z")
+
+# What vscode-languageclient up to 9.0.1 sends for an explicit request, and then 1 for an automatic
+# one: it forwards VS Code's own numbers. lsprotocol knows 1 (invoked) and 2 (automatic) alone.
+KIND_ZERO = 0
+
+
+def make_converter() -> cattrs.Converter:
+    """pygls' converter, with the tolerance that real clients need."""
+    converter = default_converter()
+    converter.register_structure_hook(types.InlineCompletionTriggerKind, _to_trigger_kind)
+    return converter
+
+
+def _to_trigger_kind(value: Any, _: type) -> Any:
+    return KIND_ZERO if value == KIND_ZERO else types.InlineCompletionTriggerKind(value)
+
+
+def to_position(position: types.Position) -> Position:
+    """A position, still in the client's encoding."""
+    return Position(position.line, position.character)
+
+
+def to_changes(changes: Sequence[types.TextDocumentContentChangeEvent]) -> list[Change]:
+    """Content changes, in the order in which they apply."""
+    return [
+        Change(to_position(change.range.start), to_position(change.range.end), change.text)
+        if isinstance(change, types.TextDocumentContentChangePartial)
+        else Change(None, None, change.text)
+        for change in changes
+    ]
+
+
+def to_selected(info: types.SelectedCompletionInfo | None) -> Selected | None:
+    """The entry that a popup menu would insert."""
+    if info is None:
+        return None
+    start, end = to_position(info.range.start), to_position(info.range.end)
+    return Selected(start, end, info.text)
+
+
+def to_range(document: Document, start: int, end: int, encoding: Encoding) -> types.Range:
+    """Two offsets of a document as an LSP range."""
+    first, last = document.position_at(start, encoding), document.position_at(end, encoding)
+    return types.Range(
+        types.Position(first.line, first.character), types.Position(last.line, last.character)
+    )
+
+
+def to_inline_items(answer: Answer, encoding: Encoding) -> list[types.InlineCompletionItem]:
+    """The answer to `textDocument/inlineCompletion`."""
+    return [
+        types.InlineCompletionItem(
+            insert_text=offer.text,
+            range=to_range(answer.document, offer.start, offer.end, encoding),
+            command=_accepted(offer),
+        )
+        for offer in answer.offers
+    ]
+
+
+def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> types.CompletionItem:
+    """The answer to `textDocument/completion`.
+
+    The range and the filter text begin with the word before the cursor, so that an editor which
+    filters by that word keeps the item. Not preselected: a stray Enter would insert many lines.
+    """
+    document = answer.document
+    before = document.text[document.line_start(document.line_of(offer.start)) : offer.start]
+    word = _WORD_END.findall(before)[0]
+    text = word + offer.text
+    label = " ".join(text.split())
+    return types.CompletionItem(
+        label=label if len(label) <= LABEL_CHARS_MAX else f"{label[: LABEL_CHARS_MAX - 1]}…",
+        kind=types.CompletionItemKind.Snippet,
+        detail="dlm-lsp",
+        documentation=text,
+        filter_text=text,
+        sort_text="\x7f",  # behind what the language's own server knows for certain
+        preselect=False,
+        insert_text_format=types.InsertTextFormat.PlainText,
+        insert_text_mode=types.InsertTextMode.AsIs,
+        text_edit=types.TextEdit(
+            range=to_range(document, offer.start - len(word), offer.end, encoding), new_text=text
+        ),
+        command=_accepted(offer),
+    )
+
+
+def to_workspace_edit(
+    answer: Answer, offer: Offer, encoding: Encoding, *, versioned: bool
+) -> types.WorkspaceEdit:
+    """An offer as an edit of its document, bound to its version where the client can check it."""
+    document = answer.document
+    edit = types.TextEdit(to_range(document, offer.start, offer.end, encoding), offer.text)
+    if not versioned:
+        return types.WorkspaceEdit(changes={document.uri: [edit]})
+    identifier = types.OptionalVersionedTextDocumentIdentifier(document.uri, document.version)
+    return types.WorkspaceEdit(document_changes=[types.TextDocumentEdit(identifier, [edit])])
+
+
+def to_fill_action(document: Document, position: Position, *, tagged: bool) -> types.CodeAction:
+    """The code action `Fill here`."""
+    arguments = {
+        "uri": document.uri,
+        "version": document.version,
+        "position": {"line": position.line, "character": position.character},
+    }
+    return types.CodeAction(
+        title="Fill here",
+        kind=types.CodeActionKind.RefactorRewrite,
+        command=types.Command(title="Fill here", command=FILL, arguments=[arguments]),
+        tags=[types.CodeActionTag.LlmGenerated] if tagged else None,
+    )
+
+
+def to_draft_params(notice: DraftNotice, encoding: Encoding) -> dict[str, Any]:
+    """The parameters of `dlm/draft`."""
+    document, state = notice.document, notice.state
+    return {
+        "token": notice.token,
+        "textDocument": {"uri": document.uri, "version": document.version},
+        "position": _plain(notice.position),
+        "range": {"start": _plain(notice.start), "end": _plain(notice.end)},
+        "committed": notice.committed,
+        "draft": state.draft,
+        "spans": [
+            {
+                "start": _in_units(state.draft, span.start, encoding),
+                "end": _in_units(state.draft, span.end, encoding),
+                "confidence": round(span.confidence, 4),
+            }
+            for span in state.spans
+        ],
+        "sequence": notice.sequence,
+        "final": state.final,
+    }
+
+
+def to_status_params(status: Status) -> dict[str, Any]:
+    """The parameters of `dlm/status`."""
+    return {
+        "state": status.state,
+        "message": status.message,
+        "reason": status.reason,
+        "mode": status.mode,
+        "model": status.model,
+        "device": status.device,
+        "lastMs": status.last_ms,
+        "tokensPerForward": status.tokens_per_forward,
+    }
+
+
+def _accepted(offer: Offer) -> types.Command:
+    """What the editor runs once the offer is inserted."""
+    arguments = [{"id": offer.id, "kind": "full"}]
+    return types.Command(title="Suggestion accepted", command=ACCEPTED, arguments=arguments)
+
+
+def _plain(position: Position) -> dict[str, int]:
+    return {"line": position.line, "character": position.character}
+
+
+def _in_units(text: str, offset: int, encoding: Encoding) -> int:
+    """An offset into a text of its own (no document, no lines) in units of the encoding."""
+    if encoding is Encoding.UTF32:
+        return offset
+    if encoding is Encoding.UTF8:
+        return len(text[:offset].encode())
+    return len(text[:offset].encode("utf-16-le")) // 2

@@ -1,0 +1,234 @@
+"""pygls' protocol object, made strict: every request is answered once, nothing broken ends it.
+
+Owns what happens to a message between its bytes and its handler: JSON, JSON-RPC envelope, life
+cycle (before `initialize`, after `shutdown`, `exit`) and parameters that do not fit their type.
+pygls keeps the handlers, the running requests and the types. Knows no method of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import cattrs
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+from pygls.protocol import (
+    JsonRPCNotification,
+    JsonRPCRequestMessage,
+    LanguageServerProtocol,
+)
+
+from dlm_lsp.lsp.framing import to_frame
+
+if TYPE_CHECKING:
+    from pygls.lsp.server import LanguageServer
+
+logger = logging.getLogger(__name__)
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+NOT_INITIALIZED = -32002
+
+# Handled by pygls on its own copy of every document, which nothing here reads.
+_SYNC_METHODS = (
+    types.TEXT_DOCUMENT_DID_OPEN,
+    types.TEXT_DOCUMENT_DID_CHANGE,
+    types.TEXT_DOCUMENT_DID_CLOSE,
+    types.NOTEBOOK_DOCUMENT_DID_OPEN,
+    types.NOTEBOOK_DOCUMENT_DID_CHANGE,
+    types.NOTEBOOK_DOCUMENT_DID_CLOSE,
+)
+
+
+class StrictProtocol(LanguageServerProtocol):
+    """One connection.
+
+    Attributes:
+        send: writes one framed message; set by the transport before the first `receive`.
+        on_exit: called with the process' exit code when the client says `exit`.
+        on_broken: called with method, raw parameters and reason for a notification of a known
+            method whose parameters do not fit.
+    """
+
+    def __init__(self, server: LanguageServer, converter: cattrs.Converter) -> None:
+        super().__init__(server, converter)
+        self.send: Callable[[bytes], None] = _no_transport
+        self.on_exit: Callable[[int], None] = lambda code: None
+        self.on_broken: Callable[[str, Any, str], None] = lambda method, params, why: None
+        self._initialized = False
+        for method in _SYNC_METHODS:
+            self.fm.builtin_features.pop(method)
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether `shutdown` was answered."""
+        return self._shutdown
+
+    def receive(self, body: bytes) -> bytes:
+        """Takes one message body and acts on it. Never raises on what a peer can send.
+
+        Returns the bytes behind the message, where the body held more than one.
+        """
+        rest = b""
+        try:
+            message = json.loads(body)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                self.refuse(None, PARSE_ERROR, f"The message is not JSON: {error}.")
+                return b""
+            message, rest = json.loads(error.doc[: error.pos]), error.doc[error.pos :].encode()
+            logger.warning("a message was shorter than its Content-Length")
+        except (ValueError, RecursionError) as error:
+            self.refuse(None, PARSE_ERROR, f"The message cannot be read: {error}.")
+            return b""
+        self._dispatch(message)
+        return rest
+
+    def refuse(self, message_id: str | int | None, code: int, why: str) -> None:
+        """Answers a request, or, where its id is unknown, the message, with an error."""
+        error = {"code": code, "message": why}
+        self._send_data({"jsonrpc": "2.0", "id": message_id, "error": error})
+
+    def _dispatch(self, message: Any) -> None:
+        """Sorts one JSON value: response, request or notification; refuses anything else."""
+        if isinstance(message, list):
+            self.refuse(None, INVALID_REQUEST, "Batches are not part of LSP: send one message.")
+            return
+        if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
+            self.refuse(None, INVALID_REQUEST, 'A message is an object with "jsonrpc": "2.0".')
+            return
+        message_id = message.get("id")
+        if not isinstance(message_id, str | int) or isinstance(message_id, bool):
+            if "id" in message:
+                self.refuse(None, INVALID_REQUEST, "id must be a string or an integer.")
+                return
+            message_id = None
+        if "method" not in message:
+            self._dispatch_response(message, message_id)
+        elif not isinstance(message["method"], str):
+            self.refuse(message_id, INVALID_REQUEST, "method must be a string.")
+        elif message_id is None:
+            self._dispatch_notification(message["method"], message)
+        else:
+            self._dispatch_request(message_id, message["method"], message)
+
+    def _dispatch_request(self, message_id: str | int, method: str, message: dict) -> None:
+        """Hands a request to its handler, or answers why not."""
+        if self._shutdown:
+            self.refuse(message_id, INVALID_REQUEST, "The server is shutting down.")
+        elif not self._initialized and method != types.INITIALIZE:
+            self.refuse(message_id, NOT_INITIALIZED, "Send initialize first.")
+        elif self._initialized and method == types.INITIALIZE:
+            self.refuse(message_id, INVALID_REQUEST, "initialize was already sent.")
+        elif message_id in self._request_futures:
+            self.refuse(message_id, INVALID_REQUEST, f"A request with id {message_id!r} runs.")
+        elif not self._handles(method):
+            self.refuse(message_id, METHOD_NOT_FOUND, f"There is no method {method!r}.")
+        else:
+            if method == types.INITIALIZE:
+                message = pruned_initialize(message)
+            try:
+                typed = self._structured(message, JsonRPCRequestMessage)
+            except ValueError as error:
+                self.refuse(message_id, INVALID_PARAMS, f"{method}: {error}.")
+                return
+            self._initialized = True
+            self.handle_message(typed)
+
+    def _dispatch_notification(self, method: str, message: dict) -> None:
+        """Hands a notification to its handler; one that does not fit is reported or dropped."""
+        if method == types.EXIT:
+            self.on_exit(0 if self._shutdown else 1)
+        elif not self._initialized or self._shutdown:
+            logger.debug("%s outside of initialize and shutdown is dropped", method)
+        elif method != types.CANCEL_REQUEST and not self._handles(method):
+            logger.debug("no handler for the notification %s", method)
+        else:
+            try:
+                typed = self._structured(message, JsonRPCNotification)
+            except ValueError as error:
+                logger.warning("%s was dropped: %s", method, error)
+                self.on_broken(method, message.get("params"), str(error))
+                return
+            self.handle_message(typed)
+
+    def _dispatch_response(self, message: dict, message_id: str | int | None) -> None:
+        """Hands the client's answer to whoever waits for it."""
+        if message_id is None or message_id not in self._request_futures:
+            logger.warning("an answer to no request of ours was dropped")
+            return
+        if "error" in message:
+            error = message["error"] if isinstance(message["error"], dict) else {}
+            self._request_futures.pop(message_id).set_exception(
+                JsonRpcException(str(error.get("message", "unknown error")))
+            )
+            return
+        # Read as plain JSON: what a client answers is checked where it is used.
+        self._result_types.pop(message_id, None)
+        self._request_futures.pop(message_id).set_result(message.get("result"))
+
+    def _handles(self, method: str) -> bool:
+        return method in self.fm.builtin_features or method in self.fm.features
+
+    def _structured(self, message: dict, fallback: type) -> Any:
+        """The typed message. Raises ValueError naming the fields that do not fit."""
+        message_type = self.get_message_type(message["method"]) or fallback
+        try:
+            return self._converter.structure({"params": None} | message, message_type)
+        except cattrs.BaseValidationError as error:
+            raise ValueError("; ".join(cattrs.transform_error(error, path="message"))) from error
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # lsprotocol's own hooks for unions assume objects where a client may send anything.
+            raise ValueError(f"the parameters have a wrong shape ({error!r})") from error
+
+    def _send_data(self, data: Any) -> None:
+        """Writes one message, compact; pygls logs payloads here, which are the user's code."""
+        text = json.dumps(data, default=self._serialize_message, separators=(",", ":"))
+        self.send(to_frame(text.encode()))
+
+
+def pruned_initialize(message: dict) -> dict:
+    """`initialize` with only those client capabilities that are read.
+
+    The others hold value sets (symbol kinds, token types, …) in which one value that lsprotocol
+    does not know would make it refuse the whole message.
+    """
+    params = message.get("params")
+    capabilities = params.get("capabilities") if isinstance(params, dict) else None
+    if not isinstance(params, dict) or not isinstance(capabilities, dict):
+        return message
+    return message | {"params": params | {"capabilities": _picked(capabilities, _READ)}}
+
+
+_READ: dict[str, Any] = {
+    "general": {"positionEncodings": None},
+    "window": {"workDoneProgress": None},
+    "workspace": {
+        "applyEdit": None,
+        "configuration": None,
+        "workspaceEdit": {"documentChanges": None},
+        "didChangeConfiguration": {"dynamicRegistration": None},
+    },
+    "textDocument": {
+        "inlineCompletion": {"dynamicRegistration": None},
+        "codeAction": {"tagSupport": None, "codeActionLiteralSupport": None},
+    },
+}
+
+
+def _picked(value: dict, wanted: dict[str, Any]) -> dict:
+    """The wanted keys of an object, recursively; what is no object is left to the type check."""
+    picked = {}
+    for key in wanted.keys() & value.keys():
+        nested = wanted[key] is not None and isinstance(value[key], dict)
+        picked[key] = _picked(value[key], wanted[key]) if nested else value[key]
+    return picked
+
+
+def _no_transport(data: bytes) -> None:
+    raise AssertionError("a message was sent before the transport was set")

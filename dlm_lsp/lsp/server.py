@@ -1,0 +1,317 @@
+"""What the language server does for each LSP method: reads it, asks the session, answers it.
+
+Owns the connection's capabilities and the few exchanges that are LSP's own: configuration, loading
+progress, edits applied by the client. What to suggest is the session's work, which is imported
+only once `initialize` is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
+from pygls.lsp.server import LanguageServer
+from pygls.uris import to_fs_path
+
+from dlm_lsp.lsp import convert
+from dlm_lsp.lsp.commands import Commands
+from dlm_lsp.lsp.progress import LoadProgress
+from dlm_lsp.lsp.protocol import StrictProtocol
+from dlm_lsp.lsp.pull import Pulls
+from dlm_lsp.session.document import Document, DocumentError, Encoding
+from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
+from dlm_lsp.version import VERSION
+
+if TYPE_CHECKING:
+    from dlm_lsp.session.session import Session
+
+logger = logging.getLogger(__name__)
+
+INVOKED_COUNT = 3  # most answers to an explicit request
+CONFIGURATION_SECONDS_MAX = 2.0  # that starting the engine waits for the client's settings
+SECTION = "dlm"
+
+
+class Server(LanguageServer):
+    """One editor's language server; also the `Editor` that its session talks to.
+
+    Attributes:
+        on_process_id: called with the editor's process id, as `initialize` tells it.
+    """
+
+    protocol: StrictProtocol  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self) -> None:
+        super().__init__(
+            "dlm-lsp",
+            VERSION,
+            protocol_cls=StrictProtocol,
+            converter_factory=convert.make_converter,
+        )
+        self._client: types.InitializeParams | None = None
+        self._later_options: object = None  # what the client has sent since `initialize`
+        self._is_zero_based = False
+        self.on_process_id: Callable[[int | None], None] = lambda process_id: None
+        self._progress = LoadProgress(self.protocol)
+        self.pulls = Pulls(self)
+        self._commands = Commands(self)
+        self.protocol.on_broken = self._on_broken
+        self._register()
+
+    def _register(self) -> None:
+        features, options = self.protocol.fm.features, self.protocol.fm.feature_options
+        self.protocol.fm.builtin_features.pop(types.WORKSPACE_EXECUTE_COMMAND)
+        features |= {
+            types.INITIALIZE: self._initialize,
+            types.INITIALIZED: self._initialized,
+            types.TEXT_DOCUMENT_DID_OPEN: self._did_open,
+            types.TEXT_DOCUMENT_DID_CHANGE: self._did_change,
+            types.TEXT_DOCUMENT_DID_CLOSE: self._did_close,
+            types.TEXT_DOCUMENT_INLINE_COMPLETION: self._inline_completion,
+            types.TEXT_DOCUMENT_CODE_ACTION: self._code_action,
+            types.WORKSPACE_EXECUTE_COMMAND: self._commands.execute,
+            types.WORKSPACE_DID_CHANGE_CONFIGURATION: self._did_change_configuration,
+            types.WINDOW_WORK_DONE_PROGRESS_CANCEL: self._progress_cancel,
+        }
+        options |= {
+            # Without options pygls would not advertise it.
+            types.TEXT_DOCUMENT_INLINE_COMPLETION: types.InlineCompletionOptions(),
+            types.TEXT_DOCUMENT_CODE_ACTION: types.CodeActionOptions(
+                code_action_kinds=[types.CodeActionKind.RefactorRewrite]
+            ),
+        }
+        # For the list of names that is advertised; `Commands.execute` runs them.
+        self.protocol.fm.commands.update(dict.fromkeys(self._commands.names))
+
+    @functools.cached_property
+    def session(self) -> Session:
+        """The session, with the client's settings as far as they are known."""
+        # Imported late: pydantic and the settings' models take 90 ms, which `initialize` need
+        # not wait for.
+        from dlm_lsp.session.engine_link import EngineLink
+        from dlm_lsp.session.session import Session
+        from dlm_lsp.settings.files import user_file
+
+        folder = _folder_of(self._client) if self._client is not None else None
+        return Session(
+            self, self.encoding, EngineLink(self), self._client_options(), folder, user_file()
+        )
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding(self.server_capabilities.position_encoding or Encoding.UTF16)
+
+    async def close(self) -> None:
+        """Stops what runs for the editor."""
+        await self.pulls.close()
+        if "session" in self.__dict__:
+            await self.session.close()
+
+    # The editor, as the session sees it
+
+    def draft(self, notice: DraftNotice) -> None:
+        self.protocol.notify("dlm/draft", convert.to_draft_params(notice, self.encoding))
+
+    def status(self, status: Status) -> None:
+        if self.session.settings.status_notifications:
+            self.protocol.notify("dlm/status", convert.to_status_params(status))
+
+    def log(self, message: str) -> None:
+        logger.warning("%s", message)
+        self.window_log_message(types.LogMessageParams(types.MessageType.Warning, message))
+
+    def show_error(self, message: str) -> None:
+        logger.error("%s", message)
+        self.window_show_message(types.ShowMessageParams(types.MessageType.Error, message))
+
+    def loading(self, message: str | None) -> None:
+        window = self.client_capabilities.window
+        if window is not None and window.work_done_progress:
+            self._progress.tell(message)
+
+    def report_server_error(self, error: Exception, source: object) -> None:
+        """A fault of ours; the request that met it is answered with the error by pygls."""
+        logger.error("a handler failed: %r", error)
+
+    # What LSP itself needs
+
+    def _initialize(self, params: types.InitializeParams) -> None:
+        self._client = params
+        self.on_process_id(params.process_id)
+        text_document = params.capabilities.text_document
+        if text_document is None or text_document.inline_completion is None:
+            # An editor that has inline completions would only show the same text twice.
+            features, options = self.protocol.fm.features, self.protocol.fm.feature_options
+            features[types.TEXT_DOCUMENT_COMPLETION] = self._completion
+            options[types.TEXT_DOCUMENT_COMPLETION] = types.CompletionOptions(
+                trigger_characters=[".", "("]
+            )
+
+    async def _initialized(self, _: types.InitializedParams) -> None:
+        workspace = self.client_capabilities.workspace
+        configuration = workspace and workspace.did_change_configuration
+        if configuration is not None and configuration.dynamic_registration:
+            registration = types.Registration(
+                "dlm-configuration",
+                types.WORKSPACE_DID_CHANGE_CONFIGURATION,
+                types.DidChangeConfigurationRegistrationOptions(section=SECTION),
+            )
+            self.protocol.send_request(
+                types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams([registration])
+            )
+        await self._pull_configuration()
+        await self.session.configure(self._client_options())
+        self._tell_of_models()
+
+    def _tell_of_models(self) -> None:
+        """Says once on a machine how to get a real model, where there is none."""
+        from dlm_lsp.store.told import tell_now  # platformdirs: after `initialize` is answered
+
+        hint = self.session.model_hint
+        if hint is not None and tell_now():
+            self.window_show_message(types.ShowMessageParams(types.MessageType.Info, hint))
+
+    async def _did_change_configuration(self, params: types.DidChangeConfigurationParams) -> None:
+        if isinstance(params.settings, dict) and SECTION in params.settings:
+            self._later_options = params.settings[SECTION]
+        await self._pull_configuration()
+        await self.session.configure(self._client_options())
+
+    async def _pull_configuration(self) -> None:
+        """Asks the client for its settings, where it can be asked."""
+        workspace = self.client_capabilities.workspace
+        if workspace is None or not workspace.configuration:
+            return
+        wanted = types.ConfigurationParams([types.ConfigurationItem(section=SECTION)])
+        try:
+            async with asyncio.timeout(CONFIGURATION_SECONDS_MAX):
+                answer = await self.protocol.send_request_async(
+                    types.WORKSPACE_CONFIGURATION, wanted
+                )
+        except (TimeoutError, JsonRpcException) as error:
+            logger.warning("the client does not tell its settings: %r", error)
+            return
+        if isinstance(answer, list) and answer and answer[0] is not None:
+            self._later_options = answer[0]
+
+    def _client_options(self) -> object:
+        """The client's settings: what it sent first, and over it what it has sent since."""
+        first = self._client.initialization_options if self._client is not None else None
+        return first if self._later_options is None else merged(first, self._later_options)
+
+    def _progress_cancel(self, params: types.WorkDoneProgressCancelParams) -> None:
+        self.session.cancel(params.token)
+        self.pulls.cancel(params.token)
+
+    # Documents
+
+    def _did_open(self, params: types.DidOpenTextDocumentParams) -> None:
+        item = params.text_document
+        self.session.open(Document(item.uri, str(item.language_id), item.version, item.text))
+
+    def _did_change(self, params: types.DidChangeTextDocumentParams) -> None:
+        item = params.text_document
+        self.session.change(item.uri, item.version, convert.to_changes(params.content_changes))
+
+    def _did_close(self, params: types.DidCloseTextDocumentParams) -> None:
+        self.session.close_document(params.text_document.uri)
+
+    def _on_broken(self, method: str, params: Any, why: str) -> None:
+        """A notification that could not be read: if it was an edit, its document is lost."""
+        document = params.get("textDocument") if isinstance(params, dict) else None
+        uri = document.get("uri") if isinstance(document, dict) else None
+        if method.startswith("textDocument/did") and isinstance(uri, str):
+            self.session.lose(uri, f"{method}: {why}.")
+
+    # Completions
+
+    async def _inline_completion(
+        self, params: types.InlineCompletionParams
+    ) -> list[types.InlineCompletionItem] | None:
+        kind = int(params.context.trigger_kind)
+        self._is_zero_based |= kind == convert.KIND_ZERO
+        is_automatic = kind + self._is_zero_based == types.InlineCompletionTriggerKind.Automatic
+        ask = Ask(
+            uri=params.text_document.uri,
+            position=convert.to_position(params.position),
+            automatic=is_automatic,
+            count=1 if is_automatic else INVOKED_COUNT,
+            selected=convert.to_selected(params.context.selected_completion_info),
+            token=params.work_done_token,
+        )
+        answer = await self.complete(ask)
+        return None if answer is None else convert.to_inline_items(answer, self.encoding)
+
+    async def _completion(self, params: types.CompletionParams) -> types.CompletionList:
+        """At most one item, to be asked for again: the next keystroke changes what fits.
+
+        While the engine loads there is none: other servers' entries may wait for this answer.
+        """
+        await self.session.start()
+        answer = None
+        if self.session.settings.completion and self.session.is_ready:
+            ask = Ask(params.text_document.uri, convert.to_position(params.position))
+            answer = await self.complete(ask)
+        offers = answer.offers[:1] if answer is not None else ()
+        return types.CompletionList(
+            is_incomplete=True,
+            items=[convert.to_completion_item(answer, offer, self.encoding) for offer in offers]
+            if answer is not None
+            else [],
+        )
+
+    async def complete(self, ask: Ask) -> Answer | None:
+        """The session's answer. Raises JsonRpcInvalidParams on an impossible position."""
+        try:
+            return await self.session.complete(ask)
+        except DocumentError as error:
+            raise JsonRpcInvalidParams(str(error)) from None
+
+    def _code_action(self, params: types.CodeActionParams) -> list[types.CodeAction]:
+        """`Fill here` at a cursor; not for the light bulb, which would never go out again."""
+        document = self.session.documents.get(params.text_document.uri)
+        only = params.context.only
+        kind = types.CodeActionKind.RefactorRewrite.value
+        is_wanted = (
+            any(kind == wanted or kind.startswith(f"{wanted}.") for wanted in only)
+            if only is not None
+            else params.context.trigger_kind != types.CodeActionTriggerKind.Automatic
+        )
+        if document is None or not is_wanted or params.range.start != params.range.end:
+            return []
+        text_document = self.client_capabilities.text_document
+        support = (
+            text_document and text_document.code_action and text_document.code_action.tag_support
+        )
+        tags = support.value_set if support is not None else ()
+        return [
+            convert.to_fill_action(
+                document,
+                convert.to_position(params.range.start),
+                tagged=types.CodeActionTag.LlmGenerated in tags,
+            )
+        ]
+
+
+def merged(first: object, second: object) -> object:
+    """Client settings with later ones over them, section by section."""
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return second
+    first = first.get(SECTION, first)
+    if not isinstance(first, dict):
+        return second
+    return first | {key: merged(first.get(key), value) for key, value in second.items()}
+
+
+def _folder_of(params: types.InitializeParams) -> Path | None:
+    """The project's folder: where its settings may lie."""
+    folders = params.workspace_folders
+    uri = folders[0].uri if folders else params.root_uri
+    path = to_fs_path(uri) if uri is not None else params.root_path
+    return Path(path) if path else None

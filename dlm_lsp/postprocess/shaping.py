@@ -1,0 +1,252 @@
+"""From the model's raw text to what an editor may show: cut, paired, indented, in the document's
+line ends.
+
+Owns the two laws of showing: what was shown as committed stays and only grows, and the final text
+starts with it. Each call shapes the whole text anew; there is no state between calls. Pure text:
+knows neither positions, requests nor the model.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dlm_lsp.postprocess.lines import TAB_WIDTH, LineRules, cut, indentation, width
+from dlm_lsp.postprocess.pairs import Pairs, is_only_closers, paired, pairs_for
+from dlm_lsp.session.context import Context
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_NEARBY_CHARS = 20_000  # how far the document's habits are looked up on each side
+_REPEATED_CHARS_MAX = 400  # of a longer rest of the line, repeats are not looked for
+_BLOCK_OPENERS = (":", "{", "(", "[", ",", "=", "\\")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a completion at one cursor is shaped by; made by `rules_for`.
+
+    Attributes:
+        line_after: what stands right of the cursor on its line.
+        indent: the document's unit of indentation, a tab or some spaces; empty where unknown.
+        drops_lead: the space that a completion would start with is there already.
+        needs_one_line: the completion goes before a statement on its line; more than one line
+            would need a line end that a single-line suggestion cannot have.
+    """
+
+    lines: LineRules
+    pairs: Pairs
+    line_after: str
+    line_end: str
+    indent: str
+    drops_lead: bool
+    needs_one_line: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """Insert `text` at the cursor and replace `replaced` code points right of it.
+
+    `complete`: whatever the model would write next, nothing of this would change.
+    """
+
+    text: str
+    replaced: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedDraft:
+    """What may be shown of a completion that is not finished.
+
+    Attributes:
+        committed: what no rule can remove any more, whatever text follows; it only grows.
+        draft: the text after it that may still change.
+        sources: for each character of `draft` its index in the model's draft; -1 for a character
+            of the committed text that is held back.
+        complete: as in `Shaped`, of the committed text.
+    """
+
+    committed: str
+    draft: str
+    sources: tuple[int, ...]
+    complete: bool
+
+
+def rules_for(context: Context, automatic: bool) -> Rules:
+    """The rules at the context's cursor.
+
+    Args:
+        automatic: the request came from typing: stay within the scope, and on the line where
+            more than closers stand right of the cursor.
+    """
+    line_before = re.split(r"[\r\n]", context.prefix[-_NEARBY_CHARS:])[-1]
+    line_after = re.split(r"[\r\n]", context.suffix, maxsplit=1)[0]
+    below = context.suffix[len(line_after) : len(line_after) + _NEARBY_CHARS]
+    above = context.prefix[: len(context.prefix) - len(line_before)][-_NEARBY_CHARS:]
+    lines_above = [line for line in reversed(_LINE_END.split(above)) if line.strip()]
+    lines_below = [line for line in _LINE_END.split(below) if line.strip()]
+    indent = _indent_unit([line_before, *lines_above, *lines_below])
+    has_code_after = not is_only_closers(line_after)
+    has_code_to_repeat = has_code_after and len(line_after) <= _REPEATED_CHARS_MAX
+    is_single_line = automatic and has_code_after
+    line_before = _reindented(line_before, indent)
+    return Rules(
+        lines=LineRules(
+            line_before=line_before,
+            repeated=line_after.strip() if has_code_to_repeat else "",
+            next_line=_reindented(lines_below[0], indent).rstrip() if lines_below else "",
+            is_scoped=automatic,
+            is_single_line=is_single_line,
+        ),
+        pairs=pairs_for(line_before, line_after),
+        line_after=line_after,
+        line_end=_line_end(below, above),
+        indent=indent,
+        drops_lead=_drops_lead(line_before, lines_above, indent),
+        needs_one_line=is_single_line and not line_before.strip(),
+    )
+
+
+def shape_draft(rules: Rules, committed: str, draft: str) -> ShapedDraft:
+    """What may be shown of committed text and of the draft after it.
+
+    Undecided places (engine.api.MASKED) count as ordinary characters.
+    """
+    firm, _, is_complete = _shown(rules, committed)
+    if not draft:
+        return ShapedDraft(firm, "", (), is_complete)
+    shown, sources, _ = _shown(rules, committed + draft)
+    from_draft = tuple(max(source - len(committed), -1) for source in sources[len(firm) :])
+    return ShapedDraft(firm, shown[len(firm) :], from_draft, is_complete)
+
+
+def shape_final(rules: Rules, text: str) -> Shaped:
+    """The whole completion; starts with everything shown as committed before."""
+    normal, _ = _normalised(rules, text)
+    ending = cut(rules.lines, normal, is_whole=True)
+    if rules.needs_one_line and (ending.is_final or "\n" in normal):
+        return Shaped("", 0, True)
+    kept = normal[: ending.end]
+    end, pairs = _settled(rules, kept)
+    replaced = pairs[-1][1] + 1 if pairs else 0
+    gap = kept[end : len(kept) - len(kept[end:].lstrip())]
+    shown = kept[:end] + _separator(
+        rules, gap, rules.line_after[replaced:], ending.end < len(normal)
+    )
+    shown = shown.replace("\n", rules.line_end)
+    if not end:
+        return Shaped("", 0, ending.is_final)
+    return Shaped(shown, replaced, ending.is_final)
+
+
+def _shown(rules: Rules, text: str) -> tuple[str, list[int], bool]:
+    """What no continuation can remove, for each of its characters the index in `text`, and
+    whether nothing of it would change, whatever came next."""
+    normal, sources = _normalised(rules, text)
+    ending = cut(rules.lines, normal, is_whole=False)
+    if rules.needs_one_line:
+        return "", [], ending.is_final or "\n" in normal
+    kept = normal[: ending.end]
+    end, _ = _settled(rules, kept)
+    characters = [rules.line_end if one == "\n" else one for one in kept[:end]]
+    counted = zip(characters, sources, strict=False)
+    return "".join(characters), [source for one, source in counted for _ in one], ending.is_final
+
+
+def _settled(rules: Rules, kept: str) -> tuple[int, list[tuple[int, int]]]:
+    """Where the text ends without trailing space and closers that stand right of the cursor.
+
+    Returns: the end, and the pairs before it: closers in the text that take the place of those
+    right of the cursor.
+    """
+    pairs = paired(rules.pairs, kept)
+    end = len(kept.rstrip())
+    while pairs and pairs[-1][0] == end - 1:
+        del pairs[-1]
+        end = len(kept[: end - 1].rstrip())
+    return end, pairs
+
+
+def _separator(rules: Rules, gap: str, rest: str, is_cut: bool) -> str:
+    """What stays of the space between the completion and the rest of the line.
+
+    `is_cut`: the model went on, so that the indentation in the gap is that of what was cut off.
+    """
+    if not rest.strip():
+        return ""
+    if "\n" not in gap:
+        return "" if rules.pairs.closers or rest[0].isspace() else gap
+    if not is_cut:
+        return "\n" + gap.rpartition("\n")[2]
+    ends_string = rules.pairs.quote and rest.lstrip().startswith(rules.pairs.quote)
+    return "" if ends_string else "\n" + indentation(rules.lines.line_before)
+
+
+def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
+    """The text with \\n line ends, the document's indentation and no spaces before line ends.
+
+    Returns: the text, and for each of its characters the index in the raw text.
+    """
+    characters: list[str] = []
+    sources: list[int] = []
+    start = 0
+    for number, line in enumerate(_LINE_END.split(text)):
+        end = start + len(line)
+        is_closed = end < len(text)
+        lead = indentation(line)
+        is_indentation = number > 0 or not rules.lines.line_before.strip()
+        body = line[len(lead) :].rstrip(" \t") if is_closed else line[len(lead) :]
+        if (number == 0 and rules.drops_lead) or (is_closed and not body):
+            space = ""
+        else:
+            space = _reindented(lead, rules.indent) if is_indentation else lead
+        characters += (space, body)
+        sources += [start] * len(space)
+        sources += range(start + len(lead), start + len(lead) + len(body))
+        if is_closed:
+            characters.append("\n")
+            sources.append(end)
+        start = end + (2 if text[end : end + 2] == "\r\n" else 1)
+    return "".join(characters), sources
+
+
+def _reindented(line: str, unit: str) -> str:
+    """The line with its indentation in the document's unit."""
+    lead = indentation(line)
+    if unit == "\t":
+        return lead.replace(" " * TAB_WIDTH, "\t") + line[len(lead) :]
+    return lead.replace("\t", unit) + line[len(lead) :] if unit else line
+
+
+def _indent_unit(lines: list[str]) -> str:
+    """A tab, or the narrowest spaces in use, by the first indented line; empty without one."""
+    leads = [lead for lead in map(indentation, lines) if lead]
+    if not leads:
+        return ""
+    if leads[0][0] == "\t":
+        return "\t"
+    widths = [len(lead) for lead in leads if "\t" not in lead and len(lead) > 1]
+    return " " * min(widths, default=TAB_WIDTH)
+
+
+def _drops_lead(line_before: str, lines_above: list[str], indent: str) -> bool:
+    """Whether a completion's first spaces repeat what the line has before the cursor."""
+    if line_before.strip():
+        return line_before[-1].isspace()
+    if not line_before:
+        return False
+    above = lines_above[0].rstrip() if lines_above else ""
+    expected = width(indentation(_reindented(above, indent)))
+    if above.endswith(_BLOCK_OPENERS):
+        expected += width(indent)
+    return width(line_before) >= expected
+
+
+def _line_end(below: str, above: str) -> str:
+    """The document's line end: the one nearest below the cursor, else above, else \\n."""
+    found = _LINE_END.search(below)
+    if found is not None:
+        return found[0]
+    if above:
+        return "\r\n" if above.endswith("\r\n") else above[-1]
+    return "\n"

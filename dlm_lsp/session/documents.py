@@ -1,0 +1,129 @@
+"""The open documents of one editor, kept in step with its edits, or marked as out of step.
+
+Owns the current version of each document and its marks. An edit that cannot be right is reported
+once, and its document is not served until the editor sends the whole text again: a completion of
+text that the user does not see would be nonsense. Knows no requests and no LSP.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dlm_lsp.session.context import AnchoredMarks, moved
+from dlm_lsp.session.document import Change, Document, DocumentError, Edit, Encoding
+
+logger = logging.getLogger(__name__)
+
+DOCUMENT_CHARS_MAX = 50_000_000  # of a text that is kept; no setting lets a longer one be completed
+_UNKNOWN_MAX = 1000  # documents remembered as reported
+
+
+@dataclass(slots=True)
+class _Open:
+    """One open document; `problem` says why its text cannot be trusted, None where it can."""
+
+    document: Document
+    problem: str | None = None
+    marks: AnchoredMarks | None = None
+
+
+class Documents:
+    """Open documents by URI. `report` takes a sentence for the editor's log."""
+
+    def __init__(self, encoding: Encoding, report: Callable[[str], None]) -> None:
+        self._encoding = encoding
+        self._report = report
+        self._open: dict[str, _Open] = {}
+        self._unknown: set[str] = set()
+
+    def open(self, document: Document) -> None:
+        """Takes up a document; one that is open already is replaced."""
+        self._unknown.discard(document.uri)
+        opened = _Open(document)
+        self._open[document.uri] = opened
+        self._bound(opened)
+
+    def change(self, uri: str, version: int, changes: Sequence[Change]) -> tuple[Edit, ...] | None:
+        """Makes edits. None if the document cannot be served after them."""
+        opened = self._open.get(uri)
+        if opened is None:
+            self._report_unknown(uri, "changed")
+            return None
+        if opened.problem is not None:
+            whole = [i for i, change in enumerate(changes) if change.start is None]
+            if not whole:
+                return None
+            # The whole text is a new beginning, whatever was missed before it.
+            changes = changes[whole[0] :]
+            opened.document = Document(uri, opened.document.language_id, version, "")
+            opened.problem = opened.marks = None
+        try:
+            opened.document, edits = opened.document.apply(changes, version, self._encoding)
+        except DocumentError as error:
+            self._lose(opened, str(error))
+            return None
+        if opened.marks is not None:
+            opened.marks = moved(opened.marks, edits)
+        self._bound(opened)
+        return edits if opened.problem is None else None
+
+    def close(self, uri: str) -> None:
+        """Forgets a document."""
+        if self._open.pop(uri, None) is None:
+            self._report_unknown(uri, "closed")
+
+    def lose(self, uri: str, why: str) -> None:
+        """Notes that an edit of this document could not even be read."""
+        opened = self._open.get(uri)
+        if opened is None:
+            self._report_unknown(uri, "changed")
+        elif opened.problem is None:
+            self._lose(opened, why)
+
+    def get(self, uri: str) -> Document | None:
+        """The document as the editor has it now; None where that is not known."""
+        opened = self._open.get(uri)
+        return opened.document if opened is not None and opened.problem is None else None
+
+    def problem(self, uri: str) -> str:
+        """Why `get` gives None; reported once for a document that was never opened."""
+        opened = self._open.get(uri)
+        if opened is None:
+            self._report_unknown(uri, "asked about")
+            return "The document is not open."
+        return opened.problem or ""
+
+    def marks(self, uri: str) -> AnchoredMarks | None:
+        """Where the document's prompt began last, moved with the edits since."""
+        opened = self._open.get(uri)
+        return opened.marks if opened is not None else None
+
+    def set_marks(self, uri: str, marks: AnchoredMarks) -> None:
+        """Notes the marks for the document as it is now."""
+        opened = self._open.get(uri)
+        if opened is not None and opened.problem is None:
+            opened.marks = marks
+
+    def _lose(self, opened: _Open, why: str) -> None:
+        opened.problem = f"The document is out of step with the editor: {why}"
+        opened.document = Document(
+            opened.document.uri, opened.document.language_id, opened.document.version, ""
+        )
+        opened.marks = None
+        self._report(
+            f"{opened.document.uri}: {why} Nothing is suggested there until the whole text is sent"
+            " again: reopen it."
+        )
+
+    def _bound(self, opened: _Open) -> None:
+        """Lets go of a text that is too large to be kept."""
+        count = len(opened.document.text)
+        if count > DOCUMENT_CHARS_MAX:
+            self._lose(opened, f"it has {count} characters, more than {DOCUMENT_CHARS_MAX}.")
+
+    def _report_unknown(self, uri: str, what: str) -> None:
+        if uri not in self._unknown and len(self._unknown) < _UNKNOWN_MAX:
+            self._unknown.add(uri)
+            self._report(f"{uri} was {what} without being open. Send textDocument/didOpen first.")

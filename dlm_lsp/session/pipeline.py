@@ -1,0 +1,163 @@
+"""From a context to suggestions: asks the engine host and shapes what comes back.
+
+One async generator, used alike for automatic and invoked requests and by tests. Closing it cancels
+the request in the engine. Knows no document, no LSP, no request that might supersede this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Protocol
+
+from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.messages import (
+    BlockBody,
+    BudgetBody,
+    DraftEvent,
+    ErrorEvent,
+    FinishedEvent,
+    GenerateBody,
+    HostEvent,
+    LimitsBody,
+    Marks,
+    SpanBody,
+    StartedEvent,
+    UsageBody,
+)
+from dlm_lsp.postprocess.shaping import Rules, shape_draft, shape_final
+from dlm_lsp.session.context import Context
+from dlm_lsp.settings.schema import Settings
+
+
+class Source(Protocol):
+    """Where completions come from; `HostClient` is one."""
+
+    def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        """Streams one completion; closing the generator cancels it in the engine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """The whole state of a completion after one event, shaped for the screen.
+
+    Attributes:
+        committed: will not change; a later one's starts with it. Inserted at the cursor.
+        draft: text behind it that may still change; empty in a final suggestion.
+        spans: confidence over `draft`, in code points.
+        final: nothing follows.
+        replaced: code points behind the cursor that the text replaces; known when final.
+        marks: of the prompt, as the host used them.
+        mode: that the host chose; never "auto".
+        finish_reason: why it ended ("scope" where shaping ended it); None before.
+        exact: the host says that it decoded in exact mode.
+    """
+
+    committed: str = ""
+    draft: str = ""
+    spans: tuple[SpanBody, ...] = ()
+    final: bool = False
+    replaced: int = 0
+    usage: UsageBody = field(default_factory=UsageBody)
+    marks: Marks = field(default_factory=Marks)
+    mode: str = ""
+    finish_reason: str | None = None
+    exact: bool = False
+
+
+def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody:
+    """What the settings say of every request of a kind; `complete` adds the text.
+
+    Args:
+        client: names who asks, for the host's log.
+    """
+    limits = settings.limits
+    return GenerateBody(
+        client=client,
+        prefix="",
+        mode=settings.mode,
+        limits=LimitsBody(
+            tokens_max=limits.tokens_max if automatic else limits.tokens_max_invoked,
+            milliseconds_max=limits.milliseconds_max,
+        ),
+        block=BlockBody(length=settings.block.length, threshold=settings.block.threshold),
+        budget=BudgetBody(
+            prefix_tokens=settings.context.prefix_tokens,
+            suffix_tokens=settings.context.suffix_tokens,
+        ),
+    )
+
+
+async def complete(
+    context: Context, rules: Rules, body: GenerateBody, source: Source
+) -> AsyncGenerator[Suggestion, None]:
+    """Yields the state after each event of the host; the last one is final.
+
+    The first, empty one tells the marks. Ends early, and cancels in the engine, once shaping lets
+    nothing more through.
+
+    Args:
+        body: what is asked beside the text, which the context has.
+
+    Raises:
+        HostError: the host cannot be used, or could not complete this.
+    """
+    text = {"prefix": context.prefix, "suffix": context.suffix, "marks": context.marks}
+    latest = Suggestion()
+    async with aclosing(source.generate(body.model_copy(update=text))) as events:
+        async for event in events:
+            latest = _after(latest, event, rules)
+            yield latest
+            if latest.final:
+                return
+
+
+def _after(latest: Suggestion, event: HostEvent, rules: Rules) -> Suggestion:
+    """The state after one more event. Raises HostError where the event is one."""
+    if isinstance(event, ErrorEvent):
+        raise HostError(event.error.message, code=event.error.code)
+    latest = replace(latest, usage=event.usage)
+    if isinstance(event, StartedEvent):
+        return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
+    if isinstance(event, DraftEvent):
+        shaped = shape_draft(rules, event.committed, event.draft)
+        if shaped.complete:
+            return _finished(latest, rules, event.committed, "scope")
+        spans = _shown_spans(shaped.sources, event.spans)
+        return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
+    if isinstance(event, FinishedEvent):
+        latest = replace(latest, mode=event.mode, exact=event.exact)
+        return _finished(latest, rules, event.text, event.finish_reason)
+    return _finished(latest, rules, event.text, "stopped")
+
+
+def _finished(latest: Suggestion, rules: Rules, text: str, reason: str) -> Suggestion:
+    shaped = shape_final(rules, text)
+    return replace(
+        latest,
+        committed=shaped.text,
+        draft="",
+        spans=(),
+        final=True,
+        replaced=shaped.replaced,
+        finish_reason=reason,
+    )
+
+
+def _shown_spans(sources: Sequence[int], spans: Sequence[SpanBody]) -> tuple[SpanBody, ...]:
+    """Confidences over the draft as it is shown; 1 for committed text that is held back.
+
+    Args:
+        sources: as `ShapedDraft.sources`.
+        spans: over the model's draft.
+    """
+    by_source = {index: span.confidence for span in spans for index in range(span.start, span.end)}
+    confidences = [1.0 if source < 0 else by_source.get(source, 0.0) for source in sources]
+    shown: list[SpanBody] = []
+    for confidence, run in groupby(confidences):
+        start = shown[-1].end if shown else 0
+        shown.append(SpanBody(start=start, end=start + len(list(run)), confidence=confidence))
+    return tuple(shown)

@@ -1,0 +1,49 @@
+"""From a request and its place to what the pipeline runs on. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
+from dlm_lsp.postprocess.shaping import Rules, rules_for
+from dlm_lsp.session.context import AnchoredMarks, Context, gather
+from dlm_lsp.session.place import CompletionPlace
+from dlm_lsp.session.requests import Ask
+
+GREEDY = SamplingBody()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `pipeline.complete` takes: the text, how to shape what comes, what else is asked."""
+
+    context: Context
+    rules: Rules
+    body: GenerateBody
+
+
+def prepare(
+    ask: Ask,
+    place: CompletionPlace,
+    marks: AnchoredMarks | None,
+    body: GenerateBody,
+    sampling: SamplingBody,
+) -> Prepared:
+    """What to ask the engine for a request.
+
+    Args:
+        marks: of the document's last prompt, in the snapshot; None where there was none.
+        body: what the settings say of this kind of request.
+        sampling: a run that is not greedy shows no drafts.
+    """
+    limits = body.limits
+    if ask.tokens_max is not None:
+        limits = limits.model_copy(update={"tokens_max": ask.tokens_max})
+    context = gather(place.document, place.offset, place.moved_in(marks))
+    asked = {
+        "document": ask.uri[:DOCUMENT_CHARS_MAX],
+        "limits": limits,
+        "sampling": sampling,
+        "draft": sampling == GREEDY,
+    }
+    return Prepared(context, rules_for(context, ask.automatic), body.model_copy(update=asked))

@@ -1,0 +1,66 @@
+"""Why nothing is suggested at a place: one sentence for the user, or None where nothing speaks
+against it.
+
+Owns the tests for binary and machine-made text. Knows no request: selections, stale positions and
+snoozing are the server's business.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from dlm_lsp.session.document import Document
+from dlm_lsp.settings.schema import Settings
+from engine.secrets import is_secret, matches
+
+SECRET_LANGUAGES = ("dotenv",)
+
+LINE_CHARS_MAX = 5_000  # longer lines are machine-made; nobody types there
+_SAMPLE_CHARS = 4_096  # looked at for binary content on each side of the cursor
+_UNTYPED_SHARE_MAX = 0.1
+_UNTYPED_MIN = 8
+_UNTYPED = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffd]")
+
+
+def why_silent(document: Document, offset: int, settings: Settings, automatic: bool) -> str | None:
+    """The reason why nothing is suggested at an offset of the document, as one sentence.
+
+    `automatic`: the request came from typing, not from the user asking for it.
+    """
+    silence, language = settings.silence, document.language_id.lower()
+    if automatic and not silence.automatic:
+        return "Automatic suggestions are off (silence.automatic)."
+    if language in (name.lower() for name in silence.languages):
+        return f"The language {document.language_id} is silenced (silence.languages)."
+    path = _path(document.uri)
+    for glob in silence.globs:
+        if matches(path, glob):
+            return f"The file matches {glob} (silence.globs)."
+    if silence.secret_files and (language in SECRET_LANGUAGES or is_secret(path)):
+        return "The file looks as if it held secrets (silence.secretFiles)."
+    if len(document.text) > silence.file_chars_max:
+        return f"The file has more than {silence.file_chars_max} characters (silence.fileCharsMax)."
+    if _is_binary(document.text, offset):
+        return "The file does not look like text."
+    line = document.line_of(offset)
+    if automatic and document.line_end(line) - document.line_start(line) > LINE_CHARS_MAX:
+        return f"The line has more than {LINE_CHARS_MAX} characters."
+    return None
+
+
+def _path(uri: str) -> str:
+    """The path in a URI of any scheme, with forward slashes; total, as clients send anything."""
+    scheme, colon, rest = uri.partition(":")
+    path = rest if colon else scheme
+    if path.startswith("//"):
+        path = "/" + path[2:].partition("/")[2]
+    return unquote(path).replace("\\", "/")
+
+
+def _is_binary(text: str, offset: int) -> bool:
+    """Whether there is a NUL, or many control and replacement characters around the offset."""
+    if "\0" in text:
+        return True
+    sample = text[max(offset - _SAMPLE_CHARS, 0) : offset + _SAMPLE_CHARS]
+    return len(_UNTYPED.findall(sample)) > max(_UNTYPED_MIN, _UNTYPED_SHARE_MAX * len(sample))

@@ -1,1 +1,0 @@
-"""Measurements that are committed: quality on held-out code, later decoding and kernels."""

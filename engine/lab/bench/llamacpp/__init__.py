@@ -1,0 +1,1 @@
+"""This engine beside llama.cpp on the same file."""

@@ -1,0 +1,173 @@
+"""How long whole steps and whole decoding cycles take at one network shape on one device.
+
+Runs the engine's own runner, cache and decoding loop, so that what a step costs around its matrix
+products is in the figures. Knows no checkpoint and no text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from engine.api import BlockOptions, Limits, Request
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
+from engine.decoders import STRATEGIES
+from engine.decoders.strategy import Traits
+from engine.lab.bench.shapes import weight_bytes
+from engine.lab.rates import Rates, seconds_of, synchronize
+from engine.loop import decode
+from engine.model.runner import ModelRunner
+from engine.step import Step, chain
+
+ROWS = (1, 8, 32, 64, 96, 128, 272)
+CONTEXTS = (304, 4096, 16_384)
+_PREFILL_ROWS = 512
+_ROOM = 512
+_KERNELS = 15
+_MODES = (
+    ("ar", 32),
+    ("block", 32),
+    ("linear_spec", 32),
+    ("quadratic_spec", 16),
+    ("copy_spec", 16),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """One step: a causal chain of `rows` behind `context` cached tokens, up to all rows' logits.
+
+    `weights_share`: the time that reading the weights takes at the copy bandwidth (bytes counted
+    once), over the step's.
+    """
+
+    rows: int
+    context: int
+    milliseconds: float
+    weights_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CycleTime:
+    """Decoding in one mode: forwards that emitted, and all forwards, per second."""
+
+    mode: str
+    cycles_per_second: float
+    forwards_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel's part of a step's device time."""
+
+    name: str
+    milliseconds: float
+    calls: int
+
+
+def measure_steps(
+    model: ModelRunner, rates: Rates, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
+) -> Iterator[StepTime]:
+    """Every count of rows behind every context; one prompt grows from context to context."""
+    weights = next(model.network.parameters())
+    reading = weight_bytes(model.network.config, weights.dtype) / (rates.copy / 2)
+    cache = _cache(model, max(contexts) + _ROOM)
+    prompt = seeded_tokens(model, max(contexts) + 1)
+    sequence, _ = cache.open(prompt, max(contexts) + _ROOM)
+    cached = 0
+    for context in sorted(contexts):
+        while cached < context:
+            part = prompt[cached : min(cached + _PREFILL_ROWS, context)]
+            step = chain(part, cached, sequence=sequence)
+            model.logits(step, cache)
+            cache.keep(step, tuple(range(step.rows)))
+            cached += step.rows
+        for count in rows:
+            step = _verify(seeded_tokens(model, count), cached, sequence)
+            seconds = seconds_of(lambda step=step: model.logits(step, cache), model.device)
+            yield StepTime(count, context, seconds * 1000, reading / seconds)
+    cache.close(sequence)
+
+
+def measure_cycles(
+    model: ModelRunner, context: int = CONTEXTS[0], tokens: int = 64
+) -> Iterator[CycleTime]:
+    """The decoding loop itself, mode after mode, on a prompt of `context` tokens.
+
+    Random weights accept next to nothing, so that a cycle here is a whole one but its yield means
+    nothing.
+    """
+    traits = Traits(model.network.config.mask_id, has_drafter=model.adapter is not None)
+    for mode, length in _MODES:
+        cache = _cache(model, context + tokens + _ROOM)
+        request = Request(
+            prompt=seeded_tokens(model, context),
+            mode=mode,
+            limits=Limits(tokens_max=tokens),
+            block=BlockOptions(length=length, threshold=0.9),
+        )
+        for is_timed in (False, True):  # the first run warms up
+            synchronize(model.device)
+            began, emitted, cycles, forwards = time.perf_counter(), 0, 0, 0
+            for state in decode(
+                model, cache, STRATEGIES[mode], request, traits, is_cancelled=lambda: False
+            ):
+                if state.progress.prefilling or not state.forwards:
+                    synchronize(model.device)
+                    began, emitted = time.perf_counter(), len(state.progress.committed)
+                    continue
+                cycles += len(state.progress.committed) > emitted
+                emitted, forwards = len(state.progress.committed), state.forwards
+            synchronize(model.device)
+            seconds = time.perf_counter() - began
+            if is_timed:
+                yield CycleTime(mode, cycles / seconds, forwards / seconds)
+
+
+def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:
+    """The kernels of one step by their device time, the longest first."""
+    cache = _cache(model, context + _ROOM)
+    sequence, _ = cache.open(seeded_tokens(model, context + 1), context + _ROOM)
+    step = chain(seeded_tokens(model, context), 0, sequence=sequence)
+    model.logits(step, cache)
+    cache.keep(step, tuple(range(step.rows)))
+    step = _verify(seeded_tokens(model, rows), context, sequence)
+    model.logits(step, cache)
+    is_cuda = model.device.type == "cuda"
+    activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
+    with profile(activities=[activity]) as recorded:
+        model.logits(step, cache)
+        synchronize(model.device)
+    events = [
+        Kernel(
+            event.key[:120],
+            (event.self_device_time_total if is_cuda else event.self_cpu_time_total) / 1000,
+            event.count,
+        )
+        for event in recorded.key_averages()
+    ]
+    return sorted(events, key=lambda kernel: -kernel.milliseconds)[:_KERNELS]
+
+
+def seeded_tokens(model: ModelRunner, count: int) -> tuple[int, ...]:
+    """Seeded token ids above the special ones."""
+    generator = torch.Generator().manual_seed(count)
+    low = min(1000, model.network.config.vocabulary // 2)
+    high = model.network.config.vocabulary
+    return tuple(torch.randint(low, high, (count,), generator=generator).tolist())
+
+
+def _verify(tokens: tuple[int, ...], position: int, sequence: int) -> Step:
+    return chain(tokens, position, read=tuple(range(len(tokens))), sequence=sequence)
+
+
+def _cache(model: ModelRunner, tokens: int) -> KVCache:
+    config = model.network.config
+    shape = CacheShape.of(config)
+    dtype = next(model.network.parameters()).dtype
+    return KVCache(shape, tokens, device=model.device, dtype=dtype)

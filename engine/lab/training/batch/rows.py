@@ -1,0 +1,155 @@
+"""Lays examples out as flat rows with columns that say what each row predicts and what it sees.
+
+Rows come example by example: the trunk, then for each hole its branch and the branch's noisy rows.
+A trunk, or a branch with its noisy rows, is a segment. What a row sees follows from the columns:
+
+    clean rows of its own segment at places below its `reach`, the first `seen` rows of its trunk,
+    and the noisy rows of its own block.
+
+Plain numpy, so that batches can be laid out by other processes. Owns the visibility rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.lab.data.sampler import Example
+from engine.lab.training.batch.masking import Noise
+
+NONE = -1  # in `block` of clean rows, in `Segment.trunk` of trunks
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A trunk's or a branch's rows, which follow the rows of the segment before.
+
+    Attributes:
+        trunk: number of the segment whose first `seen` rows are visible too, or NONE.
+    """
+
+    rows: int
+    trunk: int
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """R flat rows.
+
+    Attributes:
+        tokens, positions: (R,) int64.
+        labels: (R,) int64, what a row predicts: the next token, or its own where noisy.
+        ar_weights, diffusion_weights: (R,) float32; at most one of them is not 0.
+        segment: (R,) int32, number of the row's segment.
+        place: (R,) int32, among its segment's rows.
+        reach: (R,) int32; it sees its segment's clean rows at places below this.
+        block: (R,) int32, of noisy rows that see each other, a number of their own; NONE if clean.
+        diffusion_total: the sum of diffusion_weights to be expected, whatever was masked.
+        padding: how many of the last rows only bring R to a multiple.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    ar_weights: np.ndarray
+    diffusion_weights: np.ndarray
+    segment: np.ndarray
+    place: np.ndarray
+    reach: np.ndarray
+    block: np.ndarray
+    segments: tuple[Segment, ...]
+    diffusion_total: float
+    padding: int = 0
+
+
+def lay_out(
+    examples: Sequence[Example], noises: Sequence[Sequence[Noise]], *, multiple_of: int = 1
+) -> Rows:
+    """One batch; each example's noises are its holes', or there are none.
+
+    Args:
+        multiple_of: R is brought to a multiple of this by rows that predict nothing, a segment that
+            nobody else sees.
+    """
+    columns = _Columns()
+    expected = 0.0
+    for example, added in zip(examples, noises, strict=True):
+        trunk = len(columns.segments)
+        columns.begin(NONE, 0)
+        columns.clean(example.tokens, 0, example.weights)
+        for hole, noise in zip(example.holes, added or [None] * len(example.holes), strict=True):
+            columns.begin(trunk, hole.seen)
+            columns.clean(hole.tokens, hole.seen, hole.weights)
+            if noise is not None:
+                columns.noisy(noise, hole.seen)
+                expected += float(noise.shares.sum())
+    missing = -columns.count % multiple_of
+    if missing:
+        columns.begin(NONE, 0)
+        columns.clean(np.zeros(missing, dtype=np.int64), 0, np.zeros(missing, dtype=np.float32))
+    return replace(columns.rows(expected), padding=missing)
+
+
+def own_sees(rows: Rows, part: slice) -> np.ndarray:
+    """(n, n) bool: what the rows of one segment, `part`, see of each other."""
+    block, place, reach = rows.block[part], rows.place[part], rows.reach[part]
+    clean = (block[None, :] == NONE) & (place[None, :] < reach[:, None])
+    return clean | ((block[None, :] != NONE) & (block[None, :] == block[:, None]))
+
+
+class _Columns:
+    """Collects the columns of `Rows`, segment after segment."""
+
+    def __init__(self) -> None:
+        self.segments: list[Segment] = []
+        self.count = 0
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._blocks = 0
+
+    def begin(self, trunk: int, seen: int) -> None:
+        """The rows that follow are another segment."""
+        self.segments.append(Segment(0, trunk, seen))
+
+    def clean(self, tokens: np.ndarray, first: int, weights: np.ndarray) -> None:
+        """Rows at positions from `first` on that predict their next token."""
+        count = len(tokens)
+        following = np.append(weights[1:], np.float32(0))
+        none = np.zeros(count, dtype=np.float32)
+        places = np.arange(count)
+        blocks = np.full(count, NONE)
+        self._add(tokens, first + places, np.roll(tokens, -1), following, none, places + 1, blocks)
+
+    def noisy(self, noise: Noise, first: int) -> None:
+        """Rows of a hole at position `first` that predict themselves."""
+        none = np.zeros(len(noise.tokens), dtype=np.float32)
+        blocks = noise.blocks + self._blocks
+        self._blocks = int(blocks[-1]) + 1
+        positions = first + noise.positions
+        self._add(noise.tokens, positions, noise.labels, none, noise.weights, noise.starts, blocks)
+
+    def rows(self, expected: float) -> Rows:
+        """All of it."""
+        tokens, positions, labels, ar, diffusion, reach, block, segment, place = (
+            np.concatenate(column) for column in zip(*self._parts, strict=True)
+        )
+        return Rows(
+            tokens,
+            positions,
+            labels,
+            ar,
+            diffusion,
+            *(column.astype(np.int32) for column in (segment, place, reach, block)),
+            segments=tuple(self.segments),
+            diffusion_total=expected,
+        )
+
+    def _add(self, *values: np.ndarray) -> None:
+        number, last = len(self.segments) - 1, self.segments[-1]
+        count = len(values[0])
+        places = np.arange(last.rows, last.rows + count)
+        self._parts.append((*values, np.full(count, number), places))
+        self.segments[-1] = Segment(last.rows + count, last.trunk, last.seen)
+        self.count += count

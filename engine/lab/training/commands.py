@@ -1,0 +1,400 @@
+"""`adapt`, `convert` and `train-drafter`: from a user's checkpoint and files to a new checkpoint.
+
+Owns the order of the pieces: data, memory, figures before, training, the result, figures after.
+`--out` holds the run's state; `--out/checkpoint` is what the engine loads. The checkpoint started
+from is only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.config import EngineSettings
+from engine.device import cpu_has_bfloat16, default_threads
+from engine.errors import CheckpointError, ConfigError, EngineError
+from engine.lab.data.corpus import Source
+from engine.lab.data.repository import Data, read_data
+from engine.lab.data.sampler import HOLES, Example, ExampleSampler, prefix_tokens, prompt_tokens
+from engine.lab.evaluation.infill_eval import (
+    Figures,
+    draw_single_lines,
+    measure_checkpoint,
+    to_comparison,
+)
+from engine.lab.training.__main__ import keep_freed_memory
+from engine.lab.training.batch.plain_text import PlainTexts
+from engine.lab.training.jobs.acceptance import measure_acceptance
+from engine.lab.training.jobs.adapt import AdaptJob
+from engine.lab.training.jobs.convert import ConvertJob, ConvertOptions, diffusion_config
+from engine.lab.training.jobs.drafter import DrafterJob, new_adapter
+from engine.lab.training.jobs.lora import LowRank, parameters_at
+from engine.lab.training.memory import Demand, check_memory
+from engine.lab.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
+from engine.lab.training.run import Budget, Job, RunOptions, check_plan, run_job
+from engine.lab.training.special_tokens import (
+    INFILLING,
+    MASKING,
+    Vocabulary,
+    grown,
+    marker_ids,
+    with_tokens,
+)
+from engine.model.adapter import FOLDER as DRAFTER_FOLDER
+from engine.model.adapter import save_adapter
+from engine.model.checkpoint import free_memory_bytes, load_network, save_checkpoint
+from engine.model.config import ModelConfig, read_config
+from engine.model.families import NEMOTRON
+from engine.model.network import Network
+from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.prompt import END, FAR_TOKENS_MAX, MASK, PREFIX_TOKENS_MAX, InfillFormat
+
+_MINUTES = 60.0
+# The recipe weighs ends 1.5. A model that has not yet learnt where they belong then ends at once:
+# of all first tokens of a middle the end is the likeliest (benchmarks/adapters.md).
+_MIX = replace(HOLES, end_weight=0.7)
+_BEFORE = "before.json"
+_INTERRUPTED = 130
+# Keys of a config that are written anew, or that name code beside it.
+_REWRITTEN = ("vocab_size", "eos_token_id", "mask_token_id", "model_type", "auto_map")
+
+Draw = Callable[[np.random.Generator], list[Example]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0, 1 with the error on stderr, or 130 where it was ended early."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    keep_freed_memory()
+    torch.set_num_threads(options.threads or default_threads())
+    run = {"adapt": adapt, "convert": convert, "train-drafter": train_drafter}[options.command]
+    try:
+        return run(options)
+    except EngineError as error:
+        print(f"dlm-lsp {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def adapt(options: argparse.Namespace) -> int:
+    """Teaches the infilling layout; the LoRA is merged into a checkpoint of the same family.
+
+    Raises:
+        EngineError: an option, the data or the checkpoint is wrong, or memory is too small.
+    """
+    config, data = _begin(options)
+    vocabulary = with_tokens(options.checkpoint, config, INFILLING)
+    with torch.device("meta"):
+        trained = parameters_at(Network(config), options.rank)
+    _check_memory(options, config, trained=trained, frozen=config.parameters())
+    before = _before(options, data)
+    network = _with_ends(grown(_network(options, config, _dtype(options)), vocabulary), vocabulary)
+    markers = marker_ids(vocabulary, INFILLING)
+    low_rank = LowRank(network, options.rank, 2.0 * options.rank, markers)
+    draws = _hole_draws(options, data, vocabulary.tokenizer)
+    job = AdaptJob(network, low_rank, *draws, options.learning_rate or _lora_rate(config))
+    if not _trained(options, job):
+        return _INTERRUPTED
+    low_rank.merge(network)
+    raw = json.loads((options.checkpoint / "config.json").read_text("utf-8"))
+    kept = {key: value for key, value in raw.items() if key not in _REWRITTEN}
+    _save(options, network, vocabulary, {**kept, "training": _record(options, job)})
+    return _after(options, data, before)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Makes a diffusion model, in NLD's layout, by training all weights.
+
+    Raises:
+        EngineError: as `adapt`.
+    """
+    config, data = _begin(options)
+    names = (*INFILLING, *MASKING) if options.infilling else MASKING
+    vocabulary = with_tokens(options.checkpoint, config, names)
+    _check_memory(options, config, trained=config.parameters(), frozen=0)
+    before = _before(options, data)
+    network = grown(_network(options, config, torch.float32), vocabulary)
+    network = _with_ends(network, vocabulary)
+    mask_id = vocabulary.tokenizer.id_of(MASK)
+    assert mask_id is not None
+    network.config = diffusion_config(network.config, mask_id, network.config.end_ids)
+    draws = _mixed_draws(options, data, vocabulary.tokenizer, config.begin_id)
+    rate = options.learning_rate or _whole_rate(config)
+    settings = ConvertOptions(rate, options.batch_tokens, options.late)
+    job = ConvertJob(network, *draws, settings, _dtype(options))
+    if not _trained(options, job):
+        return _INTERRUPTED
+    _save(options, job.trainer.network, vocabulary, {"training": _record(options, job)})
+    return _after(options, data, before)
+
+
+def train_drafter(options: argparse.Namespace) -> int:
+    """Trains the drafter; the result is the checkpoint with the adapter beside it.
+
+    Raises:
+        EngineError: as `adapt`; also where the checkpoint fills no masks.
+    """
+    config, data = _begin(options)
+    if config.mask_id is None:
+        raise CheckpointError(
+            f"{options.checkpoint} fills no masks, so it cannot draft.",
+            remedy="Make a diffusion model of it with convert first.",
+            param="checkpoint",
+        )
+    trained = config.layers * options.rank * (config.heads * config.head_dim + config.hidden)
+    _check_memory(options, config, trained=trained, frozen=config.parameters())
+    network = _network(options, config, _dtype(options))
+    tokenizer = read_tokenizer(options.checkpoint)
+    if isinstance(tokenizer.infill, InfillFormat) and tokenizer.id_of(END) is not None:
+        draws = _hole_draws(options, data, tokenizer)
+    else:
+        draws = _plain_draws(options, data, tokenizer, config.begin_id)
+    adapter = new_adapter(network, options.rank, 4.0 * options.rank)
+    job = DrafterJob(network, adapter, *draws, options.learning_rate or _lora_rate(config))
+    if not _trained(options, job):
+        return _INTERRUPTED
+    folder = _copied(options.checkpoint, options.out / "checkpoint")
+    save_adapter(folder, adapter)
+    _show_acceptance(options, job, data, tokenizer, config)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dlm-lsp", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        child = commands.add_parser(
+            command,
+            help=SUMMARIES[command],
+            epilog=EXAMPLES[command],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_options(child, command)
+    return parser
+
+
+def _begin(options: argparse.Namespace) -> tuple[ModelConfig, Data]:
+    """The checkpoint's config and the data; the run is written down, or compared with its past."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "torch finds no usable CUDA device.",
+            remedy="Install a CUDA build of torch and its driver, or leave --device out.",
+            param="device",
+        )
+    if min(options.batch_tokens, getattr(options, "rank", 1)) < 1:
+        raise ConfigError(
+            "--batch-tokens and --rank must be above 0.", remedy="Give larger ones.", param="rank"
+        )
+    config = read_config(options.checkpoint)
+    data = read_data(options.data)
+    keys = ("command", "checkpoint", "data", "rank", "infilling", "late", "learning_rate")
+    keys = (*keys, "batch_tokens", "dtype")
+    given = vars(options)
+    check_plan(options.out, {key: given[key] for key in keys if key in given})
+    dropped = ", ".join(f"{reason} {count}" for reason, count in data.dropped.items())
+    print(
+        f"{len(data.train)} files to train on, {len(data.held_out)} to measure on"
+        + (f"; left out: {dropped}" if dropped else ""),
+        file=sys.stderr,
+    )
+    return config, data
+
+
+def _check_memory(
+    options: argparse.Namespace, config: ModelConfig, *, trained: int, frozen: int
+) -> None:
+    device = torch.device(options.device)
+    demand = Demand(config, trained, frozen, options.batch_tokens, _dtype(options).itemsize)
+    check_memory(demand, free_memory_bytes(device), device)
+
+
+def _network(options: argparse.Namespace, config: ModelConfig, dtype: torch.dtype) -> Network:
+    device = torch.device(options.device)
+    return load_network(options.checkpoint, config, device=device, dtype=dtype)
+
+
+def _with_ends(network: Network, vocabulary: Vocabulary) -> Network:
+    """The network whose texts also end with `</s>`, where that is new to it."""
+    ends = network.config.end_ids
+    end = vocabulary.added.get(END)
+    if end is not None:
+        network.config = replace(network.config, end_ids=(*ends, end))
+    return network
+
+
+def _dtype(options: argparse.Namespace) -> torch.dtype:
+    native = options.device != "cpu" or cpu_has_bfloat16()
+    return getattr(torch, options.dtype or ("bfloat16" if native else "float32"))
+
+
+def _hole_draws(options: argparse.Namespace, data: Data, tokenizer: Tokenizer) -> tuple[Draw, Draw]:
+    def draws(sources: Sequence[Source]) -> Draw:
+        sampler = ExampleSampler(sources, tokenizer)
+        return lambda rng: sampler.batch(rng, options.batch_tokens, _MIX)
+
+    return draws(data.train), draws(data.held_out)
+
+
+def _plain_draws(
+    options: argparse.Namespace, data: Data, tokenizer: Tokenizer, begin: int | None
+) -> tuple[Draw, Draw]:
+    def draws(sources: Sequence[Source]) -> Draw:
+        texts = PlainTexts(sources, tokenizer, begin)
+        return lambda rng: texts.batch(rng, options.batch_tokens)
+
+    return draws(data.train), draws(data.held_out)
+
+
+def _mixed_draws(
+    options: argparse.Namespace, data: Data, tokenizer: Tokenizer, begin: int | None
+) -> tuple[Draw, Draw]:
+    """Holes and plain text; what is measured is plain text, which the checkpoint knew before."""
+    plain, held_out = _plain_draws(options, data, tokenizer, begin)
+    if not options.infilling:
+        return plain, held_out
+    sampler = ExampleSampler(data.train, tokenizer)
+    texts = PlainTexts(data.train, tokenizer, begin)
+    tokens = int(options.infilling * options.batch_tokens)
+
+    def draw(rng: np.random.Generator) -> list[Example]:
+        return [
+            *sampler.batch(rng, tokens, _MIX),
+            *(texts.batch(rng, options.batch_tokens - tokens) if options.infilling < 1 else []),
+        ]
+
+    return draw, held_out
+
+
+def _trained(options: argparse.Namespace, job: Job) -> bool:
+    minutes = options.minutes
+    if minutes is None and options.tokens is None:
+        minutes = _MINUTES
+    budget = Budget(minutes, options.tokens)
+    done = run_job(job, budget, options.out, RunOptions(options.command))
+    if not done:
+        print("Ended before its time. The same command goes on.", file=sys.stderr)
+    return done
+
+
+def _lora_rate(config: ModelConfig) -> float:
+    """2e-4 for 8 B parameters, as is usual for LoRA, and with their fourth root for less."""
+    return min(2e-3, 2e-4 * (8e9 / config.parameters()) ** 0.25)
+
+
+def _whole_rate(config: ModelConfig) -> float:
+    """1e-3 for 5 M parameters, a third of the recipe's peak, and with their root for more."""
+    return min(1e-3, 1e-3 * (5e6 / config.parameters()) ** 0.5)
+
+
+def _record(options: argparse.Namespace, job: Job) -> dict[str, object]:
+    """What config.json says of the run; names no path."""
+    position = asdict(job.position)
+    return {"command": options.command, "steps": position["step"], "rows": position["tokens"]}
+
+
+def _save(
+    options: argparse.Namespace,
+    network: Network,
+    vocabulary: Vocabulary,
+    metadata: Mapping[str, Any],
+) -> None:
+    folder = options.out / "checkpoint"
+    if network.config.family.model_type == NEMOTRON.model_type:
+        own = ("architectures", "rope_parameters", "training", "dlm_paradigm")
+        metadata = {key: value for key, value in metadata.items() if key in own}
+    save_checkpoint(folder, network, metadata=dict(metadata))
+    (folder / "tokenizer.json").write_text(vocabulary.json, encoding="utf-8")
+
+
+def _before(options: argparse.Namespace, data: Data) -> list[Figures]:
+    """Figures of the checkpoint as it was; measured once, however often a run is resumed."""
+    path = options.out / _BEFORE
+    if path.is_file():
+        return [Figures(**row) for row in json.loads(path.read_text("utf-8"))]
+    holes = draw_single_lines(data.held_out, options.holes)
+    figures = measure_checkpoint(_engine_settings(options, options.checkpoint), holes)
+    path.write_text(json.dumps([asdict(each) for each in figures]) + "\n", encoding="utf-8")
+    return figures
+
+
+def _after(options: argparse.Namespace, data: Data, before: Sequence[Figures]) -> int:
+    holes = draw_single_lines(data.held_out, options.holes)
+    after = measure_checkpoint(_engine_settings(options, options.out / "checkpoint"), holes)
+    _report(options, to_comparison({"before": before, "after": after}))
+    return 0
+
+
+def _engine_settings(options: argparse.Namespace, checkpoint: Path) -> EngineSettings:
+    dtype = options.dtype or "auto"
+    # What was trained is measured by what trained it: no graph is built, nothing is int8.
+    return EngineSettings(
+        checkpoint, options.device, dtype, threads=options.threads, backend="torch"
+    )
+
+
+def _show_acceptance(
+    options: argparse.Namespace,
+    job: DrafterJob,
+    data: Data,
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+) -> None:
+    prompts: list[tuple[int, ...]] = []
+    ends = config.end_ids
+    infill = tokenizer.infill
+    if infill is not None:
+        ends = (*ends, *infill.end_ids)
+    begin = () if config.begin_id is None else (config.begin_id,)
+    for hole in draw_single_lines(data.held_out, options.holes):
+        if infill is not None:
+            pieces = hole.pieces
+            prompts.append(prompt_tokens(pieces, tokenizer, PREFIX_TOKENS_MAX, FAR_TOKENS_MAX))
+        else:
+            tokens = prefix_tokens(hole.pieces.prefix, tokenizer, PREFIX_TOKENS_MAX)
+            prompts.append((*begin, *tokens))
+    # In the compute dtype, as the engine will run it.
+    network = _network(options, config, _dtype(options))
+    adapter = job.adapter.to(network.encoder.embed_tokens.weight.dtype)
+    rows = ["| drafter | prompts | tokens/cycle | tokens/forward |", "|---|---|---|---|"]
+    for name, tested in (("off", None), ("on", adapter)):
+        done = measure_acceptance(network, tested, prompts, ends)
+        rows.append(f"| {name} | {len(prompts)} | {done.per_cycle:.3f} | {done.per_forward:.3f} |")
+    _report(options, "\n".join(rows))
+
+
+def _report(options: argparse.Namespace, table: str) -> None:
+    (options.out / "figures.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+    print(f"\n{options.out / 'checkpoint'} is ready.", file=sys.stderr)
+
+
+def _copied(checkpoint: Path, folder: Path) -> Path:
+    """A copy of the checkpoint without its drafter. Weights are shared where the disk allows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in checkpoint.iterdir():
+        if not path.is_file():
+            continue
+        target = folder / path.name
+        target.unlink(missing_ok=True)
+        try:
+            if path.suffix != ".safetensors":
+                raise OSError
+            os.link(path.resolve(), target)
+        except OSError:
+            shutil.copyfile(path, target)
+    shutil.rmtree(folder / DRAFTER_FOLDER, ignore_errors=True)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,322 @@
+"""Writes the finished model: a checkpoint folder in NLD layout with a card that states what it is.
+
+Every figure of the card comes from the run's own files: the manifest, the log, and the measured
+quality. Knows nothing of how they were made.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.lab.data.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
+from engine.lab.data.languages import shares_of
+from engine.lab.data.sampler import HOLES
+from engine.lab.evaluation.infill_eval import Figures, to_table
+from engine.lab.training.loss.objective import Batch
+from engine.lab.training.recipe import Recipe
+from engine.lab.training.trainer import evaluate
+from engine.model.checkpoint import WEIGHTS, Weights, load_network, save_checkpoint
+from engine.model.config import read_config
+from engine.model.network import Network
+from engine.model.safetensors_file import weight_files
+from engine.model.tokenizer import Tokenizer
+from engine.prompt import FAR_TOKENS_MAX, NEAR_TOKENS_MAX, PREFIX_TOKENS_MAX
+
+_AVERAGED_ROWS = 20
+_NAMED = 12  # packages of a licence in the card
+_LIMITS = """## What it is not good at
+
+It is a model for trying the whole line on any laptop, not an assistant. It has seen little text, in
+the shares above and with English comments: what is rare there comes out as noise. It finishes
+names, calls, signatures and idioms that its surroundings suggest; it does not reason, know APIs
+reliably, or keep a plan over several lines, and what it writes must be read before it is run. Its
+middles were at most four lines (six where a block ends). Contexts beyond the token counts above are
+unlike its training. Completions tend to be too short, and to be one line where several belong. It
+can repeat fragments of its training files."""
+
+_AS_STORED: dict[Weights, str] = {
+    "bf16": "Weights are bf16.",
+    "int8": """Matrices are stored as int8 with one scale per output channel (compressed-tensors,
+int-quantized), vectors as bf16; they are multiplied out when they are read, and computed in the
+engine's dtype.""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What storing costs: held-out losses of the weights as they are read back, in the training's
+    dtype, and the bytes of the files."""
+
+    ar: float
+    diffusion: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a run did, for config.json and the card.
+
+    Attributes:
+        base: the model whose weights the run went on from, in words; None for fresh ones.
+        tokens: trained rows, of which `joint_tokens` in stage 2 (noisy rows included).
+        ar, diffusion: training losses in nats, averaged over the end of the log; diffusion is None
+            where stage 2 has not begun.
+        held_out_ar, held_out_diffusion: of the last held-out evaluation; middles alone.
+        weights: how they are stored.
+        stored: by how they may be stored, what that costs; None where it was not measured.
+    """
+
+    preset: str
+    base: str | None
+    steps: int
+    tokens: int
+    joint_tokens: int
+    minutes: float
+    ar: float
+    diffusion: float | None
+    held_out_ar: float
+    held_out_diffusion: float
+    weights: Weights = "bf16"
+    stored: Mapping[str, Stored] | None = None
+
+
+def read_record(folder: Path, preset: str, base: Path | None = None) -> Record:
+    """Sums a run's `log.jsonl` up; it must hold training and held-out rows.
+
+    Raises:
+        EngineError: `base`, the checkpoint that the run went on from, cannot be read.
+    """
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    training = [row for row in rows if "ar" in row]
+    held_out = [row for row in rows if "held_out_ar" in row][-1]
+    last = training[-_AVERAGED_ROWS:]
+    diffusion = [row["diffusion"] for row in last if row.get("diffusion") is not None]
+    return Record(
+        preset=preset,
+        base=None if base is None else describe(base),
+        steps=held_out["step"],
+        tokens=held_out["tokens"],
+        joint_tokens=held_out["joint_tokens"],
+        minutes=round(held_out["seconds"] / 60, 1),
+        ar=round(sum(row["ar"] for row in last) / len(last), 3),
+        diffusion=round(sum(diffusion) / len(diffusion), 3) if diffusion else None,
+        held_out_ar=round(held_out["held_out_ar"], 3),
+        held_out_diffusion=round(held_out["held_out_diffusion"], 3),
+    )
+
+
+def describe(checkpoint: Path) -> str:
+    """What a checkpoint of ours says of its own training; of another, its name alone.
+
+    Raises:
+        EngineError: it has no config.json that can be read.
+    """
+    read_config(checkpoint)
+    stated = json.loads((checkpoint / "config.json").read_text("utf-8")).get("training", {})
+    if "tokens" not in stated:
+        return checkpoint.resolve().name
+    before = f" (from {stated['base']})" if stated.get("base") else ""
+    return f"a {stated['preset']} of {stated['tokens'] / 1e6:.1f} M rows{before}"
+
+
+def export_checkpoint(
+    folder: Path,
+    network: Network,
+    tokenizer: Tokenizer,
+    record: Record,
+    shard_bytes: int | None = None,
+) -> None:
+    """Writes config, weights and tokenizer into the folder; shards as `save_checkpoint`.
+
+    Raises:
+        EngineError: the weights hold NaN, which cannot be stored as int8.
+    """
+    save_checkpoint(
+        folder,
+        network,
+        metadata={"training": asdict(record)},
+        shard_bytes=shard_bytes,
+        weights=record.weights,
+    )
+    tokenizer.save(folder)
+
+
+def measure_storage(network: Network, held_out: Sequence[Batch]) -> dict[str, Stored]:
+    """Writes the weights in every way and measures what is read back, on the network's device.
+
+    Raises:
+        EngineError: as `export_checkpoint`.
+    """
+    parameter = next(network.parameters())
+    measured: dict[str, Stored] = {}
+    for weights in WEIGHTS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            save_checkpoint(folder, network, weights=weights)
+            read = load_network(
+                folder, network.config, device=parameter.device, dtype=parameter.dtype
+            )
+            size = sum(file.stat().st_size for file in weight_files(folder))
+        losses = evaluate(read, held_out)
+        assert losses.diffusion is not None  # held-out batches always have noise
+        measured[weights] = Stored(round(losses.ar, 4), round(losses.diffusion, 4), size)
+    return measured
+
+
+def write_card(
+    folder: Path,
+    manifest: dict[str, Any],
+    recipe: Recipe,
+    record: Record,
+    figures: Mapping[str, Sequence[Figures]],
+) -> None:
+    """Writes `README.md`, the model card, and `DATA.md`, all packages by licence, to the weights.
+
+    Args:
+        figures: by language.
+    """
+    sections = [
+        _head(folder, record),
+        _data(manifest),
+        _training(recipe, record),
+        _quality(figures),
+        _LIMITS,
+    ]
+    (folder / "README.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    (folder / "DATA.md").write_text(_packages(manifest) + "\n", encoding="utf-8")
+
+
+def _head(folder: Path, record: Record) -> str:
+    config = read_config(folder)
+    return f"""# {record.preset}: the bundled model
+
+A small decoder in the layout of Nemotron-Labs-Diffusion that fills holes in source files, most of
+them Python, token by token (`ar`) or by block diffusion (`block`), made with
+`python -m engine.lab.training --preset {record.preset}`. Apache-2.0, as the project.
+
+{config.parameters() / 1e6:.1f} M parameters: {config.layers} layers, hidden {config.hidden},
+{config.heads} query and {config.kv_heads} key heads of {config.head_dim}, SwiGLU
+{config.intermediate}, untied head, byte-level BPE vocabulary of {config.vocabulary}, blocks of
+{config.block_length}. {_AS_STORED[record.weights]}
+
+Prompt: `<s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]`, then the middle, then
+`[EOM]`. Pieces are tokenised one by one. Trained with up to {PREFIX_TOKENS_MAX} tokens of prefix,
+{FAR_TOKENS_MAX} of far suffix and {NEAR_TOKENS_MAX} of near suffix; nothing longer."""
+
+
+def _data(manifest: dict[str, Any]) -> str:
+    train, held = _used(manifest, TRAIN), _used(manifest, HELD)
+    rows = ["| licence | packages | files | MB | the largest |", "|---|---|---|---|---|"]
+    for licence, group in _by_licence(train).items():
+        names = ", ".join(package["name"] for package in group[:_NAMED])
+        files = sum(package["files"] for package in group)
+        rows.append(f"| {licence} | {len(group)} | {files} | {_bytes(group) / 1e6:.1f} | {names} |")
+    held_names = ", ".join(f"{p['name']} ({p['licence']})" for p in held)
+    refused = sum(bool(package["skipped"]) for package in manifest["packages"])
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
+    return f"""## Data
+
+Source files of {len(train)} installed packages, {_bytes(train) / 1e6:.1f} MB, permissive licences
+only, as the packages' own metadata state them; of one package at most
+{PACKAGE_BYTES_MAX / 1e6:.1f} MB in each language. In a language packages count with the 0.6th power
+of their size. [DATA.md](DATA.md) names every one.
+
+{_languages(train)}
+
+{chr(10).join(rows)}
+
+Held out whole: {held_names}; {_bytes(held) / 1e6:.1f} MB. Training files that copy
+them are dropped. {refused} packages were refused for their licence.
+Files left out: {dropped}."""
+
+
+def _packages(manifest: dict[str, Any]) -> str:
+    """All packages by licence, and those that were refused."""
+    parts = ["# What the model was trained on", ""]
+    for licence, group in _by_licence(_used(manifest, TRAIN)).items():
+        parts += [f"## {licence}", "", ", ".join(package["name"] for package in group), ""]
+    refused = sorted(p["name"] for p in manifest["packages"] if p["skipped"])
+    return "\n".join([*parts, "## Refused for their licence", "", ", ".join(refused) or "none"])
+
+
+def _by_licence(packages: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Packages by licence, the licence with the most bytes first."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for package in packages:
+        groups.setdefault(package["licence"], []).append(package)
+    return dict(sorted(groups.items(), key=lambda item: -_bytes(item[1])))
+
+
+def _languages(packages: Sequence[dict[str, Any]]) -> str:
+    sizes: dict[str, int] = {}
+    for package in packages:
+        for language, size in package["languages"].items():
+            sizes[language] = sizes.get(language, 0) + size
+    shares = shares_of(list(sizes))
+    rows = ["| language | MB | share of the examples |", "|---|---|---|"]
+    for language in sorted(sizes, key=lambda name: -shares[name]):
+        rows.append(f"| {language} | {sizes[language] / 1e6:.2f} | {shares[language]:.1%} |")
+    return "\n".join(rows)
+
+
+def _training(recipe: Recipe, record: Record) -> str:
+    diffusion = "not begun" if record.diffusion is None else f"{record.diffusion:.3f}"
+    base = "" if record.base is None else f"Went on from the weights of {record.base}. "
+    return f"""## Training
+
+{base}{record.tokens / 1e6:.1f} M rows in {record.steps:,} steps and {record.minutes:.0f} minutes:
+stage 1 next token, then {record.joint_tokens / 1e6:.1f} M rows of next token plus masked blocks
+(weight {recipe.diffusion_weight}; noisy rows counted in). Stage 2 draws more holes for one context.
+Muon and AdamW at {recipe.learning_rate}.
+
+| loss, nats per token | AR | diffusion |
+|---|---|---|
+| training (middles weigh 1, context {HOLES.context_weight}) | {record.ar:.3f} | {diffusion} |
+| held-out packages, middles alone | {record.held_out_ar:.3f} | {record.held_out_diffusion:.3f} |
+
+Training losses are means over the last {_AVERAGED_ROWS} log rows. The diffusion loss is the
+1/p-weighted mean over noise levels; about a third of the blocks are masked whole.
+{_storage(record)}""".rstrip()
+
+
+def _storage(record: Record) -> str:
+    """What storing the weights costs, where it was measured."""
+    if record.stored is None:
+        return ""
+    rows = "\n".join(
+        f"| {weights} | {each.ar:.4f} | {each.diffusion:.4f} | {each.bytes / 1e6:.1f} |"
+        for weights, each in record.stored.items()
+    )
+    return f"""
+Held-out losses of weights that were stored and read back, and the size of their files:
+
+| stored as | AR | diffusion | MB |
+|---|---|---|---|
+{rows}"""
+
+
+def _quality(figures: Mapping[str, Sequence[Figures]]) -> str:
+    tables = "\n\n".join(f"{name}:\n\n{to_table(each)}" for name, each in figures.items())
+    return f"""## Held-out infilling
+
+Greedy, through the engine, on holes in the held-out packages, spread evenly over them; fixed seed;
+`exact` is the whole text to the character. A whole line starts behind its indentation, a line tail
+behind a random word or sign of it, mid word inside a word; all run to the line's end. Multi line
+runs over two to four lines. Blocks of 32 tokens, confidence threshold 0.9.
+
+{tables}
+
+Made with `python -m engine.lab.evaluation.infill_eval`."""
+
+
+def _used(manifest: dict[str, Any], split: str) -> list[dict[str, Any]]:
+    return [p for p in manifest["packages"] if p["split"] == split and p["files"]]
+
+
+def _bytes(packages: Sequence[dict[str, Any]]) -> int:
+    return sum(package["bytes"] for package in packages)

@@ -1,0 +1,1 @@
+"""What changes an existing checkpoint: adapting it, converting it, training a drafter for it."""

@@ -1,0 +1,129 @@
+"""The recipe as a job: a network from its first weights on, through both stages.
+
+Owns which batches a step has, drawn by its number alone, and what is held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.lab.data.sampler import HOLES, LANGUAGE, Example, ExampleSampler
+from engine.lab.training.batch.masking import Noise, add_noise
+from engine.lab.training.batch.rows import Rows, lay_out
+from engine.lab.training.batch.throughput import flops_of
+from engine.lab.training.loss.objective import Batch, assemble, to_batch
+from engine.lab.training.recipe import Recipe
+from engine.lab.training.run import Position, Report
+from engine.lab.training.trainer import Trainer
+
+# The rows of an optimizer step's batches, by its number and whether stage 2 has begun.
+Draw = Callable[[int, bool], list[Rows]]
+
+_HELD_OUT_SEED = 20_240
+_HELD_OUT_TOKENS = 24_576
+
+
+class RecipeJob:
+    """One network in training by the recipe, as `run.Job`."""
+
+    def __init__(self, trainer: Trainer, draw: Draw, held_out: Sequence[Batch]) -> None:
+        """
+        Args:
+            draw: the rows of a step, as `drawing` and `Prefetch` give them.
+            held_out: as `held_out_batches` gives them.
+        """
+        self.trainer = trainer
+        self._draw, self._held_out = draw, held_out
+
+    @property
+    def position(self) -> Position:
+        """Where training stands."""
+        return self.trainer.position
+
+    @position.setter
+    def position(self, position: Position) -> None:
+        self.trainer.position = position
+
+    def step(self, share: float) -> Report:
+        """The batches of one optimizer step: next tokens alone, in stage 2 both losses."""
+        trainer, recipe = self.trainer, self.trainer.recipe
+        step, is_joint = self.position.step, self.trainer.recipe.is_joint(share)
+        drawn = self._draw(step, is_joint)
+        batches = [to_batch(rows, device=trainer.device, dtype=trainer.dtype) for rows in drawn]
+        rate = recipe.learning_rate_at(step, share)
+        losses = trainer.step(batches, rate)
+        count = sum(batch.rows for batch in batches)
+        flops = sum(flops_of(rows, trainer.network.config) for rows in drawn)
+        return Report(losses.by_name(), count, rate, count if is_joint else 0, flops)
+
+    def held_out(self) -> dict[str, float]:
+        """Both losses on the held-out batches."""
+        return self.trainer.evaluate(self._held_out).by_name()
+
+    def save(self, path: Path) -> None:
+        """Writes weights, optimizers and position."""
+        self.trainer.save(path)
+
+    def load(self, path: Path) -> None:
+        """Takes up what `save` wrote."""
+        self.trainer.load(path)
+
+
+def drawing(recipe: Recipe, sampler: ExampleSampler, mask_id: int, multiple_of: int = 1) -> Draw:
+    """Draws a step's rows from the files: a function of the seed and the step alone.
+
+    Args:
+        multiple_of: as `engine.lab.training.batch.rows.lay_out` has it.
+    """
+
+    def draw(step: int, joint: bool) -> list[Rows]:
+        rng = np.random.default_rng([recipe.seed, step])
+        drawn = []
+        for _ in range(recipe.batches):
+            examples = sampler.batch(rng, recipe.batch_tokens, HOLES if joint else LANGUAGE)
+            noises = noises_of(examples, recipe, mask_id, rng) if joint else [[] for _ in examples]
+            drawn.append(lay_out(examples, noises, multiple_of=multiple_of))
+        return drawn
+
+    return draw
+
+
+def noises_of(
+    examples: Sequence[Example], recipe: Recipe, mask_id: int, rng: np.random.Generator
+) -> list[list[Noise]]:
+    """Noise for every hole of every example."""
+    return [
+        [add_noise(hole, mask_id=mask_id, copies=recipe.copies, rng=rng) for hole in example.holes]
+        for example in examples
+    ]
+
+
+def held_out_batches(
+    trainer: Trainer, sampler: ExampleSampler, tokens: int = _HELD_OUT_TOKENS
+) -> list[Batch]:
+    """The fixed examples whose losses are logged; always with noise.
+
+    Weighted on the middles alone, every token the same: what an infilling model is asked for.
+    """
+    rng = np.random.default_rng(_HELD_OUT_SEED)
+    batches = []
+    while sum(batch.rows for batch in batches) < tokens:
+        drawn = sampler.batch(rng, trainer.recipe.batch_tokens, HOLES)
+        examples = [_middles_alone(example) for example in drawn if example.holes]
+        if examples:
+            noises = noises_of(examples, trainer.recipe, trainer.mask_id, rng)
+            batches.append(assemble(examples, noises, device=trainer.device, dtype=trainer.dtype))
+    return batches
+
+
+def _middles_alone(example: Example) -> Example:
+    holes = []
+    for hole in example.holes:
+        weights = np.zeros_like(hole.weights)
+        weights[hole.middle :] = 1.0
+        holes.append(replace(hole, weights=weights))
+    return Example(example.tokens, np.zeros_like(example.weights), tuple(holes))

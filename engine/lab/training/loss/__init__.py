@@ -1,0 +1,1 @@
+"""The losses of one flat batch, and their gradients."""

@@ -1,0 +1,195 @@
+"""Every decoding mode on a loaded network: that it runs, how fast, and whether it emits what `ar`
+emits.
+
+Decodes on one model, each request with an empty cache of its own, and judges where the tokens leave
+those of `ar`: a speculative mode may do so only at a near-tie, where the two logits are nearer to
+each other than twice what the same row's logits differ by in steps of one row and of many. That is
+rounding; anything else is a mistake. Block diffusion decides otherwise than `ar` and is only
+reported. The examination and the benchmarks share both. Knows neither files nor text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.auto.step_times import prefill_rows
+from engine.cache.pages import PAGE_TOKENS
+from engine.cache.shape import CacheShape
+from engine.cache.storage import KVCache
+from engine.decoders import STRATEGIES
+from engine.decoders.strategy import Traits
+from engine.loop import decode
+from engine.model.readout import read
+from engine.model.runner import ModelRunner
+from engine.reading import Reading
+from engine.step import Step, chain
+
+LOSSLESS = ("linear_spec", "quadratic_spec", "copy_spec")
+QUADRATIC_LENGTH = 8  # B (B + 1) rows a forward: 72, against 1,056 for a block of 32
+NOISE_ROWS = 32  # of a step whose logits are held against those of one row
+_NOISE_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One request's tokens; `seconds` and `forwards` are those after the prompt."""
+
+    tokens: tuple[int, ...]
+    ended: bool
+    forwards: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What `ar` emitted after one prompt.
+
+    Attributes:
+        logits: (tokens, V) fp32, the row that decided each token.
+        noise: most that these differ from the same rows' in steps of NOISE_ROWS rows.
+    """
+
+    decoded: Decoded
+    logits: Tensor
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a mode first leaves `ar`.
+
+    Attributes:
+        index: number of tokens emitted before it, alike.
+        gap: the logit of `ar`'s token less that of the mode's; never negative.
+        noise: what rounding changes logits by.
+    """
+
+    index: int
+    gap: float
+    noise: float
+
+    @property
+    def is_near_tie(self) -> bool:
+        """Whether rounding explains it: two logits, each off by the noise at most."""
+        return self.gap <= _NOISE_FACTOR * self.noise
+
+
+class Runner:
+    """Decodes one request at a time, each with an empty cache: every prompt is computed anew."""
+
+    def __init__(self, model: ModelRunner) -> None:
+        self._model = model
+        self._config = model.network.config
+        self._traits = Traits(self._config.mask_id, has_drafter=model.adapter is not None)
+
+    def request(
+        self, prompt: Sequence[int], mode: str, tokens_max: int, stops: Sequence[int] = ()
+    ) -> Request:
+        """A greedy request in the checkpoint's own blocks, shorter ones for `quadratic_spec`."""
+        length = self._config.block_length
+        if mode == "quadratic_spec":
+            length = min(length, QUADRATIC_LENGTH)
+        return Request(
+            tuple(prompt),
+            mode,
+            Limits(tokens_max),
+            block=BlockOptions(length),
+            stop_token_ids=tuple(stops),
+        )
+
+    def decode(self, request: Request) -> Decoded:
+        """One request to its end."""
+        return self._decode(self._model, request)
+
+    def reference(self, request: Request) -> Reference:
+        """What `ar` emits, with the logits that decided; the request's own mode does not matter."""
+        request = replace(request, mode="ar")
+        recorder = _Recorder(self._model)
+        decoded = self._decode(recorder, request)
+        logits = torch.cat(recorder.read)[: len(decoded.tokens)]
+        many = self._deciding_logits(request, decoded.tokens)
+        return Reference(decoded, logits, float((many - logits).abs().max()))
+
+    def cached_logits(self, tokens: Sequence[int]) -> Tensor:
+        """(T, V) of all rows, computed in two steps, so that the second one reads the cache."""
+        half = len(tokens) // 2
+        cache = self._cache(len(tokens))
+        sequence, _ = cache.open(tuple(tokens), len(tokens))
+        logits: list[Tensor] = []
+        for start, end in ((0, half), (half, len(tokens))):
+            read = tuple(range(end - start))
+            step = chain(tuple(tokens[start:end]), start, read=read, sequence=sequence)
+            logits.append(self._model.logits(step, cache))
+            cache.keep(step, read)
+        return torch.cat(logits)
+
+    def _deciding_logits(self, request: Request, tokens: Sequence[int]) -> Tensor:
+        """(len(tokens), V) fp32 of the rows that decide `tokens`, in steps of NOISE_ROWS rows after
+        the prompt, whose own steps are those of decoding."""
+        prompt, whole = len(request.prompt), (*request.prompt, *tokens[:-1])
+        cache = self._cache(len(whole))
+        sequence, _ = cache.open(request.prompt, len(whole), exact=request.exact)
+        logits: list[Tensor] = []
+        start = 0
+        while start < len(whole):
+            is_prompt = start < prompt
+            rows = prefill_rows(self._traits.costs) if is_prompt else NOISE_ROWS
+            part = whole[start : min(start + rows, prompt if is_prompt else len(whole))]
+            read = tuple(row for row in range(len(part)) if start + row >= prompt - 1)
+            step = chain(part, start, read=read, sequence=sequence)
+            logits.append(self._model.logits(step, cache))
+            cache.keep(step, tuple(range(step.rows)))
+            start += step.rows
+        return torch.cat(logits)
+
+    def _cache(self, tokens: int) -> KVCache:
+        # Whole pages, and one to spare.
+        room = (tokens // PAGE_TOKENS + 2) * PAGE_TOKENS
+        dtype = next(self._model.network.parameters()).dtype
+        shape = CacheShape.of(self._config)
+        return KVCache(shape, room, device=self._model.device, dtype=dtype)
+
+    def _decode(self, model: Any, request: Request) -> Decoded:
+        cache = self._cache(len(request.prompt) + request.limits.tokens_max + request.block.length)
+        strategy = STRATEGIES[request.mode]
+        began, state = time.perf_counter(), None
+        for state in decode(model, cache, strategy, request, self._traits, lambda: False):
+            if state.progress.prefilling or not state.forwards:
+                began = time.perf_counter()
+        assert state is not None
+        return Decoded(
+            tokens=state.progress.committed,
+            ended=state.progress.finished == "end",
+            forwards=state.forwards,
+            seconds=time.perf_counter() - began,
+        )
+
+
+def first_difference(tokens: Sequence[int], reference: Reference) -> Difference | None:
+    """Where `tokens` leave what `ar` emitted, or None."""
+    for index, (token, wanted) in enumerate(zip(tokens, reference.decoded.tokens, strict=True)):
+        if token != wanted:
+            row = reference.logits[index]
+            return Difference(index, float(row[wanted] - row[token]), reference.noise)
+    return None
+
+
+class _Recorder:
+    """A model that remembers the logits behind its readings."""
+
+    def __init__(self, model: ModelRunner) -> None:
+        self._model = model
+        self.read: list[Tensor] = []
+
+    def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
+        logits = self._model.logits(step, cache)
+        if step.read:
+            self.read.append(logits)
+        return read(logits, step, sampling, self._model.network.config.mask_id)

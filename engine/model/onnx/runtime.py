@@ -1,0 +1,181 @@
+"""ONNX Runtime as the engine's runtime: a graph prepared once, its session, and K/V in numpy."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession
+
+from engine.api import Preparing, Sampling
+from engine.cache.arrays import ArrayCache
+from engine.cache.shape import CacheShape
+from engine.config import EngineSettings
+from engine.device import available_memory_bytes
+from engine.errors import CheckpointError, ModelTooLarge
+from engine.model.config import ModelConfig
+from engine.model.onnx.huge_pages import collapse
+from engine.model.onnx.model import OnnxModel
+from engine.model.onnx.plan import GraphPlan
+from engine.model.onnx.prepared import available_graph, discard, graphs_folder, prepare
+from engine.model.onnx.probe import probe
+from engine.model.onnx.sessions import TidySession, open_session, program
+from engine.model.source import CheckpointSource, open_checkpoint
+from engine.model.weights import EMBEDDING, Weights
+from engine.reading import Reading
+from engine.step import Step
+
+logger = logging.getLogger(__name__)
+
+# Below, int8 saves nothing that anybody would notice, and float32 is exact.
+FLOAT_PARAMETERS_MAX = 50_000_000
+# Python, the libraries, a K/V cache that is used as an editor does, and what the runtime keeps
+# besides the weights: it was measured to be more for large models.
+_BESIDE_WEIGHTS = {"float32": 100_000_000, "int8": 300_000_000}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEmbedding:
+    """The rows of the embedding table, read from the checkpoint's own memory-mapped file."""
+
+    weights: Weights
+
+    def rows(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
+        """(len(tokens), hidden) fp32."""
+        return self.weights.rows(EMBEDDING, tokens)
+
+
+class OnnxRuntime:
+    """As `engine.runtime.Runtime`."""
+
+    device = "cpu"
+
+    def __init__(self, model: OnnxModel, plan: GraphPlan) -> None:
+        self.model = model
+        self.config: ModelConfig = model.config
+        self.has_drafter = model.has_drafter
+        self.dtype = "float32" if plan.product == "float32" else "int8"
+        self.machine = platform.node()
+        self.program = f"{program()}, {plan.product}"
+        self._half = plan.half_cache
+
+    @classmethod
+    def load(
+        cls,
+        source: CheckpointSource,
+        settings: EngineSettings,
+        preparing: Preparing | None = None,
+    ) -> OnnxRuntime:
+        """Opens the checkpoint's graph, built before if there is none yet.
+
+        Args:
+            settings: resolved ones.
+            preparing: called again and again while the graph is built.
+
+        Raises:
+            EngineError: a broken checkpoint, no room for its graph, or not enough memory.
+        """
+        threads = settings.threads or 1
+        check_memory(source, settings)
+        plan = plan_for(source.config, settings, threads)
+        session = _open(source, plan, settings.graphs, threads, preparing)
+        names = {entry.name for entry in session.get_inputs()}
+        model = OnnxModel(
+            TidySession(session),
+            TokenEmbedding(source.weights),
+            source.config,
+            has_drafter="drafter" in names,
+        )
+        return cls(model, plan)
+
+    def __call__(self, step: Step, cache: ArrayCache, sampling: Sampling) -> tuple[Reading, ...]:
+        """As `OnnxModel.__call__`."""
+        return self.model(step, cache, sampling)
+
+    def new_cache(self, tokens: int) -> ArrayCache:
+        """An empty store. Raises MemoryExhausted when it does not fit."""
+        return ArrayCache(CacheShape.of(self.config), tokens, half=self._half)
+
+    def begin_thread(self, threads: int) -> None:
+        """Nothing: the session has threads of its own."""
+
+    def settle(self) -> Iterator[None]:
+        """Lays the weights out in huge pages, where they are many."""
+        return collapse() if self.dtype == "int8" else iter(())
+
+
+def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = None) -> None:
+    """Builds what `OnnxRuntime.load` would build first, so that the first start is a quick one.
+
+    Args:
+        settings: resolved ones, with a folder for graphs.
+        preparing: called again and again while the graph is built.
+
+    Raises:
+        EngineError: as `OnnxRuntime.load`.
+    """
+    source = open_checkpoint(settings.checkpoint_path())
+    plan = plan_for(source.config, settings, settings.threads or 1)
+    with graphs_folder(settings.graphs) as graphs:
+        prepare(source, plan, graphs, preparing)
+
+
+def _open(
+    source: CheckpointSource,
+    plan: GraphPlan,
+    graphs: Path | None,
+    threads: int,
+    preparing: Preparing | None,
+) -> InferenceSession:
+    """The checkpoint's graph as a session. One that cannot be loaded is built once more: a disk or
+    somebody's hand may have damaged it. Raises EngineError."""
+    with available_graph(source, plan, graphs, preparing) as graph:
+        try:
+            return open_session(graph.file, threads)
+        except CheckpointError as error:
+            logger.warning("%s It is built again now.", error)
+            discard(graph)
+    with available_graph(source, plan, graphs, preparing) as graph:
+        return open_session(graph.file, threads)
+
+
+def dtype_for(config: ModelConfig, asked: str) -> str:
+    """ "float32" or "int8"."""
+    if asked != "auto":
+        return asked
+    return "float32" if config.parameters() <= FLOAT_PARAMETERS_MAX else "int8"
+
+
+def plan_for(config: ModelConfig, settings: EngineSettings, threads: int) -> GraphPlan:
+    """How the graph of a checkpoint is built on this machine; measures where nobody has yet."""
+    if dtype_for(config, settings.dtype) == "float32":
+        return GraphPlan("float32", half_cache=False)
+    return GraphPlan(probe(threads, settings.graphs).best.product, half_cache=True)
+
+
+def float_limit(config: ModelConfig) -> str:
+    """Why a dtype that was left open became what it is, for people."""
+    side = "more" if config.parameters() > FLOAT_PARAMETERS_MAX else "no more"
+    return f"{side} than {FLOAT_PARAMETERS_MAX // 1_000_000} million parameters"
+
+
+def check_memory(source: CheckpointSource, settings: EngineSettings) -> None:
+    """Refuses a model before the machine starts to swap.
+
+    Raises:
+        ModelTooLarge: it does not fit into the memory that is free.
+    """
+    needed, free = memory_needed(source, settings), available_memory_bytes()
+    if needed > free:
+        raise ModelTooLarge(str(source.path), needed, free)
+
+
+def memory_needed(source: CheckpointSource, settings: EngineSettings) -> int:
+    """Bytes that serving a checkpoint is estimated to take."""
+    dtype = "float32" if dtype_for(source.config, settings.dtype) == "float32" else "int8"
+    return source.bytes_estimate(dtype) + _BESIDE_WEIGHTS[dtype]

@@ -1,5 +1,0 @@
-"""The recipe that makes the bundled models: corpus, tokenizer, two training stages, export.
-
-`python -m engine.training --preset nano --out runs/nano` runs all of it; nothing that serves a
-request imports this package.
-"""

@@ -1,0 +1,141 @@
+"""The engine and its step-time curve: served before it exists, measured when idle, kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.api import Finished, Limits, Request
+from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures, write_stats
+from engine.auto.step_times import StepTimes, TimesFile
+from engine.config import EngineSettings
+from engine.engine import Engine
+from tests.tiny import write_tiny_checkpoint
+
+SECONDS_MAX = 60
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EngineSettings:
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny")
+    return EngineSettings(checkpoint, "cpu", "float32", threads=1, cache_tokens=1024)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> TimesFile:
+    return TimesFile(tmp_path / "cache" / "times.json", "tiny", "1.0")
+
+
+def finished(engine: Engine) -> Finished:
+    return engine.generate(Request((5, 6, 7), "copy_spec", Limits(8)))
+
+
+def measured(engine: Engine) -> StepTimes:
+    give_up = time.monotonic() + SECONDS_MAX
+    while engine.info.step_times is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    return engine.info.step_times
+
+
+def test_requests_are_served_before_the_curve_is_there(
+    settings: EngineSettings, file: TimesFile
+) -> None:
+    engine = Engine.load(settings, file)
+    try:
+        assert engine.info.step_times is None
+        before = finished(engine)
+        times = measured(engine)
+        assert finished(engine).text == before.text
+    finally:
+        engine.close()
+    assert times.is_measured
+    assert file.path.is_file()
+
+
+def test_a_kept_curve_is_there_at_once_and_goes_into_the_strategies(
+    settings: EngineSettings, file: TimesFile
+) -> None:
+    first = Engine.load(settings, file)
+    times = measured(first)
+    first.close()
+    second = Engine.load(settings, file)
+    try:
+        assert second.info.step_times == times
+        assert second._traits.costs == times
+    finally:
+        second.close()
+
+
+def test_a_curve_kept_from_a_busy_moment_is_mended(
+    settings: EngineSettings, file: TimesFile
+) -> None:
+    first = Engine.load(settings, file)
+    times = measured(first)
+    first.close()
+    stored = json.loads(file.path.read_text("utf-8"))
+    stored["milliseconds"] = [1e6] * len(stored["milliseconds"])
+    file.path.write_text(json.dumps(stored), encoding="utf-8")
+    second = Engine.load(settings, file)
+    try:
+        assert second.info.step_times is not None, "a kept curve serves until then"
+        give_up = time.monotonic() + SECONDS_MAX
+        while measured(second).at(1) >= 1e6:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        assert measured(second).rows == times.rows
+    finally:
+        second.close()
+
+
+@pytest.mark.parametrize("stale", ["version", "broken"])
+def test_a_stale_or_broken_curve_is_measured_anew(
+    settings: EngineSettings, file: TimesFile, stale: str
+) -> None:
+    first = Engine.load(settings, file)
+    measured(first)
+    first.close()
+    before = file.path.read_bytes()
+    if stale == "version":
+        file = replace(file, version="1.1")
+    else:
+        file.path.write_bytes(before[:-20])
+    second = Engine.load(settings, file)
+    try:
+        assert second.info.step_times is None
+        measured(second)
+    finally:
+        second.close()
+    assert file.path.read_bytes() != before
+
+
+def test_without_a_file_nothing_is_measured(settings: EngineSettings) -> None:
+    engine = Engine.load(settings)
+    try:
+        time.sleep(0.5)
+        assert engine.info.step_times is None
+        assert not engine._traits.costs.is_measured
+    finally:
+        engine.close()
+
+
+def test_stats_come_with_the_checkpoint(settings: EngineSettings) -> None:
+    stats = CheckpointStats({"block": ModeFigures(3.0, 32.0)}, 32, True, "decoding.json")
+    write_stats(settings.checkpoint_path(), stats)
+    engine = Engine.load(settings)
+    engine.close()
+    assert engine.info.stats == stats
+
+
+def test_rows_are_counted_behind_the_prompt(settings: EngineSettings) -> None:
+    engine = Engine.load(settings)
+    try:
+        usage = finished(engine).usage
+    finally:
+        engine.close()
+    assert usage.rows >= usage.forwards > 0
+    assert usage.tokens <= usage.rows + 1
