@@ -56,7 +56,7 @@ def decode(
     strategy: Strategy[Any],
     request: Request,
     traits: Traits,
-    is_cancelled: Callable[[], bool],
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[TokenState]:
     """Decodes one request; the last state is finished or stopped.
 

@@ -24,7 +24,7 @@ Run = Callable[[Request, Callable[[], bool]], Generator[Event]]
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class QueuedRequest:
     """A submitted request; what the caller holds to cancel it."""
 
     request: Request
@@ -59,14 +59,14 @@ class Scheduler:
         self._active_max = active_max
         self._background = background
         self._quiet_seconds = quiet_seconds
-        self._waiting: deque[Job] = deque()
-        self._active: deque[Job] = deque()
+        self._waiting: deque[QueuedRequest] = deque()
+        self._active: deque[QueuedRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
-    def submit(self, request: Request, emit: Emit) -> Job:
+    def submit(self, request: Request, emit: Emit) -> QueuedRequest:
         """Queues a request. `emit` is called on the device thread and must not block."""
-        job = Job(request, emit)
+        job = QueuedRequest(request, emit)
         with self._changed:
             if self._closed:
                 raise EngineError("The engine is closed.", remedy="Start it again.")
@@ -138,7 +138,7 @@ class Scheduler:
             if is_running:
                 self._active.append(job)
 
-    def _advance(self, job: Job) -> bool:
+    def _advance(self, job: QueuedRequest) -> bool:
         """Runs one request up to its next event; false once it has ended.
 
         Raises CacheFull, from a request that could not begin.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from engine.api import MASKED, Span
-from engine.decoders.strategy import Place, Progress
+from engine.decoders.strategy import DraftPlace, Progress
 from engine.model.tokenizer import Tokenizer
 
 
@@ -51,7 +51,7 @@ class Transcript:
             self._cut_at_stop(before)
         return self._text
 
-    def draft(self, places: Sequence[Place]) -> tuple[str, tuple[Span, ...]]:
+    def draft(self, places: Sequence[DraftPlace]) -> tuple[str, tuple[Span, ...]]:
         """What may still change behind `committed`: undecided places as one mask each.
 
         The held-back beginning of a stop text belongs to it. Masks behind the last decided place
@@ -104,7 +104,7 @@ def mean_confidence(confidences: Sequence[float]) -> float:
     return math.exp(total / len(confidences))
 
 
-def _without_trailing_masks(places: Sequence[Place]) -> Sequence[Place]:
+def _without_trailing_masks(places: Sequence[DraftPlace]) -> Sequence[DraftPlace]:
     end = len(places)
     while end and places[end - 1].token is None:
         end -= 1

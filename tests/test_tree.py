@@ -23,6 +23,7 @@ TOP_LEVEL = {
     "README.md",
     "benchmarks",
     "dlm_lsp",
+    "docs",
     "editors",
     "engine",
     "examples",

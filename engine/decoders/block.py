@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.decoders.strategy import (
+    DraftPlace,
     PendingTokens,
-    Place,
     Progress,
     Task,
     advance_prefill,
@@ -48,7 +48,7 @@ class BlockState:
     pending: PendingTokens
     before: Progress
     progress: Progress
-    block: tuple[Place, ...] | None = None
+    block: tuple[DraftPlace, ...] | None = None
 
 
 class BlockDiffusion:
@@ -84,8 +84,8 @@ class BlockDiffusion:
         pending, progress = advance_prefill(state.pending, before, step, readings, state.task)
         if pending.tokens or progress.finished is not None:
             return replace(state, pending=pending, progress=progress)
-        bonus = Place(progress.committed[-1], progress.confidences[-1])
-        block = (bonus, *[Place(None)] * (state.task.request.block.length - 1))
+        bonus = DraftPlace(progress.committed[-1], progress.confidences[-1])
+        block = (bonus, *[DraftPlace(None)] * (state.task.request.block.length - 1))
         return _settle(BlockState(state.task, pending, before, before, block))
 
 
@@ -99,7 +99,7 @@ def _undecided(state: BlockState) -> tuple[int, ...]:
 
 def _decide(
     state: BlockState, places: Sequence[int], readings: Sequence[Reading]
-) -> tuple[Place, ...]:
+) -> tuple[DraftPlace, ...]:
     """Fills the most confident masked place, and every other one that reaches the threshold.
 
     Args:
@@ -114,14 +114,14 @@ def _decide(
     block = list(state.block)
     for index, (place, reading) in enumerate(zip(places, readings, strict=True)):
         if index == best or reading.probability >= request.block.threshold:
-            block[place] = Place(reading.token, reading.probability)
+            block[place] = DraftPlace(reading.token, reading.probability)
     return tuple(block)
 
 
 def _settle(state: BlockState) -> BlockState:
     """Commits the block's leading decided run; a full block is pending again."""
     assert state.block is not None
-    final: list[Place] = []
+    final: list[DraftPlace] = []
     for place in state.block:
         if place.token is None:
             break
@@ -142,7 +142,7 @@ def _settle(state: BlockState) -> BlockState:
     return replace(state, progress=progress)
 
 
-def _visible_draft(state: BlockState, start: int) -> tuple[Place, ...]:
+def _visible_draft(state: BlockState, start: int) -> tuple[DraftPlace, ...]:
     """The block behind its final run, up to a decided stop token or the length limit."""
     assert state.block is not None
     room = room_left(state.before, state.task)

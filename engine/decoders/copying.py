@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.auto.step_times import StepTimes
-from engine.decoders.strategy import Place, Progress, Task, before_stop, room_left
+from engine.decoders.strategy import DraftPlace, Progress, Task, before_stop, room_left
 
 MATCH_MAX = 8  # tokens: longer matches are hardly more often right
 MATCH_MIN = 2  # one token alone is followed by too many different ones
@@ -137,7 +137,7 @@ def best_length(copy: Copy, record: CopyRecord, costs: StepTimes) -> CopyChoice:
     return best
 
 
-def shown(drafts: Sequence[int], chance: float, task: Task) -> tuple[Place, ...]:
+def shown(drafts: Sequence[int], chance: float, task: Task) -> tuple[DraftPlace, ...]:
     """Copied drafts as places, each as likely as all before it being right makes it."""
-    places = (Place(token, chance ** (index + 1)) for index, token in enumerate(drafts))
+    places = (DraftPlace(token, chance ** (index + 1)) for index, token in enumerate(drafts))
     return before_stop(tuple(places), task)

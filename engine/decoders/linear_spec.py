@@ -28,8 +28,8 @@ from engine.decoders.copying import (
     shown,
 )
 from engine.decoders.strategy import (
+    DraftPlace,
     PendingTokens,
-    Place,
     Progress,
     Task,
     advance_prefill,
@@ -168,7 +168,7 @@ class LinearSpec:
 
 
 def _drafted(state: LinearState, readings: Sequence[Reading]) -> LinearState:
-    places = tuple(Place(reading.token, reading.probability) for reading in readings)
+    places = tuple(DraftPlace(reading.token, reading.probability) for reading in readings)
     progress = replace(state.progress, draft=before_stop(places, state.task))
     return replace(state, progress=progress, drafts=tuple(each.token for each in readings))
 

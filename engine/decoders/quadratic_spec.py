@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.decoders.strategy import (
+    DraftPlace,
     PendingTokens,
-    Place,
     Progress,
     Task,
     advance_prefill,
@@ -101,6 +101,6 @@ def _with_drafts(state: QuadraticState, row: int, readings: Sequence[Reading]) -
     if count <= 0:
         return state
     drafts = readings[first : first + count]
-    places = tuple(Place(reading.token, reading.probability) for reading in drafts)
+    places = tuple(DraftPlace(reading.token, reading.probability) for reading in drafts)
     progress = replace(state.progress, draft=before_stop(places, task))
     return replace(state, progress=progress, chain=(*state.chain, *(each.token for each in drafts)))

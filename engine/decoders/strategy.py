@@ -57,7 +57,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DraftPlace:
     """A place of the draft: `token` is None while undecided."""
 
     token: int | None
@@ -78,7 +78,7 @@ class Progress:
 
     committed: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
-    draft: tuple[Place, ...] = ()
+    draft: tuple[DraftPlace, ...] = ()
     finished: str | None = None
     prefilling: bool = True
 
@@ -217,7 +217,7 @@ def room_left(progress: Progress, task: Task) -> int:
     return task.request.limits.tokens_max - len(progress.committed)
 
 
-def before_stop(places: tuple[Place, ...], task: Task) -> tuple[Place, ...]:
+def before_stop(places: tuple[DraftPlace, ...], task: Task) -> tuple[DraftPlace, ...]:
     """The part of a draft that can be shown: up to the first stop token."""
     for index, place in enumerate(places):
         if place.token in task.request.stop_token_ids:

@@ -74,7 +74,7 @@ def prompt_of(length: int, seed: int = 0) -> tuple[int, ...]:
 def run(model: ModelRunner, cache: KVCache, request: Request) -> list[TokenState]:
     """All states of one request."""
     strategy = STRATEGIES[request.mode]
-    return list(decode(model, cache, strategy, request, TRAITS, lambda: False))
+    return list(decode(model, cache, strategy, request, TRAITS))
 
 
 def causal_logits(network: Network, tokens: tuple[int, ...], count: int | None = None) -> Tensor:

@@ -83,9 +83,7 @@ def test_the_released_shapes_decode_in_every_mode_and_their_memory_is_stated(
     texts = {}
     for mode in STRATEGIES:
         one = replace(request, mode=mode, exact=mode != "block")
-        states = decode_tokens(
-            model, cache, STRATEGIES[mode], one, Traits(config.mask_id, True), lambda: False
-        )
+        states = decode_tokens(model, cache, STRATEGIES[mode], one, Traits(config.mask_id, True))
         texts[mode] = [state.progress.committed for state in states][-1]
         assert len(texts[mode]) == 8
     assert len({texts[mode] for mode in texts if mode != "block"}) == 1

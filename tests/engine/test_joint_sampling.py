@@ -92,7 +92,7 @@ def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[
     for seed in range(SAMPLES):
         sampling = Sampling(TEMPERATURE, seed=seed)
         request = Request(PROMPT, mode, Limits(LENGTH), sampling, BlockOptions(4), exact=exact)
-        states = decode(model, store, STRATEGIES[mode], request, TRAITS, lambda: False)
+        states = decode(model, store, STRATEGIES[mode], request, TRAITS)
         *_, last = states
         triples[last.progress.committed[-3:]] += 1
     return triples

@@ -219,9 +219,7 @@ def test_cancelling_at_any_step_leaks_nothing(tried: Subject, mode: str) -> None
 def test_closing_the_iterator_leaks_nothing(tried: Subject, mode: str) -> None:
     cache = tried.cache()
     request = request_of(mode, prompt_of(50))
-    states = decode(
-        tried.model, cache, STRATEGIES[mode], request, tried.traits, is_cancelled=lambda: False
-    )
+    states = decode(tried.model, cache, STRATEGIES[mode], request, tried.traits)
     next(states)
     next(states)
     states.close()

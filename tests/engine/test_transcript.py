@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from engine.api import MASKED
-from engine.decoders.strategy import Place, Progress
+from engine.decoders.strategy import DraftPlace, Progress
 from engine.model.tokenizer import Tokenizer, byte_alphabet
 from engine.transcript import Transcript, mean_confidence
 
@@ -84,9 +84,9 @@ def test_the_beginning_of_a_stop_text_is_draft_until_it_is_none() -> None:
     assert transcript.committed == "x</e."
 
 
-def places(*tokens: str | None) -> list[Place]:
+def places(*tokens: str | None) -> list[DraftPlace]:
     return [
-        Place(None) if token is None else Place(byte, 0.5)
+        DraftPlace(None) if token is None else DraftPlace(byte, 0.5)
         for token in tokens
         for byte in ([0] if token is None else token.encode())
     ]
@@ -112,8 +112,10 @@ def test_drafts_show_masks_up_to_the_last_decided_place(
 
 
 def test_half_a_character_beside_a_mask_is_not_shown() -> None:
-    half = Place("é".encode()[0], 0.5)
-    assert Transcript(TOKENIZER, ()).draft([half, Place(None), *places("b")])[0] == MASKED + "b"
+    half = DraftPlace("é".encode()[0], 0.5)
+    assert (
+        Transcript(TOKENIZER, ()).draft([half, DraftPlace(None), *places("b")])[0] == MASKED + "b"
+    )
 
 
 def test_a_broken_character_at_the_end_is_replaced() -> None:

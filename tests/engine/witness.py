@@ -98,7 +98,7 @@ def certified(subject: Subject, request: Request) -> list[Decision]:
     witness = Witness(subject.cache())
     strategy = STRATEGIES[request.mode]
     decisions: list[Decision] = []
-    for state in decode(model, witness, strategy, request, subject.traits, lambda: False):
+    for state in decode(model, witness, strategy, request, subject.traits):
         committed = state.progress.committed
         for index in range(len(decisions), len(committed)):
             text = (*request.prompt, *committed[:index])

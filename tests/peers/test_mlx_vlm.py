@@ -60,7 +60,6 @@ class Pair:
             REFERENCE.get(mode, STRATEGIES[mode]),
             request,
             Traits(config.mask_id),
-            lambda: False,
         )
         return list(states)[-1].progress.committed
 

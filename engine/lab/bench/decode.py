@@ -29,8 +29,8 @@ from engine.engine import Engine
 from engine.errors import EngineError
 from engine.lab.bench.asking import AutoMode, busy_core, idle, run_request, wait_for_curve
 from engine.lab.bench.conditions import machine
-from engine.lab.bench.decode_report import Report, write
-from engine.lab.bench.decode_rows import Condition, Row, Timed, to_row
+from engine.lab.bench.decode_report import DecodeReport, write
+from engine.lab.bench.decode_rows import Condition, Timed, VariantRow, to_row
 from engine.lab.bench.parity import Parity, compare
 from engine.lab.data.corpus import HELD, build_corpus, default_roots, read_sources
 from engine.lab.evaluation.infill_eval import Hole, draw_holes, to_request
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = EngineSettings(options.checkpoint, device="cpu", threads=options.threads[0])
     try:
         holes = held_out_holes(options.corpus, options.holes)
-        rows: list[Row] = []
+        rows: list[VariantRow] = []
         curves: dict[str, StepTimes] = {}
         for condition in conditions:
             measured, curves[condition.label] = measure(
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EngineError as error:
         print(f"engine.lab.bench.decode: {error}", file=sys.stderr)
         return 1
-    write(options.out, Report({**machine(), "tokens_max": TOKENS_MAX}, rows, curves, parity))
+    write(options.out, DecodeReport({**machine(), "tokens_max": TOKENS_MAX}, rows, curves, parity))
     return 0
 
 
@@ -128,7 +128,7 @@ def measure(
     condition: Condition,
     seconds: float,
     variants: Sequence[Variant],
-) -> tuple[list[Row], StepTimes]:
+) -> tuple[list[VariantRow], StepTimes]:
     """One row per variant, and one for transformers, under one condition, and its curve.
 
     Args:
@@ -176,7 +176,7 @@ def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
     return compare(ModelRunner(network, device=device, adapter=adapter), requests)
 
 
-def stats_of(rows: Sequence[Row]) -> CheckpointStats:
+def stats_of(rows: Sequence[VariantRow]) -> CheckpointStats:
     """What the rows of one condition say of the checkpoint, at the block length that is usual.
 
     Block diffusion counts as good as "ar" only where enough holes were filled to know.

@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from engine.auto.step_times import StepTimes
-from engine.lab.bench.decode_rows import Row
+from engine.lab.bench.decode_rows import VariantRow
 from engine.lab.bench.parity import Parity
 
 _LEGEND = """\
@@ -26,16 +26,16 @@ diffusion decodes otherwise. `exact` is the share filled as the file had it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DecodeReport:
     """All of a run and what it was measured on. `curves` are step times by condition."""
 
     conditions: Mapping[str, str | int | None]
-    rows: Sequence[Row]
+    rows: Sequence[VariantRow]
     curves: Mapping[str, StepTimes]
     parity: Sequence[Parity]
 
 
-def write(folder: Path, report: Report) -> None:
+def write(folder: Path, report: DecodeReport) -> None:
     """`decode.json`, `decode.md`, `decode.svg` and `steps.svg`."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -58,7 +58,7 @@ def write(folder: Path, report: Report) -> None:
     plot_curves(folder / "steps.svg", report.curves)
 
 
-def to_table(rows: Sequence[Row]) -> list[str]:
+def to_table(rows: Sequence[VariantRow]) -> list[str]:
     """Markdown lines."""
     return [
         "| mode | tokens/s | against ar | tokens per forward | per cycle | rows per forward "
@@ -75,7 +75,7 @@ def to_table(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def plot_speeds(path: Path, rows: Sequence[Row]) -> None:
+def plot_speeds(path: Path, rows: Sequence[VariantRow]) -> None:
     """Speed against ar of every variant, one panel per condition, with the ranges."""
     conditions = list(dict.fromkeys(row.condition for row in rows))
     figure = Figure(figsize=(4 + 3.2 * len(conditions), 0.28 * len(rows) / len(conditions) + 1.6))
@@ -110,7 +110,7 @@ def plot_curves(path: Path, curves: Mapping[str, StepTimes]) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def _auto(rows: Sequence[Row]) -> list[str]:
+def _auto(rows: Sequence[VariantRow]) -> list[str]:
     """What "auto" took."""
     took = {row.variant: row.modes for row in rows}.get("auto", {})
     said = ", ".join(f"{mode} on {count}" for mode, count in took.items())

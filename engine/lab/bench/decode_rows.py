@@ -60,7 +60,7 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class VariantRow:
     """One variant under one condition, over all holes.
 
     Attributes:
@@ -94,12 +94,12 @@ class Row:
 
 def to_row(
     condition: Condition, name: str, timed: Sequence[Timed], reference: Sequence[Timed]
-) -> Row:
+) -> VariantRow:
     """Sums one variant's holes up; `reference` are those of "ar", hole by hole."""
     decided = sum(each.decided for each in timed)
     forwards = max(1, sum(each.forwards for each in timed))
     same = sum(one.text == other.text for one, other in zip(timed, reference, strict=True))
-    return Row(
+    return VariantRow(
         condition=condition.label,
         variant=name,
         modes=dict(Counter(each.mode for each in timed)),

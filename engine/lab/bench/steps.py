@@ -6,7 +6,6 @@ products is in the figures. Knows no checkpoint and no text.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 from engine.api import BlockOptions, Limits, Request
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
-from engine.decoders import STRATEGIES
-from engine.decoders.strategy import Traits
 from engine.lab.bench.shapes import weight_bytes
 from engine.lab.rates import Rates, seconds_of, synchronize
-from engine.loop import decode
+from engine.lab.verify.modes import Runner
 from engine.model.runner import ModelRunner
 from engine.step import Step, chain
 
@@ -102,31 +99,17 @@ def measure_cycles(
     Random weights accept next to nothing, so that a cycle here is a whole one but its yield means
     nothing.
     """
-    traits = Traits(model.network.config.mask_id, has_drafter=model.adapter is not None)
+    runner = Runner(model)
     for mode, length in _MODES:
-        cache = _cache(model, context + tokens + _ROOM)
         request = Request(
             prompt=seeded_tokens(model, context),
             mode=mode,
             limits=Limits(tokens_max=tokens),
             block=BlockOptions(length=length, threshold=0.9),
         )
-        for is_timed in (False, True):  # the first run warms up
-            synchronize(model.device)
-            began, emitted, cycles, forwards = time.perf_counter(), 0, 0, 0
-            for state in decode(
-                model, cache, STRATEGIES[mode], request, traits, is_cancelled=lambda: False
-            ):
-                if state.progress.prefilling or not state.forwards:
-                    synchronize(model.device)
-                    began, emitted = time.perf_counter(), len(state.progress.committed)
-                    continue
-                cycles += len(state.progress.committed) > emitted
-                emitted, forwards = len(state.progress.committed), state.forwards
-            synchronize(model.device)
-            seconds = time.perf_counter() - began
-            if is_timed:
-                yield CycleTime(mode, cycles / seconds, forwards / seconds)
+        runner.decode(request)  # warms up
+        done = runner.decode(request)
+        yield CycleTime(mode, done.cycles / done.seconds, done.forwards / done.seconds)
 
 
 def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:

@@ -67,7 +67,7 @@ HOLES = Mix(plain_share=0.03, holes=9, context_weight=0.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Branch:
     """One branch; B tokens behind the trunk's first `seen`.
 
     Attributes:
@@ -95,7 +95,7 @@ class Example:
 
     tokens: np.ndarray
     weights: np.ndarray
-    holes: tuple[Hole, ...] = ()
+    holes: tuple[Branch, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -191,7 +191,7 @@ class _Branches:
     head: int
     shared: Sequence[int]
 
-    def hole(self, hole: tuple[int, int], mix: Mix) -> Hole | None:
+    def hole(self, hole: tuple[int, int], mix: Mix) -> Branch | None:
         """None if the near suffix or the middle is too long."""
         pieces = self.scene.pieces(hole)
         near = self.tokenizer.encode(pieces.near)
@@ -206,7 +206,7 @@ class _Branches:
         weights[[0, len(rest), len(own) - 1]] = 0.0
         weights[len(own) :] = middle_weights(len(middle), mix.end_weight)
         tokens = np.array([*own, *middle], dtype=np.int64)
-        return Hole(self.head + common, tokens, weights, len(own))
+        return Branch(self.head + common, tokens, weights, len(own))
 
 
 def middle_weights(tokens: int, end_weight: float) -> np.ndarray:

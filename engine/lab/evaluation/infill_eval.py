@@ -55,7 +55,7 @@ _MODULE = "engine.lab.evaluation.infill_eval"
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class InfillFigures:
     """Means over holes in one mode.
 
     Attributes:
@@ -90,7 +90,9 @@ def draw_single_lines(sources: Sequence[Source], per_kind: int) -> list[Hole]:
     return draw(fit, per_kind, kinds=SINGLE_LINE_KINDS) if fit and per_kind > 0 else []
 
 
-def measure(engine: Engine, holes: Sequence[Hole], modes: Sequence[str] = MODES) -> list[Figures]:
+def measure(
+    engine: Engine, holes: Sequence[Hole], modes: Sequence[str] = MODES
+) -> list[InfillFigures]:
     """Runs every hole in every mode, greedily, one at a time; figures by mode and kind.
 
     Raises:
@@ -106,7 +108,7 @@ def measure(engine: Engine, holes: Sequence[Hole], modes: Sequence[str] = MODES)
     return figures
 
 
-def measure_checkpoint(settings: EngineSettings, holes: Sequence[Hole]) -> list[Figures]:
+def measure_checkpoint(settings: EngineSettings, holes: Sequence[Hole]) -> list[InfillFigures]:
     """Loads a checkpoint, which need not know infilling, and fills single-line holes with it in
     `ar` and, where it fills masks, in `block`; figures by mode.
 
@@ -161,7 +163,7 @@ def to_request(engine: Engine, pieces: Pieces, mode: str, tokens_max: int) -> Re
     )
 
 
-def to_table(figures: Sequence[Figures]) -> str:
+def to_table(figures: Sequence[InfillFigures]) -> str:
     """Markdown."""
     rows = [
         "| mode | hole | holes | exact | first line | endless | forwards | tokens/forward |",
@@ -175,7 +177,7 @@ def to_table(figures: Sequence[Figures]) -> str:
     return "\n".join(rows)
 
 
-def to_comparison(figures: Mapping[str, Sequence[Figures]]) -> str:
+def to_comparison(figures: Mapping[str, Sequence[InfillFigures]]) -> str:
     """Markdown, the modes of several checkpoints below each other.
 
     Args:
@@ -235,11 +237,11 @@ def _figures(
     *,
     kind: str = ALL_KINDS,
     infilling: bool = True,
-) -> Figures:
+) -> InfillFigures:
     pairs = [(hole.pieces.middle, done.text) for hole, done in zip(holes, results, strict=True)]
     count = len(pairs)
     forwards = sum(done.usage.forwards for done in results)
-    return Figures(
+    return InfillFigures(
         mode=mode,
         holes=count,
         exact=sum(wanted == got for wanted, got in pairs) / count,
@@ -252,7 +254,7 @@ def _figures(
     )
 
 
-def _shares(each: Figures) -> str:
+def _shares(each: InfillFigures) -> str:
     return f"{each.holes} | {each.exact:.1%} | {each.first_line:.1%} | {each.endless:.1%}"
 
 

@@ -7,7 +7,6 @@ not made again. The result is a checkpoint folder with its model card.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import logging
 import sys
@@ -36,6 +35,7 @@ from engine.lab.training.export import (
 )
 from engine.lab.training.jobs.recipe_job import RecipeJob, drawing, held_out_batches
 from engine.lab.training.loss.objective import Batch, rows_multiple
+from engine.lab.training.memory import keep_freed_memory
 from engine.lab.training.recipe import PRESETS, Recipe, model_config, preset
 from engine.lab.training.run import Budget, RunOptions, run_job
 from engine.lab.training.trainer import Trainer
@@ -48,8 +48,6 @@ from engine.prompt import MASK
 # Languages of which the held-out packages have enough for the card's figures.
 MEASURED = ("python", "javascript", "typescript")
 STAGES = ("corpus", "tokenizer", "ar", "joint", "export")
-# glibc's malloc options (malloc.h): keep freed memory instead of handing it back every step.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _SAVE_SECONDS = 300.0
 
 
@@ -225,19 +223,6 @@ def new_trainer(recipe: Recipe, tokenizer: Tokenizer, options: argparse.Namespac
     trainer = Trainer(Network(config), recipe, device=device, dtype=dtype)
     trainer.set_weights(base)
     return trainer
-
-
-def keep_freed_memory() -> None:
-    """Lets glibc keep large freed blocks; elsewhere nothing.
-
-    By default every large tensor is mapped and faulted in anew, each step: 1,970 against 3,150
-    tokens/s on one Zen 5 core.
-    """
-    library = ctypes.CDLL(None)
-    if sys.platform == "linux" and hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_MAX, 0)
-        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        library.mallopt(_M_TOP_PAD, 2**28)
 
 
 if __name__ == "__main__":

@@ -28,20 +28,25 @@ from engine.lab.data.corpus import Source
 from engine.lab.data.repository import Data, read_data
 from engine.lab.data.sampler import HOLES, Example, ExampleSampler, prefix_tokens, prompt_tokens
 from engine.lab.evaluation.infill_eval import (
-    Figures,
+    InfillFigures,
     draw_single_lines,
     measure_checkpoint,
     to_comparison,
 )
-from engine.lab.training.__main__ import keep_freed_memory
 from engine.lab.training.batch.plain_text import PlainTexts
 from engine.lab.training.jobs.acceptance import measure_acceptance
 from engine.lab.training.jobs.adapt import AdaptJob
 from engine.lab.training.jobs.convert import ConvertJob, ConvertOptions, diffusion_config
 from engine.lab.training.jobs.drafter import DrafterJob, new_adapter
 from engine.lab.training.jobs.lora import LowRank, parameters_at
-from engine.lab.training.memory import Demand, check_memory
-from engine.lab.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
+from engine.lab.training.memory import Demand, check_memory, keep_freed_memory
+from engine.lab.training.options import (
+    COMMANDS,
+    EXAMPLES,
+    SUMMARIES,
+    TrainingOptions,
+    add_options,
+)
 from engine.lab.training.run import Budget, Job, RunOptions, check_plan, run_job
 from engine.lab.training.special_tokens import (
     INFILLING,
@@ -58,7 +63,7 @@ from engine.model.config import ModelConfig, read_config
 from engine.model.families import NEMOTRON
 from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
-from engine.prompt import END, FAR_TOKENS_MAX, MASK, PREFIX_TOKENS_MAX, InfillFormat
+from engine.prompt import END, FAR_TOKENS_MAX, MASK, PREFIX_TOKENS_MAX, InfillFormat, prompt_of
 
 _MINUTES = 60.0
 # The recipe weighs ends 1.5. A model that has not yet learnt where they belong then ends at once:
@@ -74,7 +79,7 @@ Draw = Callable[[np.random.Generator], list[Example]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0, 1 with the error on stderr, or 130 where it was ended early."""
-    options = _parser().parse_args(arguments)
+    options = TrainingOptions.of(_parser().parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     keep_freed_memory()
     torch.set_num_threads(options.threads or default_threads())
@@ -86,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def adapt(options: argparse.Namespace) -> int:
+def adapt(options: TrainingOptions) -> int:
     """Teaches the infilling layout; the LoRA is merged into a checkpoint of the same family.
 
     Raises:
@@ -112,7 +117,7 @@ def adapt(options: argparse.Namespace) -> int:
     return _after(options, data, before)
 
 
-def convert(options: argparse.Namespace) -> int:
+def convert(options: TrainingOptions) -> int:
     """Makes a diffusion model, in NLD's layout, by training all weights.
 
     Raises:
@@ -138,7 +143,7 @@ def convert(options: argparse.Namespace) -> int:
     return _after(options, data, before)
 
 
-def train_drafter(options: argparse.Namespace) -> int:
+def train_drafter(options: TrainingOptions) -> int:
     """Trains the drafter; the result is the checkpoint with the adapter beside it.
 
     Raises:
@@ -183,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _begin(options: argparse.Namespace) -> tuple[ModelConfig, Data]:
+def _begin(options: TrainingOptions) -> tuple[ModelConfig, Data]:
     """The checkpoint's config and the data; the run is written down, or compared with its past."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -191,16 +196,13 @@ def _begin(options: argparse.Namespace) -> tuple[ModelConfig, Data]:
             remedy="Install a CUDA build of torch and its driver, or leave --device out.",
             param="device",
         )
-    if min(options.batch_tokens, getattr(options, "rank", 1)) < 1:
+    if min(options.batch_tokens, options.rank) < 1:
         raise ConfigError(
             "--batch-tokens and --rank must be above 0.", remedy="Give larger ones.", param="rank"
         )
     config = read_config(options.checkpoint)
     data = read_data(options.data)
-    keys = ("command", "checkpoint", "data", "rank", "infilling", "late", "learning_rate")
-    keys = (*keys, "batch_tokens", "dtype")
-    given = vars(options)
-    check_plan(options.out, {key: given[key] for key in keys if key in given})
+    check_plan(options.out, options.plan())
     dropped = ", ".join(f"{reason} {count}" for reason, count in data.dropped.items())
     print(
         f"{len(data.train)} files to train on, {len(data.held_out)} to measure on"
@@ -211,14 +213,14 @@ def _begin(options: argparse.Namespace) -> tuple[ModelConfig, Data]:
 
 
 def _check_memory(
-    options: argparse.Namespace, config: ModelConfig, *, trained: int, frozen: int
+    options: TrainingOptions, config: ModelConfig, *, trained: int, frozen: int
 ) -> None:
     device = torch.device(options.device)
     demand = Demand(config, trained, frozen, options.batch_tokens, _dtype(options).itemsize)
     check_memory(demand, free_memory_bytes(device), device)
 
 
-def _network(options: argparse.Namespace, config: ModelConfig, dtype: torch.dtype) -> Network:
+def _network(options: TrainingOptions, config: ModelConfig, dtype: torch.dtype) -> Network:
     device = torch.device(options.device)
     return load_network(options.checkpoint, config, device=device, dtype=dtype)
 
@@ -232,12 +234,12 @@ def _with_ends(network: Network, vocabulary: Vocabulary) -> Network:
     return network
 
 
-def _dtype(options: argparse.Namespace) -> torch.dtype:
+def _dtype(options: TrainingOptions) -> torch.dtype:
     native = options.device != "cpu" or cpu_has_bfloat16()
     return getattr(torch, options.dtype or ("bfloat16" if native else "float32"))
 
 
-def _hole_draws(options: argparse.Namespace, data: Data, tokenizer: Tokenizer) -> tuple[Draw, Draw]:
+def _hole_draws(options: TrainingOptions, data: Data, tokenizer: Tokenizer) -> tuple[Draw, Draw]:
     def draws(sources: Sequence[Source]) -> Draw:
         sampler = ExampleSampler(sources, tokenizer)
         return lambda rng: sampler.batch(rng, options.batch_tokens, _MIX)
@@ -246,7 +248,7 @@ def _hole_draws(options: argparse.Namespace, data: Data, tokenizer: Tokenizer) -
 
 
 def _plain_draws(
-    options: argparse.Namespace, data: Data, tokenizer: Tokenizer, begin: int | None
+    options: TrainingOptions, data: Data, tokenizer: Tokenizer, begin: int | None
 ) -> tuple[Draw, Draw]:
     def draws(sources: Sequence[Source]) -> Draw:
         texts = PlainTexts(sources, tokenizer, begin)
@@ -256,7 +258,7 @@ def _plain_draws(
 
 
 def _mixed_draws(
-    options: argparse.Namespace, data: Data, tokenizer: Tokenizer, begin: int | None
+    options: TrainingOptions, data: Data, tokenizer: Tokenizer, begin: int | None
 ) -> tuple[Draw, Draw]:
     """Holes and plain text; what is measured is plain text, which the checkpoint knew before."""
     plain, held_out = _plain_draws(options, data, tokenizer, begin)
@@ -275,7 +277,7 @@ def _mixed_draws(
     return draw, held_out
 
 
-def _trained(options: argparse.Namespace, job: Job) -> bool:
+def _trained(options: TrainingOptions, job: Job) -> bool:
     minutes = options.minutes
     if minutes is None and options.tokens is None:
         minutes = _MINUTES
@@ -296,14 +298,14 @@ def _whole_rate(config: ModelConfig) -> float:
     return min(1e-3, 1e-3 * (5e6 / config.parameters()) ** 0.5)
 
 
-def _record(options: argparse.Namespace, job: Job) -> dict[str, object]:
+def _record(options: TrainingOptions, job: Job) -> dict[str, object]:
     """What config.json says of the run; names no path."""
     position = asdict(job.position)
     return {"command": options.command, "steps": position["step"], "rows": position["tokens"]}
 
 
 def _save(
-    options: argparse.Namespace,
+    options: TrainingOptions,
     network: Network,
     vocabulary: Vocabulary,
     metadata: Mapping[str, Any],
@@ -316,25 +318,25 @@ def _save(
     (folder / "tokenizer.json").write_text(vocabulary.json, encoding="utf-8")
 
 
-def _before(options: argparse.Namespace, data: Data) -> list[Figures]:
+def _before(options: TrainingOptions, data: Data) -> list[InfillFigures]:
     """Figures of the checkpoint as it was; measured once, however often a run is resumed."""
     path = options.out / _BEFORE
     if path.is_file():
-        return [Figures(**row) for row in json.loads(path.read_text("utf-8"))]
+        return [InfillFigures(**row) for row in json.loads(path.read_text("utf-8"))]
     holes = draw_single_lines(data.held_out, options.holes)
     figures = measure_checkpoint(_engine_settings(options, options.checkpoint), holes)
     path.write_text(json.dumps([asdict(each) for each in figures]) + "\n", encoding="utf-8")
     return figures
 
 
-def _after(options: argparse.Namespace, data: Data, before: Sequence[Figures]) -> int:
+def _after(options: TrainingOptions, data: Data, before: Sequence[InfillFigures]) -> int:
     holes = draw_single_lines(data.held_out, options.holes)
     after = measure_checkpoint(_engine_settings(options, options.out / "checkpoint"), holes)
     _report(options, to_comparison({"before": before, "after": after}))
     return 0
 
 
-def _engine_settings(options: argparse.Namespace, checkpoint: Path) -> EngineSettings:
+def _engine_settings(options: TrainingOptions, checkpoint: Path) -> EngineSettings:
     dtype = options.dtype or "auto"
     # What was trained is measured by what trained it: no graph is built, nothing is int8.
     return EngineSettings(
@@ -343,7 +345,7 @@ def _engine_settings(options: argparse.Namespace, checkpoint: Path) -> EngineSet
 
 
 def _show_acceptance(
-    options: argparse.Namespace,
+    options: TrainingOptions,
     job: DrafterJob,
     data: Data,
     tokenizer: Tokenizer,
@@ -354,14 +356,13 @@ def _show_acceptance(
     infill = tokenizer.infill
     if infill is not None:
         ends = (*ends, *infill.end_ids)
-    begin = () if config.begin_id is None else (config.begin_id,)
     for hole in draw_single_lines(data.held_out, options.holes):
         if infill is not None:
             pieces = hole.pieces
             prompts.append(prompt_tokens(pieces, tokenizer, PREFIX_TOKENS_MAX, FAR_TOKENS_MAX))
         else:
             tokens = prefix_tokens(hole.pieces.prefix, tokenizer, PREFIX_TOKENS_MAX)
-            prompts.append((*begin, *tokens))
+            prompts.append(prompt_of(None, config.begin_id, prefix=tokens))
     # In the compute dtype, as the engine will run it.
     network = _network(options, config, _dtype(options))
     adapter = job.adapter.to(network.encoder.embed_tokens.weight.dtype)
@@ -372,7 +373,7 @@ def _show_acceptance(
     _report(options, "\n".join(rows))
 
 
-def _report(options: argparse.Namespace, table: str) -> None:
+def _report(options: TrainingOptions, table: str) -> None:
     (options.out / "figures.md").write_text(table + "\n", encoding="utf-8")
     print(table)
     print(f"\n{options.out / 'checkpoint'} is ready.", file=sys.stderr)

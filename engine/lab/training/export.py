@@ -16,7 +16,7 @@ from typing import Any
 from engine.lab.data.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
 from engine.lab.data.languages import shares_of
 from engine.lab.data.sampler import HOLES
-from engine.lab.evaluation.infill_eval import Figures, to_table
+from engine.lab.evaluation.infill_eval import InfillFigures, to_table
 from engine.lab.training.loss.objective import Batch
 from engine.lab.training.recipe import Recipe
 from engine.lab.training.trainer import evaluate
@@ -58,7 +58,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TrainingRecord:
     """What a run did, for config.json and the card.
 
     Attributes:
@@ -85,7 +85,7 @@ class Record:
     stored: Mapping[str, Stored] | None = None
 
 
-def read_record(folder: Path, preset: str, base: Path | None = None) -> Record:
+def read_record(folder: Path, preset: str, base: Path | None = None) -> TrainingRecord:
     """Sums a run's `log.jsonl` up; it must hold training and held-out rows.
 
     Raises:
@@ -96,7 +96,7 @@ def read_record(folder: Path, preset: str, base: Path | None = None) -> Record:
     held_out = [row for row in rows if "held_out_ar" in row][-1]
     last = training[-_AVERAGED_ROWS:]
     diffusion = [row["diffusion"] for row in last if row.get("diffusion") is not None]
-    return Record(
+    return TrainingRecord(
         preset=preset,
         base=None if base is None else describe(base),
         steps=held_out["step"],
@@ -128,7 +128,7 @@ def export_checkpoint(
     folder: Path,
     network: Network,
     tokenizer: Tokenizer,
-    record: Record,
+    record: TrainingRecord,
     shard_bytes: int | None = None,
 ) -> None:
     """Writes config, weights and tokenizer into the folder; shards as `save_checkpoint`.
@@ -172,8 +172,8 @@ def write_card(
     folder: Path,
     manifest: dict[str, Any],
     recipe: Recipe,
-    record: Record,
-    figures: Mapping[str, Sequence[Figures]],
+    record: TrainingRecord,
+    figures: Mapping[str, Sequence[InfillFigures]],
 ) -> None:
     """Writes `README.md`, the model card, and `DATA.md`, all packages by licence, to the weights.
 
@@ -191,7 +191,7 @@ def write_card(
     (folder / "DATA.md").write_text(_packages(manifest) + "\n", encoding="utf-8")
 
 
-def _head(folder: Path, record: Record) -> str:
+def _head(folder: Path, record: TrainingRecord) -> str:
     config = read_config(folder)
     return f"""# {record.preset}: the bundled model
 
@@ -264,7 +264,7 @@ def _languages(packages: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def _training(recipe: Recipe, record: Record) -> str:
+def _training(recipe: Recipe, record: TrainingRecord) -> str:
     diffusion = "not begun" if record.diffusion is None else f"{record.diffusion:.3f}"
     base = "" if record.base is None else f"Went on from the weights of {record.base}. "
     return f"""## Training
@@ -284,7 +284,7 @@ Training losses are means over the last {_AVERAGED_ROWS} log rows. The diffusion
 {_storage(record)}""".rstrip()
 
 
-def _storage(record: Record) -> str:
+def _storage(record: TrainingRecord) -> str:
     """What storing the weights costs, where it was measured."""
     if record.stored is None:
         return ""
@@ -300,7 +300,7 @@ Held-out losses of weights that were stored and read back, and the size of their
 {rows}"""
 
 
-def _quality(figures: Mapping[str, Sequence[Figures]]) -> str:
+def _quality(figures: Mapping[str, Sequence[InfillFigures]]) -> str:
     tables = "\n\n".join(f"{name}:\n\n{to_table(each)}" for name, each in figures.items())
     return f"""## Held-out infilling
 

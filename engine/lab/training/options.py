@@ -7,6 +7,7 @@ commands are carried out.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 COMMANDS = ("adapt", "convert", "train-drafter")
@@ -43,6 +44,53 @@ What is emitted stays what ar emits; only the number of forwards falls. Ctrl-C k
 learnt; the same command goes on. Nothing leaves the machine.
 """,
 }
+
+
+# Options that a run must repeat to go on; the last ones belong to one command each.
+PLANNED = ("command", "checkpoint", "data", "learning_rate", "batch_tokens", "dtype")
+PLANNED_OF = {
+    "adapt": ("rank",),
+    "convert": ("infilling", "late"),
+    "train-drafter": ("rank",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """What one command was asked for; the fields are the options of `add_options`.
+
+    Attributes:
+        rank: of the LoRA; convert has none.
+        infilling, late: of convert alone.
+    """
+
+    command: str
+    checkpoint: Path
+    data: tuple[Path, ...]
+    out: Path
+    minutes: float | None
+    tokens: int | None
+    learning_rate: float | None
+    batch_tokens: int
+    holes: int
+    device: str
+    dtype: str | None
+    threads: int | None
+    rank: int = 1
+    infilling: float = 0.0
+    late: float = 0.0
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> TrainingOptions:
+        """What a parser with `add_options` has read; its `command` names the command."""
+        known = {each.name for each in fields(cls)}
+        values = {name: value for name, value in vars(given).items() if name in known}
+        return cls(**{**values, "data": tuple(given.data)})
+
+    def plan(self) -> dict[str, object]:
+        """What a run that goes on has to have in common with its beginning."""
+        names = (*PLANNED, *PLANNED_OF[self.command])
+        return {name: getattr(self, name) for name in names}
 
 
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:

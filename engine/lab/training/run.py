@@ -67,7 +67,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class StepReport:
     """What one step did.
 
     Attributes:
@@ -96,7 +96,7 @@ class Job(Protocol):
     @position.setter
     def position(self, position: Position) -> None: ...
 
-    def step(self, share: float) -> Report:
+    def step(self, share: float) -> StepReport:
         """One optimizer step; `share` of the budget is spent."""
         ...
 
@@ -208,7 +208,7 @@ class _Stop:
         self.asked = True
 
 
-def _timed_step(job: Job, share: float) -> Report:
+def _timed_step(job: Job, share: float) -> StepReport:
     began = time.monotonic()
     report = job.step(share)
     if not all(math.isfinite(value) for value in report.losses.values()):
@@ -229,7 +229,7 @@ def _timed_step(job: Job, share: float) -> Report:
     return report
 
 
-def _words(report: Report, position: Position) -> str:
+def _words(report: StepReport, position: Position) -> str:
     losses = " ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
     speed = position.tokens / max(position.seconds, 1e-9)
     return f"step {position.step}  {losses}  {speed:,.0f} rows/s"
@@ -239,7 +239,7 @@ def _log(
     folder: Path,
     now: Position,
     window: Position,
-    recent: Sequence[Report],
+    recent: Sequence[StepReport],
     matrix_rate: float | None,
 ) -> None:
     """One row: where the run stands, and means over the steps since the last row."""

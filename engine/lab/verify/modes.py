@@ -39,11 +39,13 @@ _NOISE_FACTOR = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One request's tokens; `seconds` and `forwards` are those after the prompt."""
+    """One request's tokens; `seconds` and `forwards` are those after the prompt, and `cycles` the
+    forwards among them that emitted."""
 
     tokens: tuple[int, ...]
     ended: bool
     forwards: int
+    cycles: int
     seconds: float
 
 
@@ -159,15 +161,18 @@ class Runner:
     def _decode(self, model: Any, request: Request) -> Decoded:
         cache = self._cache(len(request.prompt) + request.limits.tokens_max + request.block.length)
         strategy = STRATEGIES[request.mode]
-        began, state = time.perf_counter(), None
-        for state in decode(model, cache, strategy, request, self._traits, lambda: False):
+        began, emitted, cycles, state = time.perf_counter(), 0, 0, None
+        for state in decode(model, cache, strategy, request, self._traits):
             if state.progress.prefilling or not state.forwards:
-                began = time.perf_counter()
+                began, emitted = time.perf_counter(), len(state.progress.committed)
+            cycles += len(state.progress.committed) > emitted
+            emitted = len(state.progress.committed)
         assert state is not None
         return Decoded(
             tokens=state.progress.committed,
             ended=state.progress.finished == "end",
             forwards=state.forwards,
+            cycles=cycles,
             seconds=time.perf_counter() - began,
         )
 

@@ -229,7 +229,7 @@ def test_the_curve_changes_the_steps_and_never_the_tokens(
         sampling = Sampling(temperature, seed=seed)
         expected = run(model, empty_cache(), Request(prompt, "ar", Limits(30), sampling))
         request = Request(prompt, mode, Limits(30), sampling, BlockOptions(8))
-        states = decode(model, empty_cache(), STRATEGIES[mode], request, traits, lambda: False)
+        states = decode(model, empty_cache(), STRATEGIES[mode], request, traits)
         *_, last = states
         assert last.progress.committed == expected[-1].progress.committed
         steps.add(last.forwards)

@@ -28,7 +28,7 @@ from engine.lab.bench.conditions import installed, machine
 from engine.lab.bench.llamacpp.channel import Child, memory_mb
 from engine.lab.bench.llamacpp.host import HostProcess
 from engine.lab.bench.llamacpp.prompts import Prompts
-from engine.lab.bench.llamacpp.report import Bar, Row, Section, to_table, write
+from engine.lab.bench.llamacpp.report import Bar, ComparedRow, MachineSection, to_table, write
 from engine.model.source import open_checkpoint
 
 _MODULE = "engine.lab.bench.llamacpp"
@@ -161,7 +161,9 @@ def check(checkpoint: Path) -> None:
         )
 
 
-def run(checkpoint: Path, threads: Sequence[int], plan: Plan, store: Path, name: str) -> Section:
+def run(
+    checkpoint: Path, threads: Sequence[int], plan: Plan, store: Path, name: str
+) -> MachineSection:
     """Measures everything with each number of threads.
 
     Args:
@@ -172,7 +174,7 @@ def run(checkpoint: Path, threads: Sequence[int], plan: Plan, store: Path, name:
     """
     prompts = Prompts.of(open_checkpoint(checkpoint).tokenizer)
     digest = _digest(checkpoint)  # which also brings the file into the page cache
-    rows: list[Row] = []
+    rows: list[ComparedRow] = []
     steps, products, loads = {}, {}, []
     for count in threads:
         with ExitStack() as stack:
@@ -197,10 +199,10 @@ def run(checkpoint: Path, threads: Sequence[int], plan: Plan, store: Path, name:
     }
     if plan == QUICK:
         conditions["measured"] = "hardly: --quick"
-    return Section(cpu_name(), name, conditions, rows, steps, products)
+    return MachineSection(cpu_name(), name, conditions, rows, steps, products)
 
 
-def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
+def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
     """Prompts of which nothing is cached, and plain decoding behind them."""
     texts = list(islice(prompts.code(plan.prompt), plan.rounds + 1))
     ours, theirs = [], []
@@ -211,7 +213,7 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
             ours.append(found[0])
             theirs.append(found[1])
     return [
-        Row(
+        ComparedRow(
             pair.threads,
             f"prompt of {plan.prompt} tokens",
             "tokens/s",
@@ -220,7 +222,7 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
             more_is_better=True,
             bar=PROMPT_BAR,
         ),
-        Row(
+        ComparedRow(
             pair.threads,
             f"one-row step behind {plan.prompt} tokens",
             "ms",
@@ -232,7 +234,7 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
     ]
 
 
-def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
+def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
     """Decoding in holes: ours in "auto" and in "ar", theirs plainly, the same tokens of each hole.
 
     A round is all holes. A hole's prompt is computed once before, by both; the tokens that "ar"
@@ -256,7 +258,7 @@ def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
     decided = sum(answer["decided"] for answers in auto for answer in answers)
     name = f"{plan.holes} holes"
     return [
-        Row(
+        ComparedRow(
             pair.threads,
             f"{name}, auto ({decided / max(forwards, 1):.2f} tokens a forward)",
             "tokens/s",
@@ -265,11 +267,13 @@ def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
             more_is_better=True,
             bar=AUTO_BAR,
         ),
-        Row(pair.threads, f"{name}, ar", "tokens/s", rates[1], rates[2], more_is_better=True),
+        ComparedRow(
+            pair.threads, f"{name}, ar", "tokens/s", rates[1], rates[2], more_is_better=True
+        ),
     ]
 
 
-def beside_busy_core(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
+def beside_busy_core(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
     """What is left of the idle rates while other processes compute without end."""
     texts = islice(prompts.code(plan.busy_prompt), plan.rounds + 1, None)
     shares: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
@@ -284,7 +288,7 @@ def beside_busy_core(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Row]:
             prompt = idle[engine]["prompt_seconds"] / busy[engine]["prompt_seconds"]
             kept.append((prompt, _rate([busy[engine]]) / _rate([idle[engine]])))
     return [
-        Row(
+        ComparedRow(
             pair.threads,
             f"beside a busy core: {name}, share of idle",
             "",
@@ -304,7 +308,7 @@ def start_and_memory(
     store: Path,
     prompts: Prompts,
     theirs_mb: dict[str, float],
-) -> list[Row]:
+) -> list[ComparedRow]:
     """Starts of the real host and of llama.cpp's process, and the host's memory after requests."""
     starts: list[float] = []
     their_starts: list[float] = []
@@ -322,7 +326,7 @@ def start_and_memory(
         with _their_child(checkpoint, threads) as theirs:
             their_starts.append(theirs.start_seconds)
     rows = [
-        Row(
+        ComparedRow(
             threads,
             "start until ready, warm",
             "s",
@@ -337,20 +341,24 @@ def start_and_memory(
 
 def _memory(
     threads: int, ours_mb: dict[str, float], theirs_mb: dict[str, float], file_mb: float
-) -> list[Row]:
+) -> list[ComparedRow]:
     """Nothing where the system does not say."""
     if not ours_mb:
         return []
     ours, theirs = ours_mb["resident"] / file_mb, theirs_mb["resident"] / file_mb
     name = "resident memory, times the file"
-    rows = [Row(threads, name, "", (ours,), (theirs,), more_is_better=False, bar=MEMORY_BAR)]
+    rows = [
+        ComparedRow(threads, name, "", (ours,), (theirs,), more_is_better=False, bar=MEMORY_BAR)
+    ]
     for key, name in (("anonymous", "anonymous"), ("file", "of mapped files"), ("peak", "at most")):
         values = (ours_mb[key],), (theirs_mb[key],)
-        rows.append(Row(threads, f"resident memory, {name}", "MB", *values, more_is_better=False))
+        rows.append(
+            ComparedRow(threads, f"resident memory, {name}", "MB", *values, more_is_better=False)
+        )
     return rows
 
 
-def _shown(rows: list[Row]) -> list[Row]:
+def _shown(rows: list[ComparedRow]) -> list[ComparedRow]:
     """The rows, told to whoever waits: on a busy machine a run takes long."""
     for line in to_table(rows)[2:]:
         print(f"{rows[0].threads}: {line}", file=sys.stderr, flush=True)

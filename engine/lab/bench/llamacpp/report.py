@@ -53,7 +53,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedRow:
     """One figure of both engines, by round.
 
     Attributes:
@@ -91,7 +91,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class MachineSection:
     """One run.
 
     Attributes:
@@ -104,7 +104,7 @@ class Section:
     processor: str
     model: str
     conditions: Mapping[str, str | int | float | None]
-    rows: Sequence[Row]
+    rows: Sequence[ComparedRow]
     steps: Mapping[str, Mapping[str, Sequence[float]]]
     products: Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -113,7 +113,7 @@ class Section:
         return self.processor, self.model
 
 
-def write(folder: Path, section: Section) -> None:
+def write(folder: Path, section: MachineSection) -> None:
     """Puts the section in its place among those that are there, in both files.
 
     Raises:
@@ -127,7 +127,7 @@ def write(folder: Path, section: Section) -> None:
     (folder / TABLE_FILE).write_text(to_text(sections), encoding="utf-8")
 
 
-def read(file: Path) -> list[Section]:
+def read(file: Path) -> list[MachineSection]:
     """The sections of a file; none where there is no file.
 
     Raises:
@@ -148,13 +148,13 @@ def read(file: Path) -> list[Section]:
         ) from None
 
 
-def merged(sections: Sequence[Section], new: Section) -> list[Section]:
+def merged(sections: Sequence[MachineSection], new: MachineSection) -> list[MachineSection]:
     """The sections with the new one instead of its predecessor, in the order of their keys."""
     others = [section for section in sections if section.key != new.key]
     return sorted((*others, new), key=lambda section: section.key)
 
 
-def to_text(sections: Sequence[Section]) -> str:
+def to_text(sections: Sequence[MachineSection]) -> str:
     """The whole report as Markdown."""
     lines = [_HEADER]
     for section in sections:
@@ -167,7 +167,7 @@ def to_text(sections: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_table(rows: Sequence[Row]) -> list[str]:
+def to_table(rows: Sequence[ComparedRow]) -> list[str]:
     """Markdown lines."""
     lines = ["| | ours | llama.cpp | ratio | bar | |", "|---|---|---|---|---|---|"]
     for row in rows:
@@ -179,7 +179,7 @@ def to_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _cell(values: Sequence[float], row: Row) -> str:
+def _cell(values: Sequence[float], row: ComparedRow) -> str:
     if not values:
         return "–"
     best = max(values) if row.more_is_better else min(values)
@@ -229,9 +229,9 @@ def _products(products: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return [line for one in lines for line in (one, "")][:-1]
 
 
-def _section(entry: Mapping[str, Any]) -> Section:
+def _section(entry: Mapping[str, Any]) -> MachineSection:
     rows = [
-        Row(
+        ComparedRow(
             threads=row["threads"],
             name=row["name"],
             unit=row["unit"],
@@ -242,7 +242,7 @@ def _section(entry: Mapping[str, Any]) -> Section:
         )
         for row in entry["rows"]
     ]
-    return Section(
+    return MachineSection(
         processor=entry["processor"],
         model=entry["model"],
         conditions=entry["conditions"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.lab.data.sampler import Hole
+from engine.lab.data.sampler import Branch
 
 BLOCK_LENGTHS = (32, 16, 8)
 _BLOCK_SHARES = (0.6, 0.25, 0.15)
@@ -50,7 +50,7 @@ class Noise:
     shares: np.ndarray
 
 
-def add_noise(hole: Hole, *, mask_id: int, copies: int, rng: np.random.Generator) -> Noise:
+def add_noise(hole: Branch, *, mask_id: int, copies: int, rng: np.random.Generator) -> Noise:
     """`copies` independently masked copies of the hole's middle."""
     parts = [_noisy_copy(hole, mask_id, rng) for _ in range(copies)]
     offset = 0
@@ -60,7 +60,7 @@ def add_noise(hole: Hole, *, mask_id: int, copies: int, rng: np.random.Generator
     return Noise(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _noisy_copy(hole: Hole, mask_id: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _noisy_copy(hole: Branch, mask_id: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     length = int(rng.choice(BLOCK_LENGTHS, p=_BLOCK_SHARES))
     middle = hole.tokens[hole.middle :]
     blocks_count = -(-len(middle) // length)

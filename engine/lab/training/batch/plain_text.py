@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.lab.data.corpus import Source
-from engine.lab.data.sampler import Example, Hole, file_weights
+from engine.lab.data.sampler import Branch, Example, file_weights
 from engine.lab.training.batch.masking import BLOCK_LENGTHS, Noise, add_noise
 from engine.model.tokenizer import Tokenizer
 
@@ -64,7 +64,7 @@ class PlainTexts:
         weights = np.ones(len(tokens), dtype=np.float32)
         weights[[0, trunk]] = 0.0  # nothing stands before them that is to predict them
         branch = slice(trunk, trunk + rest)
-        hole = Hole(trunk, tokens[branch], weights[branch], 0)
+        hole = Branch(trunk, tokens[branch], weights[branch], 0)
         return Example(tokens[:trunk], weights[:trunk], (hole,))
 
     def _ids(self, rng: np.random.Generator, count: int) -> list[int]:
@@ -75,7 +75,7 @@ class PlainTexts:
 
 
 def plain_text_noise(
-    hole: Hole, *, mask_id: int, copies: int, late: float, rng: np.random.Generator
+    hole: Branch, *, mask_id: int, copies: int, late: float, rng: np.random.Generator
 ) -> Noise:
     """Noise for one hole; with `late` above 0, later tokens of a block are masked more often.
 
@@ -107,7 +107,7 @@ def late_mask(
 
 
 def _late_copy(
-    hole: Hole, mask_id: int, late: float, rng: np.random.Generator
+    hole: Branch, mask_id: int, late: float, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     length = int(rng.choice(BLOCK_LENGTHS))
     middle = hole.tokens[hole.middle :]

@@ -106,7 +106,7 @@ class _Columns:
     def __init__(self) -> None:
         self.segments: list[Segment] = []
         self.count = 0
-        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._parts: list[dict[str, np.ndarray]] = []
         self._blocks = 0
 
     def begin(self, trunk: int, seen: int) -> None:
@@ -115,41 +115,48 @@ class _Columns:
 
     def clean(self, tokens: np.ndarray, first: int, weights: np.ndarray) -> None:
         """Rows at positions from `first` on that predict their next token."""
-        count = len(tokens)
-        following = np.append(weights[1:], np.float32(0))
-        none = np.zeros(count, dtype=np.float32)
-        places = np.arange(count)
-        blocks = np.full(count, NONE)
-        self._add(tokens, first + places, np.roll(tokens, -1), following, none, places + 1, blocks)
+        places = np.arange(len(tokens))
+        self._add(
+            tokens=tokens,
+            positions=first + places,
+            labels=np.roll(tokens, -1),
+            ar_weights=np.append(weights[1:], np.float32(0)),
+            diffusion_weights=np.zeros(len(tokens), dtype=np.float32),
+            reach=places + 1,
+            block=np.full(len(tokens), NONE),
+        )
 
     def noisy(self, noise: Noise, first: int) -> None:
         """Rows of a hole at position `first` that predict themselves."""
-        none = np.zeros(len(noise.tokens), dtype=np.float32)
         blocks = noise.blocks + self._blocks
         self._blocks = int(blocks[-1]) + 1
-        positions = first + noise.positions
-        self._add(noise.tokens, positions, noise.labels, none, noise.weights, noise.starts, blocks)
+        self._add(
+            tokens=noise.tokens,
+            positions=first + noise.positions,
+            labels=noise.labels,
+            ar_weights=np.zeros(len(noise.tokens), dtype=np.float32),
+            diffusion_weights=noise.weights,
+            reach=noise.starts,
+            block=blocks,
+        )
 
     def rows(self, expected: float) -> Rows:
         """All of it."""
-        tokens, positions, labels, ar, diffusion, reach, block, segment, place = (
-            np.concatenate(column) for column in zip(*self._parts, strict=True)
-        )
+        columns = {
+            name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
+        }
+        narrow = {
+            name: columns[name].astype(np.int32) for name in ("segment", "place", "reach", "block")
+        }
         return Rows(
-            tokens,
-            positions,
-            labels,
-            ar,
-            diffusion,
-            *(column.astype(np.int32) for column in (segment, place, reach, block)),
-            segments=tuple(self.segments),
-            diffusion_total=expected,
+            **{**columns, **narrow}, segments=tuple(self.segments), diffusion_total=expected
         )
 
-    def _add(self, *values: np.ndarray) -> None:
+    def _add(self, **columns: np.ndarray) -> None:
+        """Rows of the segment that was begun last, by the names of `Rows`."""
         number, last = len(self.segments) - 1, self.segments[-1]
-        count = len(values[0])
+        count = len(columns["tokens"])
         places = np.arange(last.rows, last.rows + count)
-        self._parts.append((*values, np.full(count, number), places))
+        self._parts.append({**columns, "segment": np.full(count, number), "place": places})
         self.segments[-1] = Segment(last.rows + count, last.trunk, last.seen)
         self.count += count

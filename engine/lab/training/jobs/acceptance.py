@@ -90,7 +90,7 @@ def measure_acceptance(
         counting.drafting = 0
         with torch.inference_mode():
             strategy = LinearSpec(uses_copies=False)
-            states = list(decode(counting, cache, strategy, request, traits, lambda: False))
+            states = list(decode(counting, cache, strategy, request, traits))
         last = states[-1]
         # The bonus token came with the prompt; an end of text was emitted, though it is not shown.
         emitted = len(last.progress.committed) - 1 + (last.progress.finished == "end")

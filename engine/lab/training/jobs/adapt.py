@@ -19,7 +19,7 @@ from engine.lab.training.jobs.lora import LowRank
 from engine.lab.training.loss.lowrank_loss import backward_frozen, losses_frozen
 from engine.lab.training.loss.objective import Batch, Sums, assemble
 from engine.lab.training.recipe import rate_share
-from engine.lab.training.run import Position, Report
+from engine.lab.training.run import Position, StepReport
 from engine.model.network import Network
 
 DIFFUSION_WEIGHT = 0.5  # of the diffusion loss beside the AR loss
@@ -47,7 +47,7 @@ class AdaptJob:
         self._held_out = [self._batch(held_out(rng), rng) for _ in range(_HELD_OUT_BATCHES)]
         self._optimizer = Adam(dict(low_rank.named_parameters()))
 
-    def step(self, share: float) -> Report:
+    def step(self, share: float) -> StepReport:
         """One batch, both losses."""
         rng = np.random.default_rng([11, self.position.step])
         batch = self._batch(self._draw(rng), rng)
@@ -61,7 +61,7 @@ class AdaptJob:
             )
         rate = self._rate * rate_share(self.position.step, share)
         self._optimizer.update(rate)
-        return Report(mean_losses([sums], [batch]), batch.rows, rate)
+        return StepReport(mean_losses([sums], [batch]), batch.rows, rate)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on fixed examples."""

@@ -19,7 +19,7 @@ from engine.lab.training.batch.plain_text import plain_text_noise
 from engine.lab.training.jobs.adapt import mean_losses
 from engine.lab.training.loss.objective import Batch, assemble, losses
 from engine.lab.training.recipe import Recipe, Shape, rate_share
-from engine.lab.training.run import Position, Report
+from engine.lab.training.run import Position, StepReport
 from engine.lab.training.trainer import Trainer
 from engine.model.config import ModelConfig
 from engine.model.families import NEMOTRON
@@ -85,12 +85,12 @@ class ConvertJob:
     def position(self, position: Position) -> None:
         self.trainer.position = position
 
-    def step(self, share: float) -> Report:
+    def step(self, share: float) -> StepReport:
         """One batch, both losses."""
         rng = np.random.default_rng([13, self.position.step])
         batch = self._batch(self._draw(rng), self._options.late, rng)
         rate = self._options.rate * rate_share(self.position.step, share)
-        return Report(self.trainer.step([batch], rate).by_name(), batch.rows, rate)
+        return StepReport(self.trainer.step([batch], rate).by_name(), batch.rows, rate)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on fixed examples."""

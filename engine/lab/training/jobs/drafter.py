@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.lab.data.sampler import Example, Hole
+from engine.lab.data.sampler import Branch, Example
 from engine.lab.training.jobs.adam import Adam
 from engine.lab.training.loss.objective import assemble
 from engine.lab.training.recipe import rate_share
-from engine.lab.training.run import Position, Report
+from engine.lab.training.run import Position, StepReport
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Attend, Network
 
@@ -102,7 +102,7 @@ class DrafterJob:
         self._held_out = [self._batch(held_out, seed) for seed in range(2)]
         self._optimizer = Adam(dict(adapter.named_parameters()))
 
-    def step(self, share: float) -> Report:
+    def step(self, share: float) -> StepReport:
         """One batch of drafts."""
         batch = self._batch(self._draw, 1000 + self.position.step)
         loss, accepted = draft_loss(self._network, self.adapter, batch)
@@ -110,7 +110,7 @@ class DrafterJob:
         rate = self._rate * rate_share(self.position.step, share)
         self._optimizer.update(rate)
         rows = batch.clean_rows + len(batch.draft_tokens)
-        return Report({"loss": float(loss.detach()), "accepted": accepted}, rows, rate)
+        return StepReport({"loss": float(loss.detach()), "accepted": accepted}, rows, rate)
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
@@ -147,7 +147,7 @@ def new_adapter(network: Network, rank: int, alpha: float) -> DrafterAdapter:
     return adapter.to(network.encoder.embed_tokens.weight.device)
 
 
-def draw_drafts(hole: Hole, mask_id: int, rng: np.random.Generator) -> Drafts | None:
+def draw_drafts(hole: Branch, mask_id: int, rng: np.random.Generator) -> Drafts | None:
     """A few blocks that start at random tokens of the hole's middle; None if it has but one."""
     length = len(hole.tokens) - hole.middle
     if length < 2:
@@ -176,7 +176,7 @@ def draft_batch(
 ) -> DraftBatch:
     """Lays examples out as clean rows, with drafts for each of their holes."""
     clean = assemble(examples, [[] for _ in examples], device=device, dtype=dtype)
-    columns: list[list[np.ndarray]] = [[], [], [], [], [], []]
+    parts: list[dict[str, np.ndarray]] = []
     sections: list[tuple[slice, Tensor, Tensor]] = []
     start = count = 0
     for example in examples:
@@ -196,28 +196,26 @@ def draft_batch(
             offsets = drafts.places - drafts.starts
             wanted = np.flatnonzero((offsets > 0) & (drafts.places < len(hole.tokens)))
             places = drafts.places[wanted]
-            added = (
-                drafts.tokens,
-                hole.seen + drafts.places,
-                rows.start + wanted,
-                branch + places - 1,
-                hole.tokens[places],
-                offsets[wanted],
-            )
-            for column, values in zip(columns, added, strict=True):
-                column.append(values)
-    tokens, positions, *rest = (
-        torch.from_numpy(np.concatenate(column)).to(device) for column in columns
-    )
+            part = {
+                "draft_tokens": drafts.tokens,
+                "draft_positions": hole.seen + drafts.places,
+                "rows": rows.start + wanted,
+                "teachers": branch + places - 1,
+                "texts": hole.tokens[places],
+                "offsets": offsets[wanted],
+            }
+            parts.append(part)
+    columns = {
+        name: torch.from_numpy(np.concatenate([part[name] for part in parts])).to(device)
+        for name in parts[0]
+    }
     return DraftBatch(
-        clean.attend,
-        clean.tokens,
-        clean.positions,
-        tokens,
-        positions,
-        tuple(sections),
-        *rest,
+        attention=clean.attend,
+        tokens=clean.tokens,
+        positions=clean.positions,
+        sections=tuple(sections),
         clean_rows=clean.rows,
+        **columns,
     )
 
 
@@ -323,7 +321,7 @@ def likeliest(network: Network, hidden: Tensor) -> Tensor:
     return torch.cat(choices)
 
 
-def _sees(hole: Hole, drafts: Drafts) -> np.ndarray:
+def _sees(hole: Branch, drafts: Drafts) -> np.ndarray:
     """(N, seen + B + N) bool: trunk, the branch before the block, and the block."""
     trunk = np.ones((len(drafts.tokens), hole.seen), dtype=bool)
     earlier = np.arange(len(hole.tokens))[None, :] < drafts.starts[:, None]

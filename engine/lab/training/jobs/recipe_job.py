@@ -17,7 +17,7 @@ from engine.lab.training.batch.rows import Rows, lay_out
 from engine.lab.training.batch.throughput import flops_of
 from engine.lab.training.loss.objective import Batch, assemble, to_batch
 from engine.lab.training.recipe import Recipe
-from engine.lab.training.run import Position, Report
+from engine.lab.training.run import Position, StepReport
 from engine.lab.training.trainer import Trainer
 
 # The rows of an optimizer step's batches, by its number and whether stage 2 has begun.
@@ -48,7 +48,7 @@ class RecipeJob:
     def position(self, position: Position) -> None:
         self.trainer.position = position
 
-    def step(self, share: float) -> Report:
+    def step(self, share: float) -> StepReport:
         """The batches of one optimizer step: next tokens alone, in stage 2 both losses."""
         trainer, recipe = self.trainer, self.trainer.recipe
         step, is_joint = self.position.step, self.trainer.recipe.is_joint(share)
@@ -58,7 +58,7 @@ class RecipeJob:
         losses = trainer.step(batches, rate)
         count = sum(batch.rows for batch in batches)
         flops = sum(flops_of(rows, trainer.network.config) for rows in drawn)
-        return Report(losses.by_name(), count, rate, count if is_joint else 0, flops)
+        return StepReport(losses.by_name(), count, rate, count if is_joint else 0, flops)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on the held-out batches."""

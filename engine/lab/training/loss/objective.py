@@ -1,8 +1,8 @@
 """Both losses of one flat batch in one forward: next token, and masked tokens of noisy middles.
 
-Rows are laid out by `batch.rows`. Owns the attention over such a batch on a CPU and the two sums;
-normalising over several batches is the caller's. Source: nemotron.md section 3 (arXiv 2607.05722),
-with noisy rows for the middles alone.
+Rows are laid out by `batch.rows`, and `batch.attention_cpu` or `batch.attention_flex` attends over
+them. Owns the two sums; normalising over several batches is the caller's. Source: nemotron.md
+section 3 (arXiv 2607.05722), with noisy rows for the middles alone.
 """
 
 from __future__ import annotations

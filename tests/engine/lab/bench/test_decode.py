@@ -11,8 +11,8 @@ from engine.auto.checkpoint_stats import read_stats
 from engine.config import EngineSettings
 from engine.lab.bench import decode
 from engine.lab.bench.decode import Variant, held_out_holes, measure, near_ties, stats_of
-from engine.lab.bench.decode_report import Report, to_table, write
-from engine.lab.bench.decode_rows import Condition, Row, Timed, to_row
+from engine.lab.bench.decode_report import DecodeReport, to_table, write
+from engine.lab.bench.decode_rows import Condition, Timed, VariantRow, to_row
 from engine.lab.data.corpus import build_corpus
 from tests.tiny import write_tiny_checkpoint
 
@@ -61,7 +61,7 @@ def test_a_run_measures_every_variant_on_the_same_holes_and_writes_it(corpus: Pa
     assert sum(rows[3].modes.values()) == 2
 
     parity = near_ties(EngineSettings(checkpoint, device="cpu", threads=1), holes[:1])
-    write(tmp_path / "out", Report({"cpu": "any"}, rows, {"any": curve}, parity))
+    write(tmp_path / "out", DecodeReport({"cpu": "any"}, rows, {"any": curve}, parity))
     stored = json.loads((tmp_path / "out" / "decode.json").read_text("utf-8"))
     assert [row["variant"] for row in stored["rows"]] == [row.variant for row in rows]
     assert stored["step_times"]["any"]["milliseconds"] == list(curve.milliseconds)
@@ -118,7 +118,7 @@ def test_figures_count_what_the_forwards_behind_the_prompt_decided():
     [(200, 100, True), (200, 99, True), (200, 97, False), (50, 25, False)],
 )
 def test_block_is_on_par_within_a_point_on_enough_holes(holes: int, exact: int, is_on_par: bool):
-    def row(name: str, count: int) -> Row:
+    def row(name: str, count: int) -> VariantRow:
         done = [timed(forwards=3, seconds=1.0, is_exact=index < count) for index in range(holes)]
         return to_row(Condition(1, is_busy=False), name, done, done)
 

@@ -17,8 +17,8 @@ from engine.lab.bench.llamacpp.report import (
     JSON_FILE,
     TABLE_FILE,
     Bar,
-    Row,
-    Section,
+    ComparedRow,
+    MachineSection,
     merged,
     read,
     to_table,
@@ -32,12 +32,12 @@ OURS = Bar("ours", 2.0, is_least=False)
 
 def row(
     ours: tuple[float, ...], theirs: tuple[float, ...], bar: Bar | None = None, name: str = "any"
-) -> Row:
-    return Row(1, name, "tokens/s", ours, theirs, more_is_better=True, bar=bar)
+) -> ComparedRow:
+    return ComparedRow(1, name, "tokens/s", ours, theirs, more_is_better=True, bar=bar)
 
 
-def section(processor: str = "A", model: str = "m.gguf", date: str = "today") -> Section:
-    return Section(
+def section(processor: str = "A", model: str = "m.gguf", date: str = "today") -> MachineSection:
+    return MachineSection(
         processor,
         model,
         {"date": date, "cpus": 2},

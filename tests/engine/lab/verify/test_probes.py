@@ -104,7 +104,7 @@ def test_markers_that_nobody_vouches_for_are_tried_suffix_first() -> None:
 def test_the_first_difference_from_ar_comes_with_the_gap_of_its_logits() -> None:
     logits = causal_logits(seeded_network(), prompt_of(4))
     tokens = tuple(logits.argmax(-1).tolist())
-    reference = Reference(Decoded(tokens, False, 3, 1.0), logits, noise=0.5)
+    reference = Reference(Decoded(tokens, False, 3, 3, 1.0), logits, noise=0.5)
     assert first_difference(tokens, reference) is None
     second = int(logits[2].topk(2).indices[1])
     gap = float(logits[2].max() - logits[2, second])

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.lab.data.sampler import Example, Hole
+from engine.lab.data.sampler import Branch, Example
 from engine.lab.training.batch.masking import BLOCK_LENGTHS, FILLING_SHARE, Noise, add_noise
 from engine.lab.training.batch.rows import lay_out, own_sees
 
 MASK, END_OF_MIDDLE = 3, 8
 
 
-def hole(prompt: int, middle: int) -> Hole:
+def hole(prompt: int, middle: int) -> Branch:
     """`prompt` distinct tokens, `middle` more, and end-of-middle."""
     tokens = np.append(np.arange(100, 100 + prompt + middle), END_OF_MIDDLE)
-    return Hole(11, tokens, np.ones(len(tokens), dtype=np.float32), prompt)
+    return Branch(11, tokens, np.ones(len(tokens), dtype=np.float32), prompt)
 
 
 def noise(prompt: int, middle: int, seed: int, copies: int = 2) -> Noise:

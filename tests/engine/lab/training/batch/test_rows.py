@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.lab.data.sampler import Example, Hole
+from engine.lab.data.sampler import Branch, Example
 from engine.lab.training.batch.attention_cpu import PackedAttention
 from engine.lab.training.batch.attention_flex import PAD_ROWS, FusedAttention
 from engine.lab.training.batch.masking import add_noise
@@ -34,9 +34,9 @@ def layouts(draw: st.DrawFn) -> Rows:
     return lay_out(examples, noises, multiple_of=draw(st.sampled_from([1, 32])))
 
 
-def hole_of(draw: st.DrawFn, rng: np.random.Generator, trunk: int) -> Hole:
+def hole_of(draw: st.DrawFn, rng: np.random.Generator, trunk: int) -> Branch:
     prompt, middle = draw(st.integers(1, 4)), draw(st.integers(1, 12))
-    return Hole(draw(st.integers(1, trunk)), *tokens_of(rng, prompt + middle), prompt)
+    return Branch(draw(st.integers(1, trunk)), *tokens_of(rng, prompt + middle), prompt)
 
 
 def tokens_of(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +94,7 @@ def test_both_attentions_mix_what_the_rule_says(rows: Rows) -> None:
 
 def test_a_long_trunk_and_many_branches_are_cut_into_tiles() -> None:
     rng = np.random.default_rng(3)
-    holes = tuple(Hole(seen, *tokens_of(rng, 90), 20) for seen in (5, 299, 300, 520, 600))
+    holes = tuple(Branch(seen, *tokens_of(rng, 90), 20) for seen in (5, 299, 300, 520, 600))
     examples = [Example(*tokens_of(rng, 600), holes), Example(*tokens_of(rng, 40), ())]
     noises = [[add_noise(hole, mask_id=MASK, copies=2, rng=rng) for hole in holes], []]
     rows = lay_out(examples, noises, multiple_of=512)
@@ -110,7 +110,7 @@ def test_a_long_trunk_and_many_branches_are_cut_into_tiles() -> None:
 def test_the_fused_kernel_has_the_rules_values_and_gradients_on_a_card() -> None:
     device = torch.device("cuda")
     rng = np.random.default_rng(0)
-    holes = tuple(Hole(seen, *tokens_of(rng, 60), 20) for seen in (40, 150, 300))
+    holes = tuple(Branch(seen, *tokens_of(rng, 60), 20) for seen in (40, 150, 300))
     examples = [Example(*tokens_of(rng, 300), holes)] * 3
     noises = [[add_noise(hole, mask_id=MASK, copies=2, rng=rng) for hole in holes]] * 3
     rows = lay_out(examples, noises, multiple_of=PAD_ROWS)

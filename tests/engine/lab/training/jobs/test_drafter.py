@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.lab.data.sampler import Example, Hole
+from engine.lab.data.sampler import Branch, Example
 from engine.lab.training.jobs.acceptance import measure_acceptance
 from engine.lab.training.jobs.drafter import (
     DraftBatch,
@@ -37,7 +37,7 @@ def example(seed: int = 0, trunk: int = 30, branch: int = 12, middle: int = 4) -
     weights = np.ones(trunk, dtype=np.float32)
     parts = [tokens[trunk + i * branch : trunk + (i + 1) * branch] for i in range(2)]
     holes = tuple(
-        Hole(seen, part, np.ones(branch, dtype=np.float32), middle)
+        Branch(seen, part, np.ones(branch, dtype=np.float32), middle)
         for seen, part in zip((trunk - 7, trunk), parts, strict=True)
     )
     return Example(tokens[:trunk], weights, holes)
@@ -57,7 +57,12 @@ def batch_of(examples: list[Example], seed: int = 0) -> DraftBatch:
 
 
 def engine_choices(
-    network: Network, adapter: DrafterAdapter, hole: Hole, trunk: np.ndarray, seed: int, window: int
+    network: Network,
+    adapter: DrafterAdapter,
+    hole: Branch,
+    trunk: np.ndarray,
+    seed: int,
+    window: int,
 ) -> list[int]:
     """What the engine's own draft step says behind the hole's tokens up to its `seed`-th."""
     model, cache = ModelRunner(network, device=CPU, adapter=adapter), empty_cache()
@@ -177,5 +182,5 @@ def test_what_is_emitted_does_not_depend_on_the_drafter():
 
 
 def test_a_hole_of_one_token_has_nothing_to_draft():
-    hole = Hole(3, np.arange(5), np.ones(5, dtype=np.float32), 4)
+    hole = Branch(3, np.arange(5), np.ones(5, dtype=np.float32), 4)
     assert draw_drafts(hole, MASK_ID, np.random.default_rng(0)) is None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.lab.data.sampler import Example, Hole
+from engine.lab.data.sampler import Branch, Example
 from engine.lab.training.batch.masking import Noise, add_noise
 from engine.lab.training.batch.rows import lay_out
 from engine.lab.training.loss.objective import Batch, assemble, backward, losses, to_batch
@@ -42,7 +42,7 @@ def example(trunk: int, *holes: tuple[int, int, int], seed: int) -> Example:
         own = rng.integers(9, VOCABULARY, prompt + middle)
         weights = np.ones(len(own), dtype=np.float32)
         weights[0] = 0.0
-        made.append(Hole(seen, own, weights, prompt))
+        made.append(Branch(seen, own, weights, prompt))
     weights = np.ones(trunk, dtype=np.float32)
     weights[0] = 0.0
     return Example(tokens, weights, tuple(made))
