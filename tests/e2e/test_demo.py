@@ -50,7 +50,7 @@ def test_demo_into_a_pipe_prints_the_text_and_figures_without_control_codes(home
 
 def test_demo_in_a_terminal_draws_drafts_in_shades_until_the_text_stands(home: Home):
     # Only blocks have undecided places. How many of them are drawn depends on how busy the machine
-    # is, and none need be: `test_terminal_view.py` tells their shade from the others.
+    # is, and none need be: `test_terminal.py` tells their shade from the others.
     code, written = run_in_terminal([*DEMO, "--mode", "block"], home)
     assert code == 0, written
     drawings = written.split(f"{BUNDLED_SCRIPT.name}:")[1:]
