@@ -76,7 +76,7 @@ def find_adapter(
     Raises:
         CheckpointError: it is there, but damaged.
     """
-    if config.mask_id is not None or not folders.is_dir():
+    if config.family.fills_masks or not folders.is_dir():
         return None
     own: str | None = None
     for folder in sorted(path for path in folders.iterdir() if (path / CONFIG).is_file()):
