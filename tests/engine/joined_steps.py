@@ -7,29 +7,11 @@ from engine.step import CACHED, Step
 
 def concatenate(steps: list[Step]) -> Step:
     """One step of several sequences' steps: parents shift, groups stay apart by sequence."""
-    assert steps
-    token: list[int] = []
-    sequence: list[int] = []
-    position: list[int] = []
-    parent: list[int] = []
-    group_of: list[int] = []
-    drafter: list[bool] = []
-    read: list[int] = []
+    columns: dict[str, list] = {name: [] for name in Step.__dataclass_fields__}
     for step in steps:
-        base = len(token)
-        token += step.token
-        sequence += step.sequence
-        position += step.position
-        parent += [p if p == CACHED else p + base for p in step.parent]
-        group_of += step.group
-        drafter += step.drafter
-        read += [row + base for row in step.read]
-    return Step(
-        tuple(token),
-        tuple(sequence),
-        tuple(position),
-        tuple(parent),
-        tuple(group_of),
-        tuple(drafter),
-        tuple(read),
-    )
+        base = len(columns["token"])
+        for name in ("token", "sequence", "position", "group", "drafter"):
+            columns[name] += getattr(step, name)
+        columns["parent"] += [p if p == CACHED else p + base for p in step.parent]
+        columns["read"] += [row + base for row in step.read]
+    return Step(**{name: tuple(column) for name, column in columns.items()})

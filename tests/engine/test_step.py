@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.model.runner import visibility_mask
+from engine.model.visibility import visibility
 from engine.step import CACHED, Step, chain, group, visible_rows
 from tests.engine.joined_steps import concatenate
 
@@ -53,7 +53,7 @@ def test_visible_rows_follow_the_rule(step: Step) -> None:
 @given(steps(), st.lists(st.integers(0, 20), min_size=3, max_size=3))
 def test_mask_shows_each_row_its_own_cached_tokens(step: Step, cached: list[int]) -> None:
     lengths = [(sequence, cached[sequence]) for sequence in dict.fromkeys(step.sequence)]
-    mask = visibility_mask(step, lengths)
+    mask = visibility(step, lengths)
     total = sum(length for _, length in lengths)
     assert mask.shape == (step.rows, total + step.rows)
     column = 0
@@ -70,28 +70,6 @@ def test_mask_shows_each_row_its_own_cached_tokens(step: Step, cached: list[int]
 def test_chain_is_causal_and_group_is_bidirectional() -> None:
     assert visible_rows(chain((5, 6, 7), 10)) == (0b001, 0b011, 0b111)
     assert visible_rows(group((5, 6, 7), 10, read=(1,))) == (0b111, 0b111, 0b111)
-
-
-@given(st.lists(steps(), min_size=1, max_size=4))
-def test_concatenated_steps_see_what_they_saw_alone(parts: list[Step]) -> None:
-    apart = [
-        Step(
-            part.token,
-            tuple(3 * index + s for s in part.sequence),
-            part.position,
-            part.parent,
-            part.group,
-            part.drafter,
-            part.read,
-        )
-        for index, part in enumerate(parts)
-    ]
-    together = visible_rows(concatenate(apart))
-    base = 0
-    for part in apart:
-        for row, bits in enumerate(visible_rows(part)):
-            assert together[base + row] == bits << base
-        base += part.rows
 
 
 @pytest.mark.parametrize("parent", [(0,), (-2,), (-1, 1)])
