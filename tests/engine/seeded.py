@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -103,7 +102,3 @@ def masked_logits(
     mask = mask.to(device)
     ids, positions = torch.tensor(tokens, device=device), torch.arange(len(tokens), device=device)
     return network.logits(network(ids, positions, attend)[-(count or len(tokens)) :])
-
-
-def with_end(request: Request, *stop_token_ids: int) -> Request:
-    return replace(request, stop_token_ids=stop_token_ids)

@@ -5,7 +5,6 @@ every product."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -22,16 +21,13 @@ from engine.cache.storage import KVCache
 from engine.decoders.strategy import Traits
 from engine.errors import RequestError
 from engine.model.onnx.plan import PRODUCTS, Product
-from engine.model.readout import to_readings
 from engine.model.tiles import TILE_ROWS
-from engine.reading import Reading
 from engine.step import CACHED, Step, chain
 from tests.engine.graphs import graph_model
-from tests.engine.joined_steps import concatenate
 from tests.engine.model.onnx.families import drafter_of
-from tests.engine.readings import in_numpy
 from tests.engine.seeded import MASK_ID, prompt_of, seeded_network
-from tests.engine.subjects import DTYPES, FLOAT32, GRAPHS, KINDS, NAMES, Subject, subject
+from tests.engine.steps import concatenate
+from tests.engine.subjects import FLOAT32, GRAPHS, KINDS, NAMES, Subject, subject
 
 LENGTH = 3 * TILE_ROWS + 5
 SPECULATIVE = EXACT_MODES[1:]
@@ -177,22 +173,6 @@ def test_a_second_path_is_computed_as_if_alone(kind: str) -> None:
     assert torch.equal(tried.model.logits(both, cache)[10:], tried.model.logits(second, cache))
 
 
-@pytest.mark.parametrize("read", [in_numpy, to_readings], ids=["numpy", "torch"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@given(rows=st.integers(1, 12), temperature=st.sampled_from([0.0, 0.7]))
-@settings(max_examples=20, deadline=None)
-def test_reading_many_rows_is_reading_each(
-    dtype: str, read: Callable[..., tuple[Reading, ...]], rows: int, temperature: float
-) -> None:
-    """What comes behind the logits must not depend on the number of rows either."""
-    tried = subject("tiny", dtype)
-    logits = fed(tried, prompt_of(rows), [])
-    sampling = Sampling(temperature, top_p=0.9, seed=3)
-    readings = read(logits, range(rows), sampling, mask_id=MASK_ID)
-    for row, reading in enumerate(readings):
-        assert read(logits[row : row + 1], [row], sampling, mask_id=MASK_ID) == (reading,)
-
-
 # --- Exactness ---
 
 
@@ -319,22 +299,6 @@ def test_a_sequence_opened_anew_is_not_exact_for_the_one_before_it(kind: str) ->
     anew, _ = cache.open((5, 6), 10)
     step = concatenate([chain((5,), 0, sequence=anew), chain((5,), 0, sequence=other)])
     assert cache.exact_sequences(step) == set()
-
-
-@pytest.mark.parametrize("kind", ["float32", "onnx int8"])
-@pytest.mark.parametrize("mode", EXACT_MODES)
-def test_cancelling_at_any_step_leaks_nothing(mode: str, kind: str) -> None:
-    tried = subject("tiny", kind)
-    request = request_of(prompt_of(3 * PAGE_TOKENS + 3), mode, 12)
-    for steps in range(len(tried.run(request))):
-        cache = tried.cache()
-        states = tried.run(request, cache, cancel_after=steps)
-        counts = cache.counts()
-        assert counts.in_use == counts.reserved == 0
-        assert not (cache._open if isinstance(cache, ArrayCache) else cache._exact)
-        assert states[-1].stopped == "cancelled" or states[-1].progress.finished
-        if steps > 1:
-            assert tried.run(request, cache)[0].cached == 3 * PAGE_TOKENS
 
 
 # --- Refusals ---

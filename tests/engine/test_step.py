@@ -8,27 +8,9 @@ from hypothesis import strategies as st
 
 from engine.model.visibility import visibility
 from engine.step import CACHED, Step, chain, group, visible_rows
-from tests.engine.joined_steps import concatenate
+from tests.engine.steps import concatenate, trees
 
-
-@st.composite
-def steps(draw: st.DrawFn) -> Step:
-    rows = draw(st.integers(1, 24))
-    sequence = [draw(st.integers(0, 2)) for _ in range(rows)]
-    parent = [
-        draw(st.sampled_from([CACHED, *[p for p in range(row) if sequence[p] == sequence[row]]]))
-        for row in range(rows)
-    ]
-    numbers = st.lists(st.integers(0, 3), min_size=rows, max_size=rows)
-    return Step(
-        token=tuple(range(rows)),
-        sequence=tuple(sequence),
-        position=tuple(range(rows)),
-        parent=tuple(parent),
-        group=tuple(draw(numbers)),
-        drafter=(False,) * rows,
-        read=(),
-    )
+STEPS = trees({0: 0, 1: 0, 2: 0}, groups=(0, 1, 2, 3))
 
 
 def brute_force_visible(step: Step, q: int, k: int) -> bool:
@@ -42,7 +24,7 @@ def brute_force_visible(step: Step, q: int, k: int) -> bool:
     return step.group[q] != 0 and step.group[q] == step.group[k]
 
 
-@given(steps())
+@given(STEPS)
 def test_visible_rows_follow_the_rule(step: Step) -> None:
     bits = visible_rows(step)
     for q in range(step.rows):
@@ -50,7 +32,7 @@ def test_visible_rows_follow_the_rule(step: Step) -> None:
             assert bool(bits[q] >> k & 1) == brute_force_visible(step, q, k)
 
 
-@given(steps(), st.lists(st.integers(0, 20), min_size=3, max_size=3))
+@given(STEPS, st.lists(st.integers(0, 20), min_size=3, max_size=3))
 def test_mask_shows_each_row_its_own_cached_tokens(step: Step, cached: list[int]) -> None:
     lengths = [(sequence, cached[sequence]) for sequence in dict.fromkeys(step.sequence)]
     mask = visibility(step, lengths)

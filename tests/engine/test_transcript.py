@@ -10,7 +10,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from engine.api import MASKED
 from engine.decoders.strategy import DraftPlace, Progress
-from engine.model.tokenizer import Tokenizer, byte_alphabet
+from engine.model.spelling import byte_alphabet
+from engine.model.tokenizer import Tokenizer
 from engine.transcript import Transcript, mean_confidence
 
 

@@ -225,13 +225,12 @@ def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 def measured() -> StepTimes:
     """The curve of a small model."""
-    times: list[StepTimes] = []
-
-    def collect() -> Generator[None]:
-        times.append((yield from measure(TorchRuntime(seeded_model()))))
-
-    list(collect())
-    return times[0]
+    steps = measure(TorchRuntime(seeded_model()))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def test_slow_steps_end_the_measurement_early(monkeypatch: pytest.MonkeyPatch) -> None:

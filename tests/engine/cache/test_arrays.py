@@ -16,7 +16,7 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS, CacheFull
 from engine.cache.shape import CacheShape
 from engine.step import CACHED, Step, chain, group
-from tests.engine.joined_steps import concatenate
+from tests.engine.steps import concatenate
 
 SHAPE = CacheShape(layers=2, kv_heads=3, head_dim=4)
 SIZE = (SHAPE.layers, 2, SHAPE.kv_heads, SHAPE.head_dim)

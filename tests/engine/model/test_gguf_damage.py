@@ -80,7 +80,7 @@ def tensor(name: str, shape: tuple[int, ...], kind: int = 0, offset: int = 0) ->
 PAD = bytes(4096)
 STARTS = {
     "nothing": (b"", "cannot be read"),
-    "other magic": (b"PK\x03\x04" + PAD, "no GGUF file"),
+    "other magic": (b"PK\x03\x04" + PAD, "not a GGUF file"),
     "magic alone": (b"GGUF", "header ends"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + PAD, "big-endian"),
     "version 1": (header(version=1) + PAD, "version 1"),
@@ -92,7 +92,7 @@ STARTS = {
         "a is an array of the type 9",
     ),
     "key twice": (header(0, 2) + key("a", UINT8, b"1") * 2 + PAD, "a twice"),
-    "key that is no text": (header(0, 1) + struct.pack("<Q", 2) + b"\xff\xfe" + PAD, "no UTF-8"),
+    "key that is no text": (header(0, 1) + struct.pack("<Q", 2) + b"\xff\xfe" + PAD, "not UTF-8"),
     "alignment 0": (
         header(0, 1) + key("general.alignment", 4, struct.pack("<I", 0)) + PAD,
         "general.alignment is 0",

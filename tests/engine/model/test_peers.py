@@ -23,8 +23,8 @@ from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import read_tokenizer
+from tests.engine.gguf_files import seeded_peer
 from tests.engine.nld import SIZES, write_nld
-from tests.engine.qwen2 import write_qwen2
 from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -128,7 +128,8 @@ def test_rotary_frequencies_equal_transformers(tmp_path: Path, factor: float) ->
 def test_every_layer_of_a_qwen2_checkpoint_equals_transformers(
     tmp_path: Path, tied: bool, dtype: torch.dtype
 ) -> None:
-    peer = write_qwen2(tmp_path, tied=tied)
+    peer = seeded_peer("qwen2", vocab_size=CONFIG.vocabulary, tie_word_embeddings=tied)
+    peer.save_pretrained(tmp_path)
     check(tmp_path, prompt_of(200), dtype, QWEN2)
     network = load(tmp_path, torch.float32)
     with torch.inference_mode():

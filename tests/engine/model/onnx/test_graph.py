@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.api import Sampling
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
@@ -24,12 +23,12 @@ from engine.model.onnx.products import Linear
 from engine.model.onnx.sessions import open_session
 from engine.model.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.model.runner import ModelRunner
-from engine.step import CACHED, Step, chain, group
+from engine.step import chain, group
 from tests.engine.graphs import GraphModel, NetworkWeights, graph_model
-from tests.engine.joined_steps import concatenate
 from tests.engine.model.onnx.families import FAMILIES, drafter_of, network_of
 from tests.engine.model.onnx.oracle import oracle_logits, quantized_product
 from tests.engine.seeded import CPU, MASK_ID, prompt_of
+from tests.engine.steps import concatenate, trees
 
 EQUAL = 5e-5  # of a row's size, as the torch network equals transformers'
 DRAFTING = "nemotron: YaRN and query scale"
@@ -64,41 +63,6 @@ def error(ours: Tensor, theirs: Tensor) -> float:
     return float((difference / theirs.square().mean(-1).sqrt()).max())
 
 
-@st.composite
-def trees(draw: st.DrawFn, lengths: dict[int, int], *, drafts: bool, gaps: bool) -> Step:
-    """Rows of several sequences: chains that branch, groups hung anywhere.
-
-    Args:
-        lengths: cached tokens by sequence.
-        drafts: whether rows may have the drafter on.
-        gaps: whether positions may be left out, as no strategy does.
-    """
-    rows = draw(st.integers(1, 24))
-    sequence: list[int] = []
-    position: list[int] = []
-    parent: list[int] = []
-    for row in range(rows):
-        sequence.append(draw(st.sampled_from(sorted(lengths))))
-        mine = [earlier for earlier in range(row) if sequence[earlier] == sequence[row]]
-        # Mostly behind the row before, so that there are paths and not only siblings.
-        follow = draw(st.sampled_from(mine[-1:] * 6 + mine + [CACHED]))
-        parent.append(follow)
-        gap = draw(st.sampled_from([0] * 8 + [1, 5, 70, 700] * gaps))
-        before = lengths[sequence[row]] - 1 if follow == CACHED else position[follow]
-        position.append(before + 1 + gap)
-    flags = st.sampled_from([False] * 2 + [True] * drafts)
-    groups = st.sampled_from([0, 0, 0, 1, 2])
-    return Step(
-        token=tuple(draw(st.integers(0, 96)) for _ in range(rows)),
-        sequence=tuple(sequence),
-        position=tuple(position),
-        parent=tuple(parent),
-        group=tuple(draw(groups) for _ in range(rows)),
-        drafter=tuple(draw(flags) for _ in range(rows)),
-        read=tuple(draw(st.lists(st.integers(0, rows - 1), max_size=8, unique=True))),
-    )
-
-
 def compare(
     models: tuple[ModelRunner, GraphModel],
     data: st.DataObject,
@@ -128,7 +92,9 @@ def compare(
                 theirs.logits(fed, torch_store)
                 for each in (store, torch_store):
                     each.keep(fed, tuple(range(len(part))))
-    step = data.draw(trees(lengths, drafts=drafts, gaps=not exact))
+    drafters = (False, False, True) if drafts else (False,)
+    gaps = (0,) if exact else (*[0] * 8, 1, 5, 70, 700)  # no strategy leaves positions out
+    step = data.draw(trees(lengths, drafters=drafters, gaps=gaps))
     logits = ours.logits(step, store)
     assert logits.shape == (len(step.read), ours.network.config.vocabulary)
     expected = theirs.logits(step, torch_store)
@@ -169,19 +135,6 @@ def test_the_drafter_changes_its_own_rows_alone() -> None:
     assert error(together[:3], model.logits(plain, store)) < EQUAL
     assert error(together[3:], model.logits(drafting, store)) < EQUAL
     assert error(together[3:], model.logits(off, store)) > 0.01
-
-
-@pytest.mark.parametrize("has_drafter", [False, True])
-def test_rows_with_the_drafter_on_are_refused_without_one(has_drafter: bool) -> None:
-    _, model = both(DRAFTING, has_drafter)
-    store = stores(model.network.config)[1]
-    sequence, _ = store.open((1,), 10)
-    step = group((5, MASK_ID), 0, read=(1,), sequence=sequence, drafter=True)
-    if has_drafter:
-        assert len(model(step, store, Sampling())) == 1
-    else:
-        with pytest.raises(AssertionError, match="adapter"):
-            model(step, store, Sampling())
 
 
 # --- Integers ---

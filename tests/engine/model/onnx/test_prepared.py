@@ -1,5 +1,5 @@
-"""Graphs on disk: built once, never taken half-written, replaced with their checkpoint, rebuilt
-where they are damaged; and what becomes of folders that cannot be written to."""
+"""Graphs on disk: a graph is built once, never used half-written, replaced together with its
+checkpoint and rebuilt when it is damaged, and a temporary one serves a folder that is read-only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from engine.model.onnx.prepared import FORMAT, available_graph, graph_of, graphs
 from engine.model.onnx.runtime import OnnxRuntime
 from engine.model.onnx.sessions import open_session
 from engine.model.onnx.writer import DATA_FILE, GRAPH_FILE
-from engine.model.source import open_checkpoint
+from engine.model.source import CheckpointSource, open_checkpoint
 
 PLAN = GraphPlan("float32", half_cache=False)
 BUILD = """
@@ -117,20 +117,6 @@ def test_two_processes_at_once_build_once(checkpoint: Path, tmp_path: Path) -> N
     assert len(set(lines)) == 2
 
 
-def test_two_threads_at_once_build_once(
-    checkpoint: Path, tmp_path: Path, builds: list[GraphPlan]
-) -> None:
-    source = open_checkpoint(checkpoint)
-    runs = [
-        threading.Thread(target=prepare, args=(source, PLAN, tmp_path / "graphs")) for _ in range(4)
-    ]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
-    assert builds == [PLAN]
-
-
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("killed")])
 def test_a_build_that_breaks_off_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
@@ -147,19 +133,6 @@ def test_a_build_that_breaks_off_leaves_nothing(
             prepare(source, PLAN, graphs)
     assert folders(graphs) == []
     open_session(prepare(source, PLAN, graphs).file, 1)
-
-
-@pytest.mark.parametrize("missing", [GRAPH_FILE, DATA_FILE, "about.json"])
-def test_a_folder_that_lacks_a_file_is_built_anew(
-    checkpoint: Path, tmp_path: Path, builds: list[GraphPlan], missing: str
-) -> None:
-    source = open_checkpoint(checkpoint)
-    graph = prepare(source, PLAN, tmp_path)
-    (graph.folder / missing).unlink()
-    assert not graph_of(source.path, PLAN, tmp_path).is_built
-    assert prepare(source, PLAN, tmp_path) == graph
-    assert len(builds) == 2
-    open_session(graph.file, 1)
 
 
 def test_a_changed_checkpoint_is_another_graph_and_the_old_one_goes(
@@ -199,11 +172,95 @@ def test_what_is_swept_is_graphs_alone(checkpoint: Path, tmp_path: Path) -> None
     assert folders(graphs) == sorted([*kept, made.folder])
 
 
+# --- Progress, and builders that end early ---
+
+
+@pytest.fixture
+def source(tiny_checkpoint: Path) -> CheckpointSource:
+    return open_checkpoint(tiny_checkpoint)
+
+
+def test_the_share_that_is_done_grows_from_nothing_to_all(
+    source: CheckpointSource, tmp_path: Path
+) -> None:
+    told: list[float | None] = []
+    graph = prepare(source, PLAN, tmp_path, told.append)
+    shares = [share for share in told if share is not None]
+    assert shares == told
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert shares == sorted(shares)
+    assert len(shares) > source.config.layers
+    assert graph.is_built
+    assert graph.num_bytes > 0
+    told.clear()
+    assert prepare(source, PLAN, tmp_path, told.append) == graph
+    assert told == [], "it is there already"
+
+
+def test_who_waits_for_another_builder_hears_of_it(
+    source: CheckpointSource, tmp_path: Path
+) -> None:
+    waits, told = threading.Event(), list[float | None]()
+
+    def hear(share: float | None) -> None:
+        told.append(share)
+        waits.set()
+
+    def build_slowly(share: float | None) -> None:
+        if share == 0:
+            other.start()
+            assert waits.wait(60)
+
+    other = threading.Thread(target=prepare, args=(source, PLAN, tmp_path, hear))
+    graph = prepare(source, PLAN, tmp_path, build_slowly)
+    other.join(60)
+    assert told == [None], "the second one built nothing"
+    assert graph.is_built
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from engine.model.source import open_checkpoint
+from engine.model.onnx.plan import GraphPlan
+from engine.model.onnx.prepared import prepare
+
+def die(share):
+    if share is not None and share > 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+prepare(open_checkpoint(Path(sys.argv[1])), GraphPlan("float32", False), Path(sys.argv[2]), die)
+"""
+
+
+def test_a_builder_that_was_killed_leaves_nothing_that_is_used_or_stays(
+    source: CheckpointSource, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-P", "-c", KILLED, str(source.path), str(tmp_path)]
+    assert subprocess.run(command, timeout=120).returncode == -9
+    assert not graph_of(source.path, PLAN, tmp_path).is_built
+    assert folders(tmp_path)
+    graph = prepare(source, PLAN, tmp_path)
+    assert graph.is_built
+    assert folders(tmp_path) == [graph.folder]
+
+
+def test_a_graph_is_kept_under_a_name_that_every_library_takes(
+    source: CheckpointSource, tmp_path: Path
+) -> None:
+    folder = tmp_path / ("a b\n\udcff" + "x" * 200)
+    folder.symlink_to(source.path)
+    odd = tmp_path / "\udcff\n" / "checkpoint"
+    odd.parent.mkdir()
+    shutil.copytree(source.path, odd)
+    settings = EngineSettings(odd, dtype="float32", threads=1, graphs=tmp_path / "graphs")
+    OnnxRuntime.load(open_checkpoint(odd), settings)
+    assert all(path.name.isascii() for path in (tmp_path / "graphs").rglob("*"))
+    name = graph_of(folder, PLAN, tmp_path).folder.name
+    assert len(name) < 128
+
+
 # --- Damage ---
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def garbage(path: Path) -> None:
@@ -218,16 +275,22 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        (DATA_FILE, truncated),
+        (DATA_FILE, cut_short),
         (DATA_FILE, emptied),
-        (GRAPH_FILE, truncated),
+        (DATA_FILE, Path.unlink),
+        (GRAPH_FILE, cut_short),
         (GRAPH_FILE, garbage),
         (GRAPH_FILE, garbage_of_the_same_size),
         (GRAPH_FILE, emptied),
         ("about.json", garbage),
+        ("about.json", Path.unlink),
     ],
 )
 def test_a_damaged_graph_is_built_once_more(
