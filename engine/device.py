@@ -59,7 +59,7 @@ def decide(settings: EngineSettings) -> Decision:
         if device == "cuda":
             backend, why["backend"] = "torch", "a card computes with torch"
         elif settings.dtype == "bfloat16":
-            backend, why["backend"] = "torch", "bfloat16 is computed with torch alone"
+            backend, why["backend"] = "torch", "only torch computes in bfloat16"
         else:
             backend, why["backend"] = "onnx", f"the CPU computes with ONNX Runtime {_onnxruntime()}"
     threads = settings.threads or default_threads()

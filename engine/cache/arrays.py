@@ -66,7 +66,7 @@ class ArrayCache:
         slots = self._pages.counts().total * PAGE_TOKENS
         dtype = numpy.float16 if half else numpy.float32
         try:
-            # Zeroed memory that nobody has touched: the system provides it page by page.
+            # The system provides zeroed memory page by page, when it is first used.
             self._store = numpy.zeros((slots, *self._token_size), dtype)
         except MemoryError:
             raise MemoryExhausted(

@@ -56,14 +56,16 @@ def build_network(
     """
     with torch.device("meta"):
         network = Network(config)
-    _check_memory(config, device, dtype)
+    needed = bytes_estimate(config, "float32" if dtype == torch.float32 else "bfloat16")
+    if needed > free_memory_bytes(device):  # before the machine starts to swap
+        raise _too_large(needed, device, dtype)
     try:
         tensors = {
             name: _to_tensor(weights, name, shape, device, dtype)
             for name, shape in network_tensors(config).items()
         }
     except (torch.OutOfMemoryError, MemoryError):
-        raise _too_large(config, device, dtype) from None
+        raise _too_large(needed, device, dtype) from None
     if config.tied_head:
         tensors[HEAD] = tensors[EMBEDDING]
     network.load_state_dict(tensors, strict=True, assign=True)
@@ -175,29 +177,11 @@ def free_memory_bytes(device: torch.device) -> int:
     return available_memory_bytes()
 
 
-def _check_memory(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises MemoryExhausted for a model that cannot fit, before the machine starts to swap."""
-    needed, name = _bytes_needed(config, dtype)
+def _too_large(needed: int, device: torch.device, dtype: torch.dtype) -> MemoryExhausted:
     free = free_memory_bytes(device)
-    if needed > free:
-        raise MemoryExhausted(
-            f"The weights need {needed / 2**30:.1f} GiB in {name}, but only "
-            f"{free / 2**30:.1f} GiB are free on {device}.",
-            remedy='Use a smaller checkpoint, engine.dtype = "bfloat16", or another device.',
-            param="engine.checkpoint",
-        )
-
-
-def _too_large(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> MemoryExhausted:
-    needed, _ = _bytes_needed(config, dtype)
     return MemoryExhausted(
-        f"The weights ({needed / 2**30:.1f} GiB) do not fit on {device}.",
-        remedy="Use a smaller checkpoint or another device.",
+        f"The weights need {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, but "
+        f"only {free / 2**30:.1f} GiB are free on {device}.",
+        remedy='Use a smaller checkpoint, engine.dtype = "bfloat16", or another device.',
         param="engine.checkpoint",
     )
-
-
-def _bytes_needed(config: ModelConfig, dtype: torch.dtype) -> tuple[int, str]:
-    """The bytes that the weights take, and the dtype's name."""
-    name = str(dtype).removeprefix("torch.")
-    return bytes_estimate(config, "float32" if dtype == torch.float32 else "bfloat16"), name

@@ -54,9 +54,6 @@ def fed(tried: Subject, tokens: tuple[int, ...], cuts: list[int], *, exact: bool
     return torch.cat(logits)
 
 
-# --- Row invariance ---
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @given(cuts=st.lists(st.integers(1, LENGTH - 1), unique=True).map(sorted), seed=st.integers(0, 3))
 @settings(max_examples=25, deadline=None)
@@ -88,8 +85,8 @@ def test_two_threads_keep_the_law(product: Product) -> None:
 
 @pytest.mark.parametrize("kind", ["bfloat16", *GRAPHS])
 def test_fast_rows_do_depend_on_the_chunks(kind: str) -> None:
-    """The law above is about something: without tiles the last bits differ. Sums of integers are
-    exact, but those of attention and of the norms are not."""
+    """The law above can fail: without tiles the last bits differ. Sums of integers are exact, but
+    those of attention and of the norms are not."""
     tried = subject("bundled", kind)
     tokens = prompt_of(3 * TILE_ROWS, seed=1)
     cuts = list(range(1, len(tokens)))
@@ -173,9 +170,6 @@ def test_a_second_path_is_computed_as_if_alone(kind: str) -> None:
     assert torch.equal(tried.model.logits(both, cache)[10:], tried.model.logits(second, cache))
 
 
-# --- Exactness ---
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -197,7 +191,7 @@ def test_a_drafter_changes_no_token(product: Product) -> None:
     network = seeded_network(1)
     model = graph_model(network, product, drafter_of(network.config))
     traits = Traits(MASK_ID, has_drafter=True)
-    prompts = tuple(prompt_of(20, seed) for seed in range(3))  # nothing to copy: drafts are its own
+    prompts = tuple(prompt_of(20, seed) for seed in range(3))  # with nothing to copy
     tried = Subject(f"onnx {product}", model, traits, prompts)
     for prompt in prompts:
         expected = tried.run(request_of(prompt, "ar"))[-1].progress
@@ -249,9 +243,6 @@ def test_a_prompt_of_several_chunks_is_exact(kind: str) -> None:
         tried.run(request_of(prompt, mode, 8))[-1].progress.confidences for mode in EXACT_MODES
     }
     assert len(texts) == 1
-
-
-# --- The cache ---
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "onnx int8"])

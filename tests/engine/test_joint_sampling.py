@@ -52,7 +52,7 @@ def network() -> Network:
 
 @cache
 def exact_joint() -> dict[tuple[int, ...], float]:
-    """The probability of every triple at the last three of five places behind the prompt."""
+    """The probability of every triple at the last three of five places after the prompt."""
     joint: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(LENGTH):
         joint = {
@@ -68,7 +68,7 @@ def exact_joint() -> dict[tuple[int, ...], float]:
 
 
 def next_token(text: tuple[int, ...]) -> list[float]:
-    """The probabilities of TOKENS behind the prompt and a text."""
+    """The probabilities of TOKENS after the prompt and a text."""
     logits = causal_logits(network(), PROMPT + text)[-1, list(TOKENS)].double()
     return torch.softmax(logits / TEMPERATURE, dim=-1).tolist()
 
@@ -127,7 +127,7 @@ def test_three_tokens_follow_the_exact_joint_distribution(mode: str, is_graph: b
 
 @pytest.mark.parametrize("mode", SPECULATIVE)
 def test_believing_every_draft_is_found_out(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """A broken acceptance: what follows a wrong draft is emitted behind the right token."""
+    """A broken acceptance: what follows a wrong draft is emitted after the right token."""
     monkeypatch.setattr(
         engine.decoders.strategy, "accepted_length", lambda drafts, tokens: len(tokens)
     )

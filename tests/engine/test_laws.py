@@ -98,7 +98,7 @@ def replay(tried: Subject, prompt: tuple[int, ...], before: list[int | None], in
     start = index - index % 8
     known = [token for token in before[:start] if token is not None]
     assert len(known) == start
-    if index == start:  # a seed: predicted causally by the token before it
+    if index == start:  # a bonus token, predicted causally by the token before it
         logits = causal_logits(tried.network, (*prompt, *known))[-1]
     else:
         block = [MASK_ID if token is None else token for token in before[start : start + 8]]
@@ -117,8 +117,8 @@ def test_an_impossible_threshold_decides_one_token_per_denoising_step(tried: Sub
         len(s.progress.committed) + sum(p.token is not None for p in s.progress.draft)
         for s in states
     ]
-    decoding = decided[decided.index(1) :]  # from the first seed on
-    # A seed comes with the forward that feeds the block before it; all others are denoised.
+    decoding = decided[decided.index(1) :]  # from the first bonus token on
+    # A bonus token comes with the forward that caches the block before it; others are denoised.
     assert decoding == list(range(1, 25))
     assert states[-1].forwards == 23
 

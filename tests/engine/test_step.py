@@ -61,7 +61,7 @@ def test_a_parent_stands_before_its_row(parent: tuple[int, ...]) -> None:
         Step((1,) * rows, (0,) * rows, (0,) * rows, parent, (0,) * rows, (False,) * rows, ())
 
 
-def test_a_causal_row_decides_the_place_behind_it_and_a_masked_one_its_own() -> None:
+def test_a_causal_row_decides_the_place_after_it_and_a_masked_row_its_own() -> None:
     assert chain((5, 6, 7), 10, read=(0, 2)).places == (11, 13)
     assert group((5, 0, 0), 10, read=(2, 1)).places == (12, 11)
     both = concatenate([chain((5,), 3, read=(0,)), group((6, 0), 8, read=(1,), sequence=1)])

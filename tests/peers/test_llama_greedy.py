@@ -1,6 +1,6 @@
 """Greedy continuations of a real model equal llama.cpp's, up to near-ties.
 
-The peer writes; each token that it wrote must be the argmax of our logits behind the same tokens,
+The peer writes; each token that it wrote must be the argmax of our logits after the same tokens,
 or miss it by no more than rounding explains: llama.cpp multiplies weights of 4 to 6 bits with
 activations that it rounds to 8. Prompts are holes in a package that no model of this project saw.
 """

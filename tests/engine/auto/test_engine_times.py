@@ -1,4 +1,4 @@
-"""The engine and its step-time curve: served before it exists, measured when idle, kept."""
+"""The engine measures its step-time curve while idle, keeps it, and serves requests before that."""
 
 from __future__ import annotations
 

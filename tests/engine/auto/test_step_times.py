@@ -64,7 +64,7 @@ def test_the_least_of_two_curves_is_one_below_both_where_they_were_measured_alik
     assert one.least(StepTimes((1, 8), (1.0, 1.0), 256)) == one
 
 
-def test_between_and_behind_the_measured_counts_lies_a_line() -> None:
+def test_the_curve_is_linear_between_and_after_the_measured_counts() -> None:
     assert TIMES.at(1.5) == pytest.approx(1.25)
     assert TIMES.at(17) == pytest.approx(1.8)
     assert TIMES.at(62) == pytest.approx(2.7)

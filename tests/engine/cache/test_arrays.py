@@ -109,7 +109,7 @@ class ArrayCacheLaws(RuleBasedStateMachine):
 
     @rule(sequence=sequences, reach=st.integers(1, 20))
     def scribble(self, sequence: int, reach: int) -> None:
-        """What an exact tile does: the places behind the cached tokens are scratch."""
+        """What an exact tile does: the places after the cached tokens are scratch memory."""
         if sequence in self.tokens:
             space = self.cache.workspace(sequence)
             space.array[:, :, :, space.length : space.length + reach] = 7777.0

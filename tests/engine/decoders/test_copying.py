@@ -55,7 +55,7 @@ def task_of(
 
 
 def begin(strategy, task: Task, bonus: int = 7):
-    """The state behind the prompt."""
+    """The state after the prompt."""
     state = strategy.start(task)
     return strategy.resolve(state, strategy.plan(state), readings_of(bonus))[0]
 

@@ -253,7 +253,7 @@ NAMES = {3: "<|im_end|>", 4: "<|endoftext|>", 5: "</s>", 6: "<|eot_id|>", 7: "<|
         ({"eos_token_id": 9, "eot_token_id": 3, "eom_token_id": 8}, {}, (9, 3, 8)),
         ({"eos_token_id": 4, "eot_token_id": 4}, {3: 4, 6: 3}, (4, 3, 6)),
         ({"eos_token_id": 2**32 - 1}, {5: 3}, (5,)),
-        ({"eos_token_id": 2}, None, (2, 3, 4, 5, 6)),  # kinds are not told
+        ({"eos_token_id": 2}, None, (2, 3, 4, 5, 6)),  # a file without token types
     ],
 )
 def test_every_token_that_ends_a_text_is_found(

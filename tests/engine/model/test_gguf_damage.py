@@ -1,5 +1,5 @@
-"""Whatever the bytes of a GGUF file are, opening it ends at once, in a config or a CheckpointError,
-and takes no more memory than the file has."""
+"""Opening a GGUF file with any bytes ends soon in a config or a CheckpointError and takes little
+memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HUGE = (2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 1)
 
 @contextmanager
 def soon() -> Iterator[None]:
-    """Within seconds and a few megabytes."""
+    """Asserts that the block takes a few seconds and megabytes at most."""
     began = time.monotonic()
     tracemalloc.start()
     try:

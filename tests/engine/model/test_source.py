@@ -96,7 +96,7 @@ def test_int8_is_multiplied_out(tmp_path: Path) -> None:
     check_rows(weights)
 
 
-def test_a_file_that_shrinks_behind_its_header_is_damaged(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_is_damaged(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, seeded_network())
     data = (tmp_path / FILE).read_bytes()
     for length in (0, 4, 8, 100, len(data) - 1):

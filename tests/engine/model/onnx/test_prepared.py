@@ -48,7 +48,7 @@ print(prepared.prepare(source, GraphPlan("float32", half_cache=False), Path(sys.
 
 @pytest.fixture
 def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """One that a test may change."""
+    """A checkpoint that a test may change."""
     return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
 
 
@@ -79,7 +79,7 @@ def folders(graphs: Path) -> list[Path]:
 
 
 def touch(checkpoint: Path) -> None:
-    """Another time and size, as of a checkpoint that was written anew."""
+    """Gives a checkpoint another time and size, as if it had been written again."""
     config = checkpoint / "config.json"
     config.write_text(config.read_text() + "\n")
 
@@ -148,8 +148,8 @@ def test_a_changed_checkpoint_is_another_graph_and_the_old_one_goes(
 
 
 def test_what_is_swept_is_graphs_alone(checkpoint: Path, tmp_path: Path) -> None:
-    """Of checkpoints that are gone, of older formats, and what broken builds left; not what lies
-    there besides, nor what is being written by whoever holds its lock."""
+    """Graphs of removed checkpoints and older formats and the remains of broken builds are removed;
+    other files and graphs that are being written, whose lock is held, stay."""
     graphs, gone = tmp_path / "graphs", tmp_path / "gone"
     shutil.copytree(checkpoint, gone)
     swept = [prepare(open_checkpoint(gone), PLAN, graphs).folder]
@@ -183,27 +183,27 @@ def source(tiny_checkpoint: Path) -> CheckpointSource:
 def test_the_share_that_is_done_grows_from_nothing_to_all(
     source: CheckpointSource, tmp_path: Path
 ) -> None:
-    told: list[float | None] = []
-    graph = prepare(source, PLAN, tmp_path, told.append)
-    shares = [share for share in told if share is not None]
-    assert shares == told
+    reported: list[float | None] = []
+    graph = prepare(source, PLAN, tmp_path, reported.append)
+    shares = [share for share in reported if share is not None]
+    assert shares == reported
     assert (shares[0], shares[-1]) == (0.0, 1.0)
     assert shares == sorted(shares)
     assert len(shares) > source.config.layers
     assert graph.is_built
     assert graph.num_bytes > 0
-    told.clear()
-    assert prepare(source, PLAN, tmp_path, told.append) == graph
-    assert told == [], "it is there already"
+    reported.clear()
+    assert prepare(source, PLAN, tmp_path, reported.append) == graph
+    assert reported == [], "it is built already"
 
 
-def test_who_waits_for_another_builder_hears_of_it(
+def test_a_process_that_waits_for_another_builder_is_told(
     source: CheckpointSource, tmp_path: Path
 ) -> None:
-    waits, told = threading.Event(), list[float | None]()
+    waits, reported = threading.Event(), list[float | None]()
 
     def hear(share: float | None) -> None:
-        told.append(share)
+        reported.append(share)
         waits.set()
 
     def build_slowly(share: float | None) -> None:
@@ -214,7 +214,7 @@ def test_who_waits_for_another_builder_hears_of_it(
     other = threading.Thread(target=prepare, args=(source, PLAN, tmp_path, hear))
     graph = prepare(source, PLAN, tmp_path, build_slowly)
     other.join(60)
-    assert told == [None], "the second one built nothing"
+    assert reported == [None], "the second builder built nothing"
     assert graph.is_built
 
 
@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(
 def test_a_read_only_folders_graph_is_used(
     checkpoint: Path, tmp_path: Path, builds: list[GraphPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that the system's administrator prepared: nothing is built, nothing is locked."""
+    """As in a store that the system's administrator prepared: nothing is built or locked."""
     graphs = tmp_path / "graphs"
     source = open_checkpoint(checkpoint)
     made = prepare(source, PLAN, graphs)
@@ -372,7 +372,7 @@ def test_a_read_only_folders_graph_is_used(
     with available_graph(source, PLAN, graphs) as graph:
         assert graph == made
     assert builds == [PLAN]
-    touch(checkpoint)  # not that checkpoint's any more: built where it can be, and not kept
+    touch(checkpoint)  # its graph is outdated now; a new one is built in a temporary folder
     with available_graph(open_checkpoint(checkpoint), PLAN, graphs) as graph:
         assert not graph.folder.is_relative_to(graphs)
         open_session(graph.file, 1)
