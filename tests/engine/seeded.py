@@ -1,4 +1,4 @@
-"""A small seeded network in memory, and the plainest possible way to run it: the tests' oracle."""
+"""A small seeded network, and the plainest way to run it, which is the tests' oracle."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CONFIG = ModelConfig(
 
 
 def seeded_network(seed: int = 0, config: ModelConfig = CONFIG) -> Network:
-    """Weights larger than usual, so that what a row sees changes its logits visibly."""
+    """A network with large weights, so that logits depend visibly on what a row sees."""
     generator = torch.Generator().manual_seed(seed)
     network = Network(config)
     for parameter in network.parameters():
@@ -77,10 +77,10 @@ def run(model: ModelRunner, cache: KVCache, request: Request) -> list[TokenState
 
 
 def causal_logits(network: Network, tokens: tuple[int, ...], count: int | None = None) -> Tensor:
-    """(T, V): one plain causal pass over everything, no cache, no steps.
+    """(T, V): one plain causal pass over all tokens without cache or steps.
 
     Args:
-        count: logits of so many last rows alone, as the head is much of the work.
+        count: return the logits of this number of last rows only, which is faster.
     """
     mask = torch.ones(len(tokens), len(tokens)).tril().bool()
     return masked_logits(network, tokens, mask, count)

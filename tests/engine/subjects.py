@@ -56,7 +56,7 @@ class Subject:
         return self.model.network
 
     def cache(self, num_tokens: int = 1024) -> KVCache | ArrayCache:
-        """An empty one."""
+        """An empty cache for the model."""
         shape = CacheShape.of(self.network.config)
         if isinstance(self.model, GraphModel):
             return ArrayCache(shape, num_tokens, half=self.kind != "onnx float32")
@@ -88,7 +88,7 @@ class Subject:
 
 @cache
 def subject(name: str, kind: str) -> Subject:
-    """One of NAMES, or "small", in one of KINDS."""
+    """The subject called "small" or one of NAMES, in one of KINDS."""
     _, _, product = kind.rpartition("onnx ")
     is_graph = kind in GRAPHS
     # A graph is compared with torch in fp32 on the same machine.

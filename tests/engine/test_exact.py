@@ -75,7 +75,7 @@ def test_one_row_at_a_time_is_the_same_as_all_at_once(name: str, kind: str) -> N
 
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_two_threads_keep_the_law(product: Product) -> None:
-    """A product is cut between threads by its shape, which is always the same."""
+    """Threads share a product by its shape, which is always the same."""
     alone = subject("bundled", f"onnx {product}")
     tried = replace(alone, model=graph_model(alone.network, product, threads=2))
     tokens = prompt_of(TILE_ROWS + 9)
@@ -97,7 +97,7 @@ def test_fast_rows_do_depend_on_the_chunks(kind: str) -> None:
 
 @st.composite
 def companions(draw: st.DrawFn) -> tuple[int, int, int, int]:
-    """Masks hung on a row, rows of a second path, and rows of two other sequences."""
+    """The numbers of masks on a row, of rows of a second path, and of two other sequences' rows."""
     return tuple(draw(st.integers(0, 9)) for _ in range(4))  # type: ignore[return-value]
 
 
@@ -107,7 +107,7 @@ def companions(draw: st.DrawFn) -> tuple[int, int, int, int]:
 def test_a_row_does_not_depend_on_what_else_the_step_has(
     kind: str, cached: int, rows: int, beside: tuple[int, int, int, int]
 ) -> None:
-    """Groups of masks, a second path with rows at the same positions, other sequences."""
+    """The step also has masks, a second path at the same positions, and other sequences."""
     masks, second, of_exact, of_fast = beside
     tried = subject("tiny", kind)
     tokens = prompt_of(cached + rows)
@@ -159,7 +159,7 @@ def with_rows(step: Step, masks: int, second: int) -> Step:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_path_is_computed_as_if_alone(kind: str) -> None:
-    """Siblings share a position, and with it a place in a tile: each path has its own tiles."""
+    """Siblings would share the same place in a tile, so each path has its own tiles."""
     tried = subject("tiny", kind)
     cache = tried.cache()
     tokens = prompt_of(40)
@@ -187,7 +187,7 @@ def test_every_mode_emits_what_ar_emits(name: str, kind: str, temperature: float
 
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_drafter_changes_no_token(product: Product) -> None:
-    """With a drafter LoRA in the graph, whose rows stand beside the tiles."""
+    """The graph has a drafter LoRA, whose rows are computed outside the tiles."""
     network = seeded_network(1)
     model = graph_model(network, product, drafter_of(network.config))
     traits = Traits(MASK_ID, has_drafter=True)
@@ -290,9 +290,6 @@ def test_a_sequence_opened_anew_is_not_exact_for_the_one_before_it(kind: str) ->
     anew, _ = cache.open((5, 6), 10)
     step = concatenate([chain((5,), 0, sequence=anew), chain((5,), 0, sequence=other)])
     assert cache.exact_sequences(step) == set()
-
-
-# --- Refusals ---
 
 
 def test_what_has_no_causal_twin_is_refused_by_name() -> None:

@@ -79,7 +79,7 @@ def graph() -> GraphModel:
 
 
 def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[int, ...]]:
-    """How often each triple came last, one seed after the other.
+    """Counts the last three tokens of the texts for many seeds.
 
     Args:
         is_graph: computed by the ONNX graph instead of torch.
@@ -99,7 +99,7 @@ def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[
 
 
 def chance_of(triples: Counter[tuple[int, ...]]) -> float:
-    """Of a statistic as large as this or larger, were the triples drawn from the exact joint."""
+    """The probability of a statistic at least this large if the exact joint distribution holds."""
     assert triples.total() == SAMPLES
     assert triples.keys() <= exact_joint().keys(), "a token that cannot be drawn"
     expected, observed = [0.0], [0]  # the first cell takes all rare triples
@@ -135,6 +135,6 @@ def test_believing_every_draft_is_found_out(monkeypatch: pytest.MonkeyPatch, mod
 
 
 def test_one_number_for_all_places_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each token alone would be distributed rightly; only their joint distribution is not."""
+    """Each single token has the right distribution then, but their joint distribution is wrong."""
     monkeypatch.setattr(engine.sampling, "uniform", lambda seed, position: uniform(seed, 0))
     assert chance_of(sampled("copy_spec", exact=False)) < SIGNIFICANCE

@@ -1,4 +1,4 @@
-"""Sampling draws from the distribution it names, from randomness of (seed, position) alone."""
+"""Sampling draws from the stated distribution, with randomness from (seed, position) only."""
 
 from __future__ import annotations
 

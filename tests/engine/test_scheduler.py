@@ -1,4 +1,4 @@
-"""The queue: turns, order, failures contained, cancellation of what waits and what runs."""
+"""The queue: turns, order, contained failures, and cancellation of any request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USAGE = Usage()
 
 
 class Script:
-    """A `run` that plays one behaviour per prompt token: (token, forwards)."""
+    """A `run` whose behaviour depends on the prompt (number, forwards)."""
 
     def __init__(self) -> None:
         self.room = 100

@@ -16,7 +16,7 @@ from engine.transcript import Transcript, mean_confidence
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token per byte, id = byte."""
+    """A tokenizer with one token per byte, whose id is the byte."""
     vocabulary = {character: byte for byte, character in byte_alphabet().items()}
     backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -85,8 +85,8 @@ class Decision:
 
 
 def certified(subject: Subject, request: Request) -> list[Decision]:
-    """Decodes a request in a causal mode and checks, forward by forward, whose decision each
-    committed token is: that of one row, which follows exactly the prompt and the emitted text."""
+    """Decodes a request in a causal mode and checks after each forward that a committed token is the
+    decision of one row, which follows exactly the prompt and the emitted text."""
     forwards: list[Forward] = []
 
     def model(step: Step, witness: Witness, sampling: Sampling) -> tuple[Reading, ...]:

@@ -1,7 +1,7 @@
 """llama.cpp, through xllamacpp: its HTTP server inside this process, on a port of its own.
 
-`write_model` makes a GGUF file of a vocabulary with a network too small to say anything, since
-llama.cpp's server loads no vocabulary alone.
+`write_model` writes a GGUF file of a vocabulary with a small seeded network, because the server of
+llama.cpp cannot load a vocabulary without a network.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.engine.gguf_files import arrays_of, keys_of, seeded_peer, write_gguf
 
 
 class LlamaPeer:
-    """One model in llama.cpp. Close it: its threads go on until then."""
+    """One model in llama.cpp, whose threads run until it is closed."""
 
     def __init__(self, path: Path, *, threads: int = 1, context: int = 1024) -> None:
         parameters = xllamacpp.CommonParams()

@@ -14,7 +14,7 @@ STRATEGY = BlockDiffusion()
 
 
 def readings_of(*wanted: tuple[int, float]) -> tuple[Reading, ...]:
-    """One row per (token, probability)."""
+    """One reading per (token, probability)."""
     return tuple(reading_of(*each) for each in wanted)
 
 

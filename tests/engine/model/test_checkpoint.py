@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is read back, and whatever is wrong with a folder is named."""
+"""Checkpoints are read back as they were written, and errors name what is wrong with a folder."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""GGUF files: the network that is read computes what transformers computes with the same weights,
-and every stored type is read as ggml's own library reads it."""
+"""A network from a GGUF file computes the same as transformers with the same weights, and every
+stored type is read as by ggml's own library."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> Network:
 
 
 def check(path: Path, peer: Any) -> Network:
-    """The same logits, and as many weights."""
+    """Checks that both networks have the same logits and the same number of weights."""
     network = load(path)
     with torch.inference_mode():
         expected = peer(torch.tensor([TOKENS])).logits[0]

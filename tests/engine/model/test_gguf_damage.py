@@ -137,7 +137,7 @@ def test_huge_counts_are_refused_at_once(tmp_path: Path, count: int) -> None:
 
 
 def test_arrays_share_one_bound(tmp_path: Path) -> None:
-    """Many long arrays in a large file are no way round it."""
+    """Several long arrays cannot exceed the bound together either."""
     array = key("{}", ARRAY, struct.pack("<IQ", UINT8, 1 << 21) + bytes(1 << 21))
     data = header(0, 3) + b"".join(array.replace(b"{}", b"a%d" % number) for number in range(3))
     path = tmp_path / "m.gguf"

@@ -1,4 +1,4 @@
-"""A tokenizer from GGUF metadata: text comes back, markers stay markers, damage is named."""
+"""A tokenizer from GGUF metadata returns text unchanged, and errors name damaged keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _GEMMA = {
 
 
 def deepseek_metadata() -> dict[str, Any]:
-    """DeepSeek-Coder adds characters as tokens that elsewhere spell the bytes no text has."""
+    """DeepSeek-Coder adds characters as tokens that elsewhere spell bytes which no text has."""
     data = byte_level_metadata("deepseek-coder")
     tokens = data["tokenizer.ggml.tokens"]
     for character in "õöÀ":
@@ -133,7 +133,7 @@ def test_sentencepiece_pieces_begin_with_a_blank_only_where_the_text_does() -> N
 
 
 def test_runs_of_blanks_that_are_added_tokens_are_used() -> None:
-    """Of all added tokens only these can be meant as nothing but what they are."""
+    """They are the only added tokens that cannot be meant as markers."""
     for name in ("gemma", "default"):
         tokenizer = TOKENIZERS[name]
         assert tokenizer.encode("\n\n") == [tokenizer.id_of("\n\n")]

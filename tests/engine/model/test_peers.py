@@ -1,8 +1,7 @@
-"""The network equals implementations that nobody here wrote, layer by layer: transformers'
-Ministral 3, Llama and Qwen 2, on the same files.
+"""The network equals transformers' Ministral 3, Llama and Qwen 2 on the same files, layer by layer.
 
-fp32 is equal to 5e-5 of a token's size at every depth. In bf16 ours may be off by at most twice
-what theirs is, both against theirs in fp32.
+fp32 is equal to 5e-5 of a token's size at every depth. In bf16 our error may be at most twice
+theirs, both against theirs in fp32.
 """
 
 from __future__ import annotations
@@ -160,7 +159,7 @@ def swapped_heads(weight: Tensor) -> Tensor:
 def test_a_mistake_in_one_layer_is_found_there(
     tmp_path: Path, change: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> None:
-    """The rule can fail: a projection by so much, or two heads in each other's place."""
+    """The comparison can fail: it finds a scaled projection and two exchanged heads."""
     save_checkpoint(tmp_path, seeded_network())
     peer = TransformersPeer.read(tmp_path, CPU, MINISTRAL)
     reference = peer.trace(prompt_of(80))

@@ -1,5 +1,5 @@
-"""int8 weights: an entry comes back within half its row's scale, what is stored is what
-compressed-tensors stores, and whatever is wrong with it is named."""
+"""int8 weights: an entry comes back within half its row's scale, files have the layout of
+compressed-tensors, and errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HALF = 0.5 + 1e-4
 
 
 def back_of(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """As a loader reads them, float32."""
+    """The dequantised weights in float32, as a loader reads them."""
     return torch.from_numpy(dequantize(values.numpy(), scale.numpy()))
 
 
@@ -127,7 +127,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Network:
 
 
 def as_read(network: Network) -> dict[str, torch.Tensor]:
-    """What int8 leaves of a network's weights, worked out here."""
+    """A network's weights after quantisation to int8, computed independently."""
     state = {}
     for name, tensor in network.state_dict().items():
         if tensor.dim() == 2:
@@ -182,7 +182,7 @@ def test_what_is_read_is_what_int8_leaves(
 def test_one_kind_is_saved_over_the_other(tmp_path: Path, first: Any) -> None:
     second = "int8" if first == "bf16" else "bf16"
     for weights in (first, second):
-        # As a run does that goes on from a checkpoint and keeps what its config says.
+        # As a training run that continues a checkpoint and keeps its config's keys.
         path = tmp_path / "config.json"
         before = json.loads(path.read_text()) if path.is_file() else {}
         save_checkpoint(tmp_path, seeded_network(), metadata=before, weights=weights)
@@ -359,7 +359,7 @@ def test_int8_without_a_word_of_it_in_the_config_is_named(folder: Path) -> None:
 
 
 def test_some_matrices_may_stay_as_they_are(folder: Path) -> None:
-    """As where a config's `ignore` names the head."""
+    """This happens if a config's `ignore` names the head."""
     plain = seeded_network().state_dict()[DOWN].bfloat16()
     edit(folder, lambda t: (t.update({DOWN: plain}), t.pop(SCALE)))
     assert torch.equal(load(folder).state_dict()[DOWN], plain.float())

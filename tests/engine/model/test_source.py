@@ -1,5 +1,5 @@
-"""One interface for every checkpoint: what is read of a folder, single, sharded or int8, and of a
-GGUF file; rows alone are the same as rows of the whole."""
+"""One interface for every checkpoint: a folder with one file, with shards or with int8, and a GGUF
+file. Rows that are read separately equal the rows of the whole tensor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILE = "model.safetensors"
 
 
 def check_rows(weights: Weights) -> None:
-    """`rows` against `read`, of every matrix."""
+    """Compares `rows` with `read` for every matrix."""
     with pytest.raises(KeyError):
         weights.read("encoder.layers.99.mlp.up_proj.weight")
     for name in weights.names():

@@ -1,4 +1,4 @@
-"""Where exact mode puts a row follows from its position alone, for any tree of rows."""
+"""In exact mode the place of a row depends on its position only, for any tree of rows."""
 
 from __future__ import annotations
 

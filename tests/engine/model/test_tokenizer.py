@@ -96,7 +96,7 @@ ADDED = {
 
 
 def qwen_like() -> Tokenizer:
-    """As Qwen2.5-Coder's file: normalises to NFC, FIM tokens are added but not special."""
+    """Like Qwen2.5-Coder's file: it normalises to NFC, and its FIM tokens are not special."""
     backend = trained(ADD * 9)
     backend.normalizer = normalizers.NFC()
     backend.add_tokens([AddedToken(name, special=special) for name, special in ADDED.items()])
@@ -104,7 +104,7 @@ def qwen_like() -> Tokenizer:
 
 
 def llama_like() -> Tokenizer:
-    """As Llama 2's file: a blank in front of every text, byte tokens, no pre-tokenizer."""
+    """Like Llama 2's file: a blank before every text, byte tokens, no pre-tokenizer."""
     data = sentencepiece_metadata()
     pieces = data["tokenizer.ggml.tokens"]
     ids = {piece: index for index, piece in enumerate(pieces)}
@@ -118,7 +118,7 @@ def llama_like() -> Tokenizer:
 
 
 def metaspace_like() -> Tokenizer:
-    """The newer form of such files: the blank in front is the pre-tokenizer's."""
+    """Like newer files of this kind: the pre-tokenizer adds the blank before a text."""
     backend = Backend.from_str(llama_like()._backend.to_str())
     plain = Backend(backend.model)
     plain.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
@@ -152,7 +152,7 @@ NAMES = [
 
 
 def markers_of(tokenizer: Tokenizer) -> set[int]:
-    """Every added token but runs of blanks, as the library has it."""
+    """All added tokens of the library's tokenizer except runs of blanks."""
     added = tokenizer._backend.get_added_tokens_decoder()
     return {token_id for token_id, token in added.items() if not token.content.isspace()}
 

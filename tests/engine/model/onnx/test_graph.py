@@ -1,5 +1,5 @@
-"""The graph computes what the torch network computes, step by step, whatever the rows see; and
-quantised, what plain numpy computes with the same integers."""
+"""The graph computes the same as the torch network for any step, and a quantised graph the same as
+plain numpy with the same integers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stores(config: ModelConfig) -> tuple[KVCache, ArrayCache]:
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:
-    """Root mean square of the difference over that of the row, of the worst row."""
+    """The relative root mean square error of the worst row."""
     assert ours.shape == theirs.shape
     difference = (ours - theirs).square().mean(-1).sqrt()
     return float((difference / theirs.square().mean(-1).sqrt()).max())
@@ -118,7 +118,7 @@ def test_rows_with_the_drafter_on_equal_torchs_beside_plain_ones(data: st.DataOb
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_any_step_of_exact_sequences_equals_torchs(has_drafter: bool, data: st.DataObject) -> None:
-    """Tiles, what hangs on their rows, and other sequences beside them."""
+    """The steps have tiles, children of their rows, and other sequences."""
     compare(both(DRAFTING, has_drafter), data, drafts=has_drafter, exact=True)
 
 
@@ -137,12 +137,9 @@ def test_the_drafter_changes_its_own_rows_alone() -> None:
     assert error(together[3:], model.logits(off, store)) > 0.01
 
 
-# --- Integers ---
-
-
 @pytest.fixture(params=QUANTIZED, scope="module")
 def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Product:
-    """Each that is exact on this processor; the engine takes no other."""
+    """The products that are exact on this processor; the engine uses no others."""
     if not is_exact(request.param, tmp_path_factory.mktemp("probe"), threads=1):
         pytest.skip(f"{request.param} products saturate on this processor")
     return request.param
@@ -153,7 +150,7 @@ def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_quantised_product_is_the_one_of_its_integers(
     product: Product, rows: int, width: int, out: int, tmp_path
 ) -> None:
-    """Activations of any size, rows of zeros and a row whose largest entry repeats included."""
+    """Includes rows of zeros, of any size, and with a repeated largest entry."""
     generator = numpy.random.default_rng(rows * width)
     weight = generator.standard_normal((out, width)).astype(numpy.float32)
     bias = generator.standard_normal(out).astype(numpy.float32)
@@ -209,9 +206,9 @@ def in_steps(model: GraphModel, tokens: tuple[int, ...], block: tuple[int, ...])
 def test_a_quantised_graph_is_the_decoder_with_quantised_rows(
     family: str, product: Product
 ) -> None:
-    """The last bits of a sum tip an activation over to the next integer now and then, and whoever
-    sees its row is off by a rounding from there on; all others are equal. fp32 is a few per cent
-    away, which is what eight bits cost in a network of 32 columns."""
+    """Now and then the last bits of a sum move an activation to the next integer, and rows that see
+    its row are then off by a rounding; all other rows are equal. The fp32 graph differs by a few
+    per cent, which is the cost of eight bits in a network of 32 columns."""
     network, weights = network_of(family), NetworkWeights(network_of(family))
     off, away = [], []
     block = (11, MASK_ID, MASK_ID, 12)

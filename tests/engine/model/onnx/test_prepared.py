@@ -103,7 +103,7 @@ def test_each_plan_has_a_graph_of_its_own(
     plans = [PLAN, GraphPlan("int8", half_cache=True), GraphPlan("int8", half_cache=False)]
     made = {prepare(source, plan, graphs).folder for plan in plans}
     assert len(made) == 3
-    assert folders(graphs) == sorted(made)  # none has swept another
+    assert folders(graphs) == sorted(made)  # no graph has been removed for another
     assert builds == plans
 
 
@@ -117,9 +117,19 @@ def test_two_processes_at_once_build_once(checkpoint: Path, tmp_path: Path) -> N
     assert len(set(lines)) == 2
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("killed")])
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), CheckpointError),
+    ],
+)
 def test_a_build_that_breaks_off_leaves_nothing(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    error: type[BaseException],
 ) -> None:
     def breaks_off(writer, *_: object) -> None:
         writer.tensor("half", numpy.ones(1000, numpy.float32))
@@ -129,7 +139,7 @@ def test_a_build_that_breaks_off_leaves_nothing(
     source = open_checkpoint(checkpoint)
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "write_graph", breaks_off)
-        with pytest.raises(type(failure)):
+        with pytest.raises(error, match=r"No space left on device\. Make room there|^$"):
             prepare(source, PLAN, graphs)
     assert folders(graphs) == []
     open_session(prepare(source, PLAN, graphs).file, 1)
@@ -170,9 +180,6 @@ def test_what_is_swept_is_graphs_alone(checkpoint: Path, tmp_path: Path) -> None
         made = prepare(open_checkpoint(checkpoint), PLAN, graphs)
     assert not any(folder.exists() for folder in swept)
     assert folders(graphs) == sorted([*kept, made.folder])
-
-
-# --- Progress, and builders that end early ---
 
 
 @pytest.fixture
@@ -260,9 +267,6 @@ def test_a_graph_is_kept_under_a_name_that_every_library_takes(
     assert len(name) < 128
 
 
-# --- Damage ---
-
-
 def garbage(path: Path) -> None:
     path.write_bytes(b"\xff\x00garbage" * (path.stat().st_size // 9 + 1))
 
@@ -344,9 +348,6 @@ def test_a_session_without_memory_is_named_and_nothing_is_built_again(
     assert len(folders(graphs)) == 1
 
 
-# --- Folders ---
-
-
 def test_a_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(
     checkpoint: Path, tmp_path: Path, builds: list[GraphPlan]
 ) -> None:
@@ -389,16 +390,3 @@ def test_a_disk_without_room_is_named_before_anything_is_written(
         prepare(open_checkpoint(checkpoint), PLAN, tmp_path / "graphs")
     assert "DLM_LSP_MODELS" in str(error.value)
     assert builds == []
-
-
-def test_a_disk_that_fills_up_meanwhile_is_named(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fills_up(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(prepared, "write_graph", fills_up)
-    with pytest.raises(CheckpointError, match="No space left on device") as error:
-        prepare(open_checkpoint(checkpoint), PLAN, tmp_path / "graphs")
-    assert "Make room" in str(error.value)
-    assert folders(tmp_path / "graphs") == []
