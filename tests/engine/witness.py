@@ -85,7 +85,7 @@ class Decision:
 
 
 def certified(subject: Subject, request: Request) -> list[Decision]:
-    """Decodes a request in a causal mode and checks after each forward that a committed token is the
+    """Decodes a request in a causal mode and checks at each forward that a committed token is the
     decision of one row, which follows exactly the prompt and the emitted text."""
     forwards: list[Forward] = []
 
