@@ -1,4 +1,4 @@
-"""Decoding strategies by mode. They decide; they neither compute nor cache."""
+"""The decoding strategies by mode. A strategy decides; it neither computes nor caches."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ Inputs, for R rows that see P cached tokens (Hkv heads of width D cached for eac
                                    where there is one
     key.{layer}.{head}, value.{layer}.{head} (P, D)
 
-A head's cached keys are an input of their own, because then they lie one behind the other in
-memory and the cache gives them to the graph without copying. Outputs:
+Each head's cached keys are a separate input, because they are then contiguous in memory, and the
+cache passes them to the graph without copying. Outputs:
 
     new (layers, 2, Hkv, R, D)     the rows' own keys and values
     logits (N, V)                  of the rows that are read, fp32
@@ -48,12 +48,12 @@ def write_graph(
     plan: GraphPlan,
     drafter: AdapterWeights | MaskAdapterWeights | None = None,
 ) -> None:
-    """Writes the whole graph and its weights, one tensor in memory at a time."""
+    """Writes the whole graph and its weights, with one tensor in memory at a time."""
     _Decoder(writer, config, weights, plan, drafter).write()
 
 
 class _Decoder:
-    """Writes one decoder. Names of values begin with the layer they belong to."""
+    """Writes one decoder. The names of values begin with their layer."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class _Decoder:
                 writer.input(f"value.{layer}.{head}", ("P", config.head_dim))
 
     def _shapes(self) -> None:
-        """Constants and sizes that every layer uses."""
+        """Writes constants and sizes that every layer uses."""
         writer, config = self._writer, self._config
         heads, kv_heads, width = config.heads, config.kv_heads, config.head_dim
         sizes = {
@@ -154,7 +154,7 @@ class _Decoder:
     def _mlp(self, layer: int, x: str) -> str:
         writer, at = self._writer, f"l{layer}"
         module = f"encoder.layers.{layer}.mlp"
-        # Two products, because the halves of one would have to be copied apart.
+        # Two products, because the halves of a single one would have to be copied.
         gate = self._product(f"{at}.gate", x, [f"{module}.gate_proj"])
         up = self._product(f"{at}.up", x, [f"{module}.up_proj"])
         silu = writer.node("QuickGelu", [gate], f"{at}.silu", domain=MICROSOFT, alpha=1.0)
@@ -187,7 +187,7 @@ class _Decoder:
         return self._writer.conditional("drafts", f"{name}.adapted", adapted, out)
 
     def _draft(self, layer: int, mixed: str, out: str) -> str:
-        """o_proj's output with the drafter LoRA added at the rows that draft."""
+        """o_proj's output, with the drafter LoRA's addition for rows that draft."""
         writer, at, drafter = self._writer, f"l{layer}.drafter", self._drafter
         assert drafter is not None
         down = writer.tensor(f"{at}.down", drafter.down[layer].T)
@@ -217,7 +217,7 @@ class _Decoder:
         return writer.node("Reshape", [whole, "joined"], f"{at}.mixed.flat"), fresh
 
     def _head_attention(self, layer: int, head: int, query: str, key: str, value: str) -> str:
-        """One K/V head and the query heads that share it, laid out as further rows: (G R, D)."""
+        """Attention of one K/V head; its G query heads become further rows: (G R, D)."""
         writer, at = self._writer, f"l{layer}.h{head}"
         scores = [
             writer.node("Gemm", [query, keys, f"mask.{name}"], f"{at}.{name}", transB=1)
@@ -256,7 +256,7 @@ class _Decoder:
         return query, writer.node("Reshape", [fresh, "of_rows"], f"{at}.new")
 
     def _rotate(self, part: str, x: str, name: str) -> str:
-        """Rotate-half of (1, heads, R, D): row i by the i-th row of cos and sin."""
+        """Rotate-half of (1, heads, R, D): row i with the i-th row of cos and sin."""
         inputs = [x, "from_first", f"cos.{part}", f"sin.{part}"]
         return self._writer.node("RotaryEmbedding", inputs, name, domain=MICROSOFT)
 
@@ -265,7 +265,7 @@ class _Decoder:
         return self._writer.node("Cast", [half], f"{x}.rounded", to=_FLOAT32)
 
     def _head(self, x: str) -> None:
-        """Logits of the rows that are read."""
+        """Writes the logits of the rows that are read."""
         writer, config = self._writer, self._config
         rows = writer.node("Gather", [x, "read"], "head.rows", axis=0)
         normed = self._norm("head", rows, "encoder.norm.weight")

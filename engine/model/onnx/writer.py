@@ -1,7 +1,7 @@
-"""Writes an ONNX graph node by node, its tensors straight into a file beside it.
+"""Writes an ONNX graph node by node, and its tensors into a data file next to it.
 
-A model's weights pass through memory one at a time: a tensor is appended to the data file as soon
-as it is given, and the graph only refers to it (ONNX external data).
+A model's weights pass through memory one at a time: a tensor is appended to the data file at once,
+and the graph only refers to it (ONNX external data).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TYPES = {
 
 
 class GraphWriter:
-    """A graph being written into `folder`; a context manager that closes the data file."""
+    """Writes a graph into a folder; a context manager that closes the data file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -46,21 +46,21 @@ class GraphWriter:
         self._data.close()
 
     def input(self, name: str, shape: Sequence[int | str], dtype: Any = numpy.float32) -> str:
-        """Declares an input; a dimension by name is free. Returns its name, as all methods do."""
+        """Declares an input; named dimensions are free. Returns its name, as all methods do."""
         self._inputs.append(_value(name, shape, dtype))
         return name
 
     def output(self, name: str, shape: Sequence[int | str], dtype: Any = numpy.float32) -> None:
-        """Declares a node's result as an output."""
+        """Declares the result of a node as an output of the graph."""
         self._outputs.append(_value(name, shape, dtype))
 
     def constant(self, name: str, value: ndarray | numpy.generic) -> str:
-        """A small constant, kept in the graph itself."""
+        """Adds a small constant, which is kept in the graph itself."""
         self._tensors.append(numpy_helper.from_array(numpy.asarray(value), name))
         return name
 
     def tensor(self, name: str, value: ndarray) -> str:
-        """A weight, appended to the data file."""
+        """Adds a weight, which is appended to the data file."""
         value = numpy.ascontiguousarray(value)
         padding = -self._data.tell() % _ALIGNMENT
         self._data.write(b"\0" * padding)
@@ -119,9 +119,9 @@ class GraphWriter:
         return helper.make_graph(nodes, name, [], [value])
 
     def save(self) -> None:
-        """Writes the graph; its tensors are in the data file already."""
+        """Writes the graph, whose tensors are in the data file already."""
         self._data.flush()
-        os.fsync(self._data.fileno())  # once a minute's work: a power cut must not undo half of it
+        os.fsync(self._data.fileno())  # a power cut must not leave half of a minute's work
         graph: GraphProto = helper.make_graph(
             self._nodes, "decoder", self._inputs, self._outputs, self._tensors
         )

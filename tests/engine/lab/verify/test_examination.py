@@ -22,8 +22,8 @@ from engine.lab.verify.report import Check, Section
 from engine.model import runner
 from engine.model.config import read_config
 from engine.model.network import MLP
+from tests.engine.gguf_files import seeded_peer
 from tests.engine.nld import LORA, WEIGHTS, write_nld
-from tests.engine.qwen2 import write_qwen2
 from tests.tiny import sentinel_tokenizer
 
 TITLES = [
@@ -62,7 +62,8 @@ def nld(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen2")
     tokenizer = sentinel_tokenizer()
-    write_qwen2(folder, tied=True, vocabulary=tokenizer.size)
+    peer = seeded_peer("qwen2", tie_word_embeddings=True, vocab_size=tokenizer.size)
+    peer.save_pretrained(folder)
     tokenizer.save(folder)
     return folder
 

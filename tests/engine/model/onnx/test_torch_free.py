@@ -1,4 +1,4 @@
-"""The CPU's whole path, from files to text, runs where torch and transformers are not to be had."""
+"""The whole path of the CPU, from files to text, works without torch and transformers."""
 
 from __future__ import annotations
 
