@@ -150,8 +150,8 @@ def _cost(mode: str, figures: ModeFigures, query: ModeQuery, times: StepTimes) -
 
 
 def _rows(mode: str, figures: ModeFigures, query: ModeQuery) -> float:
-    """The rows of a forward: whole blocks in "block", masks beside the drafts in "pruned_spec", else
-    no more rows than can be kept."""
+    """The rows of a forward: whole blocks in "block", masks as well in "pruned_spec", else no more
+    rows than can be kept."""
     length = query.block_length
     if mode == "pruned_spec":
         return figures.rows_per_forward
