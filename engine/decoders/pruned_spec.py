@@ -6,7 +6,8 @@ group on the row where acceptance ends already holds the next draft. There every
 here rows are added by what they are expected to be worth. Acceptance ends at a row with a
 probability that follows from the drafts' confidences, corrected by how often drafts of such a
 confidence were right in this request; a row costs what the machine's step-time curve says. Where
-nothing pays, a cycle is the single row of "ar".
+nothing pays, a cycle is the single row of "ar". What is verified is the group's draft or, where
+that promises more, what followed the last tokens when they stood in the text before (`copying`).
 
 Two conventions of masks are served. A mask adapter's rows predict the token after their place
 (token shift), so that a group of k masks gives k drafts after the exact token of the row it hangs
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from engine.auto.step_times import StepTimes
+from engine.decoders.copying import Copy, CopyRecord, find_copy
 from engine.decoders.strategy import (
     DraftPlace,
     PendingTokens,
@@ -33,11 +36,13 @@ from engine.decoders.strategy import (
 from engine.reading import Reading
 from engine.step import Step
 
-DRAFTS_MAX = 8
+DRAFTS_MAX, COPIED_MAX = 8, 15
 # That the first j drafts of a group are all right, before a request has a record of its own:
 # Qwen2.5-Coder-0.5B with its adapter at held-out holes. Counts as so many cycles.
 SURVIVAL = (0.83, 0.69, 0.56, 0.44, 0.33, 0.24, 0.17, 0.11)
 _SURVIVAL_WEIGHT = 6.0
+# Rows of a usual cycle: what more rows will cost is read off the curve from there on.
+_USUAL_ROWS = 13
 # A draft's confidence counts as so many drafts of its kind; kinds are tenths of confidence.
 _CONFIDENCE_WEIGHT, _KINDS = 8.0, 10
 
@@ -51,12 +56,15 @@ class DraftRecord:
             were right.
         reached: by offset, cycles whose drafts up to there were all right.
         cycles: cycles that had drafts to verify.
+        emitted, spent: tokens, and their forwards' milliseconds by the step-time curve.
     """
 
     right: tuple[float, ...] = (0.0,) * _KINDS
     tried: tuple[float, ...] = (0.0,) * _KINDS
     reached: tuple[float, ...] = (0.0,) * DRAFTS_MAX
     cycles: float = 0.0
+    emitted: float = 0.0
+    spent: float = 0.0
 
     def chance(self, confidence: float) -> float:
         """That a draft of this confidence is right, where all before it are."""
@@ -80,7 +88,23 @@ class DraftRecord:
             tried[kind] += 1
             right[kind] += index < accepted
         reached = tuple(count + (offset < accepted) for offset, count in enumerate(self.reached))
-        return DraftRecord(tuple(right), tuple(tried), reached, self.cycles + 1)
+        return replace(
+            self, right=tuple(right), tried=tuple(tried), reached=reached, cycles=self.cycles + 1
+        )
+
+    def worth_of_time(self, costs: StepTimes) -> float:
+        """Tokens per millisecond that this request comes to, and never less than "ar" does.
+
+        Before there is a record: of verifying k drafts with two groups of k masks, of which one is
+        three times in four where acceptance ends, with the best k.
+        """
+        expected = [
+            (1 + 0.75 * sum(SURVIVAL[:masks])) / costs.at(1 + 3 * masks)
+            for masks in range(1, len(SURVIVAL) + 1)
+        ]
+        weight = _SURVIVAL_WEIGHT * costs.at(_USUAL_ROWS)
+        rate = (self.emitted + max(expected) * weight) / (self.spent + weight)
+        return max(rate, 1 / costs.at(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +115,13 @@ class CyclePlan:
         drafts: of the chain, verified in it.
         anchors: rows of the chain on which a group of masks hangs, ascending.
         masks: drafts that each group is to give; 0 where there is no group.
+        value: the expected tokens, less what the forward's time is worth in tokens.
     """
 
     drafts: int
     anchors: tuple[int, ...] = ()
     masks: int = 0
+    value: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +132,9 @@ class PrunedState:
         pending: the prompt's rest; afterwards its `cached` ends before the chain.
         drafts: what is to be verified after the bonus token, the token committed last.
         cycle: what the next forward has.
+        is_copied: whether `drafts` are copied, and not from a group of masks.
+        copy: what could be copied after the bonus token.
+        record, copies: how the groups' drafts and the copied ones did so far.
     """
 
     task: Task
@@ -113,7 +142,10 @@ class PrunedState:
     progress: Progress
     drafts: tuple[DraftPlace, ...] = ()
     cycle: CyclePlan = CyclePlan(0)
+    is_copied: bool = False
+    copy: Copy = field(default_factory=Copy)
     record: DraftRecord = field(default_factory=DraftRecord)
+    copies: CopyRecord = field(default_factory=CopyRecord)
 
 
 class PrunedSpec:
@@ -141,14 +173,19 @@ class PrunedSpec:
         cycle = state.cycle
         progress, tokens = verify(state.progress, step, cycle.drafts + 1, readings, task)
         emitted = len(tokens)
-        record = state.record
-        if cycle.drafts:
+        record = replace(
+            state.record,
+            emitted=state.record.emitted + emitted,
+            spent=state.record.spent + task.traits.costs.at(step.rows),
+        )
+        if cycle.drafts and not state.is_copied:
             record = record.after(state.drafts[: cycle.drafts], emitted - 1)
         following = PrunedState(
             task,
             PendingTokens(state.pending.cached + emitted),
             progress,
             record=record,
+            copies=state.copies.after(state.copy, tokens),
         )
         if progress.finished is None:
             following = _with_cycle(_with_drafts(following, cycle, emitted - 1, readings))
@@ -156,52 +193,45 @@ class PrunedSpec:
 
 
 def choose_cycle(
-    chances: Sequence[float], survival: Sequence[float], costs: StepTimes, room: int
+    chances: Sequence[float],
+    survival: Sequence[float],
+    costs: StepTimes,
+    *,
+    room: int,
+    worth: float,
 ) -> CyclePlan:
-    """The forward with the most expected tokens for its time.
+    """The forward with the most expected tokens, less what its time is worth.
 
     Args:
         chances: of each draft at hand, that it is right where all before it are.
         survival: by offset, that a new group's drafts up to there will all be right.
-        room: drafts after the bonus token that could still be emitted.
-
-    Time is worth what it earns otherwise: the tokens per millisecond of "ar", or of a cycle of its
-    own with one group, whichever is more.
+        room: tokens that may still be emitted.
+        worth: of a millisecond, in tokens.
     """
-    worth = _worth_of_time(survival, costs)
     reach = [1.0]  # that acceptance comes as far as this row
-    for chance in chances[: max(room, 0)]:
+    for chance in chances[: max(room - 1, 0)]:
         reach.append(reach[-1] * chance)
-    best, most = CyclePlan(0), 1.0 - worth * costs.at(1)
+    # What a group's drafts will bring, less the rows that are to verify them.
+    gains = [
+        sum(survival[:masks]) - worth * (costs.at(_USUAL_ROWS + masks) - costs.at(_USUAL_ROWS))
+        for masks in range(1, min(len(survival), room - 2) + 1)
+    ]
+    best = CyclePlan(0, value=1.0 - worth * costs.at(1))
     for drafts in range(len(reach)):
         emitted = sum(reach[: drafts + 1])
         ends = [reach[row] - (reach[row + 1] if row < drafts else 0.0) for row in range(drafts + 1)]
         order = sorted(range(drafts + 1), key=lambda row: (-ends[row], row))
-        for masks in range(1, min(len(survival), room - 1) + 1):
-            gained = sum(survival[:masks])
+        plans = [CyclePlan(drafts, value=emitted - worth * costs.at(drafts + 1))]
+        for masks, gain in enumerate(gains, 1):
             likely = 0.0
-            for groups in range(drafts + 2):
-                likely += ends[order[groups - 1]] if groups else 0.0
+            for groups in range(1, drafts + 2):
+                likely += ends[order[groups - 1]]
                 rows = drafts + 1 + groups * masks
-                value = emitted + likely * gained - worth * costs.at(rows)
-                if value > most + 1e-9:
-                    anchors = tuple(sorted(order[:groups]))
-                    best, most = CyclePlan(drafts, anchors, masks if groups else 0), value
-        if room <= 1:
-            value = emitted - worth * costs.at(drafts + 1)
-            if value > most + 1e-9:
-                best, most = CyclePlan(drafts), value
+                value = emitted + likely * gain - worth * costs.at(rows)
+                if value > best.value:
+                    plans.append(CyclePlan(drafts, tuple(sorted(order[:groups])), masks, value))
+        best = max(best, *plans, key=lambda plan: plan.value)
     return best
-
-
-def _worth_of_time(survival: Sequence[float], costs: StepTimes) -> float:
-    """Tokens per millisecond of "ar", or of verifying k drafts with one group of k masks on the row
-    where acceptance ends, as if that were known; with the k of the most."""
-    rates = [1 / costs.at(1)]
-    for masks in range(1, len(survival) + 1):
-        rates.append((1 + sum(survival[:masks])) / costs.at(2 * masks + 1))
-    # Nobody knows where acceptance ends: what is reached lies between.
-    return rates[0] + 0.7 * (max(rates) - rates[0])
 
 
 def _step(chain: tuple[int, ...], state: PrunedState) -> Step:
@@ -249,15 +279,30 @@ def _with_drafts(
 
 
 def _with_cycle(state: PrunedState) -> PrunedState:
-    """The state with the next forward chosen."""
+    """The state with the next forward chosen, whose chain are the drafts at hand or a copy."""
     if state.pending.tokens or state.progress.finished is not None:
         return state
     task, record = state.task, state.record
-    chances = [record.chance(draft.confidence) for draft in state.drafts]
-    limit = task.request.block.length
-    room = min(room_left(state.progress, task), limit)
-    cycle = choose_cycle(chances, record.survival()[:limit], task.traits.costs, room)
-    return replace(state, cycle=cycle)
+    room = min(room_left(state.progress, task), task.request.block.length)
+    choose = partial(
+        choose_cycle,
+        survival=record.survival(),
+        costs=task.traits.costs,
+        room=room,
+        worth=record.worth_of_time(task.traits.costs),
+    )
+    own = replace(state, cycle=choose([record.chance(each.confidence) for each in state.drafts]))
+    copy = find_copy(state.progress, task)
+    if not copy.tokens:
+        return own
+    chance = state.copies.chance(copy.match)
+    copied = copy.tokens[:COPIED_MAX]
+    cycle = choose([chance] * len(copied))
+    if not cycle.drafts or cycle.value <= own.cycle.value:
+        return replace(own, copy=copy)
+    drafts = tuple(DraftPlace(token, chance) for token in copied)
+    progress = replace(state.progress, draft=before_stop(drafts[: cycle.drafts], task))
+    return replace(state, progress=progress, drafts=drafts, cycle=cycle, is_copied=True, copy=copy)
 
 
 def _kind(confidence: float) -> int:

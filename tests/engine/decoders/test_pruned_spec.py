@@ -10,7 +10,6 @@ from engine.api import Limits, Request
 from engine.auto.step_times import StepTimes
 from engine.decoders.pruned_spec import (
     DRAFTS_MAX,
-    SURVIVAL,
     CyclePlan,
     DraftRecord,
     PrunedSpec,
@@ -28,22 +27,32 @@ chances = st.lists(st.floats(0.01, 0.99), max_size=DRAFTS_MAX)
 curves = st.sampled_from([FLAT, STEEP, BETWEEN])
 
 
+def plan_of(
+    chances: list[float],
+    curve: StepTimes,
+    room: int = 32,
+    record: DraftRecord = DraftRecord(),  # noqa: B008 -- frozen
+) -> CyclePlan:
+    worth = record.worth_of_time(curve)
+    return choose_cycle(chances, record.survival(), curve, room=room, worth=worth)
+
+
 def reading(token: int, probability: float = 0.9) -> Reading:
     return Reading(token, probability, ((token, 1.0),), 2.0)
 
 
 def test_where_rows_cost_nothing_every_row_of_the_chain_has_a_group() -> None:
-    plan = choose_cycle([0.9, 0.8], SURVIVAL, FLAT, 32)
+    plan = plan_of([0.9, 0.8], FLAT)
     assert plan == CyclePlan(2, (0, 1, 2), DRAFTS_MAX)
 
 
 def test_where_a_row_costs_as_much_as_a_step_a_cycle_is_one_row() -> None:
-    assert choose_cycle([0.9, 0.8], SURVIVAL, STEEP, 32) == CyclePlan(0)
+    assert plan_of([0.9, 0.8], STEEP) == CyclePlan(0)
 
 
 def test_masks_hang_where_acceptance_is_likely_to_end() -> None:
     sure, unsure = 0.97, 0.3
-    plan = choose_cycle([sure, unsure, sure], SURVIVAL, BETWEEN, 32)
+    plan = plan_of([sure, unsure, sure], BETWEEN)
     assert 0 not in plan.anchors  # the first draft is all but certain
     assert 1 in plan.anchors
 
@@ -52,8 +61,8 @@ def test_masks_hang_where_acceptance_is_likely_to_end() -> None:
 def test_a_plan_has_no_rows_that_nothing_can_come_of(
     chances: list[float], curve: StepTimes, room: int
 ) -> None:
-    plan = choose_cycle(chances, SURVIVAL, curve, room)
-    assert 0 <= plan.drafts <= min(len(chances), max(room, 0))
+    plan = plan_of(chances, curve, room)
+    assert 0 <= plan.drafts <= min(len(chances), max(room - 1, 0))
     assert set(plan.anchors) <= set(range(plan.drafts + 1))
     assert bool(plan.anchors) == bool(plan.masks)
     assert plan.masks <= max(room - 1, 0)
@@ -79,8 +88,8 @@ def test_drafts_that_are_never_right_are_given_up() -> None:
         record = record.after([DraftPlace(1, 0.9)], 0)
     assert record.chance(0.9) < 0.15
     dear = StepTimes((1, 8, 64), (10.0, 20.0, 100.0))
-    assert choose_cycle([], SURVIVAL, dear, 32) != CyclePlan(0)
-    assert choose_cycle([], record.survival(), dear, 32) == CyclePlan(0)
+    assert plan_of([], dear) != CyclePlan(0)
+    assert plan_of([], dear, record=record) == CyclePlan(0)
 
 
 @pytest.mark.parametrize("shifts", [True, False], ids=["adapter", "released"])
@@ -112,3 +121,22 @@ def test_a_cycle_drafts_after_its_exact_token(*, shifts: bool) -> None:
     assert keep == (0,)
     assert state.progress.committed == (7, 20)
     assert [draft.token for draft in state.drafts] == [21 + index for index in range(drafts)]
+
+
+def test_a_copy_is_verified_where_it_promises_more_than_the_drafts() -> None:
+    """The text repeats itself: what followed before is the chain, and masks hang on it as well."""
+    prompt = (1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4)
+    request = Request(prompt=prompt, mode="pruned_spec", limits=Limits(tokens_max=20))
+    traits = Traits(None, has_drafter=True, draft_masks=MASKS, costs=BETWEEN)
+    strategy = PrunedSpec()
+    state = strategy.start(Task(request, 0, 0, traits))
+    state, _ = strategy.resolve(state, strategy.plan(state), [reading(5)])
+    step = strategy.plan(state)
+    assert state.is_copied
+    assert step.token[: 1 + state.cycle.drafts] == (5, 6, 7, 8, 9, 1)[: 1 + state.cycle.drafts]
+    # Both come out wrong: copies are believed less from then on, and groups as much as before.
+    answers = [reading(50 + index) for index in range(len(step.read))]
+    following, keep = strategy.resolve(state, step, answers)
+    assert keep == (0,)
+    assert following.copies.chance(4) < state.copies.chance(4)
+    assert following.record.survival() == state.record.survival()
