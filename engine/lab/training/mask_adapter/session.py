@@ -1,16 +1,10 @@
-"""Trains a mask adapter on sequences that lie on the device, for a while or a number of rows.
-
-A run can be cut off anywhere and goes on from its last save. What it returns at its end is the
-average of its last weights.
-"""
+"""A mask adapter in training on sequences that lie on the device, as `training.run.Job`."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +13,6 @@ import numpy as np
 import torch
 
 from engine.lab.training.mask_adapter.adapter import (
-    AdapterOptions,
     MaskAdapter,
     run_clean,
     run_masks,
@@ -27,6 +20,7 @@ from engine.lab.training.mask_adapter.adapter import (
 from engine.lab.training.mask_adapter.groups import LAYOUT, draw_groups
 from engine.lab.training.mask_adapter.loss import LATENT_WEIGHT, accepted, backward
 from engine.lab.training.mask_adapter.teacher import Written
+from engine.lab.training.run import Position, StepReport
 from engine.model.network import Network
 
 _WARM_UP_STEPS = 40
@@ -70,18 +64,19 @@ class Acceptance:
 
 
 class Session:
-    """One adapter in training."""
+    """One adapter in training; see `engine.lab.training.run.Job`."""
 
     def __init__(
         self,
         network: Network,
         adapter: MaskAdapter,
         data: Sequence[Written],
+        held_out: Sequence[Written],
         options: SessionOptions,
     ) -> None:
         self.adapter, self.options = adapter, options
-        self.step, self.rows = 0, 0
-        self._network, self._data = network, data
+        self.position = Position()
+        self._network, self._data, self._held_out = network, data, held_out
         self._parameters = dict(adapter.named_parameters())
         self._average = {name: each.detach().clone() for name, each in self._parameters.items()}
         device = network.encoder.embed_tokens.weight.device
@@ -93,11 +88,11 @@ class Session:
         self._shares = np.array([len(each.tokens) for each in data], dtype=float)
         self._shares /= self._shares.sum()
 
-    def train_step(self, share: float) -> dict[str, float]:
-        """One batch, where `share` of the run is done; loss figures."""
-        options = self.options
-        rng = np.random.default_rng([options.seed, self.step])
-        self._generator.manual_seed(options.seed * 1_000_003 + self.step)
+    def step(self, share: float) -> StepReport:
+        """One batch, where `share` of the run is done."""
+        options, step = self.options, self.position.step
+        rng = np.random.default_rng([options.seed, step])
+        self._generator.manual_seed(options.seed * 1_000_003 + step)
         written = self._data[rng.choice(len(self._data), p=self._shares)]
         chosen = torch.from_numpy(rng.integers(len(written.tokens), size=options.sequences))
         part = written.slice(chosen.to(written.tokens.device))
@@ -107,24 +102,18 @@ class Session:
         self._optimizer.zero_grad(set_to_none=True)
         losses = backward(self.adapter, clean, hidden, batch, latent_weight=options.latent_weight)
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), _CLIP)
+        rate = options.rate * _schedule(step, share)
         for group in self._optimizer.param_groups:
-            group["lr"] = options.rate * _schedule(self.step, share)
+            group["lr"] = rate
         self._optimizer.step()
         self._blend()
-        self.step += 1
-        self.rows += options.sequences * sum(options.layout)
-        return asdict(losses)
+        return StepReport(asdict(losses), options.sequences * sum(options.layout), rate)
 
-    def run(
-        self, seconds: float, report: Callable[[dict[str, float]], None], *, every: int = 50
-    ) -> None:
-        """Trains for so long; reports every so many steps."""
-        start, first = time.monotonic(), self.rows
-        while (elapsed := time.monotonic() - start) < seconds:
-            figures = self.train_step(elapsed / seconds)
-            if self.step % every == 0:
-                rate = (self.rows - first) / (time.monotonic() - start)
-                report({"step": self.step, "rows": self.rows, "rows/s": rate, **figures})
+    def held_out(self) -> dict[str, float]:
+        """Drafts accepted on held-out sequences, in all and up to each offset."""
+        found = measure(self._network, self.adapter, self._held_out)
+        by_offset = {f"offset_{index}": each for index, each in enumerate(found.by_offset, 1)}
+        return {"drafts": found.drafts, **by_offset}
 
     def use_average(self) -> None:
         """Takes the average of the last weights for the weights."""
@@ -134,7 +123,8 @@ class Session:
 
     @torch.no_grad()
     def _blend(self) -> None:
-        decay = min(self.options.average, (1 + self.step) / (10 + self.step))
+        step = self.position.step + 1
+        decay = min(self.options.average, (1 + step) / (10 + step))
         for name, parameter in self._parameters.items():
             self._average[name].lerp_(parameter, 1 - decay)
 
@@ -144,7 +134,7 @@ class Session:
             "parameters": {name: each.detach() for name, each in self._parameters.items()},
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
-            "position": {"step": self.step, "rows": self.rows},
+            "position": asdict(self.position),
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -158,7 +148,7 @@ class Session:
                 parameter.copy_(state["parameters"][name])
                 self._average[name].copy_(state["average"][name])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self.rows = state["position"]["step"], state["position"]["rows"]
+        self.position = Position(**state["position"])
 
 
 @torch.no_grad()
@@ -191,15 +181,3 @@ def _parts(written: Written, size: int) -> Iterator[Written]:
 def _schedule(step: int, share: float) -> float:
     warm = min(1.0, (step + 1) / _WARM_UP_STEPS)
     return warm * (1 + math.cos(math.pi * min(share, 1.0))) / 2
-
-
-def new_adapter(network: Network, options: AdapterOptions, draft_ids: np.ndarray) -> MaskAdapter:
-    """An adapter at its beginning."""
-    return MaskAdapter(network, options, draft_ids)
-
-
-def log_line(figures: Mapping[str, object]) -> str:
-    """One line of JSON with short numbers."""
-    return json.dumps(
-        {key: round(each, 4) if isinstance(each, float) else each for key, each in figures.items()}
-    )

@@ -19,6 +19,7 @@ from engine.lab.training.mask_adapter.loss import dpace
 from engine.lab.training.mask_adapter.session import Session, SessionOptions, measure
 from engine.lab.training.mask_adapter.teacher import Written, causal, write
 from engine.lab.training.recipe import Shape, model_config
+from engine.lab.training.run import Position
 from engine.model.network import Network
 
 _LAYOUT = (4, 3, 2)
@@ -138,24 +139,29 @@ def test_it_learns_and_a_saved_run_goes_on_as_if_never_stopped(
     from pathlib import Path
 
     options = SessionOptions(rate=1e-2, sequences=6, layout=(3,) * 6, average=0.5)
-    first = Session(network, _adapter(network), [written], options)
+    first = Session(network, _adapter(network), [written], [written], options)
     before = measure(network, first.adapter, [written]).drafts
-    for _ in range(30):
-        first.train_step(0.0)
+    for step in range(30):
+        first.step(0.0)
+        first.position = Position(step + 1)
     path = Path(str(tmp_path)) / "state.pt"
     first.save(path)
-    second = Session(network, _adapter(network), [written], options)
+    second = Session(network, _adapter(network), [written], [written], options)
     second.load(path)
-    assert first.train_step(0.5) == second.train_step(0.5)
+    assert first.step(0.5) == second.step(0.5)
     assert measure(network, first.adapter, [written]).drafts > before + 0.5
 
 
 def test_the_network_itself_is_not_touched(network: Network, written: Written) -> None:
     before = {name: each.clone() for name, each in network.state_dict().items()}
     session = Session(
-        network, _adapter(network), [written], SessionOptions(sequences=4, layout=_LAYOUT)
+        network,
+        _adapter(network),
+        [written],
+        [written],
+        SessionOptions(sequences=4, layout=_LAYOUT),
     )
-    session.train_step(0.0)
+    session.step(0.0)
     assert all(torch.equal(before[name], each) for name, each in network.state_dict().items())
 
 
