@@ -7,7 +7,7 @@
     SantaCoder-FIM (Ben Allal et al., arXiv 2301.03988): prompt, suffix, canonical_solution, tests,
         and language, of which only Python is run
 
-Reads local files only and downloads nothing. Knows neither models nor how a task is judged.
+Only local files are read; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Task:
 
     Attributes:
         id: unique in its suite.
-        kind: what its figures are grouped by.
+        kind: the group of its figures.
         reference: what stood in the hole.
-        tests: what follows the completed text in a program that ends well only if the completion
-            is right; None where there is nothing to run.
-        language: as the corpus calls it, which is mostly what editors do.
-        ends_line: as all of its kind the hole ends behind a line break, whatever stands in it.
+        tests: the code after the completed text in a program that passes only if the completion is
+            right; None if there is nothing to run.
+        language: the name that the corpus uses, mostly that of editors too.
+        ends_line: whether holes of this kind end after a line break.
     """
 
     suite: str
@@ -65,7 +65,7 @@ class Task:
     language: str = PYTHON
 
     def program(self, completion: str) -> str:
-        """The Python program that judges a completion. Only for tasks with tests."""
+        """The Python program that judges a completion, for tasks with tests."""
         assert self.tests is not None
         return f"{self.prefix}{completion}{self.suffix}\n{self.tests}"
 
@@ -77,14 +77,14 @@ def hole_tasks(sources: Sequence[Source], per_kind: int, seed: int) -> list[Task
 
 
 def held_out_sources(corpus: Path | None, out: Path | None) -> list[Source]:
-    """The files of held-out packages: of a corpus made before, or of what is installed here.
+    """The files of held-out packages, from a corpus or from the installed packages.
 
     Args:
-        corpus: a folder that `build_corpus` filled.
-        out: the folder of a run, which keeps the files of its first time.
+        corpus: a folder that `build_corpus` wrote.
+        out: the folder of a run, in which the files of the first run are kept.
 
     Raises:
-        ConfigError: there is no such corpus, or none can be made here.
+        ConfigError: There is no such corpus, or none can be built.
     """
     kept = [folder for folder in (corpus, out) if folder and (folder / _HELD_FILE).exists()]
     if kept:
@@ -107,11 +107,11 @@ def read_suites(path: Path, infillings: Sequence[Infilling] = ()) -> dict[str, l
     """The tasks of a .jsonl, .jsonl.gz or .parquet file, in its order, by the name of their suite.
 
     Args:
-        infillings: what HumanEval's problems become, a suite of each; single lines if empty.
+        infillings: the kinds of holes that become suites of HumanEval's problems; single lines if
+            empty.
 
     Raises:
-        ConfigError: the file cannot be read, or holds a row of another format than its first
-            row's; names the row.
+        ConfigError: The file cannot be read, or a row has another format than the first one.
     """
     rows = list(_rows(path))
     if not rows:
@@ -127,13 +127,13 @@ def read_suites(path: Path, infillings: Sequence[Infilling] = ()) -> dict[str, l
 
 
 def is_problem(row: Mapping[str, object]) -> bool:
-    """Whether a row is, or is meant to be, a whole problem of HumanEval."""
+    """Whether a row looks like a whole problem of HumanEval."""
     return "entry_point" in row and "suffix" not in row
 
 
 def sample(tasks: Sequence[Task], count: int | None, seed: int) -> list[Task]:
-    """So many of the tasks at most, in their order: one at random of each of as many stretches of
-    equal length, so that every problem and length has its share. The same for the same seed."""
+    """At most `count` of the tasks, in their order: a random one of each of `count` equal parts, so
+    that every problem and length has its share. The same for the same seed."""
     if count is None or count >= len(tasks):
         return list(tasks)
     rng = np.random.default_rng([seed, len(tasks)])
@@ -142,7 +142,7 @@ def sample(tasks: Sequence[Task], count: int | None, seed: int) -> list[Task]:
 
 
 def digest(tasks: Sequence[Task]) -> str:
-    """Hexadecimal; changes with anything in the tasks."""
+    """A hexadecimal hash of everything in the tasks."""
     return sha256(repr(tasks).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -170,7 +170,7 @@ def _problem_tasks(
         if "suffix" in row:
             raise ConfigError(
                 f"{path}, row {number} has a suffix, and the first row has none.",
-                remedy="Keep whole problems and holes in files of their own.",
+                remedy="Put whole problems and holes into separate files.",
                 param="suffix",
             )
         fields = _fields(path, number, row, _PROBLEM)
@@ -179,7 +179,7 @@ def _problem_tasks(
         if not holes:
             raise ConfigError(
                 f"{path}, row {number}: canonical_solution has no lines.",
-                remedy="Holes are cut out of it.",
+                remedy="It needs lines, of which holes are made.",
                 param="canonical_solution",
             )
         names.append((number, fields["task_id"]))
@@ -201,7 +201,7 @@ def _problem_tasks(
 
 
 def _check_ids(path: Path, names: Sequence[tuple[int, str]]) -> None:
-    """Raises ConfigError where two rows have the same name."""
+    """Raises ConfigError if two rows have the same name."""
     seen: set[str] = set()
     for number, name in names:
         if name in seen:
@@ -240,7 +240,7 @@ def _task(path: Path, number: int, row: Mapping[str, object]) -> Task:
 def _fields(
     path: Path, number: int, row: Mapping[str, object], names: Sequence[str]
 ) -> dict[str, str]:
-    """These fields of a row. Raises ConfigError where one is missing or no text."""
+    """These fields of a row. Raises ConfigError if one is missing or not a text."""
     fields: dict[str, str] = {}
     for name in names:
         value = row.get(name)
@@ -260,7 +260,7 @@ def _human_eval_tests(path: Path, number: int, fields: Mapping[str, str]) -> str
     if not entry.isidentifier():
         raise ConfigError(
             f"{path}, row {number}: entry_point is {entry!r}.",
-            remedy="It is the name of the function under test.",
+            remedy="Give the name of the function under test.",
             param="entry_point",
         )
     return f"{fields['test']}\ncheck({entry})\n"
@@ -275,9 +275,9 @@ def _rows(path: Path) -> Iterator[Mapping[str, object]]:
             yield from _json_rows(path)
         else:
             raise ConfigError(
-                f"{path} is no suite.",
+                f"{path} is not a suite.",
                 remedy='Give "holes", "replay" or a .jsonl, .jsonl.gz or .parquet file; with ":60" '
-                "behind it a sample of 60.",
+                "after it a sample of 60.",
                 param="suite",
             )
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:

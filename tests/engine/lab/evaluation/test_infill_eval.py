@@ -11,7 +11,7 @@ from engine.api import Finished, Usage
 from engine.lab.data.corpus import Source
 from engine.lab.data.examples import Pieces
 from engine.lab.evaluation import infill_eval
-from engine.lab.evaluation.infill_eval import KINDS, draw_holes, main, measure, to_table
+from engine.lab.evaluation.infill_eval import KINDS, draw_holes, figures_table, main, measure
 
 CODE = '''import json
 
@@ -80,7 +80,9 @@ def test_figures_are_means_over_the_holes(monkeypatch: pytest.MonkeyPatch):
     assert figures.endless == 0.25
     assert figures.forwards == 2.0
     assert figures.tokens_per_forward == 17 / 8
-    assert "| ar | multi line | 4 | 25.0% | 50.0% | 25.0% | 2.0 | 2.12 |" in to_table([figures])
+    assert "| ar | multi line | 4 | 25.0% | 50.0% | 25.0% | 2.0 | 2.12 |" in figures_table(
+        [figures]
+    )
 
 
 def test_a_language_without_held_out_files_is_named(
