@@ -142,8 +142,7 @@ def measure(
         try:
             times = wait_for_curve(engine)
             runs: dict[str, Callable[[Hole], Timed]] = {
-                one.label: _auto(engine, times) if one.mode == "auto" else _ours(engine, one)
-                for one in variants
+                one.label: _ours(engine, one, times) for one in variants
             }
             runs[PEER] = _theirs(engine, settings)
             results = _in_turn(runs, holes, seconds)
@@ -195,21 +194,15 @@ def stats_of(rows: Sequence[VariantRow]) -> CheckpointStats:
     return CheckpointStats(modes, length, is_on_par)
 
 
-def _ours(engine: Engine, variant: Variant) -> Callable[[Hole], Timed]:
-    def run(hole: Hole) -> Timed:
-        request = to_request(engine, hole.pieces, variant.mode, TOKENS_MAX)
-        block = BlockOptions(variant.length, variant.threshold)
-        return run_request(engine, replace(request, block=block), hole.pieces.middle)
-
-    return run
-
-
-def _auto(engine: Engine, times: StepTimes) -> Callable[[Hole], Timed]:
+def _ours(engine: Engine, variant: Variant, times: StepTimes) -> Callable[[Hole], Timed]:
     auto = AutoMode(engine, times)
+    block = BlockOptions(variant.length, variant.threshold)
 
     def run(hole: Hole) -> Timed:
-        request = to_request(engine, hole.pieces, "ar", TOKENS_MAX)
-        return auto(replace(request, block=BlockOptions()), hole.pieces.middle)
+        mode, wanted = variant.mode, hole.pieces.middle
+        request = to_request(engine, hole.pieces, "ar" if mode == "auto" else mode, TOKENS_MAX)
+        request = replace(request, block=block)
+        return auto(request, wanted) if mode == "auto" else run_request(engine, request, wanted)
 
     return run
 

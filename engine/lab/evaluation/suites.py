@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -168,20 +169,16 @@ def _problem_tasks(
     names: list[tuple[int, str]] = []
     for number, row in enumerate(rows, start=1):
         if "suffix" in row:
-            raise ConfigError(
-                f"{path}, row {number} has a suffix, and the first row has none.",
-                remedy="Put whole problems and holes into separate files.",
-                param="suffix",
+            what = " has a suffix, and the first row has none."
+            raise _wrong(
+                path, number, what, "suffix", "Put problems and holes into separate files."
             )
         fields = _fields(path, number, row, _PROBLEM)
         tests = _human_eval_tests(path, number, fields)
         holes = cut_lines(fields["canonical_solution"], infilling)
         if not holes:
-            raise ConfigError(
-                f"{path}, row {number}: canonical_solution has no lines.",
-                remedy="It needs lines, of which holes are made.",
-                param="canonical_solution",
-            )
+            what = ": canonical_solution has no lines."
+            raise _wrong(path, number, what, "canonical_solution", "Holes are made of its lines.")
         names.append((number, fields["task_id"]))
         tasks += [
             Task(
@@ -205,11 +202,8 @@ def _check_ids(path: Path, names: Sequence[tuple[int, str]]) -> None:
     seen: set[str] = set()
     for number, name in names:
         if name in seen:
-            raise ConfigError(
-                f"{path}, row {number}: the task {name!r} stands there twice.",
-                remedy="Remove one of them.",
-                param="task_id",
-            )
+            what = f": the task {name!r} stands there twice."
+            raise _wrong(path, number, what, "task_id", "Remove one of them.")
         seen.add(name)
 
 
@@ -246,23 +240,22 @@ def _fields(
         value = row.get(name)
         if not isinstance(value, str):
             formats = "; or ".join(", ".join(each) for each in (_PROBLEM, _HUMAN_EVAL, _SANTACODER))
-            raise ConfigError(
-                f"{path}, row {number}: {name} is {'not a text' if name in row else 'missing'}.",
-                remedy=f"Rows have {formats}.",
-                param=name,
-            )
+            what = f": {name} is {'not a text' if name in row else 'missing'}."
+            raise _wrong(path, number, what, name, f"Rows have {formats}.")
         fields[name] = value
     return fields
+
+
+def _wrong(path: Path, number: int, what: str, param: str, remedy: str) -> ConfigError:
+    """The error of a row; `what` follows the words "row NUMBER"."""
+    return ConfigError(f"{path}, row {number}{what}", remedy=remedy, param=param)
 
 
 def _human_eval_tests(path: Path, number: int, fields: Mapping[str, str]) -> str:
     entry = fields["entry_point"]
     if not entry.isidentifier():
-        raise ConfigError(
-            f"{path}, row {number}: entry_point is {entry!r}.",
-            remedy="Give the name of the function under test.",
-            param="entry_point",
-        )
+        what = f": entry_point is {entry!r}."
+        raise _wrong(path, number, what, "entry_point", "Give the name of the function under test.")
     return f"{fields['test']}\ncheck({entry})\n"
 
 
@@ -292,18 +285,16 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, object]]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            row: Any = None
             try:
                 row = json.loads(line)
+                fault = "" if isinstance(row, dict) else "is not a JSON object"
             except json.JSONDecodeError as error:
+                fault = f"is not JSON: {error.msg}"
+            if fault:
                 raise ConfigError(
-                    f"{path}, line {number} is not JSON: {error.msg}.",
-                    remedy="One JSON object stands on each line.",
-                    param=str(path),
-                ) from None
-            if not isinstance(row, dict):
-                raise ConfigError(
-                    f"{path}, line {number} is no JSON object.",
-                    remedy="One JSON object stands on each line.",
+                    f"{path}, line {number} {fault}.",
+                    remedy="Each line holds one JSON object.",
                     param=str(path),
                 )
             yield row

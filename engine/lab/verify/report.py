@@ -6,7 +6,7 @@ Torch-free.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from engine.errors import EngineError
@@ -47,19 +47,11 @@ class Section:
 
     def to_object(self) -> dict[str, object]:
         """The section for JSON."""
-        return {
-            "title": self.title,
-            "checks": [
-                {
-                    "name": check.name,
-                    "state": check.state,
-                    "found": check.found,
-                    **({"remedy": check.remedy} if check.remedy else {}),
-                    "figures": dict(check.figures),
-                }
-                for check in self.checks
-            ],
-        }
+        checks = [asdict(check) for check in self.checks]
+        for check in checks:
+            if not check["remedy"]:
+                del check["remedy"]
+        return {"title": self.title, "checks": checks}
 
 
 def passed(name: str, found: str, /, **figures: Figure) -> Check:

@@ -15,10 +15,11 @@ import tempfile
 import threading
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from engine.errors import EngineFailure
 
@@ -43,7 +44,28 @@ class Channel:
         self._answers.flush()
 
 
-class Child:
+class OwnProcess(ABC):
+    """A process that a context ends."""
+
+    _process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the process and waits for it."""
+
+
+class Child(OwnProcess):
     """A process that answers lines of JSON, as a context that ends it.
 
     Attributes:
@@ -83,17 +105,6 @@ class Child:
             raise
         self.start_seconds = time.monotonic() - began
 
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         """The answer to a question. Raises EngineFailure as at the start."""
         assert self._process.stdin is not None
@@ -103,7 +114,6 @@ class Child:
         return self._receive(seconds)
 
     def close(self) -> None:
-        """Ends the process and waits for it."""
         self._process.kill()
         self._process.wait()
         self._reader.join()

@@ -216,7 +216,6 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedR
             "tokens/s",
             tuple(_prompt_rate(plan.prompt, answer) for answer in ours),
             tuple(_prompt_rate(plan.prompt, answer) for answer in theirs),
-            more_is_better=True,
             bar=PROMPT_BAR,
         ),
         ComparedRow(
@@ -261,12 +260,9 @@ def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
             "tokens/s",
             rates[0],
             rates[2],
-            more_is_better=True,
             bar=AUTO_BAR,
         ),
-        ComparedRow(
-            pair.threads, f"{name}, ar", "tokens/s", rates[1], rates[2], more_is_better=True
-        ),
+        ComparedRow(pair.threads, f"{name}, ar", "tokens/s", rates[1], rates[2]),
     ]
 
 
@@ -291,7 +287,6 @@ def beside_busy_core(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Compared
             "",
             tuple(share[index] for share in shares["ours"]),
             tuple(share[index] for share in shares["theirs"]),
-            more_is_better=True,
             bar=BUSY_BAR,
         )
         for index, name in enumerate(("prompt", "decoding"))

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineFailure
-from engine.lab.bench.llamacpp.channel import ask
+from engine.lab.bench.llamacpp.channel import OwnProcess, ask
 
 _READY_SECONDS_MAX = 300.0
 _POLL_SECONDS = 0.02
 
 
-class HostProcess:
+class HostProcess(OwnProcess):
     """One host that is ready, as a context that ends it.
 
     Attributes:
@@ -67,17 +67,6 @@ class HostProcess:
             raise
         self.start_seconds = time.monotonic() - began
 
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def __enter__(self) -> HostProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def complete(self, prefix: str, suffix: str, tokens: int) -> None:
         """Waits for one completion. Raises EngineFailure if it fails."""
         body = {"prefix": prefix, "suffix": suffix, "limits": {"tokensMax": tokens}}
@@ -94,7 +83,6 @@ class HostProcess:
             time.sleep(0.2)
 
     def close(self) -> None:
-        """Ends the process and waits for it."""
         self._process.terminate()
         try:
             self._process.wait(30)

@@ -68,7 +68,7 @@ class ComparedRow:
     unit: str
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
-    more_is_better: bool
+    more_is_better: bool = True
     bar: Bar | None = None
 
     @property

@@ -33,7 +33,7 @@ OURS = Bar("ours", 2.0, is_least=False)
 def row(
     ours: tuple[float, ...], theirs: tuple[float, ...], bar: Bar | None = None, name: str = "any"
 ) -> ComparedRow:
-    return ComparedRow(1, name, "tokens/s", ours, theirs, more_is_better=True, bar=bar)
+    return ComparedRow(1, name, "tokens/s", ours, theirs, bar=bar)
 
 
 def section(processor: str = "A", model: str = "m.gguf", date: str = "today") -> MachineSection:

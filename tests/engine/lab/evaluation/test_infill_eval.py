@@ -34,30 +34,21 @@ class Store:
 SOURCES = [Source("one", "a.py", CODE), Source("two", "b.py", CODE.replace("Store", "Shelf"))]
 
 
-def test_holes_are_cut_from_the_text_where_their_kind_says():
-    holes = draw_holes(SOURCES, 20)
-    assert [hole.kind for hole in holes] == [kind for kind in KINDS for _ in range(20)]
-    for hole in holes:
+def test_holes_lie_where_their_kind_says():
+    for hole in draw_holes(SOURCES, 20):
         pieces = hole.pieces
-        text = pieces.prefix + pieces.middle + pieces.near + pieces.far
-        assert text in {source.text for source in SOURCES}
         assert not (pieces.near + pieces.far)[:1].strip("\n")
         before = pieces.prefix.rsplit("\n", 1)[-1]
+        assert bool(before.strip()) == (hole.kind in ("line_tail", "mid_word"))
         if hole.kind in ("whole_line", "multi_line"):
-            assert not before.strip()
             assert not pieces.middle[:1].isspace()
-        else:
-            assert before.strip()
-        if hole.kind != "multi_line":
-            assert "\n" not in pieces.middle
+        if hole.kind == "multi_line":
+            assert pieces.middle.count("\n") < 4
         if hole.kind == "mid_word":
             assert (before[-1] + pieces.middle[0]).isidentifier() or before[-1].isdigit()
-    assert any("\n" in hole.pieces.middle for hole in holes if hole.kind == "multi_line")
 
 
-def test_holes_repeat_with_their_seed_and_use_every_package_alike():
-    assert draw_holes(SOURCES, 6) == draw_holes(SOURCES, 6)
-    assert draw_holes(SOURCES, 6, seed=1) != draw_holes(SOURCES, 6, seed=2)
+def test_every_package_gives_as_many_holes():
     from_two = sum("Shelf" in hole.pieces.prefix for hole in draw_holes(SOURCES, 10))
     assert from_two == len(KINDS) * 5
 

@@ -112,7 +112,7 @@ def test_canonical_solutions_pass_and_others_fail(tmp_path: Path) -> None:
     [
         ("", "holds no tasks"),
         ("{", "line 1 is not JSON"),
-        ("[1]", "line 1 is no JSON object"),
+        ("[1]", "line 1 is not a JSON object"),
         ('{"prompt": "a"}', "row 1: suffix is missing.* Rows have"),
         (json.dumps({**SANTACODER[0], "suffix": 3}), "suffix is not a text"),
         (json.dumps({**HUMAN_EVAL[0], "entry_point": "f)\nx("}), "entry_point is"),

@@ -176,7 +176,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     def step_and_signal(self: object, share: float) -> object:
         steps[0] += 1
         if steps[0] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM if command == "convert" else signal.SIGINT)
         return step(self, share)
 
     monkeypatch.setattr(job, "step", step_and_signal)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,30 +143,6 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
 
 
-def test_a_run_told_to_stop_saves_its_last_step_and_goes_on(
-    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path
-):
-    budget = Budget(tokens=9000)
-    whole, stopped, resumed = (new_trainer(tokenizer) for _ in range(3))
-    held_out = held_out_batches(whole, sampler, 600)
-    for name in ("whole", "broken"):
-        (tmp_path / name).mkdir()
-    train(whole, drawn(whole, sampler), held_out, budget, tmp_path / "whole")
-    draw = drawn(stopped, sampler)
-
-    def told(step: int, joint: bool) -> list[Rows]:
-        if step == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return draw(step, joint)
-
-    assert not train(stopped, told, held_out, budget, tmp_path / "broken")
-    assert stopped.position.step == 3
-    assert whole.position.step > 3
-    train(resumed, drawn(resumed, sampler), held_out, budget, tmp_path / "broken")
-    expected = weights(whole)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
-
-
 def test_steps_drawn_ahead_by_other_processes_are_the_same(
     tokenizer: Tokenizer, sampler: ExampleSampler
 ):
@@ -210,21 +185,6 @@ def test_compiled_steps_learn_the_same(
     held_out = held_out_batches(trainers[0], sampler, 600)
     after = [trainer.evaluate(held_out)["ar"] for trainer in trainers]
     assert after[0] == pytest.approx(after[1], rel=1e-4)
-
-
-def test_a_half_written_state_is_not_taken_up(
-    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path
-):
-    (tmp_path / "state.partial").write_bytes(b"half")
-    trainer = new_trainer(tokenizer)
-    train(
-        trainer,
-        drawn(trainer, sampler),
-        held_out_batches(trainer, sampler, 600),
-        Budget(tokens=2000),
-        tmp_path,
-    )
-    assert trainer.position.step > 0
 
 
 def test_a_finished_run_is_left_alone(

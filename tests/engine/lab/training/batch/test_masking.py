@@ -88,14 +88,14 @@ def test_many_blocks_are_masked_whole_with_and_without_their_first_token():
     assert 0.15 < seedless < 0.4
 
 
-def test_behind_the_end_all_is_masked_in_many_copies_and_weighs_as_often_as_it_is_seen():
+def test_after_the_end_all_is_masked_in_many_copies_and_weighs_as_often_as_it_is_seen():
     middle, copies = 9, 400
     rows = noise(5, middle, seed=4, copies=copies)
-    behind = rows.positions > 5 + middle
-    masked = (rows.tokens == MASK) & behind
+    later = rows.positions > 5 + middle
+    masked = (rows.tokens == MASK) & later
     whole = [
-        bool(masked[(rows.blocks == block) & behind].all()) for block in set(rows.blocks[behind])
+        bool(masked[(rows.blocks == block) & later].all()) for block in set(rows.blocks[later])
     ]
     # The others are masked whole with the share of their blocks that are.
     assert 0.5 < np.mean(whole) < 0.8
-    assert rows.weights[behind].mean() == pytest.approx(FILLING_SHARE, rel=0.1)
+    assert rows.weights[later].mean() == pytest.approx(FILLING_SHARE, rel=0.1)

@@ -107,7 +107,7 @@ def test_clean_rows_are_causal(network: Network):
 
 
 def test_a_hole_is_as_its_whole_prompt_alone(network: Network):
-    """Branch behind trunk equals one sequence: what serving computes."""
+    """A trunk followed by a branch equals one sequence, as serving computes it."""
     whole = example(30, (12, 6, 5), (30, 4, 9), seed=4)
     rows = logits(network, of([whole], [[]]))
     start = 30
