@@ -39,6 +39,7 @@ from engine.lab.evaluation.infill_eval import (
     measure_checkpoint,
     to_comparison,
 )
+from engine.lab.tables import to_table
 from engine.lab.training.batch.plain_text import PlainTexts
 from engine.lab.training.jobs.acceptance import measure_acceptance
 from engine.lab.training.jobs.adapt import AdaptJob
@@ -361,11 +362,12 @@ def _show_acceptance(
     # In the compute dtype, as in the engine.
     network = _network(options, config, _dtype(options))
     adapter = job.adapter.to(network.encoder.embed_tokens.weight.dtype)
-    rows = ["| drafter | prompts | tokens/cycle | tokens/forward |", "|---|---|---|---|"]
+    rows = []
     for name, tested in (("off", None), ("on", adapter)):
         done = measure_acceptance(network, tested, prompts, ends)
-        rows.append(f"| {name} | {len(prompts)} | {done.per_cycle:.3f} | {done.per_forward:.3f} |")
-    _report(options, "\n".join(rows))
+        rows.append((name, len(prompts), f"{done.per_cycle:.3f}", f"{done.per_forward:.3f}"))
+    names = ("drafter", "prompts", "tokens/cycle", "tokens/forward")
+    _report(options, "\n".join(to_table(names, rows)))
 
 
 def _report(options: TrainingOptions, table: str) -> None:

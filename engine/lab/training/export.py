@@ -17,6 +17,7 @@ from engine.lab.data.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
 from engine.lab.data.languages import shares_of
 from engine.lab.data.sampler import HOLES
 from engine.lab.evaluation.infill_eval import InfillFigures, figures_table
+from engine.lab.tables import to_table
 from engine.lab.training.loss.objective import Batch, evaluate
 from engine.lab.training.recipe import Recipe
 from engine.model.checkpoint import WEIGHTS, Weights, load_network, save_checkpoint
@@ -208,11 +209,12 @@ Prompt: `<s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]`, then
 
 def _data(manifest: dict[str, Any]) -> str:
     train, held = _used(manifest, TRAIN), _used(manifest, HELD)
-    rows = ["| licence | packages | files | MB | the largest |", "|---|---|---|---|---|"]
+    rows = []
     for licence, group in _by_licence(train).items():
         names = ", ".join(package["name"] for package in group[:_NAMED])
         files = sum(package["files"] for package in group)
-        rows.append(f"| {licence} | {len(group)} | {files} | {_bytes(group) / 1e6:.1f} | {names} |")
+        rows.append((licence, len(group), files, f"{_bytes(group) / 1e6:.1f}", names))
+    licences = "\n".join(to_table(("licence", "packages", "files", "MB", "the largest"), rows))
     held_names = ", ".join(f"{p['name']} ({p['licence']})" for p in held)
     refused = sum(bool(package["skipped"]) for package in manifest["packages"])
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
@@ -225,7 +227,7 @@ package in each language. Within a language a package counts with the 0.6th powe
 
 {_languages(train)}
 
-{chr(10).join(rows)}
+{licences}
 
 Whole packages held out: {held_names}; {_bytes(held) / 1e6:.1f} MB.
 Training files that copy them are dropped. {refused} packages were refused for their licence.
@@ -255,10 +257,11 @@ def _languages(packages: Sequence[dict[str, Any]]) -> str:
         for language, size in package["languages"].items():
             sizes[language] = sizes.get(language, 0) + size
     shares = shares_of(list(sizes))
-    rows = ["| language | MB | share of the examples |", "|---|---|---|"]
-    for language in sorted(sizes, key=lambda name: -shares[name]):
-        rows.append(f"| {language} | {sizes[language] / 1e6:.2f} | {shares[language]:.1%} |")
-    return "\n".join(rows)
+    rows = [
+        (language, f"{sizes[language] / 1e6:.2f}", f"{shares[language]:.1%}")
+        for language in sorted(sizes, key=lambda name: -shares[name])
+    ]
+    return "\n".join(to_table(("language", "MB", "share of the examples"), rows))
 
 
 def _training(recipe: Recipe, record: TrainingRecord) -> str:

@@ -6,8 +6,8 @@ import pytest
 
 import engine.decoders.strategy
 from engine.api import BlockOptions, Limits, Request
-from engine.lab.bench.parity import Parity, compare
-from engine.lab.verify.modes import LOSSLESS, Difference, Runner
+from engine.lab.bench.parity import compare
+from engine.lab.verify.modes import LOSSLESS, Runner
 from tests.engine.subjects import DTYPES, NAMES, Subject, subject
 
 
@@ -47,12 +47,6 @@ def test_a_wrong_acceptance_is_not_taken_for_rounding(monkeypatch: pytest.Monkey
     for parity in compare(tried.model, asked, ("copy_spec",)):
         assert parity.share > 0
         assert not parity.is_rounding
-
-
-def test_a_difference_counts_as_rounding_up_to_twice_the_noise() -> None:
-    assert Parity("copy_spec", 4, 0.5, (Difference(3, 1.0, 0.5),)).is_rounding
-    assert not Parity("copy_spec", 4, 0.5, (Difference(3, 1.1, 0.5),)).is_rounding
-    assert Parity("copy_spec", 4, 0.5, (Difference(3, 1.1, 0.5),)).share == 0.25
 
 
 @pytest.mark.parametrize("mode", LOSSLESS)

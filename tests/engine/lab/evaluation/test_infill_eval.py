@@ -8,30 +8,14 @@ from pathlib import Path
 import pytest
 
 from engine.api import Finished, Usage
+from engine.lab.data import examples
 from engine.lab.data.corpus import Source
 from engine.lab.data.examples import Pieces
 from engine.lab.evaluation import infill_eval
 from engine.lab.evaluation.infill_eval import KINDS, draw_holes, figures_table, main, measure
 
-CODE = '''import json
-
-
-class Store:
-    """Keeps values by name."""
-
-    def __init__(self, path):
-        self.path = path
-        self.values = {}
-
-    def put(self, name, value):
-        self.values[name] = value
-        return value
-
-    def save(self):
-        with open(self.path, "w") as file:
-            json.dump(self.values, file)
-'''
-SOURCES = [Source("one", "a.py", CODE), Source("two", "b.py", CODE.replace("Store", "Shelf"))]
+CODE = Path(examples.__file__).read_text("utf-8")
+SOURCES = [Source("one", "a.py", CODE), Source("two", "b.py", CODE)]
 
 
 def test_holes_lie_where_their_kind_says():
@@ -49,7 +33,7 @@ def test_holes_lie_where_their_kind_says():
 
 
 def test_every_package_gives_as_many_holes():
-    from_two = sum("Shelf" in hole.pieces.prefix for hole in draw_holes(SOURCES, 10))
+    from_two = sum(hole.source.startswith("two/") for hole in draw_holes(SOURCES, 10))
     assert from_two == len(KINDS) * 5
 
 

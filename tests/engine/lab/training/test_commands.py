@@ -86,12 +86,7 @@ def test_adapt_gives_a_checkpoint_of_the_same_family_that_knows_infilling(
     losses = [row["held_out_ar"] for row in held_out if "held_out_ar" in row]
     assert len(losses) == 2
     assert losses[1] < losses[0]
-
-
-def test_transformers_reads_an_adapted_llama_and_computes_the_same(
-    llama: Path, repository: Path, tmp_path: Path
-):
-    assert run("adapt", llama, repository, tmp_path) == 0
+    # transformers reads it and computes the same
     folder = tmp_path / "checkpoint"
     network = load_network(folder, read_config(folder), device=CPU, dtype=torch.float32)
     peer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
