@@ -1,15 +1,16 @@
-"""The smallest client of the language server: open a document, ask, and print the drafts.
+"""The smallest client of the language server: `python examples/client.py`.
 
-Run it with `python examples/client.py`. Everything it needs of LSP is here: JSON messages, each
-after a header with its length.
+It opens a document, asks for a completion and prints the drafts. All that it needs of LSP is here:
+messages of JSON, each after a header with its length.
 """
 
 import json
 import subprocess
 import sys
 
-URI = "file:///tmp/area.py"
-TEXT = "def area(width, height):\n    return \n\n\nprint(area(2, 3))\n"
+URI = "file:///project/counter.py"
+BEFORE = "class Counter:\n    def __init__(self, start):\n        "
+AFTER = "\n\n    def value(self):\n        return self.start\n"
 
 server = subprocess.Popen(
     [sys.executable, "-P", "-m", "dlm_lsp", "--stdio", "--log-level", "error"],
@@ -45,16 +46,16 @@ def answer_to(id):
 
 options = {"dlm": {"drafts": True}}
 capabilities = {"textDocument": {"inlineCompletion": {}}}
-send("initialize", {"processId": None, "rootUri": None, "capabilities": capabilities,
-                    "initializationOptions": options}, id=1)  # fmt: skip
+greeting = {"processId": None, "rootUri": None, "capabilities": capabilities}
+send("initialize", greeting | {"initializationOptions": options}, id=1)
 answer_to(1)
 send("initialized", {})
-document = {"uri": URI, "languageId": "python", "version": 1, "text": TEXT}
+document = {"uri": URI, "languageId": "python", "version": 1, "text": BEFORE + AFTER}
 send("textDocument/didOpen", {"textDocument": document})
 ask = {
     "textDocument": {"uri": URI},
-    "position": {"line": 1, "character": len("    return ")},
-    "context": {"triggerKind": 1},  # asked for by the user; 2 is by typing
+    "position": {"line": 2, "character": 8},  # where BEFORE ends
+    "context": {"triggerKind": 2},  # while typing; 1, when asked for, brings up to three answers
     "workDoneToken": "draft",  # drafts are sent to a request that has one
 }
 send("textDocument/inlineCompletion", ask, id=2)

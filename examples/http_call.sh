@@ -1,13 +1,14 @@
 #!/bin/sh
-# One completion by HTTP over a unix socket. First start an engine in another terminal with
-#   dlm-lsp serve
-# and then give this script the socket that it prints: sh examples/http_call.sh SOCKET
-# Each line of the answer is one event, and the last one holds the text.
-curl --silent --show-error --no-buffer --unix-socket "${1:?which socket?}" \
+# One completion by HTTP. First start an engine in another terminal:
+#   dlm-lsp serve --port 8123
+# It prints a token. Then: TOKEN=... sh examples/http_call.sh
+# Each line of the answer is one event, and the last one holds the whole text.
+curl --silent --show-error --no-buffer \
+    --header "Authorization: Bearer ${TOKEN:?the token that the engine printed}" \
     --header 'Content-Type: application/json' \
     --data '{
-        "prefix": "def area(width, height):\n    return ",
-        "suffix": "\n\n\nprint(area(2, 3))\n",
+        "prefix": "class Counter:\n    def __init__(self, start):\n        ",
+        "suffix": "\n\n    def value(self):\n        return self.start\n",
         "limits": {"tokensMax": 16}
     }' \
-    http://engine/v1/generate
+    "${URL:-http://127.0.0.1:8123}/v1/generate"

@@ -77,14 +77,17 @@ class Rule:
         ]
 
 
-LAB_USERS = ("dlm_lsp.cli", "dlm_lsp.evaluation", "dlm_lsp.host.verify")
+LAB_USERS = ("dlm_lsp.cli", "dlm_lsp.evaluation")
 PYGLS_USERS = ("dlm_lsp.lsp",)
 RULES = {
     "the engine knows nobody who asks it": Rule(("engine",), ("dlm_lsp",)),
     "what serves does not know the lab": Rule(("engine",), ("engine.lab",), but=("engine.lab",)),
     "the server does not know the lab": Rule(("dlm_lsp",), ("engine.lab",), but=LAB_USERS),
     "only the host holds an engine": Rule(
-        ("dlm_lsp",), ("engine",), TORCH_FREE_ENGINE, but=("dlm_lsp.host",)
+        ("dlm_lsp",),
+        ("engine",),
+        (*TORCH_FREE_ENGINE, "engine.lab.verify"),
+        but=("dlm_lsp.host",),
     ),
     "dlm_lsp has no torch": Rule(("dlm_lsp",), ("torch",)),
     "only the LSP side knows pygls": Rule(PACKAGES, ("pygls", "lsprotocol"), but=PYGLS_USERS),
@@ -95,6 +98,20 @@ RULES = {
         ("dlm_lsp.store",),
         ("engine", "rich", "dlm_lsp"),
         ("dlm_lsp.store", "engine.model.onnx.probe"),
+    ),
+    "postprocess is about text alone": Rule(
+        ("dlm_lsp.postprocess",), PACKAGES, ("dlm_lsp.postprocess",)
+    ),
+    "a session knows no LSP": Rule(
+        ("dlm_lsp.session",), ("dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.host", "dlm_lsp.evaluation")
+    ),
+    "the client knows no session": Rule(
+        ("dlm_lsp.client", "dlm_lsp.settings"),
+        ("dlm_lsp.session", "dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.host", "dlm_lsp.evaluation"),
+    ),
+    "the host knows no editor": Rule(
+        ("dlm_lsp.host",),
+        ("dlm_lsp.session", "dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.postprocess"),
     ),
     "strategies decide and do not compute": Rule(
         ("engine.decoders",), ("torch", "numpy", "engine.model", "engine.cache", "engine.engine")

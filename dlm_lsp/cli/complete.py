@@ -17,14 +17,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from dlm_lsp.cli.place import Place, PlaceError, open_place, to_place
-from dlm_lsp.cli.terminal import GUTTER, LiveView, State, hole_at
-from dlm_lsp.client.host_client import HostClient, HostError
+from dlm_lsp.cli.place import FilePlace, PlaceError, open_place, to_place
+from dlm_lsp.cli.terminal import GUTTER, LiveView, ShownState, hole_at
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import rules_for
 from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.session.pipeline import Suggestion, complete, to_body
 from dlm_lsp.session.silence import why_silent
 from dlm_lsp.settings.files import project_dir, user_file
@@ -38,10 +39,10 @@ USAGE_CODES = ("invalid_request", "option", "not_pulled", "unknown_name")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CompletionJob:
     """One hole to fill: where, in what, and by which settings."""
 
-    place: Place
+    place: FilePlace
     document: Document
     offset: int
     settings: Settings
@@ -72,7 +73,7 @@ def run(
     return asyncio.run(_fill_all(jobs, asked, as_json))
 
 
-def _job(place: Place, client_settings: dict[str, object]) -> Job:
+def _job(place: FilePlace, client_settings: dict[str, object]) -> CompletionJob:
     document, offset = open_place(place)
     loaded = load_settings(client_settings, project_dir(place.path), user_file())
     for problem in loaded.problems:
@@ -82,10 +83,12 @@ def _job(place: Place, client_settings: dict[str, object]) -> Job:
         print(f"dlm-lsp complete: {problem}", file=sys.stderr)
     if reason := why_silent(document, offset, loaded.settings, automatic=False):
         raise PlaceError(f"{place} is not completed. {reason}")
-    return Job(place, document, offset, loaded.settings)
+    return CompletionJob(place, document, offset, loaded.settings)
 
 
-async def _fill_all(jobs: Sequence[Job], asked: Mapping[str, object], as_json: bool) -> int:
+async def _fill_all(
+    jobs: Sequence[CompletionJob], asked: Mapping[str, object], as_json: bool
+) -> int:
     """`asked` holds what the command line says of every place, beside the settings."""
     console = Console(highlight=False)
     client = HostClient(to_host_settings(jobs[0].settings))
@@ -125,17 +128,19 @@ async def _wait_until_loaded(client: HostClient, console: Console) -> None:
             await asyncio.sleep(LOADING_POLL_SECONDS)
 
 
-async def _watch(console: Console, job: Job, body: GenerateBody, client: HostClient) -> None:
+async def _watch(
+    console: Console, job: CompletionJob, body: GenerateBody, client: HostClient
+) -> None:
     """Shows the text refining in its surroundings, and the figures under it."""
     hole = hole_at(str(job.place), job.document.text, job.offset)
     with LiveView(console) as view:
-        view.show(hole, State())
+        view.show(hole, ShownState())
         async with aclosing(_suggestions(job, body, client)) as suggestions:
             async for suggestion in suggestions:
                 figures = Text(f" {figures_of(suggestion)}", GUTTER) if suggestion.final else None
                 view.show(
                     hole,
-                    State(
+                    ShownState(
                         suggestion.committed,
                         suggestion.draft,
                         suggestion.spans,
@@ -145,20 +150,21 @@ async def _watch(console: Console, job: Job, body: GenerateBody, client: HostCli
                 )
 
 
-async def _last(job: Job, body: GenerateBody, client: HostClient) -> Suggestion:
+async def _last(job: CompletionJob, body: GenerateBody, client: HostClient) -> Suggestion:
     body = body.model_copy(update={"draft": False})
     async with aclosing(_suggestions(job, body, client)) as suggestions:
         return [suggestion async for suggestion in suggestions][-1]
 
 
 def _suggestions(
-    job: Job, body: GenerateBody, client: HostClient
+    job: CompletionJob, body: GenerateBody, client: HostClient
 ) -> AsyncGenerator[Suggestion, None]:
     context = gather(job.document, job.offset, None)
-    return complete(context, rules_for(context, automatic=False), body, client)
+    rules = rules_for(context.prefix, context.suffix, automatic=False)
+    return complete(context, rules, body, client)
 
 
-def to_object(place: Place, suggestion: Suggestion) -> dict[str, Any]:
+def to_object(place: FilePlace, suggestion: Suggestion) -> dict[str, Any]:
     """What `--json` prints for a place. Times are milliseconds."""
     usage = suggestion.usage
     return {
@@ -206,14 +212,14 @@ def _rounded(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else round(milliseconds, 1)
 
 
-def _print_plainly(job: Job, suggestion: Suggestion, with_place: bool) -> None:
+def _print_plainly(job: CompletionJob, suggestion: Suggestion, with_place: bool) -> None:
     if with_place:
         print(f"{job.place}:")
     print(suggestion.committed, end="" if suggestion.committed.endswith("\n") else "\n")
     print(figures_of(suggestion), file=sys.stderr)
 
 
-def _report(place: Place, error: HostError, as_json: bool) -> None:
+def _report(place: FilePlace, error: HostError, as_json: bool) -> None:
     if as_json:
         failure = {"code": error.code, "message": error.message, "remedy": error.remedy}
         where = {"file": str(place.path), "line": place.line, "column": place.column}

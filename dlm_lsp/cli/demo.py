@@ -24,9 +24,9 @@ from rich.status import Status
 from rich.text import Text
 
 from dlm_lsp.cli.model import run as pull_model
-from dlm_lsp.cli.terminal import GUTTER, Hole, LiveView, State, hole_at
+from dlm_lsp.cli.terminal import GUTTER, LiveView, ShownState, TerminalHole, hole_at
 from dlm_lsp.client.messages import SpanBody
-from dlm_lsp.lsp.lsp_client import EditorPeer, PeerError
+from dlm_lsp.lsp.lsp_client import LspClient, LspClientError
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
@@ -46,7 +46,7 @@ AUTOMATIC = 2  # LSP's InlineCompletionTriggerKind
 class Conversation:
     """What the editor has heard from the server."""
 
-    drafts: asyncio.Queue[State | None] = field(default_factory=asyncio.Queue)
+    drafts: asyncio.Queue[ShownState | None] = field(default_factory=asyncio.Queue)
     status: dict[str, Any] = field(default_factory=dict)
     has_status: asyncio.Event = field(default_factory=asyncio.Event)
     asked_at: float = 0.0
@@ -70,7 +70,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DemoAnswer:
     """What a request brought; `text` is empty where there was no suggestion.
 
     Times are milliseconds as the editor sees them.
@@ -84,7 +84,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class DemoScript:
     """A file with holes, and the mode that it is filled in unless told otherwise."""
 
     file: str
@@ -107,16 +107,16 @@ class Script:
         return "".join(parts), tuple(ends)
 
 
-SCRIPT = Script("settings_store.py.txt", "auto")
+SCRIPT = DemoScript("settings_store.py.txt", "auto")
 # Blocks are what there is to watch of a model that fills masks.
-BUNDLED_SCRIPT = Script("inventory.py.txt", "block")
+BUNDLED_SCRIPT = DemoScript("inventory.py.txt", "block")
 
 
 @dataclass(slots=True)
 class Buffer:
     """The file as it is being edited; `filled` are the places that were completed."""
 
-    script: Script
+    script: DemoScript
     text: str
     version: int = 1
     filled: list[tuple[int, int]] = field(default_factory=list)
@@ -126,13 +126,13 @@ class Buffer:
         start = self.text.rfind("\n", 0, offset) + 1
         return {"line": self.text.count("\n", 0, offset), "character": offset - start}
 
-    def hole(self, offset: int) -> Hole:
+    def hole(self, offset: int) -> TerminalHole:
         """The hole at an offset, with the whole file around it."""
         line, column = (count + 1 for count in self.position(offset).values())
         title = f"{self.script.name}:{line}:{column}"
         return hole_at(title, self.text, offset, self.text.count("\n"), self.filled)
 
-    def accept(self, offset: int, answer: Answer) -> dict[str, Any]:
+    def accept(self, offset: int, answer: DemoAnswer) -> dict[str, Any]:
         """Inserts an answer; returns the change as LSP's didChange says it."""
         end = offset + answer.replaced
         edges = {"start": self.position(offset), "end": self.position(end)}
@@ -158,7 +158,7 @@ def run(settings: dict[str, object], *, pulls: bool = False) -> int:
     script = BUNDLED_SCRIPT if _is_bundled(settings) else SCRIPT
     try:
         return asyncio.run(_run(Console(highlight=False), script, settings))
-    except (PeerError, TimeoutError) as error:
+    except (LspClientError, TimeoutError) as error:
         reason = str(error) or f"No answer within {SECONDS_MAX:.0f} s."
         print(f"dlm-lsp demo: {reason} 'dlm-lsp doctor' may know why.", file=sys.stderr)
         return 1
@@ -174,11 +174,11 @@ def _is_bundled(settings: dict[str, object]) -> bool:
         return False
 
 
-async def _run(console: Console, script: Script, settings: dict[str, object]) -> int:
+async def _run(console: Console, script: DemoScript, settings: dict[str, object]) -> int:
     text, places = script.open()
     settings = {"mode": script.mode, **settings}
     heard, buffer = Conversation(), Buffer(script, text)
-    editor = EditorPeer(heard.hear)
+    editor = LspClient(heard.hear)
     try:
         async with asyncio.timeout(SECONDS_MAX):
             with console.status("Starting the language server …") as spinner:
@@ -195,14 +195,14 @@ async def _run(console: Console, script: Script, settings: dict[str, object]) ->
 
 
 async def _fill_all(
-    editor: EditorPeer,
+    editor: LspClient,
     heard: Conversation,
     buffer: Buffer,
     places: Sequence[int],
     view: LiveView | None,
-) -> list[Answer]:
-    """Fills every hole and accepts what came, so that the next one is filled behind it."""
-    answers: list[Answer] = []
+) -> list[DemoAnswer]:
+    """Fills every hole and accepts what came, so that the next one is filled after it."""
+    answers: list[DemoAnswer] = []
     for place in places:
         offset = place + sum(len(answer.text) - answer.replaced for answer in answers)
         asking = asyncio.create_task(
@@ -213,13 +213,13 @@ async def _fill_all(
         answer = await asking
         answers.append(answer)
         if view is not None:
-            view.show(buffer.hole(offset), State(answer.text, replaced=answer.replaced))
+            view.show(buffer.hole(offset), ShownState(answer.text, replaced=answer.replaced))
             await asyncio.sleep(HOLE_SECONDS)
         editor.notify("textDocument/didChange", buffer.accept(offset, answer))
     return answers
 
 
-async def _open(editor: EditorPeer, buffer: Buffer, settings: dict[str, object]) -> None:
+async def _open(editor: LspClient, buffer: Buffer, settings: dict[str, object]) -> None:
     """Introduces the editor and opens the file; the server is told that drafts are wanted."""
     dlm = {"drafts": True, "statusNotifications": True, **settings}
     await editor.request(
@@ -247,8 +247,8 @@ async def _open(editor: EditorPeer, buffer: Buffer, settings: dict[str, object])
     editor.notify("textDocument/didOpen", {"textDocument": document})
 
 
-async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversation) -> None:
-    """Returns when the model is loaded. Raises PeerError if it cannot be."""
+async def _wait_for_engine(spinner: Status, editor: LspClient, heard: Conversation) -> None:
+    """Returns when the model is loaded. Raises LspClientError if it cannot be."""
     while heard.status.get("state") not in ("ready", "busy"):
         has_failed = heard.status.get("state") in ("error", "off")
         heard.has_status.clear()
@@ -257,13 +257,13 @@ async def _wait_for_engine(spinner: Status, editor: EditorPeer, heard: Conversat
             async with asyncio.timeout(HEALING_SECONDS_MAX if has_failed else None):
                 await editor.until(heard.has_status)
         except TimeoutError:
-            raise PeerError(str(heard.status.get("message"))) from None
+            raise LspClientError(str(heard.status.get("message"))) from None
         spinner.update(str(heard.status.get("message")))
 
 
 async def _ask(
-    editor: EditorPeer, heard: Conversation, uri: str, position: dict[str, int]
-) -> Answer:
+    editor: LspClient, heard: Conversation, uri: str, position: dict[str, int]
+) -> DemoAnswer:
     """Asks for a completion as an editor does while somebody types."""
     heard.ask()
     try:
@@ -283,20 +283,20 @@ async def _ask(
     if items:
         text = items[0]["insertText"]
         replaced = items[0]["range"]["end"]["character"] - position["character"]
-    return Answer(text, replaced, heard.num_drafts, heard.first_draft_ms, total_ms)
+    return DemoAnswer(text, replaced, heard.num_drafts, heard.first_draft_ms, total_ms)
 
 
-async def _watch(view: LiveView, hole: Hole, heard: Conversation) -> None:
+async def _watch(view: LiveView, hole: TerminalHole, heard: Conversation) -> None:
     """Draws every draft until the answer is there."""
-    view.show(hole, State())
+    view.show(hole, ShownState())
     while (state := await heard.drafts.get()) is not None:
         view.show(hole, state)
         await asyncio.sleep(FRAME_SECONDS)
 
 
-def _state(params: dict[str, Any]) -> State:
+def _state(params: dict[str, Any]) -> ShownState:
     position, end = params["position"], params["range"]["end"]
-    return State(
+    return ShownState(
         committed=params["committed"],
         draft=params["draft"],
         spans=tuple(SpanBody(**span) for span in params["spans"]),
@@ -304,7 +304,7 @@ def _state(params: dict[str, Any]) -> State:
     )
 
 
-def _conclude(console: Console, status: dict[str, Any], answers: Sequence[Answer]) -> int:
+def _conclude(console: Console, status: dict[str, Any], answers: Sequence[DemoAnswer]) -> int:
     """Prints the figures, and why there is no suggestion where there is none."""
     if not answers or not all(answer.text.strip() for answer in answers):
         reason = status.get("reason") or status.get("message") or "No reason given."

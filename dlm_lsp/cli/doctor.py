@@ -24,12 +24,13 @@ from rich.text import Text
 
 import dlm_lsp
 from dlm_lsp.cli.place import PlaceError, open_place, to_place
+from dlm_lsp.client.answers import Health
 from dlm_lsp.client.errors import HostError
-from dlm_lsp.client.host_client import Health, HostClient, HostSettings
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings, to_host_settings
 from dlm_lsp.client.paths import host_paths
+from dlm_lsp.host.dry_run import DryRun, OnnxDryRun, dry_run
 from dlm_lsp.host.modes import auto_body, times_body
-from dlm_lsp.host.outlook import OnnxOutlook, Outlook, outlook
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.session.silence import why_silent
 from dlm_lsp.settings.files import project_dir, user_file
 from dlm_lsp.settings.schema import (
@@ -82,7 +83,7 @@ class Fact:
 
 
 @dataclass(slots=True)
-class Report:
+class DoctorReport:
     """Facts by section, and what is wrong, each with its remedy."""
 
     sections: dict[str, list[Fact]] = field(default_factory=dict)
@@ -113,9 +114,9 @@ def run(place: str | None, client_settings: Mapping[str, object], as_json: bool)
     return 1 if report.problems else 0
 
 
-async def examine(place: str | None, client_settings: Mapping[str, object]) -> Report:
+async def examine(place: str | None, client_settings: Mapping[str, object]) -> DoctorReport:
     """Looks at everything. Takes seconds where no host runs, as a trial load is needed."""
-    report = Report()
+    report = DoctorReport()
     _add_program(report)
     folder = project_dir(Path.cwd() / "file")
     if place is not None:
@@ -129,7 +130,7 @@ async def examine(place: str | None, client_settings: Mapping[str, object]) -> R
     return report
 
 
-def _add_program(report: Report) -> None:
+def _add_program(report: DoctorReport) -> None:
     facts = [
         Fact("dlm-lsp", VERSION, str(Path(dlm_lsp.__file__).parent)),
         Fact("python", platform.python_version(), sys.executable),
@@ -150,7 +151,7 @@ def _add_program(report: Report) -> None:
     report.sections["program"] = facts
 
 
-async def _add_engine(report: Report, loaded: LoadedSettings) -> None:
+async def _add_engine(report: DoctorReport, loaded: LoadedSettings) -> None:
     """What a host that runs says of itself; where none runs, what one would do."""
     settings = to_host_settings(loaded.settings)
     client = HostClient(settings)
@@ -171,15 +172,15 @@ async def _add_engine(report: Report, loaded: LoadedSettings) -> None:
         report.problems.append(health.message)
     if health.state == "ready":
         # What a host elsewhere goes by is not to be seen from here.
-        seen = None if settings.url is not None else outlook(settings.engine, tries=False)
+        seen = None if settings.url is not None else dry_run(settings.engine, tries=False)
         report.sections["engine"] = _running_facts(health, seen, loaded)
         if seen is not None and seen.problem is not None:
             report.problems.append(f"The host runs, but could not be started anew: {seen.problem}")
     elif settings.problem is not None:
         pass  # `health` told of it
     elif settings.url is None:
-        seen = outlook(settings.engine)
-        report.sections["engine"] = _outlook_facts(seen, loaded)
+        seen = dry_run(settings.engine)
+        report.sections["engine"] = _dry_run_facts(seen, loaded)
         if seen.problem is not None:
             report.problems.append(seen.problem)
     elif health.state == "absent":
@@ -229,7 +230,7 @@ def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
     return facts
 
 
-def _running_facts(health: Health, seen: Outlook | None, loaded: LoadedSettings) -> list[Fact]:
+def _running_facts(health: Health, seen: DryRun | None, loaded: LoadedSettings) -> list[Fact]:
     """What a host says of itself, and why where that is known: `seen` is None for one elsewhere."""
     detail = {"checkpoint": "unknown", "parameters": 0, "contextMax": "unknown"} | health.detail
     why = {} if seen is None else seen.why
@@ -253,7 +254,7 @@ def _running_facts(health: Health, seen: Outlook | None, loaded: LoadedSettings)
     ]
 
 
-def _outlook_facts(seen: Outlook, loaded: LoadedSettings) -> list[Fact]:
+def _dry_run_facts(seen: DryRun, loaded: LoadedSettings) -> list[Fact]:
     settings = seen.settings
     state = "would be loaded" if seen.problem is None else "cannot be loaded"
     if seen.load_seconds is not None:
@@ -309,7 +310,7 @@ def _choices(
     return facts
 
 
-def _onnx_facts(onnx: OnnxOutlook | None) -> list[Fact]:
+def _onnx_facts(onnx: OnnxDryRun | None) -> list[Fact]:
     """The integer product with the figures it was chosen by, the graph, and memory."""
     if onnx is None:
         return []
@@ -350,7 +351,7 @@ def _parameters(count: int) -> str:
     return f"{count / 1e6:.1f} million" if count >= 100_000 else str(count)
 
 
-def _add_settings(report: Report, loaded: LoadedSettings, folder: Path | None) -> None:
+def _add_settings(report: DoctorReport, loaded: LoadedSettings, folder: Path | None) -> None:
     report.problems += loaded.problems
     values = loaded.settings.model_dump(by_alias=True)
     facts = []
@@ -372,7 +373,7 @@ def _origin(origin: str) -> str:
     return "the command line" if origin == CLIENT else origin
 
 
-def _add_place(report: Report, argument: str, settings: Settings) -> None:
+def _add_place(report: DoctorReport, argument: str, settings: Settings) -> None:
     try:
         document, offset = open_place(to_place(argument))
     except PlaceError as error:
@@ -390,7 +391,7 @@ def _add_place(report: Report, argument: str, settings: Settings) -> None:
         report.problems.append(f"{argument}: nothing is suggested while typing. {typing}")
 
 
-def _print(report: Report, console: Console) -> None:
+def _print(report: DoctorReport, console: Console) -> None:
     width = max(len(fact.name) for facts in report.sections.values() for fact in facts)
     for title, facts in report.sections.items():
         console.print(Text(title, "bold"))

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions
-from dlm_lsp.evaluation.plan import Plan, to_plan
+from dlm_lsp.evaluation.plan import EvalPlan, to_plan
 from dlm_lsp.evaluation.run import Work, run_all
 from dlm_lsp.evaluation.variants import to_variants
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.settings.schema import Settings, load_settings
 from dlm_lsp.version import VERSION
 from engine.errors import ConfigError, EngineError
@@ -35,7 +35,7 @@ REPORT, JSON_REPORT, PLOT = "report.md", "report.json", "quality.svg"
 _RESUME_NOTE = "The same command goes on where this one ended."
 _VERBATIM = "asked with prompt and suffix as they are (--verbatim)"
 _AS_IN_AN_EDITOR = (
-    "asked as in an editor: the line break that ends a hole stands behind the cursor, and the "
+    "asked as in an editor: the line break that ends a hole stands after the cursor, and the "
     "completion gets it"
 )
 
@@ -80,7 +80,7 @@ def _settings(client_settings: Mapping[str, object]) -> Settings:
 
 
 def _work(
-    options: EvalOptions, client_settings: dict[str, object], settings: Settings, plan: Plan
+    options: EvalOptions, client_settings: dict[str, object], settings: Settings, plan: EvalPlan
 ) -> Work:
     has_tests = any(task.tests is not None for tasks in plan.suites.values() for task in tasks)
     if has_tests and options.execute == "isolated":
@@ -103,7 +103,7 @@ def _work(
     )
 
 
-def _notes(options: EvalOptions, plan: Plan) -> dict[str, str]:
+def _notes(options: EvalOptions, plan: EvalPlan) -> dict[str, str]:
     """What a reader has to know of each suite."""
     notes: dict[str, str] = {}
     for suite, tasks in plan.suites.items():
@@ -117,7 +117,7 @@ def _notes(options: EvalOptions, plan: Plan) -> dict[str, str]:
     return notes
 
 
-def _arguments(options: EvalOptions, work: Work, plan: Plan) -> dict[str, object]:
+def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, object]:
     """All that a record depends on. Modes and thresholds are not: they may be added to a run."""
     engine, host = work.settings.engine, to_host_settings(work.settings)
     if host.problem is not None:

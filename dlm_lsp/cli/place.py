@@ -44,7 +44,7 @@ class PlaceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FilePlace:
     """A place that is well spelt; whether it is there `open_place` finds out.
 
     Attributes:
@@ -60,7 +60,7 @@ class Place:
         return f"{self.path}:{self.line}:{self.column}"
 
 
-def to_place(argument: str) -> Place:
+def to_place(argument: str) -> FilePlace:
     """Reads FILE:LINE:COL from the right, so that the file's name may hold colons.
 
     Raises:
@@ -72,10 +72,10 @@ def to_place(argument: str) -> Place:
     line, column = map(int, numbers)
     if line < 1 or column < 1:
         raise PlaceError(f"{argument!r}: lines and columns count from 1.")
-    return Place(Path(path), line, column)
+    return FilePlace(Path(path), line, column)
 
 
-def open_place(place: Place) -> tuple[Document, int]:
+def open_place(place: FilePlace) -> tuple[Document, int]:
     """The file as a document, and the place's offset in it.
 
     Raises:

@@ -40,13 +40,13 @@ _CONTROL_PICTURES: dict[int, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class TerminalHole:
     """A place in a file and the text around it.
 
     Attributes:
         title: what stands above the picture, such as `file.py:12:5`.
         before: the text from the start of a line up to the place.
-        after: the text behind the place, up to the end of a line.
+        after: the text after the place, up to the end of a line.
         first_line: number of the line that `before` starts with, counted from 1.
         filled: where in `before` text stands that came from the model earlier.
     """
@@ -59,10 +59,10 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ShownState:
     """One state of the completion; `spans` hold the confidence over `draft` in code points.
 
-    `replaced` code points behind the place make room for the text.
+    `replaced` code points after the place make room for the text.
     """
 
     committed: str = ""
@@ -77,7 +77,7 @@ def hole_at(
     offset: int,
     lines_around: int = LINES_AROUND,
     filled: Sequence[tuple[int, int]] = (),
-) -> Hole:
+) -> TerminalHole:
     """The hole at `offset` of `text`, with up to `lines_around` whole lines on either side.
 
     `filled` are the places in `text` before the hole that the model wrote earlier.
@@ -86,7 +86,7 @@ def hole_at(
     after = text[offset:].split("\n")
     kept = before[-(lines_around + 1) :]
     base = offset - len("\n".join(kept))
-    return Hole(
+    return TerminalHole(
         title=title,
         before=text[base:offset],
         after="\n".join(after[: lines_around + 1]).rstrip("\n"),
@@ -95,7 +95,7 @@ def hole_at(
     )
 
 
-def picture(hole: Hole, state: State, columns: int, rows_max: int) -> Text:
+def picture(hole: TerminalHole, state: ShownState, columns: int, rows_max: int) -> Text:
     """The hole with `state` in it: numbered lines in shades, no wider and no higher than told.
 
     Where it does not fit, the rows farthest from the end of the text in the hole go first.
@@ -149,7 +149,7 @@ class LiveView:
     ) -> None:
         self._live.stop()
 
-    def show(self, hole: Hole, state: State, below: Text | None = None) -> None:
+    def show(self, hole: TerminalHole, state: ShownState, below: Text | None = None) -> None:
         """Draws the hole with `state` in it, and a line below it (the legend unless told)."""
         # Rows are left for the title, the line below and the cursor: a region as high as the
         # terminal would scroll and leave copies of itself behind.
@@ -158,7 +158,7 @@ class LiveView:
         self._live.update(Text("\n").join([view, below or legend()]), refresh=True)
 
 
-def _shaded_before(hole: Hole) -> Text:
+def _shaded_before(hole: TerminalHole) -> Text:
     shaded = Text()
     place = 0
     for start, end in hole.filled:

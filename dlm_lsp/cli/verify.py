@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dlm_lsp.host.verify import Check, Section, sections
-from dlm_lsp.session.engine_link import to_host_settings
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.settings.files import project_dir, user_file
 from dlm_lsp.settings.schema import load_settings
+from engine.config import EngineSettings
+from engine.device import needs_torch, torch_unusable
 from engine.errors import ConfigError
+from engine.lab.verify.report import Check, Section
 
 _STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 _NAME_COLUMNS = 17
@@ -39,7 +41,7 @@ def run(client_settings: Mapping[str, object], holes_max: int | None, as_json: b
         raise ConfigError(host.problem.message, remedy=host.problem.remedy)
     settings = host.engine
     checkpoint = str(settings.checkpoint_path())
-    found = sections(settings, holes_max)
+    found = _sections(settings, holes_max)
     if as_json:
         made = list(found)
         ok = all(section.is_ok for section in made)
@@ -48,6 +50,25 @@ def run(client_settings: Mapping[str, object], holes_max: int | None, as_json: b
         return 0 if ok else 1
     console = Console(highlight=False, soft_wrap=True)
     return 0 if show(checkpoint, found, console) else 1
+
+
+def _sections(settings: EngineSettings, holes_max: int | None) -> Iterator[Section]:
+    """Sections as they are finished.
+
+    Args:
+        holes_max: most built-in holes to fill; None means all.
+
+    Raises:
+        ConfigError: torch is not installed, or the device asked for is not there.
+    """
+    needs_torch("dlm-lsp verify")
+    # torch: only who asks for an examination waits for it
+    try:
+        from engine.lab.verify.examination import HOLES_MAX, examine
+    except (ImportError, OSError) as error:
+        raise torch_unusable(error) from None
+
+    yield from examine(settings, HOLES_MAX if holes_max is None else holes_max)
 
 
 def show(checkpoint: str, found: Iterator[Section], console: Console) -> bool:

@@ -1,7 +1,7 @@
-"""What a host's answers mean to its client: health, events, refusals, and answers that are none.
+"""What a host's answers mean to its client: health, events, refusals, and what is no answer at all.
 
-Whatever else may sit on a socket or behind a URL is told apart from a host here. Knows no sockets
-and starts nothing.
+Tells a host from whatever else may answer on a socket or at a URL. Knows no sockets and starts
+nothing.
 """
 
 from __future__ import annotations

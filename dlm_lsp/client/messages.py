@@ -182,5 +182,5 @@ def parse_event(line: bytes | str) -> HostEvent:
 
 
 def to_line(message: BaseModel) -> bytes:
-    """One compact JSON line: peers exist that drop JSON with a space behind the colon."""
+    """One compact JSON line: some peers drop JSON with a space after the colon."""
     return message.model_dump_json(by_alias=True).encode() + b"\n"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import (
     BlockBody,
     ErrorEvent,
@@ -22,7 +22,7 @@ from dlm_lsp.evaluation.variants import Variant
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
 from dlm_lsp.session.context import Context, gather
 from dlm_lsp.session.document import Document
-from dlm_lsp.session.pipeline import Source
+from dlm_lsp.session.pipeline import CompletionSource
 from engine.lab.evaluation.metrics import compare, length_bucket
 from engine.lab.evaluation.records import Record
 from engine.lab.evaluation.sandbox import Bounds, run_program
@@ -43,7 +43,7 @@ class Asking:
         block_length: of block diffusion; None takes the checkpoint's.
         is_shaped: judge what an editor would insert, not the model's raw text.
         is_verbatim: ask with a task's prefix and suffix as they are. Otherwise the line break that
-            ends a hole of whole lines stands behind the cursor, as in an editor, where a line is
+            ends a hole of whole lines stands after the cursor, as in an editor, where a line is
             there before anything is on it; the completion gets it.
         execute: "isolated", "unprotected" or "never".
         bounds: of one program.
@@ -62,7 +62,7 @@ class Question:
     """A task as the host is asked it, its prompt already in the host's cache.
 
     Attributes:
-        end: what of the hole stands behind the cursor: its line break, or nothing.
+        end: what of the hole stands after the cursor: its line break, or nothing.
     """
 
     task: Task
@@ -71,7 +71,7 @@ class Question:
     prompt_ms: float
 
 
-async def prepare(client: Source, task: Task, asking: Asking) -> Question:
+async def prepare(client: CompletionSource, task: Task, asking: Asking) -> Question:
     """Brings a task's prompt into the host's cache.
 
     Raises:
@@ -85,7 +85,7 @@ async def prepare(client: Source, task: Task, asking: Asking) -> Question:
 
 
 async def ask(
-    client: Source, question: Question, variant: Variant, asking: Asking
+    client: CompletionSource, question: Question, variant: Variant, asking: Asking
 ) -> tuple[str, FinishedEvent]:
     """The completion of a task in one mode, greedily, and the host's last word.
 
@@ -98,7 +98,9 @@ async def ask(
     finished = await _finished(client, question.context, limits, variant, block)
     if not asking.is_shaped:
         return finished.text + question.end, finished
-    shaped = shape_final(rules_for(question.context, automatic=False), finished.text)
+    context = question.context
+    rules = rules_for(context.prefix, context.suffix, automatic=False)
+    shaped = shape_final(rules, finished.text)
     return _inserted(question, shaped.text, shaped.replaced), finished
 
 
@@ -117,16 +119,15 @@ def judge(
     """
     text, finished = answer
     usage = finished.usage
-    record = judged(
-        question.task,
-        variant.label,
-        text,
-        asking,
-        outcomes,
+    return replace(
+        judged(question.task, variant.label, text, asking, outcomes),
         ended=finished.finish_reason in ENDED,
-        usage=(usage.tokens, usage.forwards, question.prompt_ms, usage.total_ms),
+        took=finished.mode,
+        tokens=usage.tokens,
+        forwards=usage.forwards,
+        prompt_ms=question.prompt_ms,
+        ms=usage.total_ms,
     )
-    return replace(record, took=finished.mode)
 
 
 def judged(
@@ -135,18 +136,13 @@ def judged(
     text: str,
     asking: Asking,
     outcomes: Mapping[str, str | None],
-    *,
-    ended: bool = True,
-    usage: tuple[int, int, float | None, float | None] = (0, 0, None, None),
 ) -> Record:
-    """The record of any text as the completion of a task.
+    """The record of any text as the completion of a task, without what it took to make it.
 
     Args:
         outcomes: of programs that were run before, by completion.
-        usage: tokens, forwards, milliseconds of the prompt and of the completion.
     """
     found = compare(text, task.reference)
-    tokens, forwards, prompt_ms, ms = usage
     outcome = outcomes[text] if text in outcomes else _run(task, text, asking)
     return Record(
         suite=task.suite,
@@ -159,12 +155,12 @@ def judged(
         first_line=found.first_line,
         similarity=round(found.similarity, 4),
         wrong_length=found.wrong_length,
-        ended=ended,
+        ended=True,
         outcome=outcome,
-        tokens=tokens,
-        forwards=forwards,
-        prompt_ms=prompt_ms,
-        ms=ms,
+        tokens=0,
+        forwards=0,
+        prompt_ms=None,
+        ms=None,
     )
 
 
@@ -183,7 +179,11 @@ def _inserted(question: Question, text: str, replaced: int) -> str:
 
 
 async def _finished(
-    client: Source, context: Context, limits: LimitsBody, variant: Variant, block: BlockBody
+    client: CompletionSource,
+    context: Context,
+    limits: LimitsBody,
+    variant: Variant,
+    block: BlockBody,
 ) -> FinishedEvent:
     body = GenerateBody(
         client="eval",

@@ -35,7 +35,7 @@ class EvalOptions:
     """What is evaluated, and how.
 
     Attributes:
-        suites: "holes", "replay" or files, each with a limit of its own behind a colon or without.
+        suites: "holes", "replay" or files, each may have a limit of its own after a colon.
         infillings: what HumanEval's problems become; single lines if empty.
         limit: of each kind of hole, of a suite's tasks, of files that are typed; None takes 200,
             all and 10.
@@ -153,7 +153,7 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         "--verbatim",
         action="store_true",
         help="ask with a file's prompt and suffix as they are, as published figures do; "
-        "otherwise the line break that ends a hole stands behind the cursor, as in an editor",
+        "otherwise the line break that ends a hole stands after the cursor, as in an editor",
     )
     parser.add_argument(
         "--execute",

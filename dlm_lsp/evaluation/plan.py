@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlm_lsp.evaluation.options import HOLES, REPLAY, EvalOptions
-from dlm_lsp.evaluation.replay import Script, draw_scripts
+from dlm_lsp.evaluation.replay import TypingScript, draw_scripts
 from engine.errors import ConfigError
 from engine.lab.evaluation.suites import (
     Source,
@@ -28,7 +28,7 @@ _LIMITED = re.compile(r"(?P<name>.+):(?P<limit>[1-9]\d*)")
 
 
 @dataclass(slots=True)
-class Plan:
+class EvalPlan:
     """What is to be done.
 
     Attributes:
@@ -39,17 +39,17 @@ class Plan:
 
     suites: dict[str, list[Task]] = field(default_factory=dict[str, list[Task]])
     sizes: dict[str, int] = field(default_factory=dict[str, int])
-    scripts: list[Script] = field(default_factory=list[Script])
+    scripts: list[TypingScript] = field(default_factory=list[TypingScript])
 
 
-def to_plan(options: EvalOptions) -> Plan:
+def to_plan(options: EvalOptions) -> EvalPlan:
     """Raises ConfigError naming the file or the option."""
     wanted = [_with_limit(text, options.limit) for text in dict.fromkeys(options.suites)]
     names = [name for name, _ in wanted]
     for name in (HOLES, REPLAY):
         if names.count(name) > 1:
             raise _twice(name)
-    plan = Plan()
+    plan = EvalPlan()
     sources = []
     if HOLES in names or REPLAY in names:
         sources = _of_languages(held_out_sources(options.corpus, options.out), options.languages)
@@ -86,7 +86,7 @@ def _of_languages(sources: list[Source], wanted: Sequence[str]) -> list[Source]:
     return [source for source in sources if not wanted or source.language in wanted]
 
 
-def _add(plan: Plan, suite: str, tasks: list[Task], size: int) -> None:
+def _add(plan: EvalPlan, suite: str, tasks: list[Task], size: int) -> None:
     if suite in plan.suites:
         raise _twice(suite)
     plan.suites[suite] = tasks

@@ -38,7 +38,7 @@ JUMP_SHARE, LOOK_SHARE = 0.15, 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class TypingScript:
     """One file to be typed: the same keys for every mode, as far as suggestions let them be."""
 
     id: str
@@ -86,7 +86,7 @@ class Counts:
     ms: list[float] = field(default_factory=list)
 
 
-def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> list[Script]:
+def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> list[TypingScript]:
     """`count` of the (name, text) files that are long enough, at most; the same for the same seed.
 
     Each name's first part ("package/...") counts alike.
@@ -95,7 +95,7 @@ def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> l
     groups: dict[str, list[tuple[str, str]]] = {}
     for index in rng.permutation(len(sources)):
         groups.setdefault(sources[index][0].partition("/")[0], []).append(sources[index])
-    scripts: list[Script] = []
+    scripts: list[TypingScript] = []
     names = sorted(groups)
     while len(scripts) < count and names:
         for name in list(names):
@@ -103,7 +103,7 @@ def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> l
                 names.remove(name)
                 continue
             path, text = groups[name].pop()
-            script = Script(path, text, seed + len(scripts))
+            script = TypingScript(path, text, seed + len(scripts))
             if open_manuscript(text, np.random.default_rng(script.seed)) is not None:
                 scripts.append(script)
             if len(scripts) == count:
@@ -112,7 +112,7 @@ def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> l
 
 
 async def replay(
-    script: Script,
+    script: TypingScript,
     mode: str,
     client_settings: dict[str, object],
     keys_max: int,
@@ -156,7 +156,7 @@ async def replay(
 class _Desk:
     """One file in one session: the text that the typist sees is the text that the session has."""
 
-    def __init__(self, script: Script, session: Session, editor: Deaf) -> None:
+    def __init__(self, script: TypingScript, session: Session, editor: Deaf) -> None:
         self._rng = np.random.default_rng(script.seed)
         manuscript = open_manuscript(script.text, self._rng)
         assert manuscript is not None, "draw_scripts gives only files that can be opened"

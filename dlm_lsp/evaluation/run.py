@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.evaluation.answers import Asking, ask, judge, judged, prepare
 from dlm_lsp.evaluation.options import REPLAY
-from dlm_lsp.evaluation.replay import Script, replay
+from dlm_lsp.evaluation.replay import TypingScript, replay
 from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.settings.schema import Settings
 from engine.lab.evaluation.baselines import (
     BASELINES,
@@ -50,7 +50,7 @@ class Work:
     """
 
     suites: dict[str, list[Task]]
-    scripts: list[Script]
+    scripts: list[TypingScript]
     variants: Sequence[Variant]
     asking: Asking
     keys_max: int
@@ -139,7 +139,7 @@ def _outcomes(task: Task, records: Records) -> dict[str, str | None]:
 
 
 async def _type(
-    script: Script, variant: Variant, work: Work, records: Records, ticker: Ticker
+    script: TypingScript, variant: Variant, work: Work, records: Records, ticker: Ticker
 ) -> None:
     if records.has(REPLAY, script.id, variant.label):
         return

@@ -40,7 +40,7 @@ class Part:
     Attributes:
         target: what is to stand there.
         done: how much of it does.
-        surplus: what stands behind that and has to go again: a typo, or too much indentation.
+        surplus: what stands after that and has to go again: a typo, or too much indentation.
         pending: what the editor put right of the cursor, and where it keeps it.
     """
 

@@ -34,7 +34,7 @@ from dlm_lsp.client.messages import (
 )
 from dlm_lsp.host.backend import Backend
 from dlm_lsp.host.bridge import EventStream
-from dlm_lsp.host.layout import Layout, Pieces, budget_for, lay_out
+from dlm_lsp.host.layout import Layout, PromptBudget, TextPieces, budget_for, lay_out
 from dlm_lsp.host.modes import choose_mode, step_times
 from dlm_lsp.host.replies import ApiError, invalid, unavailable
 from dlm_lsp.host.state import Host
@@ -88,6 +88,53 @@ def parse_body(raw: bytes) -> GenerateBody:
         raise invalid(f"{param or 'body'}: {first['msg']}.", param or None) from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a body asks for, with everything that it leaves open decided."""
+
+    mode: str
+    limits: Limits
+    block: BlockOptions
+    budget: PromptBudget
+    stop: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+
+
+def _options(body: GenerateBody, backend: Backend, records: Mapping[str, ModeRecord]) -> _Options:
+    """A body's options. Raises RequestError naming the field."""
+    tokens_max = TOKENS_MAX if body.limits.tokens_max is None else body.limits.tokens_max
+    limits = Limits(tokens_max=tokens_max, steps_max=body.limits.steps_max)
+    length = body.block.length or backend.block_length
+    longer = max(0, length - backend.block_length)
+    budget = budget_for(
+        backend.info.context_max - longer,
+        tokens_max,
+        prefix=body.budget.prefix_tokens,
+        suffix=body.budget.suffix_tokens,
+    )
+    mode = body.mode
+    if mode == "auto":
+        mode = choose_mode(
+            backend.info,
+            records,
+            limits,
+            block_length=length,
+            stop=body.stop,
+            exact=body.exact,
+        ).mode
+    if mode == "quadratic_spec" and body.block.length is None:
+        length = quadratic_length(step_times(backend.info), length)
+    infill = backend.tokenizer.infill
+    return _Options(
+        mode=mode,
+        limits=limits,
+        block=BlockOptions(length, body.block.threshold),
+        budget=budget,
+        stop=(*body.stop, *(infill.end_texts if infill else ())),
+        stop_token_ids=(*(infill.end_ids if infill else ()), *backend.end_ids),
+    )
+
+
 def to_engine(
     body: GenerateBody, backend: Backend, records: Mapping[str, ModeRecord]
 ) -> tuple[Request, Layout]:
@@ -99,40 +146,20 @@ def to_engine(
     Raises:
         RequestError: the request does not fit the loaded model; names the field.
     """
-    tokens_max = TOKENS_MAX if body.limits.tokens_max is None else body.limits.tokens_max
-    block_length = body.block.length or backend.block_length
-    longer = max(0, block_length - backend.block_length)
-    budget = budget_for(
-        backend.info.context_max - longer,
-        tokens_max,
-        prefix=body.budget.prefix_tokens,
-        suffix=body.budget.suffix_tokens,
+    options = _options(body, backend, records)
+    pieces = TextPieces(
+        body.prefix, body.suffix, body.marks.prefix_start, body.marks.far_suffix_start
     )
-    pieces = Pieces(body.prefix, body.suffix, body.marks.prefix_start, body.marks.far_suffix_start)
-    layout = lay_out(pieces, backend.tokenizer, budget)
-    infill = backend.tokenizer.infill
+    layout = lay_out(pieces, backend.tokenizer, options.budget)
     sampling = body.sampling
-    limits = Limits(tokens_max=tokens_max, steps_max=body.limits.steps_max)
-    mode = body.mode
-    if mode == "auto":
-        mode = choose_mode(
-            backend.info,
-            records,
-            limits,
-            block_length=block_length,
-            stop=body.stop,
-            exact=body.exact,
-        ).mode
-    if mode == "quadratic_spec" and body.block.length is None:
-        block_length = quadratic_length(step_times(backend.info), block_length)
     request = Request(
         prompt=layout.prompt,
-        mode=mode,
-        limits=limits,
+        mode=options.mode,
+        limits=options.limits,
         sampling=Sampling(sampling.temperature, sampling.top_p, sampling.seed),
-        block=BlockOptions(block_length, body.block.threshold),
-        stop=(*body.stop, *(infill.end_texts if infill else ())),
-        stop_token_ids=(*(infill.end_ids if infill else ()), *backend.end_ids),
+        block=options.block,
+        stop=options.stop,
+        stop_token_ids=options.stop_token_ids,
         exact=body.exact,
     )
     return request, layout
@@ -177,18 +204,33 @@ class _Exchange:
     outcome: str = "cancelled"
     is_late: bool = False
 
-    def message(self, event: Event, waited_ms: float) -> HostEvent:
-        """The client's form of an event, and a note of what it says.
+    def note(self, event: Event, waited_ms: float) -> None:
+        """Keeps what an event says for the log, the metrics and the next message.
 
         Args:
             waited_ms: between taking the request up here and in the engine.
         """
-        if not isinstance(event, Failed):
-            self.engine_usage = event.usage
-            self.usage = _to_usage(event.usage, waited_ms)
+        if isinstance(event, Failed):
+            self.outcome = event.code
+            return
+        self.engine_usage = event.usage
+        self.usage = _to_usage(event.usage, waited_ms)
         match event:
             case Started():
                 self.has_started = True
+            case Draft():
+                self.drafts += 1
+                self.committed = event.committed
+            case Finished():
+                self.outcome = "warm" if self.request.limits.tokens_max == 0 else event.reason
+            case Stopped():
+                # Only the deadline and the end of the host stop a request whose client listens.
+                self.outcome = "time" if self.is_late else "stopped"
+
+    def message(self, event: Event) -> HostEvent:
+        """The client's form of an event that was noted."""
+        match event:
+            case Started():
                 marks = Marks(
                     prefix_start=self.layout.prefix_start,
                     far_suffix_start=self.layout.far_suffix_start,
@@ -200,8 +242,6 @@ class _Exchange:
                     usage=self.usage,
                 )
             case Draft():
-                self.drafts += 1
-                self.committed = event.committed
                 spans = tuple(
                     SpanBody(start=s.start, end=s.end, confidence=s.confidence) for s in event.spans
                 )
@@ -213,28 +253,21 @@ class _Exchange:
                     usage=self.usage,
                 )
             case Finished():
-                is_warm = self.request.limits.tokens_max == 0
-                return self._finished(
-                    event.text, "warm" if is_warm else event.reason, event.confidence
-                )
+                return self._finished(event.text, event.confidence)
             case Stopped():
-                # Only the deadline and the end of the host stop a request whose client listens.
                 if self.is_late:
                     # How sure the model is of a part is not known.
-                    return self._finished(event.text, "time", 0.0)
-                self.outcome = "stopped"
+                    return self._finished(event.text, 0.0)
                 return StoppedEvent(text=event.text, usage=self.usage)
             case Failed():
-                self.outcome = event.code
                 error = ErrorBody(code=event.code, message=event.message, param=event.param)
                 return ErrorEvent(error=error)
 
-    def _finished(self, text: str, reason: str, confidence: float) -> FinishedEvent:
-        self.outcome = reason
+    def _finished(self, text: str, confidence: float) -> FinishedEvent:
         return FinishedEvent.model_validate(
             {
                 "text": text,
-                "finish_reason": reason,
+                "finish_reason": self.outcome,
                 "confidence": confidence,
                 "mode": self.request.mode,
                 "exact": self.request.exact,
@@ -321,11 +354,12 @@ async def _events(
         waited_ms = ((stream.first_event_at or time.monotonic()) - exchange.taken) * 1000
         with host.metrics.in_flight.track_inprogress():
             while not isinstance(event, LAST_EVENTS):
-                message = exchange.message(event, waited_ms)
+                exchange.note(event, waited_ms)
                 if exchange.body.draft or not isinstance(event, Draft):
-                    yield message
+                    yield exchange.message(event)
                 event = await _next(stream, exchange, give_up)
-            yield exchange.message(event, waited_ms)
+            exchange.note(event, waited_ms)
+            yield exchange.message(event)
     finally:
         handle.cancel()
         if timer is not None:

@@ -44,7 +44,7 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class TextPieces:
     """The text around a cursor. Neither holds an unpaired surrogate.
 
     Attributes:
@@ -60,7 +60,7 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class PromptBudget:
     """Most tokens of each side; the suffix's are far and near together."""
 
     prefix: int
@@ -74,7 +74,7 @@ class Layout:
     Attributes:
         prompt: token ids, at least one.
         prefix_start, far_suffix_start: the marks used, to be sent back with the next request.
-            `prefix_start` is the one asked for unless the text behind it was over budget.
+            `prefix_start` is the one asked for unless the text after it was over budget.
     """
 
     prompt: tuple[int, ...]
@@ -84,7 +84,7 @@ class Layout:
 
 def budget_for(
     context_max: int, tokens_max: int, *, prefix: int | None = None, suffix: int | None = None
-) -> Budget:
+) -> PromptBudget:
     """The budget within a context that also has to hold the completion.
 
     The suffix never takes more than a third, so that a small context keeps the text that is
@@ -108,10 +108,10 @@ def budget_for(
         )
     suffix_tokens = min(_SUFFIX_TOKENS if suffix is None else suffix, room // 3)
     prefix_tokens = min(PREFIX_TOKENS_MAX if prefix is None else prefix, room - suffix_tokens)
-    return Budget(prefix_tokens, suffix_tokens)
+    return PromptBudget(prefix_tokens, suffix_tokens)
 
 
-def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
+def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> Layout:
     """The prompt for these pieces.
 
     Raises:
@@ -126,7 +126,7 @@ def lay_out(pieces: Pieces, encoder: TextEncoder, budget: Budget) -> Layout:
     if not prompt:
         raise RequestError(
             "prefix is empty, and this checkpoint has no begin token to start from.",
-            remedy="Ask behind at least one character.",
+            remedy="Ask after at least one character.",
             param="prefix",
         )
     return Layout(prompt, start, far_start)
@@ -176,7 +176,7 @@ def _tail_start(text: str, offsets: Sequence[int], tokens: int) -> int:
 
 
 def _line_start(text: str, offset: int) -> int | None:
-    """The first line start at or behind an offset, or None."""
+    """The first line start at or after an offset, or None."""
     if offset == 0:
         return 0
     # From one character before, so that an offset that is a line start is found itself, and an

@@ -25,7 +25,7 @@ _CHECK_SECONDS = 5.0
 
 @contextmanager
 def serving_lock(path: Path) -> Iterator[bool]:
-    """Holds the lock that makes this process the host; yields whether it was to be had.
+    """Holds the lock that makes this process the host; yields whether it could be taken.
 
     The kernel gives it back when the process dies, however it dies. The file stays: removing it
     would let two processes hold locks of the same name.

@@ -44,7 +44,7 @@ def unavailable(code: str, message: str, *, retry_seconds: int = 1) -> ApiError:
 
 
 def reply(content: Mapping[str, Any], *, status: int = 200) -> web.Response:
-    """A JSON answer without spaces: clients exist that drop JSON with one behind the colon."""
+    """A JSON answer without spaces: some clients drop JSON with one after the colon."""
     text = json.dumps(content, separators=(",", ":"))
     return web.Response(text=text + "\n", status=status, content_type="application/json")
 

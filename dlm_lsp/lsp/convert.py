@@ -99,7 +99,7 @@ def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> type
         detail="dlm-lsp",
         documentation=text,
         filter_text=text,
-        sort_text="\x7f",  # behind what the language's own server knows for certain
+        sort_text="\x7f",  # after what the language's own server knows for certain
         preselect=False,
         insert_text_format=types.InsertTextFormat.PlainText,
         insert_text_mode=types.InsertTextMode.AsIs,

@@ -54,7 +54,7 @@ class FrameReader:
     def give_back(self, rest: bytes) -> None:
         """Reads these bytes again before those that follow; callable while `feed` is iterated.
 
-        For the bytes behind a whole message whose length was given too large.
+        For the bytes after a whole message whose length was given too large.
         """
         self._buffer[:0] = rest
         self._searched = 0
@@ -78,7 +78,7 @@ class FrameReader:
         return error
 
     def _header_end(self) -> int | None:
-        """Where the blank line behind the first header block ends."""
+        """Where the blank line after the first header block ends."""
         start = max(0, self._searched - 3)
         for match in re.finditer(rb"\n\r?\n", self._buffer[start:]):
             return start + match.end()

@@ -20,11 +20,11 @@ _METHOD_NOT_FOUND = -32601
 _COMPLAINT_BYTES_MAX = 1000
 
 
-class PeerError(Exception):
+class LspClientError(Exception):
     """The language server refused a request, or ended."""
 
 
-class EditorPeer:
+class LspClient:
     """One running language server; `on_notification` is called for each of its notifications."""
 
     def __init__(self, on_notification: OnNotification) -> None:
@@ -33,7 +33,7 @@ class EditorPeer:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._complaint = b""  # the end of what the server wrote to stderr
-        self._ended: PeerError | None = None
+        self._ended: LspClientError | None = None
         self._has_ended = asyncio.Event()
         self._last_id = 0
 
@@ -50,7 +50,7 @@ class EditorPeer:
         ]
 
     async def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """The server's result. Raises PeerError with its error, or if it ends before answering."""
+        """The server's result. Raises LspClientError with its error, or if it ends first."""
         if self._ended is not None:
             raise self._ended
         self._last_id += 1
@@ -67,7 +67,7 @@ class EditorPeer:
         self._send({"method": method, "params": params})
 
     async def until(self, event: asyncio.Event) -> None:
-        """Waits for an event of the caller's. Raises PeerError if the server ends before it."""
+        """Waits for an event of the caller's. Raises LspClientError if the server ends first."""
         waits = [asyncio.create_task(one.wait()) for one in (event, self._has_ended)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -88,7 +88,7 @@ class EditorPeer:
                     await self.request("shutdown")
                     self.notify("exit", {})
                 await process.wait()
-        except (PeerError, TimeoutError):
+        except (LspClientError, TimeoutError):
             if process.returncode is None:
                 process.kill()
                 await process.wait()
@@ -115,7 +115,7 @@ class EditorPeer:
             reason = " ".join(["The language server ended.", *last_words])
         except ValueError as error:
             reason = f"The language server sent what is not LSP: {error}"
-        self._ended = PeerError(reason)
+        self._ended = LspClientError(reason)
         self._has_ended.set()
         for answer in self._waiting.values():
             if not answer.done():
@@ -145,6 +145,6 @@ class EditorPeer:
         if answer is None or answer.done():
             return
         if "error" in message:
-            answer.set_exception(PeerError(str(message["error"].get("message"))))
+            answer.set_exception(LspClientError(str(message["error"].get("message"))))
         else:
             answer.set_result(message.get("result"))

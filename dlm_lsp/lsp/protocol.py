@@ -72,7 +72,7 @@ class StrictProtocol(LanguageServerProtocol):
     def receive(self, body: bytes) -> bytes:
         """Takes one message body and acts on it. Never raises on what a peer can send.
 
-        Returns the bytes behind the message, where the body held more than one.
+        Returns the bytes after the message, where the body held more than one.
         """
         rest = b""
         try:

@@ -100,7 +100,7 @@ class Server(LanguageServer):
 
         folder = _folder_of(self._client) if self._client is not None else None
         return Session(
-            self, self.encoding, EngineLink(self), self._client_options(), folder, user_file()
+            self, self.encoding, EngineLink(self), self._editor_options(), folder, user_file()
         )
 
     @property
@@ -166,7 +166,7 @@ class Server(LanguageServer):
                 types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams([registration])
             )
         await self._pull_configuration()
-        await self.session.configure(self._client_options())
+        await self.session.configure(self._editor_options())
         self._tell_of_models()
 
     def _tell_of_models(self) -> None:
@@ -181,7 +181,7 @@ class Server(LanguageServer):
         if isinstance(params.settings, dict) and SECTION in params.settings:
             self._later_options = params.settings[SECTION]
         await self._pull_configuration()
-        await self.session.configure(self._client_options())
+        await self.session.configure(self._editor_options())
 
     async def _pull_configuration(self) -> None:
         """Asks the client for its settings, where it can be asked."""
@@ -200,7 +200,7 @@ class Server(LanguageServer):
         if isinstance(answer, list) and answer and answer[0] is not None:
             self._later_options = answer[0]
 
-    def _client_options(self) -> object:
+    def _editor_options(self) -> object:
         """The client's settings: what it sent first, and over it what it has sent since."""
         first = self._client.initialization_options if self._client is not None else None
         return first if self._later_options is None else merged(first, self._later_options)

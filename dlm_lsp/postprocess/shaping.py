@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from dlm_lsp.postprocess.lines import TAB_WIDTH, LineRules, cut, indentation, width
 from dlm_lsp.postprocess.pairs import Pairs, is_only_closers, paired, pairs_for
-from dlm_lsp.session.context import Context
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEARBY_CHARS = 20_000  # how far the document's habits are looked up on each side
@@ -59,30 +58,32 @@ class ShapedDraft:
     """What may be shown of a completion that is not finished.
 
     Attributes:
-        committed: what no rule can remove any more, whatever text follows; it only grows.
+        raw: the model's committed text.
+        committed: what of it no rule can remove any more, whatever text follows; it only grows.
         draft: the text after it that may still change.
         sources: for each character of `draft` its index in the model's draft; -1 for a character
             of the committed text that is held back.
         complete: as in `Shaped`, of the committed text.
     """
 
+    raw: str
     committed: str
     draft: str
     sources: tuple[int, ...]
     complete: bool
 
 
-def rules_for(context: Context, automatic: bool) -> Rules:
-    """The rules at the context's cursor.
+def rules_for(prefix: str, suffix: str, automatic: bool) -> Rules:
+    """The rules at the cursor between two parts of a document.
 
     Args:
         automatic: the request came from typing: stay within the scope, and on the line where
             more than closers stand right of the cursor.
     """
-    line_before = re.split(r"[\r\n]", context.prefix[-_NEARBY_CHARS:])[-1]
-    line_after = re.split(r"[\r\n]", context.suffix, maxsplit=1)[0]
-    below = context.suffix[len(line_after) : len(line_after) + _NEARBY_CHARS]
-    above = context.prefix[: len(context.prefix) - len(line_before)][-_NEARBY_CHARS:]
+    line_before = re.split(r"[\r\n]", prefix[-_NEARBY_CHARS:])[-1]
+    line_after = re.split(r"[\r\n]", suffix, maxsplit=1)[0]
+    below = suffix[len(line_after) : len(line_after) + _NEARBY_CHARS]
+    above = prefix[: len(prefix) - len(line_before)][-_NEARBY_CHARS:]
     lines_above = [line for line in reversed(_LINE_END.split(above)) if line.strip()]
     lines_below = [line for line in _LINE_END.split(below) if line.strip()]
     indent = _indent_unit([line_before, *lines_above, *lines_below])
@@ -107,17 +108,26 @@ def rules_for(context: Context, automatic: bool) -> Rules:
     )
 
 
-def shape_draft(rules: Rules, committed: str, draft: str) -> ShapedDraft:
+def shape_draft(
+    rules: Rules, committed: str, draft: str, before: ShapedDraft | None = None
+) -> ShapedDraft:
     """What may be shown of committed text and of the draft after it.
 
     Undecided places (engine.api.MASKED) count as ordinary characters.
+
+    Args:
+        before: an earlier result by the same rules, from which the committed text's part is taken
+            where that has not changed.
     """
-    firm, _, is_complete = _shown(rules, committed)
+    if before is not None and before.raw == committed:
+        firm, is_complete = before.committed, before.complete
+    else:
+        firm, _, is_complete = _shown(rules, committed)
     if not draft:
-        return ShapedDraft(firm, "", (), is_complete)
+        return ShapedDraft(committed, firm, "", (), is_complete)
     shown, sources, _ = _shown(rules, committed + draft)
     from_draft = tuple(max(source - len(committed), -1) for source in sources[len(firm) :])
-    return ShapedDraft(firm, shown[len(firm) :], from_draft, is_complete)
+    return ShapedDraft(committed, firm, shown[len(firm) :], from_draft, is_complete)
 
 
 def shape_final(rules: Rules, text: str) -> Shaped:

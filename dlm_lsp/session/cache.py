@@ -22,7 +22,7 @@ class Completion:
 
     Attributes:
         prefix: the text before the cursor that it continues.
-        suffix: the text behind the cursor.
+        suffix: the text after the cursor.
         text: what is inserted at the cursor.
         replaced: how many code points of the suffix the insertion replaces.
     """

@@ -39,7 +39,7 @@ class Context:
 
     Attributes:
         prefix: document text before the cursor, at most PREFIX_CHARS_MAX, from a line start.
-        suffix: document text behind it, at most SUFFIX_CHARS_MAX, up to a line start.
+        suffix: document text after it, at most SUFFIX_CHARS_MAX, up to a line start.
         marks: relative to prefix and suffix.
         base: the document's offset of prefix[0].
         offset: the document's offset of the cursor.
@@ -128,7 +128,7 @@ def _suffix_end(document: Document, offset: int) -> int:
 
 
 def _prefix_mark(document: Document, offset: int, base: int, mark: int | None) -> int | None:
-    """The mark while it lies in the prefix, at a line start, with enough text behind it."""
+    """The mark while it lies in the prefix, at a line start, with enough text after it."""
     if mark is None or not base <= mark <= offset:
         return None
     mark = max(document.line_start(document.line_of(mark)), base)

@@ -96,7 +96,7 @@ class Document:
         return self.line_starts[line] if line < self.line_count else len(self.text)
 
     def line_end(self, line: int) -> int:
-        """Offset behind the line's last character, before its line end."""
+        """Offset after the line's last character, before its line end."""
         end = self.line_start(line + 1)
         if line + 1 >= self.line_count:
             return end

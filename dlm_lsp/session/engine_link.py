@@ -11,16 +11,14 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
-from dlm_lsp.client.host_client import Health, HostClient, HostError, HostSettings
+from dlm_lsp.client.answers import Health
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import GenerateBody, HostEvent
 from dlm_lsp.session.requests import Editor, Status
-from dlm_lsp.settings.schema import Settings
-from dlm_lsp.store.choice import Choice, choose
-from dlm_lsp.store.errors import StoreError
-from engine.config import EngineSettings
 
 logger = logging.getLogger(__name__)
 
@@ -29,38 +27,7 @@ _POLL_SECONDS = 0.2
 _HEALING = ("host_lost", "busy", "stopping", "loading")
 
 
-def to_host_settings(settings: Settings) -> HostSettings:
-    """The host that the settings ask for, with the checkpoint that they mean now.
-
-    Looks into the model store, so it is not for every keystroke. What is wrong with the
-    checkpoint's name becomes the host's `problem`.
-    """
-    engine = settings.engine
-    choice, problem = Choice(None), None
-    if engine.url is None:  # a host elsewhere has a checkpoint of its own
-        try:
-            choice = choose(engine.checkpoint)
-        except StoreError as error:
-            choice = Choice(Path(str(engine.checkpoint)))
-            problem = HostError(error.message, remedy=error.remedy, code=error.code)
-    return HostSettings(
-        engine=EngineSettings(
-            checkpoint=choice.path,
-            device=engine.device,
-            dtype=engine.dtype,
-            threads=engine.threads,
-            cache_tokens=engine.cache_tokens,
-            backend=engine.backend,
-        ),
-        url=engine.url,
-        token=engine.token,
-        idle_seconds=engine.idle_seconds,
-        hint=choice.hint,
-        problem=problem,
-    )
-
-
-class Client(Protocol):
+class HostAccess(Protocol):
     """What is used of `HostClient`; tests stand in for it."""
 
     async def health(self) -> Health: ...
@@ -74,22 +41,22 @@ class EngineLink:
     """One engine host for one session. All on one event loop."""
 
     def __init__(
-        self, editor: Editor, make_client: Callable[[HostSettings], Client] = HostClient
+        self, editor: Editor, make_host: Callable[[HostSettings], HostAccess] = HostClient
     ) -> None:
         self._editor = editor
-        self._make_client = make_client
+        self._make_host = make_host
         self._settings: HostSettings | None = None
-        self._client: Client | None = None
+        self._host: HostAccess | None = None
         self._loading: asyncio.Task[None] | None = None
         self._shown: set[str] = set()
         self._has_answered = False
         self.current = Status("loading", "The engine is not started yet.")
 
     @property
-    def client(self) -> Client:
-        """The client to generate with; `use` must have been called."""
-        assert self._client is not None
-        return self._client
+    def host(self) -> HostAccess:
+        """The host to generate with; `use` must have been called."""
+        assert self._host is not None
+        return self._host
 
     @property
     def is_ready(self) -> bool:
@@ -100,13 +67,13 @@ class EngineLink:
         """Turns to the host that these settings name, and begins to bring it up."""
         if settings == self._settings:
             return
-        loading, client = self._loading, self._client
-        # Without a pause in between: other requests find the one client or the other.
-        self._settings, self._client = settings, self._make_client(settings)
+        loading, host = self._loading, self._host
+        # Without a pause in between: other requests find the one host or the other.
+        self._settings, self._host = settings, self._make_host(settings)
         self._shown.clear()
         self._loading, self._has_answered = None, False
         self.load()
-        await _let_go(loading, client)
+        await _let_go(loading, host)
 
     def load(self) -> None:
         """Brings the host up in the background, unless that is already going on."""
@@ -116,7 +83,7 @@ class EngineLink:
     async def restart(self) -> None:
         """Starts this machine's host anew; to one that was started by hand, connects anew."""
         assert self._settings is not None
-        settings, client = self._settings, self.client
+        settings, host = self._settings, self.host
         self.tell(replace(self.current, state="loading", message="The engine restarts."))
         if settings.url is not None:
             self._settings = None
@@ -125,15 +92,15 @@ class EngineLink:
         loading, self._loading, self._has_answered = self._loading, None, False
         await _let_go(loading, None)
         with contextlib.suppress(HostError):  # bringing it up meets the same problem, and tells it
-            await client.shut_down()
+            await host.shut_down()
         self._shown.clear()
         self.load()
 
     async def close(self) -> None:
         """Lets go of the host, which lives on for others."""
-        loading, client = self._loading, self._client
-        self._loading = self._client = None
-        await _let_go(loading, client)
+        loading, host = self._loading, self._host
+        self._loading = self._host = None
+        await _let_go(loading, host)
 
     def tell(self, status: Status) -> None:
         """Makes a status the current one."""
@@ -163,13 +130,13 @@ class EngineLink:
         self.tell(replace(self.current, state="loading", message="The engine is being started."))
         self._editor.loading("starting the engine")
         try:
-            await self.client.ensure()
-            health = await self.client.health()
+            await self.host.ensure()
+            health = await self.host.health()
             while health.state == "loading":
                 self.tell(replace(self.current, message=health.message))
                 self._editor.loading(health.message)
                 await asyncio.sleep(_POLL_SECONDS)
-                health = await self.client.health()
+                health = await self.host.health()
             self._settle(health)
         except HostError as error:
             self.failed(error)
@@ -199,9 +166,9 @@ class EngineLink:
         )
 
 
-async def _let_go(loading: asyncio.Task[None] | None, client: Client | None) -> None:
+async def _let_go(loading: asyncio.Task[None] | None, host: HostAccess | None) -> None:
     if loading is not None:
         loading.cancel()
         await asyncio.wait([loading])
-    if client is not None:
-        await client.close()
+    if host is not None:
+        await host.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Protocol
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import (
     BlockBody,
     BudgetBody,
@@ -25,14 +25,15 @@ from dlm_lsp.client.messages import (
     Marks,
     SpanBody,
     StartedEvent,
+    StoppedEvent,
     UsageBody,
 )
-from dlm_lsp.postprocess.shaping import Rules, shape_draft, shape_final
+from dlm_lsp.postprocess.shaping import Rules, ShapedDraft, shape_draft, shape_final
 from dlm_lsp.session.context import Context
 from dlm_lsp.settings.schema import Settings
 
 
-class Source(Protocol):
+class CompletionSource(Protocol):
     """Where completions come from; `HostClient` is one."""
 
     def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
@@ -46,10 +47,10 @@ class Suggestion:
 
     Attributes:
         committed: will not change; a later one's starts with it. Inserted at the cursor.
-        draft: text behind it that may still change; empty in a final suggestion.
+        draft: text after it that may still change; empty in a final suggestion.
         spans: confidence over `draft`, in code points.
         final: nothing follows.
-        replaced: code points behind the cursor that the text replaces; known when final.
+        replaced: code points after the cursor that the text replaces; known when final.
         marks: of the prompt, as the host used them.
         mode: that the host chose; never "auto".
         finish_reason: why it ended ("scope" where shaping ended it); None before.
@@ -92,7 +93,7 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
 
 
 async def complete(
-    context: Context, rules: Rules, body: GenerateBody, source: Source
+    context: Context, rules: Rules, body: GenerateBody, source: CompletionSource
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last one is final.
 
@@ -108,26 +109,40 @@ async def complete(
     text = {"prefix": context.prefix, "suffix": context.suffix, "marks": context.marks}
     latest = Suggestion()
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
+        shaped: ShapedDraft | None = None
         async for event in events:
-            latest = _after(latest, event, rules)
+            if isinstance(event, DraftEvent):
+                shaped = shape_draft(rules, event.committed, event.draft, shaped)
+                latest = _drafted(latest, event, shaped, rules)
+            else:
+                latest = _after(latest, event, rules)
             yield latest
             if latest.final:
                 return
 
 
-def _after(latest: Suggestion, event: HostEvent, rules: Rules) -> Suggestion:
-    """The state after one more event. Raises HostError where the event is one."""
+def _drafted(
+    latest: Suggestion, event: DraftEvent, shaped: ShapedDraft, rules: Rules
+) -> Suggestion:
+    """The state after a draft; final where nothing more could be shown."""
+    latest = replace(latest, usage=event.usage)
+    if shaped.complete:
+        return _finished(latest, rules, event.committed, "scope")
+    spans = _shown_spans(shaped.sources, event.spans)
+    return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
+
+
+def _after(
+    latest: Suggestion,
+    event: StartedEvent | FinishedEvent | StoppedEvent | ErrorEvent,
+    rules: Rules,
+) -> Suggestion:
+    """The state after any other event. Raises HostError where the event is one."""
     if isinstance(event, ErrorEvent):
         raise HostError(event.error.message, code=event.error.code)
     latest = replace(latest, usage=event.usage)
     if isinstance(event, StartedEvent):
         return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
-    if isinstance(event, DraftEvent):
-        shaped = shape_draft(rules, event.committed, event.draft)
-        if shaped.complete:
-            return _finished(latest, rules, event.committed, "scope")
-        spans = _shown_spans(shaped.sources, event.spans)
-        return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
     if isinstance(event, FinishedEvent):
         latest = replace(latest, mode=event.mode, exact=event.exact)
         return _finished(latest, rules, event.text, event.finish_reason)

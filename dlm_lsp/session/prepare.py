@@ -46,4 +46,5 @@ def prepare(
         "sampling": sampling,
         "draft": sampling == GREEDY,
     }
-    return Prepared(context, rules_for(context, ask.automatic), body.model_copy(update=asked))
+    rules = rules_for(context.prefix, context.suffix, ask.automatic)
+    return Prepared(context, rules, body.model_copy(update=asked))

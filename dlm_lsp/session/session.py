@@ -2,8 +2,8 @@
 
 Owns the latest request of each document, the results already shown, and the settings. The rules it
 keeps: the latest request of a document wins; a request is answered only with what continues the
-text as it is at that moment; what was shown is served again while it is typed. Knows no LSP; the
-engine is behind `EngineLink`, the text behind `Documents`.
+text as it is at that moment; what was shown is served again while it is typed. Knows no LSP; asks
+the engine through `EngineLink` and reads the text from `Documents`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dlm_lsp.client.errors import HostError
-from dlm_lsp.client.messages import SamplingBody
-from dlm_lsp.session.cache import Completion, ResultCache, remainder
-from dlm_lsp.session.context import anchored, moved
+from dlm_lsp.client.host_settings import to_host_settings
+from dlm_lsp.session.cache import Completion, ResultCache
 from dlm_lsp.session.document import Change, Document, Encoding
 from dlm_lsp.session.documents import Documents
-from dlm_lsp.session.engine_link import EngineLink, to_host_settings
-from dlm_lsp.session.generation import Deviation, Generation, typed_through
+from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.offers import Offers
-from dlm_lsp.session.pipeline import Suggestion, complete, to_body
 from dlm_lsp.session.place import CompletionPlace, place_of, standing
-from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
-from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Editor, Offer
+from dlm_lsp.session.requests import Answer, Ask, Editor, Offer
+from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.silence import why_silent
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
 from dlm_lsp.settings.schema import Settings, load_settings
@@ -37,15 +33,12 @@ from engine.api import AskedMode
 
 logger = logging.getLogger(__name__)
 
-# How further answers to an explicit request are drawn, where the first is greedy.
-FURTHER = tuple(SamplingBody(temperature=0.8, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4))
-
 
 class Session:
     """Serves one editor. All on one event loop.
 
     Args:
-        client_options: the editor's own settings, as it sent them.
+        editor_options: the editor's own settings, as it sent them.
         project_dir, user_file: where other settings come from.
     """
 
@@ -54,7 +47,7 @@ class Session:
         editor: Editor,
         encoding: Encoding,
         link: EngineLink,
-        client_options: object = None,
+        editor_options: object = None,
         project_dir: Path | None = None,
         user_file: Path | None = None,
     ) -> None:
@@ -67,9 +60,9 @@ class Session:
         self._cache = ResultCache()
         self._offers = Offers()
         self._counts: Counter[str] = Counter()
-        self._last: Suggestion | None = None
         self.documents = Documents(encoding, editor.log)
-        self._use(self._load(client_options))
+        self._runs = EngineRuns(editor, encoding, link, self.documents, self._cache)
+        self._use(self._load(editor_options))
         self._host = to_host_settings(self.settings)
         self._may_be_gone = False  # the model, from the store: then the settings mean another one
 
@@ -107,9 +100,9 @@ class Session:
         self._link.tell(replace(self._link.current, mode=self.settings.mode))
         await self._link.use(self._host)
 
-    async def configure(self, client_options: object) -> None:
+    async def configure(self, editor_options: object) -> None:
         """Takes over new settings of the editor, and looks at the files again."""
-        self._use(self._load(client_options))
+        self._use(self._load(editor_options))
         self._cache.clear()
         await self.look_again()
 
@@ -193,12 +186,13 @@ class Session:
 
     def stats(self) -> dict[str, object]:
         """Counts since the session began, and the figures of the last completion."""
-        usage = self._last.usage.model_dump(by_alias=True) if self._last is not None else None
+        latest = self._runs.latest
+        usage = latest.usage.model_dump(by_alias=True) if latest is not None else None
         return {"counts": dict(self._counts), "last": usage}
 
-    def _load(self, client_options: object) -> Settings:
+    def _load(self, editor_options: object) -> Settings:
         project_dir, user_file = self._files
-        loaded = load_settings(client_options, project_dir, user_file)
+        loaded = load_settings(editor_options, project_dir, user_file)
         for problem in loaded.problems:
             if problem not in self._reported:
                 self._reported.add(problem)
@@ -206,10 +200,9 @@ class Session:
         return loaded.settings
 
     def _use(self, settings: Settings) -> None:
-        """Takes settings up; what they say of every request is worked out once."""
+        """Takes settings up."""
         self.settings = settings
-        self._automatic_body = to_body(settings, automatic=True, client="lsp")
-        self._invoked_body = to_body(settings, automatic=False, client="lsp")
+        self._runs.use(settings)
 
     def _forget(self, uri: str) -> None:
         """What was asked and shown of a document counts no longer."""
@@ -236,98 +229,13 @@ class Session:
         await self.start()
         if self._link.current.state == "ready":
             self._link.tell(replace(self._link.current, state="busy"))
-        completions = [await self._first(slot, place)]
+        first, is_taken_over = await self._runs.first(slot, place)
+        if is_taken_over:
+            self._counts["taken_over"] += 1
+        completions = [first]
         if self.documents.get(ask.uri) is place.snapshot:
-            completions += await self._further(slot, place)
+            completions += await self._runs.further(slot, place)
         return self._answer_with(slot, place, completions)
-
-    async def _first(self, slot: RequestSlot, place: CompletionPlace) -> Completion:
-        """The greedy answer: of the run that was taken over if it leads here, else of its own."""
-        if slot.generation is not None:
-            try:
-                left = await self._follow(slot, slot.generation, place)
-            except Deviation:
-                left = None
-            if left is not None:
-                self._counts["taken_over"] += 1
-                return left
-            slot.generation.cancel()
-        slot.generation = self._run(slot.ask, place)
-        left = await self._follow(slot, slot.generation, place)
-        assert left is not None, "a run continues the text that it was started on"
-        return left
-
-    async def _follow(
-        self, slot: RequestSlot, generation: Generation, place: CompletionPlace
-    ) -> Completion | None:
-        """What a run comes to at this place, showing its drafts; None if it leads elsewhere.
-
-        Raises: Deviation as soon as that is certain.
-        """
-        typed = place.prefix[len(generation.prefix) :]
-        async with aclosing(generation.follow()) as states:
-            async for state in states:
-                self._note_marks(slot.ask.uri, generation, state)
-                view = typed_through(state, typed)
-                if not state.final:
-                    if view is not None and (view.committed or view.draft):
-                        self._show_draft(slot, place, view)
-                    continue
-                self._last = state
-                self._link.worked()
-                completion = Completion(
-                    generation.prefix, generation.suffix, state.committed, state.replaced
-                )
-                if slot.ask.is_plain and state.finish_reason != "stopped":
-                    self._cache.put(slot.ask.uri, completion)
-                left = remainder(completion, place.prefix, place.suffix)
-                if left is not None and left.text:
-                    self._show_draft(
-                        slot, place, replace(state, committed=left.text, replaced=left.replaced)
-                    )
-                return left
-        raise AssertionError("a run ends with a final state or an error")
-
-    async def _further(self, slot: RequestSlot, place: CompletionPlace) -> list[Completion]:
-        """More answers to an explicit slot, drawn at random; failures only make them fewer."""
-        runs = [
-            self._run_quietly(slot.ask, place, sampling)
-            for sampling in FURTHER[: slot.ask.count - 1]
-        ]
-        results = await asyncio.gather(*runs, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, HostError):
-                raise result
-        return [result for result in results if isinstance(result, Completion)]
-
-    async def _run_quietly(
-        self, ask: Ask, place: CompletionPlace, sampling: SamplingBody
-    ) -> Completion:
-        prepared = self._prepare(ask, place, sampling)
-        async with aclosing(self._suggestions(prepared)) as suggestions:
-            async for suggestion in suggestions:
-                if suggestion.final:
-                    text, replaced = suggestion.committed, suggestion.replaced
-                    return Completion(place.prefix, place.suffix, text, replaced)
-        raise AssertionError("a pipeline ends with a final state or an error")
-
-    def _run(self, ask: Ask, place: CompletionPlace) -> Generation:
-        prepared = self._prepare(ask, place, GREEDY)
-        return Generation(prepared.context, place, self._suggestions(prepared))
-
-    def _prepare(self, ask: Ask, place: CompletionPlace, sampling: SamplingBody) -> Prepared:
-        body = self._automatic_body if ask.automatic else self._invoked_body
-        return prepare(ask, place, self.documents.marks(ask.uri), body, sampling)
-
-    def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
-        return complete(prepared.context, prepared.rules, prepared.body, self._link.client)
-
-    def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
-        """Keeps where the run's prompt began, moved by the edits made since."""
-        if not generation.are_marks_noted:
-            generation.are_marks_noted = True
-            used = anchored(generation.context, state.marks)
-            self.documents.set_marks(uri, moved(used, generation.edits))
 
     def _answer_with(
         self,
@@ -365,31 +273,11 @@ class Session:
         start, end = place.start + shift, place.end + shift + completion.replaced
         return Offer(self._offers.add(), place.lead + completion.text, start, end)
 
-    def _show_draft(self, slot: RequestSlot, place: CompletionPlace, state: Suggestion) -> None:
-        """Sends a draft to an editor that wants them."""
-        if slot.ask.token is None or not self.settings.drafts:
-            return
-        slot.sequence += 1
-        end = place.last
-        if state.replaced:
-            end = place.snapshot.position_at(place.end + state.replaced, self._encoding)
-        self._editor.draft(
-            DraftNotice(
-                token=slot.ask.token,
-                document=place.snapshot,
-                position=place.cursor,
-                start=place.first,
-                end=end,
-                lead=place.lead,
-                state=state,
-                sequence=slot.sequence,
-            )
-        )
-
     def _answered(self, slot: RequestSlot, reason: str | None) -> None:
         """Tells and logs how a request ended; `reason` is None where it showed something."""
         milliseconds = round((time.perf_counter() - slot.began) * 1000, 1)
-        usage = self._last.usage if self._last is not None else None
+        latest = self._runs.latest
+        usage = latest.usage if latest is not None else None
         logger.info("%s: %.0f ms, %s", slot.ask.uri, milliseconds, reason or "shown")
         self._link.tell(
             replace(

@@ -3,7 +3,7 @@
 Client over project file over user file over defaults. A project's file comes with a stranger's
 repository: it chooses the mode and the context and can silence more, never where text is sent or
 what runs. Every problem becomes a sentence that names source and field; no source can stop the
-server. Knows what each value means to nobody; resolving "auto" is the engine's work.
+server. Does not resolve "auto", which is the engine's work.
 """
 
 from __future__ import annotations

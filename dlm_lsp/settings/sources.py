@@ -91,7 +91,7 @@ def valid_fields(
                 _take(table, location)
                 problem = f"{name} is not a setting{_similar(model, name)}"
             else:
-                expected = fault["msg"].partition(" ")[2]  # behind "Input", "String", "Tuple"
+                expected = fault["msg"].partition(" ")[2]  # after "Input", "String", "Tuple"
                 value = _take(table, location)
                 problem = f"{name} {expected}" + (
                     "" if name in secret else f", not {_shown(value)}"

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from dlm_lsp.cli.demo import BUNDLED_SCRIPT, FILES, HOLE, SCRIPT, Script
+from dlm_lsp.cli.demo import BUNDLED_SCRIPT, FILES, HOLE, SCRIPT, DemoScript
 from engine.api import MASKED
 from tests.e2e.conftest import Home
 from tests.e2e.terminal_child import SECONDS_MAX, run_in_terminal
@@ -24,7 +24,7 @@ def picture_rows(drawing: str) -> str:
 
 
 @pytest.mark.parametrize("script", [SCRIPT, BUNDLED_SCRIPT], ids=lambda script: script.name)
-def test_holes_stand_where_the_file_has_marks(script: Script):
+def test_holes_stand_where_the_file_has_marks(script: DemoScript):
     text, places = script.open()
     assert HOLE not in text
     assert len(places) > 3
@@ -49,7 +49,9 @@ def test_demo_into_a_pipe_prints_the_text_and_figures_without_control_codes(home
 
 
 def test_demo_in_a_terminal_draws_drafts_in_shades_until_the_text_stands(home: Home):
-    code, written = run_in_terminal(DEMO, home)
+    # Only blocks have undecided places. How many of them are drawn depends on how busy the machine
+    # is, and none need be: `test_terminal.py` tells their shade from the others.
+    code, written = run_in_terminal([*DEMO, "--mode", "block"], home)
     assert code == 0, written
     drawings = written.split(f"{BUNDLED_SCRIPT.name}:")[1:]
     assert len(drawings) > 2, "it did not refine"
@@ -59,7 +61,6 @@ def test_demo_in_a_terminal_draws_drafts_in_shades_until_the_text_stands(home: H
     masks = {style for style, text in styles.items() if MASKED in text}
     committed = {style for style in styles if style in ("1;32", "32;1")}  # bold green
     drafts = {style for style in styles if "36" in style}  # cyan
-    assert masks, "no undecided place was drawn"
     assert committed
     assert drafts
     assert not masks & (committed | drafts)

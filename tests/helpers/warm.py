@@ -25,11 +25,11 @@ from typing import Any, BinaryIO
 # What takes time to import. A name that is missing here costs time and nothing else.
 _IMPORTED = (
     "aiohttp",
-    "dlm_lsp.client",
-    "dlm_lsp.engine_link",
-    "dlm_lsp.server_features",
-    "dlm_lsp.session",
-    "dlm_lsp.settings_files",
+    "dlm_lsp.client.host_client",
+    "dlm_lsp.lsp.server",
+    "dlm_lsp.session.engine_link",
+    "dlm_lsp.session.session",
+    "dlm_lsp.settings.files",
     "dlm_lsp.store.told",
 )
 _MESSAGE_BYTES_MAX = 1 << 18
@@ -162,6 +162,6 @@ def _wait_for_child(status: int) -> None:
 if __name__ == "__main__":
     _import_the_program()
     sys.argv[1:] = _fork_for(socket.socket(fileno=int(sys.argv[1])))
-    from dlm_lsp.cli import main
+    from dlm_lsp.cli.main import main
 
     sys.exit(main())

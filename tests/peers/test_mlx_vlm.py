@@ -107,7 +107,10 @@ def prompts() -> list[tuple[int, ...]]:
     return held_out_prompts(read_tokenizer(BUNDLED_CHECKPOINT), PROMPTS)
 
 
-@pytest.mark.parametrize("number", range(PROMPTS))
+@pytest.mark.parametrize(
+    "number",
+    [*range(12), *(pytest.param(n, marks=pytest.mark.slow) for n in range(12, PROMPTS))],
+)
 def test_all_modes_agree_on_the_bundled_model(
     bundled: Pair, prompts: list[tuple[int, ...]], number: int
 ) -> None:

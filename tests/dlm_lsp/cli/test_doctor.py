@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from dlm_lsp.cli import doctor
-from dlm_lsp.cli.doctor import Fact, Report, examine
-from dlm_lsp.host.outlook import Outlook, outlook
+from dlm_lsp.cli.doctor import DoctorReport, Fact, examine
+from dlm_lsp.host.dry_run import DryRun, dry_run
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.model.onnx import runtime
@@ -36,10 +36,10 @@ def project(tmp_path: Path, private_runtime: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares tests that look at something else the trial load."""
-    monkeypatch.setattr(doctor, "outlook", lambda settings: Outlook(settings))
+    monkeypatch.setattr(doctor, "dry_run", lambda settings: DryRun(settings))
 
 
-def values(report: Report, section: str) -> dict[str, tuple[str, str]]:
+def values(report: DoctorReport, section: str) -> dict[str, tuple[str, str]]:
     return {fact.name: (fact.value, fact.why) for fact in report.sections[section]}
 
 
@@ -192,7 +192,9 @@ async def test_a_package_that_is_missing_is_a_problem(
 
 
 def test_the_report_prints_every_fact_and_problem():
-    report = Report({"engine": [Fact("device", "cpu", "set by you")]}, ["All is [bold]lost[/]."])
+    report = DoctorReport(
+        {"engine": [Fact("device", "cpu", "set by you")]}, ["All is [bold]lost[/]."]
+    )
     console = Console(file=io.StringIO(), width=40, soft_wrap=True)
     doctor._print(report, console)
     assert isinstance(console.file, io.StringIO)
@@ -267,16 +269,16 @@ async def test_a_large_model_is_not_prepared_by_looking(
     assert seen["checkpoint"][1].startswith("would be loaded: a trial took")
 
 
-def test_outlook_tells_what_a_host_would_run(tiny_checkpoint: Path):
-    seen = outlook(EngineSettings(tiny_checkpoint, device="cpu", dtype="float32", threads=1))
+def test_a_dry_run_tells_what_a_host_would_run(tiny_checkpoint: Path):
+    seen = dry_run(EngineSettings(tiny_checkpoint, device="cpu", dtype="float32", threads=1))
     assert seen.problem is None
     assert seen.parameters
     assert seen.load_seconds is not None
     assert seen.settings.dtype == "float32"
 
 
-def test_outlook_without_a_usable_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch):
+def test_a_dry_run_without_a_usable_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "engine.engine", None)
-    problem = outlook(EngineSettings()).problem
+    problem = dry_run(EngineSettings()).problem
     assert problem is not None
     assert "Install dlm-lsp again" in problem

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from dlm_lsp.cli.main import main
-from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.answers import Health
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import (
     ErrorBody,
     ErrorEvent,

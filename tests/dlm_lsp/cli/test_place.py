@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.cli.place import FILE_BYTES_MAX, Place, PlaceError, language_of, open_place, to_place
+from dlm_lsp.cli.place import (
+    FILE_BYTES_MAX,
+    FilePlace,
+    PlaceError,
+    language_of,
+    open_place,
+    to_place,
+)
 
 
 @given(
@@ -18,13 +25,13 @@ from dlm_lsp.cli.place import FILE_BYTES_MAX, Place, PlaceError, language_of, op
     st.integers(1, 10**8),
 )
 def test_to_place_reads_any_name_from_the_right(name: str, line: int, column: int):
-    assert to_place(f"{name}:{line}:{column}") == Place(Path(name), line, column)
+    assert to_place(f"{name}:{line}:{column}") == FilePlace(Path(name), line, column)
 
 
 @pytest.mark.parametrize("argument", ["C:\\dir\\app.py:12:5", "odd:name:1:2.py:3:4", ":1:1:1:1"])
 def test_to_place_leaves_colons_in_the_name(argument: str):
     path, line, column = argument.rsplit(":", 2)
-    assert to_place(argument) == Place(Path(path), int(line), int(column))
+    assert to_place(argument) == FilePlace(Path(path), int(line), int(column))
 
 
 @pytest.mark.parametrize(
@@ -50,14 +57,14 @@ def test_open_place_finds_every_place_and_no_other(tmp_path: Path, text: str):
     shown = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     for number, line in enumerate(shown, 1):
         for column in range(1, len(line) + 2):
-            document, offset = open_place(Place(file, number, column))
+            document, offset = open_place(FilePlace(file, number, column))
             before = document.text[:offset].replace("\r\n", "\n").split("\n")
             assert before[:-1] == shown[: number - 1]
             assert before[-1] == line[: column - 1]
         with pytest.raises(PlaceError, match=f"column from 1 to {len(line) + 1}"):
-            open_place(Place(file, number, len(line) + 2))
+            open_place(FilePlace(file, number, len(line) + 2))
     with pytest.raises(PlaceError, match=f"has {len(shown)} lines"):
-        open_place(Place(file, len(shown) + 1, 1))
+        open_place(FilePlace(file, len(shown) + 1, 1))
 
 
 def test_open_place_names_what_cannot_be_read(tmp_path: Path):
@@ -76,7 +83,7 @@ def test_open_place_names_what_cannot_be_read(tmp_path: Path):
         (pipe, "no ordinary file"),
     ):
         with pytest.raises(PlaceError, match=reason) as caught:
-            open_place(Place(path, 1, 1))
+            open_place(FilePlace(path, 1, 1))
         assert str(path) in str(caught.value)
 
 

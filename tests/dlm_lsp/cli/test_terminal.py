@@ -11,7 +11,16 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from dlm_lsp.cli.terminal import COMMITTED, MASK, SURE, UNSURE, LiveView, State, hole_at, picture
+from dlm_lsp.cli.terminal import (
+    COMMITTED,
+    MASK,
+    SURE,
+    UNSURE,
+    LiveView,
+    ShownState,
+    hole_at,
+    picture,
+)
 from dlm_lsp.client.messages import (
     DraftEvent,
     FinishedEvent,
@@ -66,7 +75,7 @@ def test_hole_at_is_a_window_of_the_text_at_its_line(text: str, offset: int, aro
 
 
 def test_picture_numbers_every_row_and_inserts_the_text():
-    drawn = picture(hole(), State(committed="1\nnew "), 80, 24).plain.split("\n")
+    drawn = picture(hole(), ShownState(committed="1\nnew "), 80, 24).plain.split("\n")
     assert drawn[0] == " file.py:20:6"
     assert drawn[1:3] == [" 14 │ line 14", " 15 │ line 15"]
     assert drawn[7:10] == [" 20 │ line 1", " 21 │ new 20", " 22 │ line 21"]
@@ -75,7 +84,7 @@ def test_picture_numbers_every_row_and_inserts_the_text():
 def test_picture_shades_masked_draft_and_committed_differently():
     draft = f"SURE {MASKED * 4} MAYBE"
     spans = (SpanBody(start=0, end=4, confidence=0.95), SpanBody(start=10, end=15, confidence=0.2))
-    drawn = picture(hole(), State("FINAL ", draft, spans), 80, 24)
+    drawn = picture(hole(), ShownState("FINAL ", draft, spans), 80, 24)
     assert styles_of(drawn, "FINAL ") == {COMMITTED}
     assert styles_of(drawn, "SURE") == {SURE}
     assert styles_of(drawn, MASKED * 4) == {MASK}
@@ -86,7 +95,7 @@ def test_picture_shades_masked_draft_and_committed_differently():
 def test_picture_shows_what_was_filled_earlier_as_committed():
     text = "a = ONE\nb = TWO\nc = "
     filled = [(4, 7), (12, 15)]
-    drawn = picture(hole_at("f", text, len(text), filled=filled), State("THREE"), 80, 24)
+    drawn = picture(hole_at("f", text, len(text), filled=filled), ShownState("THREE"), 80, 24)
     for piece in ("ONE", "TWO", "THREE"):
         assert styles_of(drawn, piece) == {COMMITTED}
     assert styles_of(drawn, "b = ") != {COMMITTED}
@@ -96,12 +105,12 @@ def test_picture_shows_what_was_filled_earlier_as_committed():
 
 def test_picture_leaves_out_what_the_text_replaces():
     place = hole_at("f", "call()\n", 5)
-    assert picture(place, State("x)", replaced=1), 80, 24).plain.endswith(" 1 │ call(x)")
+    assert picture(place, ShownState("x)", replaced=1), 80, 24).plain.endswith(" 1 │ call(x)")
 
 
 def test_picture_draws_control_codes_of_file_and_model_as_symbols():
     place = hole_at("evil\x1b[2J.py", "a\x1b]0;x\x07\r\nb\x9bc", 1)
-    drawn = picture(place, State("\x1b[31m", "\x00", ()), 80, 24).plain
+    drawn = picture(place, ShownState("\x1b[31m", "\x00", ()), 80, 24).plain
     assert not [character for character in drawn if ord(character) < 32 and character != "\n"]
     assert "\x9b" not in drawn
     assert "␛[31m" in drawn
@@ -116,7 +125,7 @@ def test_picture_draws_control_codes_of_file_and_model_as_symbols():
 def test_picture_fits_and_shows_the_end_of_the_text(
     committed: str, draft: str, columns: int, rows: int
 ):
-    drawn = picture(hole(), State(committed + "«", draft + "»"), columns, rows)
+    drawn = picture(hole(), ShownState(committed + "«", draft + "»"), columns, rows)
     lines = drawn.plain.split("\n")
     assert len(lines) <= rows
     assert all(cell_len(line) <= columns for line in lines)
@@ -148,9 +157,9 @@ def test_live_view_draws_each_state_of_a_run_and_leaves_the_last():
     with LiveView(to) as view:
         for event in events():
             if isinstance(event, DraftEvent):
-                view.show(hole(), State(event.committed, event.draft, event.spans))
+                view.show(hole(), ShownState(event.committed, event.draft, event.spans))
             else:
-                view.show(hole(), State(event.text), Text("all done"))
+                view.show(hole(), ShownState(event.text), Text("all done"))
     output = written(to)
     assert output.index(MASKED * 3) < output.index("x = ") < output.index("x = 12")
     assert "all done" in output[output.index("x = 12") :]
@@ -162,8 +171,8 @@ def test_live_view_draws_each_state_of_a_run_and_leaves_the_last():
 def test_live_view_never_grows_past_the_terminal(rows: int):
     to = console(rows=rows)
     with LiveView(to) as view:
-        view.show(hole(), State("x\n" * 60))
-        view.show(hole(), State("x\n" * 61 + "end"))
+        view.show(hole(), ShownState("x\n" * 60))
+        view.show(hole(), ShownState("x\n" * 61 + "end"))
     drawings = written(to).split("file.py:20:6")[1:]
     assert drawings
     assert all(drawing.count("\n") < rows for drawing in drawings)

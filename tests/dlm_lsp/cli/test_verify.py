@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dlm_lsp.cli.main import main
 from dlm_lsp.cli.verify import show
-from dlm_lsp.host.verify import Check, Section
+from engine.lab.verify.report import Check, Section
 
 
 @pytest.fixture(autouse=True)

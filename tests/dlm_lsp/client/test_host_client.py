@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dlm_lsp.client import answers
-from dlm_lsp.client.host_client import HostClient, HostError, HostSettings
+from dlm_lsp.client import answers, connection
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import (
     DraftEvent,
     FinishedEvent,
@@ -21,7 +23,7 @@ from dlm_lsp.client.messages import (
     LimitsBody,
     StartedEvent,
 )
-from dlm_lsp.client.paths import host_paths
+from dlm_lsp.client.paths import HostPaths, host_paths
 from dlm_lsp.client.starter import Backoff
 from dlm_lsp.host import routes
 from dlm_lsp.version import PROTOCOL, VERSION
@@ -65,6 +67,28 @@ async def test_generate_many_at_once_on_one_client(private_runtime: Path) -> Non
         "012"
     }
     assert len(answers) == 20
+
+
+async def test_a_request_looks_for_the_host_once_in_a_while_alone(
+    private_runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[EngineSettings] = []
+
+    def look(settings: EngineSettings) -> HostPaths:
+        looks.append(settings)
+        return host_paths(settings)
+
+    monkeypatch.setattr(connection, "host_paths", look)
+    monkeypatch.setattr(connection, "_LOOK_SECONDS", 1000.0)
+    async with connected(private_runtime) as (_, client):
+        await all_events(client)
+        count = len(looks)
+        for _ in range(3):
+            await all_events(client)
+        assert len(looks) == count
+        monkeypatch.setattr(connection, "_LOOK_SECONDS", -1.0)
+        await all_events(client)
+        assert len(looks) > count
 
 
 @pytest.mark.parametrize("events_read", [1, 2, 5])

@@ -8,13 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from dlm_lsp.client.host_client import HostClient, HostError, HostSettings
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import FinishedEvent, GenerateBody, HostEvent, LimitsBody
 from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.client.paths import host_paths
@@ -33,6 +35,13 @@ def settings(
     """Of hosts that are this test's alone."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return HostSettings(EngineSettings(checkpoint=tiny_checkpoint, device="cpu"), idle_seconds=60)
+
+
+@pytest.fixture
+async def client(settings: HostSettings) -> AsyncIterator[HostClient]:
+    client = HostClient(settings)
+    yield client
+    await client.close()
 
 
 async def last_event(client: HostClient, body: GenerateBody = BODY) -> HostEvent:
@@ -72,7 +81,8 @@ async def test_generate_starts_a_host_and_the_next_client_shares_it(settings: Ho
 ONE_OF_FIVE = """
 import asyncio, sys
 from pathlib import Path
-from dlm_lsp.client.host_client import HostClient, HostSettings
+from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import GenerateBody, LimitsBody
 from engine.config import EngineSettings
 
@@ -98,8 +108,7 @@ def test_ensure_five_clients_at_once_start_one_host(settings: HostSettings) -> N
     assert starts_in(host_paths(settings.engine).log) == 1
 
 
-async def test_generate_after_kill_9_is_answered_by_a_new_host(settings: HostSettings) -> None:
-    client = HostClient(settings)
+async def test_generate_after_kill_9_is_answered_by_a_new_host(client: HostClient) -> None:
     assert isinstance(await last_event(client), FinishedEvent)
     first = await pid_of(client)
     os.kill(first, signal.SIGKILL)
@@ -120,11 +129,11 @@ async def test_generate_after_kill_9_is_answered_by_a_new_host(settings: HostSet
     assert not any(isinstance(event, FinishedEvent) for event in events)
     assert isinstance(await last_event(client), FinishedEvent)
     assert await pid_of(client) not in (first, second)
-    await client.close()
 
 
-async def test_generate_closed_stream_leaves_the_real_engine_free(settings: HostSettings) -> None:
-    client = HostClient(settings)
+async def test_generate_closed_stream_leaves_the_real_engine_free(
+    settings: HostSettings, client: HostClient
+) -> None:
     for _ in range(8):  # more than the engine runs at a time
         async with aclosing(client.generate(LONG)) as events:
             await anext(events)
@@ -134,7 +143,6 @@ async def test_generate_closed_stream_leaves_the_real_engine_free(settings: Host
             await asyncio.sleep(0.02)
     assert isinstance(await last_event(client), FinishedEvent)
     assert host_paths(settings.engine).log.read_text().count("outcome=cancelled") == 8
-    await client.close()
 
 
 async def test_ensure_idle_host_ends_and_leaves_nothing_but_locks(settings: HostSettings) -> None:
@@ -148,8 +156,7 @@ async def test_ensure_idle_host_ends_and_leaves_nothing_but_locks(settings: Host
     await client.close()
 
 
-async def test_shut_down_ends_the_host_after_what_is_in_flight(settings: HostSettings) -> None:
-    client = HostClient(settings)
+async def test_shut_down_ends_the_host_after_what_is_in_flight(client: HostClient) -> None:
     assert not await client.shut_down()
     await last_event(client)
     pid = await pid_of(client)
@@ -157,11 +164,9 @@ async def test_shut_down_ends_the_host_after_what_is_in_flight(settings: HostSet
     assert await client.shut_down()
     assert isinstance(await asking, FinishedEvent)
     assert await asyncio.to_thread(wait_until, lambda: not is_alive(pid))
-    await client.close()
 
 
-async def test_signal_ends_the_host_in_order(settings: HostSettings) -> None:
-    client = HostClient(settings)
+async def test_signal_ends_the_host_in_order(settings: HostSettings, client: HostClient) -> None:
     await last_event(client)
     pid = await pid_of(client)
     os.kill(pid, signal.SIGTERM)
@@ -169,15 +174,14 @@ async def test_signal_ends_the_host_in_order(settings: HostSettings) -> None:
     paths = host_paths(settings.engine)
     assert not paths.socket.exists()
     assert paths.log.read_text().rstrip().endswith("ended")
-    await client.close()
 
 
-async def test_ensure_stale_socket_of_a_dead_host_is_replaced(settings: HostSettings) -> None:
+async def test_ensure_stale_socket_of_a_dead_host_is_replaced(
+    settings: HostSettings, client: HostClient
+) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(host_paths(settings.engine).socket))
-    client = HostClient(settings)
     assert isinstance(await last_event(client), FinishedEvent)
-    await client.close()
 
 
 async def test_ensure_workspace_with_our_names_shadows_nothing(
@@ -273,14 +277,14 @@ def serve(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-async def test_serve_second_host_of_the_same_is_refused(settings: HostSettings) -> None:
-    client = HostClient(settings)
+async def test_serve_second_host_of_the_same_is_refused(
+    settings: HostSettings, client: HostClient
+) -> None:
     await client.ensure()
     arguments = ServeOptions(settings.engine).arguments()[1:]
     second = await asyncio.to_thread(serve(*arguments).communicate, timeout=60)
     assert "another host serves" in second[1]
     assert isinstance(await last_event(client), FinishedEvent)
-    await client.close()
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])

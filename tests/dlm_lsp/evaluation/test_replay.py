@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.answers import Health
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import (
     FinishedEvent,
     GenerateBody,
@@ -16,7 +18,7 @@ from dlm_lsp.client.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.evaluation.replay import Deaf, Script, draw_scripts, replay
+from dlm_lsp.evaluation.replay import Deaf, TypingScript, draw_scripts, replay
 from dlm_lsp.session.engine_link import EngineLink
 from engine.errors import EngineFailure
 from engine.lab.evaluation.records import ReplayRecord
@@ -27,7 +29,7 @@ TEXT = "".join(
     f"    return value_{n:02} + {n}\n\n\n"
     for n in range(15)
 )
-SCRIPT = Script("own/unique.py", TEXT, seed=3)
+SCRIPT = TypingScript("own/unique.py", TEXT, seed=3)
 Answer = Callable[[str], str]
 
 

@@ -99,9 +99,8 @@ async def idle(host: ToyHost) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_generate_started_drafts_finished_each_whole_state(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        events = await events_of(host, {**BODY, "limits": {"tokensMax": 5}})
+async def test_generate_started_drafts_finished_each_whole_state(host: ToyHost) -> None:
+    events = await events_of(host, {**BODY, "limits": {"tokensMax": 5}})
     assert isinstance(events[0], StartedEvent)
     assert events[0].mode == "copy_spec"  # "auto", on a CPU of which nothing is measured
     assert events[0].marks.prefix_start == 0
@@ -117,7 +116,7 @@ async def test_generate_started_drafts_finished_each_whole_state(private_runtime
     assert last.usage.total_ms >= 3.0  # the engine's own time and what the host added
 
 
-async def test_generate_tells_the_engine_what_was_asked(private_runtime: Path) -> None:
+async def test_generate_tells_the_engine_what_was_asked(host: ToyHost) -> None:
     body = {
         **BODY,
         "mode": "ar",
@@ -126,10 +125,9 @@ async def test_generate_tells_the_engine_what_was_asked(private_runtime: Path) -
         "block": {"length": 8, "threshold": 0.7},
         "stop": ["\n\n"],
     }
-    async with toy_host(private_runtime) as host:
-        await events_of(host, body)
-        request = host.backend.jobs[0].request
-        infill = host.backend.tokenizer.infill
+    await events_of(host, body)
+    request = host.backend.jobs[0].request
+    infill = host.backend.tokenizer.infill
     assert infill is not None
     assert request.prompt[0] == infill.begin
     assert request.mode == "ar"
@@ -145,17 +143,16 @@ async def test_generate_tells_the_engine_what_was_asked(private_runtime: Path) -
 
 
 async def test_a_model_asked_through_sentinels_ends_at_a_markdown_fence(
-    private_runtime: Path,
+    host: ToyHost,
 ) -> None:
-    async with toy_host(private_runtime) as host:
-        host.backend.tokenizer = sentinel_tokenizer()
-        await events_of(host, {**BODY, "mode": "ar", "stop": ["\n\n"]})
-        request = host.backend.jobs[0].request
+    host.backend.tokenizer = sentinel_tokenizer()
+    await events_of(host, {**BODY, "mode": "ar", "stop": ["\n\n"]})
+    request = host.backend.jobs[0].request
     assert request.stop == ("\n\n", "\n```")
 
 
 async def test_generate_block_longer_than_the_checkpoints_takes_its_room_from_the_prompt(
-    private_runtime: Path,
+    host: ToyHost,
 ) -> None:
     body = {
         "prefix": "x\n" * 850,
@@ -163,9 +160,8 @@ async def test_generate_block_longer_than_the_checkpoints_takes_its_room_from_th
         "budget": {"prefixTokens": 100_000},
         "block": {"length": 256},
     }
-    async with toy_host(private_runtime) as host:
-        await events_of(host, body)
-        request, backend = host.backend.jobs[0].request, host.backend
+    await events_of(host, body)
+    request, backend = host.backend.jobs[0].request, host.backend
     needed = len(request.prompt) + request.limits.tokens_max + request.block.length
     assert needed <= backend.info.context_max + backend.block_length
 
@@ -175,23 +171,20 @@ async def test_generate_block_longer_than_the_checkpoints_takes_its_room_from_th
     [("quadratic_spec", {}, 2), ("quadratic_spec", {"length": 8}, 8), ("linear_spec", {}, 16)],
 )
 async def test_generate_quadratic_blocks_are_as_long_as_pays_unless_somebody_says(
-    mode: str, block: dict[str, int], length: int, private_runtime: Path
+    mode: str, block: dict[str, int], length: int, host: ToyHost
 ) -> None:
-    async with toy_host(private_runtime) as host:
-        await events_of(host, {**BODY, "mode": mode, "block": block})
-        assert host.backend.jobs[0].request.block.length == length
+    await events_of(host, {**BODY, "mode": mode, "block": block})
+    assert host.backend.jobs[0].request.block.length == length
 
 
-async def test_generate_no_tokens_only_warms_the_cache(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        events = await events_of(host, {**BODY, "limits": {"tokensMax": 0}})
+async def test_generate_no_tokens_only_warms_the_cache(host: ToyHost) -> None:
+    events = await events_of(host, {**BODY, "limits": {"tokensMax": 0}})
     assert isinstance(events[-1], FinishedEvent)
     assert (events[-1].text, events[-1].finish_reason) == ("", "warm")
 
 
-async def test_generate_without_drafts_sends_only_the_end(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        events = await events_of(host, {**BODY, "draft": False})
+async def test_generate_without_drafts_sends_only_the_end(host: ToyHost) -> None:
+    events = await events_of(host, {**BODY, "draft": False})
     assert [type(event) for event in events] == [StartedEvent, FinishedEvent]
 
 
@@ -279,14 +272,13 @@ async def test_generate_client_that_leaves_while_queued_or_prefilling_cancels_th
 
 
 async def test_generate_client_that_leaves_in_the_middle_of_its_body_is_forgotten(
-    private_runtime: Path,
+    host: ToyHost,
 ) -> None:
-    async with toy_host(private_runtime) as host:
-        writer = await ask_without_reading(host, length=1000)
-        writer.close()
-        events = await events_of(host, BODY)
-        assert isinstance(events[-1], FinishedEvent)
-        assert len(host.backend.jobs) == 1
+    writer = await ask_without_reading(host, length=1000)
+    writer.close()
+    events = await events_of(host, BODY)
+    assert isinstance(events[-1], FinishedEvent)
+    assert len(host.backend.jobs) == 1
 
 
 async def test_generate_slow_reader_gets_the_newest_draft_and_the_end(
@@ -325,11 +317,10 @@ async def test_generate_client_that_never_reads_is_cut_off(private_runtime: Path
         writer.close()
 
 
-async def test_generate_two_clients_do_not_mix(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        answers = await asyncio.gather(
-            *(events_of(host, {**BODY, "limits": {"tokensMax": count}}) for count in range(1, 20))
-        )
+async def test_generate_two_clients_do_not_mix(host: ToyHost) -> None:
+    answers = await asyncio.gather(
+        *(events_of(host, {**BODY, "limits": {"tokensMax": count}}) for count in range(1, 20))
+    )
     texts = [event.text for event in (a[-1] for a in answers) if isinstance(event, FinishedEvent)]
     assert texts == ["0123456789012345678"[:count] for count in range(1, 20)]
 
@@ -374,27 +365,24 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
 
 @pytest.mark.parametrize(("payload", "param"), BAD_BODIES, ids=lambda value: str(value)[:40])
 async def test_generate_bad_body_is_refused_by_name_and_the_host_goes_on(
-    private_runtime: Path, payload: bytes, param: str | None
+    host: ToyHost, payload: bytes, param: str | None
 ) -> None:
-    async with toy_host(private_runtime) as host:
-        status, error = await refusal(host, payload, headers=JSON)
-        assert status == 400
-        assert error["type"] == "invalid_request_error"
-        assert error["param"] == param
-        assert not host.backend.jobs
-        assert isinstance((await events_of(host, BODY))[-1], FinishedEvent)
+    status, error = await refusal(host, payload, headers=JSON)
+    assert status == 400
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert not host.backend.jobs
+    assert isinstance((await events_of(host, BODY))[-1], FinishedEvent)
 
 
-async def test_generate_huge_body_is_refused_unread(private_runtime: Path) -> None:
+async def test_generate_huge_body_is_refused_unread(host: ToyHost) -> None:
     payload = b'{"prefix": "' + b"x" * (5 << 20) + b'"}'
-    async with toy_host(private_runtime) as host:
-        status, error = await refusal(host, payload, headers=JSON)
+    status, error = await refusal(host, payload, headers=JSON)
     assert (status, error["code"]) == (413, "invalid_request")
 
 
-async def test_generate_other_content_type_is_refused(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        status, error = await refusal(host, b"{}")
+async def test_generate_other_content_type_is_refused(host: ToyHost) -> None:
+    status, error = await refusal(host, b"{}")
     assert status == 415
     assert "application/json" in error["message"]
 
@@ -410,37 +398,34 @@ async def test_generate_body_that_never_comes_is_given_up(private_runtime: Path)
 
 
 async def test_generate_bug_in_the_engine_is_a_named_error_and_the_host_goes_on(
-    private_runtime: Path, monkeypatch: pytest.MonkeyPatch
+    host: ToyHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with toy_host(private_runtime) as host:
-        with monkeypatch.context() as patch:
-            patch.setattr(host.backend, "submit", lambda *_: 1 / 0)
-            async with await host.post(BODY) as response:
-                assert response.status == 500
-                assert "ZeroDivisionError" in (await response.json())["error"]["message"]
-        assert isinstance((await events_of(host, BODY))[-1], FinishedEvent)
+    with monkeypatch.context() as patch:
+        patch.setattr(host.backend, "submit", lambda *_: 1 / 0)
+        async with await host.post(BODY) as response:
+            assert response.status == 500
+            assert "ZeroDivisionError" in (await response.json())["error"]["message"]
+    assert isinstance((await events_of(host, BODY))[-1], FinishedEvent)
 
 
 async def test_generate_logs_one_line_without_source_text(
-    private_runtime: Path, caplog: pytest.LogCaptureFixture
+    host: ToyHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with toy_host(private_runtime) as host:
-        await events_of(host, {"prefix": "SECRET", "suffix": "SECRET", "stop": ["SECRET"]})
-        async with await host.post({"prefix": "SECRET", "mode": "SECRET"}) as response:
-            assert response.status == 400
+    await events_of(host, {"prefix": "SECRET", "suffix": "SECRET", "stop": ["SECRET"]})
+    async with await host.post({"prefix": "SECRET", "mode": "SECRET"}) as response:
+        assert response.status == 400
     lines = [line for line in caplog.messages if line.startswith("request ")]
     assert len(lines) == 1
     assert re.search(r"mode=copy_spec outcome=length .*forwards=128 tokens=128 ms=\d+", lines[0])
     assert "SECRET" not in caplog.text
 
 
-async def test_generate_counts_appear_in_the_metrics(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        await events_of(host, {**BODY, "limits": {"tokensMax": 5}})
-        async with await host.post({}) as response:
-            assert response.status == 400
-        counts = await metrics_of(host)
+async def test_generate_counts_appear_in_the_metrics(host: ToyHost) -> None:
+    await events_of(host, {**BODY, "limits": {"tokensMax": 5}})
+    async with await host.post({}) as response:
+        assert response.status == 400
+    counts = await metrics_of(host)
     assert counts["dlm_requests_total"] == 1
     assert counts["dlm_errors_total"] == 1
     assert counts["dlm_tokens_total"] == 5
@@ -473,10 +458,9 @@ def test_parse_body_escaped_backslash_before_u_is_no_escape() -> None:
     assert parse_body(rb'{"prefix": "\\ud800\ud800\\"}').prefix == "\\ud800\ufffd\\"
 
 
-async def test_generate_surrogates_and_emoji_are_answered(private_runtime: Path) -> None:
+async def test_generate_surrogates_and_emoji_are_answered(host: ToyHost) -> None:
     payload = rb'{"prefix": "\ud83d\ude00 \ud800 x", "suffix": "\udc00"}'
-    async with toy_host(private_runtime) as host:
-        response = await host.session.post("/v1/generate", data=payload, headers=JSON)
-        assert response.status == 200
-        lines = (await response.read()).splitlines()
+    response = await host.session.post("/v1/generate", data=payload, headers=JSON)
+    assert response.status == 200
+    lines = (await response.read()).splitlines()
     assert isinstance(parse_event(lines[-1]), FinishedEvent)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dlm_lsp.host.layout import Budget, Layout, Pieces, budget_for, lay_out
+from dlm_lsp.host.layout import Layout, PromptBudget, TextPieces, budget_for, lay_out
 from engine.errors import RequestError
 from engine.prompt import SPECIAL_TOKENS
 from tests.tiny import byte_tokenizer
@@ -28,7 +28,7 @@ lines = st.builds(
     st.sampled_from(["\n", "\n", "\n", "\r\n", "\r"]),
 )
 texts = st.lists(lines, max_size=40).map("".join)
-budgets = st.builds(Budget, st.integers(16, 120), st.integers(0, 60))
+budgets = st.builds(PromptBudget, st.integers(16, 120), st.integers(0, 60))
 
 
 def pieces_of(tokens: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]:
@@ -40,17 +40,17 @@ def pieces_of(tokens: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]
     return list(tokens[2:prefix]), list(tokens[prefix + 1 : near]), list(tokens[near + 1 : -1])
 
 
-def again(layout: Layout, prefix: str, suffix: str, budget: Budget) -> Layout:
+def again(layout: Layout, prefix: str, suffix: str, budget: PromptBudget) -> Layout:
     """The layout of a later text with the marks that an earlier one came with."""
-    pieces = Pieces(prefix, suffix, layout.prefix_start, layout.far_suffix_start)
+    pieces = TextPieces(prefix, suffix, layout.prefix_start, layout.far_suffix_start)
     return lay_out(pieces, TOKENIZER, budget)
 
 
 @given(texts, texts, budgets)
 def test_layout_any_text_fits_the_budget_and_has_markers_only_where_they_belong(
-    prefix: str, suffix: str, budget: Budget
+    prefix: str, suffix: str, budget: PromptBudget
 ) -> None:
-    layout = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+    layout = lay_out(TextPieces(prefix, suffix), TOKENIZER, budget)
     far, before, near = pieces_of(layout.prompt)
     assert len(before) <= budget.prefix
     assert len(far) + len(near) <= budget.suffix
@@ -60,8 +60,10 @@ def test_layout_any_text_fits_the_budget_and_has_markers_only_where_they_belong(
 
 
 @given(texts, texts, budgets)
-def test_layout_pieces_are_text_around_the_cursor(prefix: str, suffix: str, budget: Budget) -> None:
-    layout = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+def test_layout_pieces_are_text_around_the_cursor(
+    prefix: str, suffix: str, budget: PromptBudget
+) -> None:
+    layout = lay_out(TextPieces(prefix, suffix), TOKENIZER, budget)
     far, before, near = (TOKENIZER.to_bytes(piece) for piece in pieces_of(layout.prompt))
     assert prefix[layout.prefix_start :].encode().endswith(before)
     assert suffix[: layout.far_suffix_start].encode().startswith(near)
@@ -69,25 +71,25 @@ def test_layout_pieces_are_text_around_the_cursor(prefix: str, suffix: str, budg
 
 
 @given(texts, texts, budgets)
-def test_layout_same_input_same_prompt(prefix: str, suffix: str, budget: Budget) -> None:
-    pieces = Pieces(prefix, suffix)
+def test_layout_same_input_same_prompt(prefix: str, suffix: str, budget: PromptBudget) -> None:
+    pieces = TextPieces(prefix, suffix)
     assert lay_out(pieces, TOKENIZER, budget) == lay_out(pieces, TOKENIZER, budget)
 
 
 @given(texts, texts, budgets)
 def test_layout_own_marks_sent_back_change_nothing(
-    prefix: str, suffix: str, budget: Budget
+    prefix: str, suffix: str, budget: PromptBudget
 ) -> None:
-    layout = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+    layout = lay_out(TextPieces(prefix, suffix), TOKENIZER, budget)
     assert again(layout, prefix, suffix, budget) == layout
 
 
 @settings(max_examples=200)
 @given(texts, texts, budgets, st.characters(codec="utf-8"))
 def test_layout_one_more_character_changes_only_the_end_of_the_prefix(
-    prefix: str, suffix: str, budget: Budget, typed: str
+    prefix: str, suffix: str, budget: PromptBudget, typed: str
 ) -> None:
-    first = lay_out(Pieces(prefix, suffix), TOKENIZER, budget)
+    first = lay_out(TextPieces(prefix, suffix), TOKENIZER, budget)
     second = again(first, prefix + typed, suffix, budget)
     assume(second.prefix_start == first.prefix_start)  # else the oldest quarter has gone
     far, before, near = pieces_of(first.prompt)
@@ -101,10 +103,10 @@ def test_layout_one_more_character_changes_only_the_end_of_the_prefix(
 
 
 @given(texts, budgets)
-def test_layout_typing_on_drops_a_quarter_at_a_time(prefix: str, budget: Budget) -> None:
+def test_layout_typing_on_drops_a_quarter_at_a_time(prefix: str, budget: PromptBudget) -> None:
     """After the prefix start had to move, at least an eighth of the budget can be typed before it
     moves again (an eighth, not a quarter: a line's start may be late, a cut may cost tokens)."""
-    layout = lay_out(Pieces(prefix, ""), TOKENIZER, budget)
+    layout = lay_out(TextPieces(prefix, ""), TOKENIZER, budget)
     moves = []
     for count in range(1, budget.prefix * 2):
         text = prefix + "z" * count
@@ -118,7 +120,7 @@ def test_layout_typing_on_drops_a_quarter_at_a_time(prefix: str, budget: Budget)
 
 def test_layout_prefix_over_budget_starts_at_a_line() -> None:
     prefix = "".join(f"line number {number}\n" for number in range(200)) + "here"
-    layout = lay_out(Pieces(prefix, ""), TOKENIZER, Budget(120, 0))
+    layout = lay_out(TextPieces(prefix, ""), TOKENIZER, PromptBudget(120, 0))
     assert layout.prefix_start > 0
     assert prefix[layout.prefix_start - 1] == "\n"
     _, before, _ = pieces_of(layout.prompt)
@@ -128,26 +130,26 @@ def test_layout_prefix_over_budget_starts_at_a_line() -> None:
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
 def test_layout_prefix_start_is_behind_the_whole_line_end(end: str) -> None:
     prefix = f"some words here{end}" * 100
-    layout = lay_out(Pieces(prefix, ""), TOKENIZER, Budget(120, 0))
+    layout = lay_out(TextPieces(prefix, ""), TOKENIZER, PromptBudget(120, 0))
     assert layout.prefix_start % len(f"some words here{end}") == 0
 
 
 def test_layout_giant_line_is_cut_between_characters() -> None:
     prefix = "é" * 5000
-    layout = lay_out(Pieces(prefix, ""), TOKENIZER, Budget(100, 0))
+    layout = lay_out(TextPieces(prefix, ""), TOKENIZER, PromptBudget(100, 0))
     _, before, _ = pieces_of(layout.prompt)
     assert TOKENIZER.decode(before) == prefix[layout.prefix_start :]
     assert 75 <= len(before) <= 100
 
 
 def test_layout_giant_line_above_a_short_one_is_kept_in_part() -> None:
-    layout = lay_out(Pieces("x" * 5000 + "\nshort", ""), TOKENIZER, Budget(100, 0))
+    layout = lay_out(TextPieces("x" * 5000 + "\nshort", ""), TOKENIZER, PromptBudget(100, 0))
     _, before, _ = pieces_of(layout.prompt)
     assert len(before) >= 50
 
 
 def test_layout_line_that_starts_where_three_quarters_do_is_kept() -> None:
-    layout = lay_out(Pieces("ab\n" * 100, ""), TOKENIZER, Budget(16, 0))
+    layout = lay_out(TextPieces("ab\n" * 100, ""), TOKENIZER, PromptBudget(16, 0))
     _, before, _ = pieces_of(layout.prompt)
     assert TOKENIZER.decode(before) == "ab\n" * 4
 
@@ -168,11 +170,11 @@ class Coarse:
 
 
 def test_layout_start_of_text_with_few_tokens_stays_while_typing() -> None:
-    text, budget = " " * 10_000, Budget(100, 0)
-    layout = lay_out(Pieces(text, ""), Coarse(), budget)
+    text, budget = " " * 10_000, PromptBudget(100, 0)
+    layout = lay_out(TextPieces(text, ""), Coarse(), budget)
     moves = 0
     for count in range(1, 200):
-        pieces = Pieces(text + " " * count, "", layout.prefix_start)
+        pieces = TextPieces(text + " " * count, "", layout.prefix_start)
         after = lay_out(pieces, Coarse(), budget)
         moves += after.prefix_start != layout.prefix_start
         layout = after
@@ -199,13 +201,13 @@ def test_layout_long_text_is_read_only_as_far_as_the_budget_reaches() -> None:
             read += len(text)
             return TOKENIZER.encode_with_offsets(text)
 
-    lay_out(Pieces("x = 1\n" * 30_000, "y = 2\n" * 15_000), Counting(), Budget(448, 192))
+    lay_out(TextPieces("x = 1\n" * 30_000, "y = 2\n" * 15_000), Counting(), PromptBudget(448, 192))
     assert read < 20_000
 
 
 def test_layout_far_suffix_starts_two_lines_below_the_cursor() -> None:
     suffix = ")\nsecond\nthird\nfourth\n"
-    layout = lay_out(Pieces("f(", suffix), TOKENIZER, Budget(64, 192))
+    layout = lay_out(TextPieces("f(", suffix), TOKENIZER, PromptBudget(64, 192))
     far, _, near = pieces_of(layout.prompt)
     assert layout.far_suffix_start == suffix.index("third")
     assert (TOKENIZER.decode(near), TOKENIZER.decode(far)) == (")\nsecond\n", "third\nfourth\n")
@@ -214,7 +216,7 @@ def test_layout_far_suffix_starts_two_lines_below_the_cursor() -> None:
 def test_layout_far_suffix_mark_stays_while_the_text_up_to_it_fits() -> None:
     suffix = "".join(f"y = {number}\n" for number in range(20))
     mark = suffix.index("y = 5")
-    layout = lay_out(Pieces("f(", suffix, None, mark), TOKENIZER, Budget(64, 192))
+    layout = lay_out(TextPieces("f(", suffix, None, mark), TOKENIZER, PromptBudget(64, 192))
     _, _, near = pieces_of(layout.prompt)
     assert layout.far_suffix_start == mark
     assert TOKENIZER.decode(near) == suffix[:mark]
@@ -223,26 +225,26 @@ def test_layout_far_suffix_mark_stays_while_the_text_up_to_it_fits() -> None:
 def test_layout_far_suffix_mark_too_far_below_is_set_anew() -> None:
     suffix = "".join(f"a line of some words, number {number}\n" for number in range(20))
     mark = suffix.index("a line of some words, number 9")
-    layout = lay_out(Pieces("", suffix, None, mark), TOKENIZER, Budget(64, 192))
+    layout = lay_out(TextPieces("", suffix, None, mark), TOKENIZER, PromptBudget(64, 192))
     assert layout.far_suffix_start == suffix.index("a line of some words, number 2")
 
 
 def test_layout_without_markers_is_the_prefix_alone() -> None:
     tokenizer = byte_tokenizer(infilling=False)
-    layout = lay_out(Pieces("return", "never seen"), tokenizer, Budget(64, 64))
+    layout = lay_out(TextPieces("return", "never seen"), tokenizer, PromptBudget(64, 64))
     assert layout.prompt == (tokenizer.id_of("<s>"), *tokenizer.encode("return"))
 
 
 @pytest.mark.parametrize(
     ("pieces", "param"),
     [
-        (Pieces("abc", "", 4), "marks.prefixStart"),
-        (Pieces("abc", "de", None, 3), "marks.farSuffixStart"),
+        (TextPieces("abc", "", 4), "marks.prefixStart"),
+        (TextPieces("abc", "de", None, 3), "marks.farSuffixStart"),
     ],
 )
-def test_layout_mark_outside_its_text_is_named(pieces: Pieces, param: str) -> None:
+def test_layout_mark_outside_its_text_is_named(pieces: TextPieces, param: str) -> None:
     with pytest.raises(RequestError) as caught:
-        lay_out(pieces, TOKENIZER, Budget(64, 64))
+        lay_out(pieces, TOKENIZER, PromptBudget(64, 64))
     assert caught.value.param == param
 
 
@@ -265,4 +267,4 @@ def test_budget_completion_without_room_for_a_prompt_is_refused() -> None:
 
 
 def test_budget_default_is_what_the_bundled_model_was_trained_with() -> None:
-    assert budget_for(2048, 128) == Budget(832, 288)
+    assert budget_for(2048, 128) == PromptBudget(832, 288)

@@ -14,7 +14,7 @@ from engine.api import EXACT_MODES, MODES, EngineInfo, Limits, Usage
 from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures
 from engine.auto.step_times import StepTimes
 from engine.config import EngineSettings
-from tests.toy_backend import ToyHost, toy_host
+from tests.toy_backend import ToyHost
 
 CPU = StepTimes((1, 2, 8, 32, 128), (4.0, 4.4, 5.1, 8.0, 16.0), 256)
 FAST_BLOCKS = CheckpointStats({"block": ModeFigures(4.0, 32.0)}, block_is_on_par=True)
@@ -58,11 +58,10 @@ async def health(host: ToyHost) -> dict[str, Any]:
         return await response.json()
 
 
-async def test_health_shows_the_curve_and_the_choice(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        before = await health(host)
-        host.backend.info = replace(host.backend.info, step_times=CPU)
-        after = await health(host)
+async def test_health_shows_the_curve_and_the_choice(host: ToyHost) -> None:
+    before = await health(host)
+    host.backend.info = replace(host.backend.info, step_times=CPU)
+    after = await health(host)
     assert before["stepTimes"] is None
     assert "not measured" in before["auto"]["why"]
     assert after["stepTimes"] == {
@@ -74,15 +73,14 @@ async def test_health_shows_the_curve_and_the_choice(private_runtime: Path) -> N
     assert "ar 4 " in after["auto"]["why"]
 
 
-async def test_a_host_learns_from_what_finished(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        for mode, tokens_max in (("block", 5), ("ar", 0)):
-            body = {"prefix": "x = ", "mode": mode, "limits": {"tokensMax": tokens_max}}
-            async with await host.post(body) as response:
-                await response.read()
-        records = host.host.records.by_mode
-        assert set(records) == {"block"}
-        assert records["block"].forwards > 0
+async def test_a_host_learns_from_what_finished(host: ToyHost) -> None:
+    for mode, tokens_max in (("block", 5), ("ar", 0)):
+        body = {"prefix": "x = ", "mode": mode, "limits": {"tokensMax": tokens_max}}
+        async with await host.post(body) as response:
+            await response.read()
+    records = host.host.records.by_mode
+    assert set(records) == {"block"}
+    assert records["block"].forwards > 0
     assert set(MODES) > set(records)
 
 

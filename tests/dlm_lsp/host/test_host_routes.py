@@ -45,10 +45,9 @@ async def answer(host: ToyHost, method: str, path: str, **options: Any) -> tuple
         return response.status, await response.json()
 
 
-async def test_health_ready_tells_what_is_loaded(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        await host.host.loader.wait()
-        status, health = await answer(host, "GET", "/health")
+async def test_health_ready_tells_what_is_loaded(host: ToyHost) -> None:
+    await host.host.loader.wait()
+    status, health = await answer(host, "GET", "/health")
     assert status == 200
     expected = {
         "status": "ok",
@@ -112,16 +111,15 @@ async def test_load_that_fails_tells_every_client_why(private_runtime: Path, fai
         assert word in refused["error"]["message"]
 
 
-async def test_shutdown_ends_the_host_and_new_requests_go_elsewhere(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        await host.host.loader.wait()
-        status, reply = await answer(host, "POST", "/v1/shutdown")
-        assert (status, reply["status"]) == (202, "stopping")
-        assert host.host.stop.is_set()
-        status, refused = await answer(host, "POST", "/v1/generate", json=BODY)
-        assert (status, refused["error"]["code"]) == (503, "stopping")
-        status, health = await answer(host, "GET", "/health")
-        assert (status, health["error"]["type"]) == (503, "stopping")
+async def test_shutdown_ends_the_host_and_new_requests_go_elsewhere(host: ToyHost) -> None:
+    await host.host.loader.wait()
+    status, reply = await answer(host, "POST", "/v1/shutdown")
+    assert (status, reply["status"]) == (202, "stopping")
+    assert host.host.stop.is_set()
+    status, refused = await answer(host, "POST", "/v1/generate", json=BODY)
+    assert (status, refused["error"]["code"]) == (503, "stopping")
+    status, health = await answer(host, "GET", "/health")
+    assert (status, health["error"]["type"]) == (503, "stopping")
 
 
 PATHS = [
@@ -161,16 +159,14 @@ async def test_token_right_opens_everything(private_runtime: Path) -> None:
     [("GET", "/", 404), ("POST", "/v1/nothing", 404), ("GET", "/v1/generate", 405)],
 )
 async def test_unknown_path_or_method_is_a_json_error(
-    private_runtime: Path, method: str, path: str, expected: int
+    host: ToyHost, method: str, path: str, expected: int
 ) -> None:
-    async with toy_host(private_runtime) as host:
-        status, refused = await answer(host, method, path)
+    status, refused = await answer(host, method, path)
     assert status == expected
     assert path in refused["error"]["message"]
 
 
-async def test_every_json_answer_is_compact(private_runtime: Path) -> None:
-    async with toy_host(private_runtime) as host:
-        for path in ("/health", "/nothing"):
-            async with host.session.get(path) as response:
-                assert '": ' not in await response.text()
+async def test_every_json_answer_is_compact(host: ToyHost) -> None:
+    for path in ("/health", "/nothing"):
+        async with host.session.get(path) as response:
+            assert '": ' not in await response.text()

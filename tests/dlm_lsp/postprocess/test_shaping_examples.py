@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlm_lsp.postprocess.shaping import (
+    Rules,
     Shaped,
     rules_for,
     shape_draft,
@@ -37,6 +38,10 @@ class Case:
     held: str = ""
 
 
+def rules_at(context: Context, automatic: bool) -> Rules:
+    return rules_for(context.prefix, context.suffix, automatic)
+
+
 def context_at(document: str, line_end: str = "\n") -> Context:
     text = (DOCUMENTS / f"{document}.txt").read_text(encoding="utf-8").replace("\n", line_end)
     prefix, suffix = text.split(CURSOR)
@@ -47,7 +52,7 @@ def context_at(document: str, line_end: str = "\n") -> Context:
 def check(case: Case) -> None:
     """The case itself, streamed in every way, and the same in a document with other line ends."""
     for line_end in ("\n", "\r\n"):
-        rules = rules_for(context_at(case.document, line_end), case.automatic)
+        rules = rules_at(context_at(case.document, line_end), case.automatic)
         text = case.text.replace("\n", line_end)
         held = case.held.replace("\n", line_end)
         assert shape_final(rules, case.raw) == Shaped(text, case.replaced, case.complete)
@@ -304,13 +309,12 @@ def test_every_document_has_one_cursor_and_an_example(path: Path) -> None:
 
 @pytest.mark.parametrize("rest", [" " * 90_000 + "x", "a" * 90_000, ")" * 90_000, '"' * 90_000])
 def test_an_endless_rest_of_the_line_does_no_harm(rest: str) -> None:
-    document = Document("file:///a.js", "javascript", 1, "f(" + rest)
-    rules = rules_for(gather(document, 2, None), automatic=False)
+    rules = rules_for("f(", rest, automatic=False)
     assert shape_final(rules, "b").text == "b"
 
 
 def test_a_draft_shows_masks_and_ends_with_the_scope() -> None:
-    rules = rules_for(context_at("python_body.py"), automatic=True)
+    rules = rules_at(context_at("python_body.py"), automatic=True)
     raw = f"return {MASKED}{MASKED}(values)\n\n\ndef {MASKED}():"
     shown = shape_draft(rules, "gaps = 1\n    ", raw)
     assert shown.committed == "gaps = 1"
@@ -318,7 +322,7 @@ def test_a_draft_shows_masks_and_ends_with_the_scope() -> None:
 
 
 def test_each_shown_character_of_a_draft_knows_its_source() -> None:
-    rules = rules_for(context_at("go_body.go", "\r\n"), automatic=True)
+    rules = rules_at(context_at("go_body.go", "\r\n"), automatic=True)
     committed, draft = "if sum > 1 {\n        ", "sum = 1 \n    }"
     shown = shape_draft(rules, committed, draft)
     assert (shown.committed, shown.draft) == ("if sum > 1 {", "\r\n\t\tsum = 1\r\n\t}")

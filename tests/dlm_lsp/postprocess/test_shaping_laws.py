@@ -39,7 +39,7 @@ def cases(draw: st.DrawFn) -> tuple[Rules, str]:
         text += suffix[: draw(st.integers(0, 12))] + draw(pieces)
     document = Document("file:///a.py", "python", 1, prefix + suffix)
     context = gather(document, len(prefix), None)
-    return rules_for(context, draw(st.booleans())), text
+    return rules_for(context.prefix, context.suffix, draw(st.booleans())), text
 
 
 @settings(max_examples=800, deadline=None)
@@ -88,7 +88,10 @@ def test_a_draft_shows_what_it_would_as_committed(case: tuple[Rules, str], cut: 
     rules, text = case
     committed, draft = text[:cut], text[cut:]
     shown = shape_draft(rules, committed, draft)
-    assert shown.committed == shape_draft(rules, committed, "").committed
+    before = shape_draft(rules, committed, "")
+    assert shown.committed == before.committed
+    assert shown == shape_draft(rules, committed, draft, before)
+    assert shown == shape_draft(rules, committed, draft, shape_draft(rules, "other", ""))
     assert shown.committed + shown.draft == shape_draft(rules, text, "").committed
     assert shown.complete == shape_final(rules, committed).complete
     for character, source in zip(shown.draft, shown.sources, strict=True):

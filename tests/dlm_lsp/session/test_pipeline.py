@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.client.host_client import HostError
+from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import (
     DraftEvent,
     ErrorBody,
@@ -25,7 +25,7 @@ from dlm_lsp.client.messages import (
     StoppedEvent,
     UsageBody,
 )
-from dlm_lsp.postprocess.shaping import rules_for, shape_final
+from dlm_lsp.postprocess.shaping import Rules, rules_for, shape_final
 from dlm_lsp.session.context import Context, gather
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.pipeline import Suggestion, complete, to_body
@@ -61,6 +61,10 @@ def context_at(text: str = TEXT, offset: int = OFFSET) -> Context:
     return gather(Document("file:///a.py", "python", 1, text), offset, None)
 
 
+def rules_at(context: Context, automatic: bool) -> Rules:
+    return rules_for(context.prefix, context.suffix, automatic)
+
+
 def finished(text: str) -> FinishedEvent:
     return FinishedEvent(text=text, finish_reason="end", confidence=0.9, mode="ar", usage=USAGE)
 
@@ -74,7 +78,7 @@ async def play(
     script: Script, automatic: bool = True, asked: GenerateBody = ASKED
 ) -> list[Suggestion]:
     context = context_at()
-    rules = rules_for(context, automatic)
+    rules = rules_at(context, automatic)
     return [s async for s in complete(context, rules, asked, script)]
 
 
@@ -91,7 +95,7 @@ async def test_any_run_shows_only_what_its_end_keeps(
         states = await play(Script(events), automatic)
         assert [state.final for state in states] == [False] * (len(states) - 1) + [True]
         assert all(b.committed.startswith(a.committed) for a, b in pairwise(states))
-        shaped = shape_final(rules_for(context_at(), automatic), text)
+        shaped = shape_final(rules_at(context_at(), automatic), text)
         assert (states[-1].committed, states[-1].replaced) == (shaped.text, shaped.replaced)
         assert all(state.marks == STARTED.marks for state in states)
 
@@ -137,7 +141,7 @@ async def test_run_ends_early_when_nothing_more_can_be_shown() -> None:
 async def test_closing_the_pipeline_closes_the_stream() -> None:
     script = Script([STARTED, draft("a", "b"), finished("ab")])
     context = context_at()
-    async with aclosing(complete(context, rules_for(context, True), ASKED, script)) as states:
+    async with aclosing(complete(context, rules_at(context, True), ASKED, script)) as states:
         assert (await anext(states)).committed == ""
         assert not script.is_closed
     assert script.is_closed

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_lsp.client.host_client import Health, HostError, HostSettings
+from dlm_lsp.client.answers import Health
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import (
     DraftEvent,
     FinishedEvent,

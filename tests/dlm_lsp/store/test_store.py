@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dlm_lsp.client.host_client import HostClient
+from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.client.paths import identity
-from dlm_lsp.session.engine_link import to_host_settings
 from dlm_lsp.settings.schema import load_settings
 from dlm_lsp.store import memory as memory_module
 from dlm_lsp.store import proposal

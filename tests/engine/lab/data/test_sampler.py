@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_lsp.host.layout import Budget as HostBudget
-from dlm_lsp.host.layout import Pieces as HostPieces
+from dlm_lsp.host.layout import PromptBudget as HostBudget
+from dlm_lsp.host.layout import TextPieces as HostPieces
 from dlm_lsp.host.layout import lay_out
 from engine.lab.data.corpus import Source
 from engine.lab.data.examples import (

@@ -29,7 +29,7 @@ TRIAL_BYTES_MAX = 2 << 30  # of weights that are loaded to see whether they can 
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxOutlook:
+class OnnxDryRun:
     """How ONNX Runtime would compute a checkpoint here.
 
     Attributes:
@@ -48,7 +48,7 @@ class OnnxOutlook:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class DryRun:
     """What would be loaded.
 
     Attributes:
@@ -65,14 +65,14 @@ class Outlook:
     settings: EngineSettings
     why: Mapping[str, str] = field(default_factory=dict[str, str])
     parameters: int | None = None
-    onnx: OnnxOutlook | None = None
+    onnx: OnnxDryRun | None = None
     load_seconds: float | None = None
     step_times: StepTimes | None = None
     auto: ModeChoice | None = None
     problem: str | None = None
 
 
-def outlook(settings: EngineSettings, *, tries: bool = True) -> Outlook:
+def dry_run(settings: EngineSettings, *, tries: bool = True) -> DryRun:
     """What would be loaded for these settings.
 
     Args:
@@ -80,17 +80,17 @@ def outlook(settings: EngineSettings, *, tries: bool = True) -> Outlook:
             weights are very large.
     """
     try:
-        # what loading needs takes a while to import: only who asks for an outlook waits for it
+        # what loading needs takes a while to import: only who asks for a dry run waits for it
         from engine.device import decide
         from engine.engine import Engine
         from engine.model.source import open_checkpoint
     except (ImportError, OSError) as error:  # missing, or a build that does not fit this system
-        return Outlook(settings, problem=f"{error}. Install dlm-lsp again with pip.")
-    seen = Outlook(settings)
+        return DryRun(settings, problem=f"{error}. Install dlm-lsp again with pip.")
+    seen = DryRun(settings)
     kept = times_file(settings)
     try:
         decision = decide(settings)
-        seen = Outlook(decision.settings, decision.why)
+        seen = DryRun(decision.settings, decision.why)
         source = open_checkpoint(decision.settings.checkpoint_path())
         seen = replace(seen, parameters=source.config.parameters())
         if decision.settings.backend == "onnx":
@@ -110,7 +110,7 @@ def outlook(settings: EngineSettings, *, tries: bool = True) -> Outlook:
         return replace(seen, problem=str(error))
 
 
-def _with_onnx(seen: Outlook, source: CheckpointSource) -> Outlook:
+def _with_onnx(seen: DryRun, source: CheckpointSource) -> DryRun:
     """What ONNX Runtime would do. Raises ModelTooLarge."""
     from engine.model.onnx.plan import GraphPlan
     from engine.model.onnx.prepared import graph_of
@@ -125,7 +125,7 @@ def _with_onnx(seen: Outlook, source: CheckpointSource) -> Outlook:
         probe = known_probe(settings.threads or 1, graphs)
         plan = probe and GraphPlan(probe.best.product, half_cache=True)
     check_memory(source, settings)
-    onnx = OnnxOutlook(
+    onnx = OnnxDryRun(
         needs_probe=dtype != "float32",
         probe=probe,
         graphs=graphs,
@@ -135,14 +135,14 @@ def _with_onnx(seen: Outlook, source: CheckpointSource) -> Outlook:
     return replace(seen, settings=replace(settings, dtype=dtype), why=why, onnx=onnx)
 
 
-def _may_try(seen: Outlook, source: CheckpointSource) -> bool:
+def _may_try(seen: DryRun, source: CheckpointSource) -> bool:
     onnx = seen.onnx
     if onnx is None:
         return source.bytes_estimate("bfloat16") <= TRIAL_BYTES_MAX
     return not onnx.needs_probe or (onnx.graph is not None and onnx.graph.is_built)
 
 
-def _for_trial(seen: Outlook) -> EngineSettings:
+def _for_trial(seen: DryRun) -> EngineSettings:
     """Settings that use a graph which is there, and leave none behind."""
     is_built = seen.onnx is not None and seen.onnx.graph is not None and seen.onnx.graph.is_built
     return replace(seen.settings, graphs=seen.onnx.graphs if seen.onnx and is_built else None)

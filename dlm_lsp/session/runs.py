@@ -1,0 +1,176 @@
+"""The engine's runs for the requests of one session: begun, followed, shown as drafts.
+
+Owns what the settings say of every run, and the last result. Which request is answered, and with
+what, is the session's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.messages import SamplingBody
+from dlm_lsp.session.cache import Completion, ResultCache, remainder
+from dlm_lsp.session.context import anchored, moved
+from dlm_lsp.session.document import Encoding
+from dlm_lsp.session.documents import Documents
+from dlm_lsp.session.engine_link import EngineLink
+from dlm_lsp.session.generation import Deviation, Generation, typed_through
+from dlm_lsp.session.pipeline import Suggestion, complete, to_body
+from dlm_lsp.session.place import CompletionPlace
+from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
+from dlm_lsp.session.requests import Ask, DraftNotice, Editor
+from dlm_lsp.session.slots import RequestSlot
+from dlm_lsp.settings.schema import Settings
+
+# How further answers to an explicit request are drawn, where the first is greedy.
+FURTHER = tuple(SamplingBody(temperature=0.8, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4))
+
+
+class EngineRuns:
+    """Runs of one session. `use` is called before the first run.
+
+    Args:
+        cache: gets what a run came to.
+        documents: give the marks of the last prompt, and are told the new ones.
+
+    Attributes:
+        latest: the final state of the run that ended last.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        encoding: Encoding,
+        link: EngineLink,
+        documents: Documents,
+        cache: ResultCache,
+    ) -> None:
+        self.latest: Suggestion | None = None
+        self._editor = editor
+        self._encoding = encoding
+        self._link = link
+        self._documents = documents
+        self._cache = cache
+
+    def use(self, settings: Settings) -> None:
+        """Goes by these settings from now on; what they say of a run is worked out once."""
+        self._has_drafts = settings.drafts
+        self._automatic_body = to_body(settings, automatic=True, client="lsp")
+        self._invoked_body = to_body(settings, automatic=False, client="lsp")
+
+    async def first(self, slot: RequestSlot, place: CompletionPlace) -> tuple[Completion, bool]:
+        """The greedy answer, and whether it came of the run that was taken over.
+
+        A run that was taken over but leads elsewhere gives way to a run of the request's own.
+
+        Raises: HostError, as the host's errors come.
+        """
+        if slot.generation is not None:
+            try:
+                left = await self._follow(slot, slot.generation, place)
+            except Deviation:
+                left = None
+            if left is not None:
+                return left, True
+            slot.generation.cancel()
+        slot.generation = self._run(slot.ask, place)
+        left = await self._follow(slot, slot.generation, place)
+        assert left is not None, "a run continues the text that it was started on"
+        return left, False
+
+    async def _follow(
+        self, slot: RequestSlot, generation: Generation, place: CompletionPlace
+    ) -> Completion | None:
+        """What a run comes to at this place, showing its drafts; None if it leads elsewhere.
+
+        Raises: Deviation as soon as that is certain.
+        """
+        typed = place.prefix[len(generation.prefix) :]
+        async with aclosing(generation.follow()) as states:
+            async for state in states:
+                self._note_marks(slot.ask.uri, generation, state)
+                view = typed_through(state, typed)
+                if not state.final:
+                    if view is not None and (view.committed or view.draft):
+                        self._show_draft(slot, place, view)
+                    continue
+                self.latest = state
+                self._link.worked()
+                completion = Completion(
+                    generation.prefix, generation.suffix, state.committed, state.replaced
+                )
+                if slot.ask.is_plain and state.finish_reason != "stopped":
+                    self._cache.put(slot.ask.uri, completion)
+                left = remainder(completion, place.prefix, place.suffix)
+                if left is not None and left.text:
+                    self._show_draft(
+                        slot, place, replace(state, committed=left.text, replaced=left.replaced)
+                    )
+                return left
+        raise AssertionError("a run ends with a final state or an error")
+
+    async def further(self, slot: RequestSlot, place: CompletionPlace) -> list[Completion]:
+        """More answers to an explicit request, drawn at random; failures only make them fewer."""
+        runs = [
+            self._run_quietly(slot.ask, place, sampling)
+            for sampling in FURTHER[: slot.ask.count - 1]
+        ]
+        results = await asyncio.gather(*runs, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, HostError):
+                raise result
+        return [result for result in results if isinstance(result, Completion)]
+
+    async def _run_quietly(
+        self, ask: Ask, place: CompletionPlace, sampling: SamplingBody
+    ) -> Completion:
+        prepared = self._prepare(ask, place, sampling)
+        async with aclosing(self._suggestions(prepared)) as suggestions:
+            async for suggestion in suggestions:
+                if suggestion.final:
+                    text, replaced = suggestion.committed, suggestion.replaced
+                    return Completion(place.prefix, place.suffix, text, replaced)
+        raise AssertionError("a pipeline ends with a final state or an error")
+
+    def _run(self, ask: Ask, place: CompletionPlace) -> Generation:
+        prepared = self._prepare(ask, place, GREEDY)
+        return Generation(prepared.context, place, self._suggestions(prepared))
+
+    def _prepare(self, ask: Ask, place: CompletionPlace, sampling: SamplingBody) -> Prepared:
+        body = self._automatic_body if ask.automatic else self._invoked_body
+        return prepare(ask, place, self._documents.marks(ask.uri), body, sampling)
+
+    def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
+        return complete(prepared.context, prepared.rules, prepared.body, self._link.host)
+
+    def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
+        """Keeps where the run's prompt began, moved by the edits made since."""
+        if not generation.are_marks_noted:
+            generation.are_marks_noted = True
+            used = anchored(generation.context, state.marks)
+            self._documents.set_marks(uri, moved(used, generation.edits))
+
+    def _show_draft(self, slot: RequestSlot, place: CompletionPlace, state: Suggestion) -> None:
+        """Sends a draft to an editor that wants them."""
+        if slot.ask.token is None or not self._has_drafts:
+            return
+        slot.sequence += 1
+        end = place.last
+        if state.replaced:
+            end = place.snapshot.position_at(place.end + state.replaced, self._encoding)
+        self._editor.draft(
+            DraftNotice(
+                token=slot.ask.token,
+                document=place.snapshot,
+                position=place.cursor,
+                start=place.first,
+                end=end,
+                lead=place.lead,
+                state=state,
+                sequence=slot.sequence,
+            )
+        )

@@ -1,0 +1,17 @@
+"""An engine host in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.toy_backend import ToyHost, toy_host
+
+
+@pytest.fixture
+async def host(private_runtime: Path) -> AsyncIterator[ToyHost]:
+    """The real host on an engine that counts up."""
+    async with toy_host(private_runtime) as host:
+        yield host
