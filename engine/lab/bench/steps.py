@@ -13,8 +13,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from engine.api import BlockOptions, Limits, Request
-from engine.cache.shape import CacheShape
-from engine.cache.storage import KVCache
 from engine.lab.bench.shapes import weight_bytes
 from engine.lab.rates import Rates, seconds_of, synchronize
 from engine.lab.verify.modes import Runner
@@ -73,7 +71,7 @@ def measure_steps(
     """Measures every number of rows after every context, along one growing prompt."""
     weights = next(model.network.parameters())
     reading = weight_bytes(model.network.config, weights.dtype) / (rates.copy / 2)
-    cache = _cache(model, max(contexts) + _ROOM)
+    cache = Runner(model).new_cache(max(contexts) + _ROOM)
     prompt = seeded_tokens(model, max(contexts) + 1)
     sequence, _ = cache.open(prompt, max(contexts) + _ROOM)
     cached = 0
@@ -113,7 +111,7 @@ def measure_cycles(
 
 def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:
     """The kernels of one step, those with the most device time first."""
-    cache = _cache(model, context + _ROOM)
+    cache = Runner(model).new_cache(context + _ROOM)
     sequence, _ = cache.open(seeded_tokens(model, context + 1), context + _ROOM)
     step = chain(seeded_tokens(model, context), 0, sequence=sequence)
     model.logits(step, cache)
@@ -146,8 +144,3 @@ def seeded_tokens(model: ModelRunner, count: int) -> tuple[int, ...]:
 
 def _verify(tokens: tuple[int, ...], position: int, sequence: int) -> Step:
     return chain(tokens, position, read=tuple(range(len(tokens))), sequence=sequence)
-
-
-def _cache(model: ModelRunner, tokens: int) -> KVCache:
-    dtype = next(model.network.parameters()).dtype
-    return KVCache(CacheShape.of(model.network.config), tokens, device=model.device, dtype=dtype)

@@ -104,7 +104,10 @@ def measure(
         for kind in KINDS:
             chosen = [hole for hole in holes if hole.kind == kind]
             if chosen:
-                results = [complete(engine, hole.pieces, mode) for hole in chosen]
+                results = [
+                    engine.generate(to_request(engine, hole.pieces, mode, _TOKENS_MAX))
+                    for hole in chosen
+                ]
                 figures.append(_figures(mode, chosen, results, kind=kind))
     return figures
 
@@ -136,11 +139,6 @@ def measure_checkpoint(settings: EngineSettings, holes: Sequence[Hole]) -> list[
     finally:
         engine.close()
     return figures
-
-
-def complete(engine: Engine, pieces: Pieces, mode: str) -> Finished:
-    """One completion by the real engine with the full token budgets. Raises as `measure`."""
-    return engine.generate(to_request(engine, pieces, mode, _TOKENS_MAX))
 
 
 def to_request(engine: Engine, pieces: Pieces, mode: str, tokens_max: int) -> Request:

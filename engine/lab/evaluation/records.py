@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.lab.run_folder import check_options
 
 RUN, RECORDS = "run.json", "records.jsonl"
 
@@ -106,8 +107,7 @@ class Records:
         if folder is None:
             return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _check(folder / RUN, json.loads(json.dumps(arguments)))
+            check_options(folder / RUN, arguments)
             for record in _read(folder / RECORDS):
                 self._keep(record)
         except OSError as error:
@@ -137,28 +137,6 @@ class Records:
     def has(self, suite: str, task_id: str, mode: str) -> bool:
         """Whether there is such a record."""
         return (suite, task_id, mode) in self.all
-
-
-def _check(path: Path, arguments: Mapping[str, object]) -> None:
-    """Writes the arguments, or compares them with those of the earlier run."""
-    if not path.exists():
-        path.write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
-        return
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-        assert isinstance(earlier, dict)
-    except (ValueError, AssertionError):
-        raise ConfigError(
-            f"{path} is damaged.", remedy="Remove its folder or give another --out.", param="out"
-        ) from None
-    for name in sorted({*earlier, *arguments}):
-        if earlier.get(name) != arguments.get(name):
-            raise ConfigError(
-                f"{path.parent} holds a run with other arguments: {name} was "
-                f"{json.dumps(earlier.get(name))}, now it is {json.dumps(arguments.get(name))}.",
-                remedy="Give another --out, or the same arguments to go on.",
-                param="out",
-            )
 
 
 def _read(path: Path) -> list[AnyRecord]:

@@ -39,6 +39,7 @@ from engine.lab.evaluation.infill_eval import (
     measure_checkpoint,
     to_comparison,
 )
+from engine.lab.run_folder import check_options
 from engine.lab.tables import to_table
 from engine.lab.training.batch.plain_text import PlainTexts
 from engine.lab.training.jobs.acceptance import measure_acceptance
@@ -54,7 +55,7 @@ from engine.lab.training.options import (
     TrainingOptions,
     add_options,
 )
-from engine.lab.training.run import Budget, Job, RunOptions, check_plan, run_job
+from engine.lab.training.run import PLAN, Budget, Job, RunOptions, run_job
 from engine.lab.training.special_tokens import (
     INFILLING,
     MASKING,
@@ -190,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _begin(options: TrainingOptions) -> tuple[ModelConfig, Data]:
-    """The checkpoint's config and the data; `check_plan` for the run."""
+    """The checkpoint's config and the data; `check_options` for the run."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "torch finds no usable CUDA device.",
@@ -203,7 +204,7 @@ def _begin(options: TrainingOptions) -> tuple[ModelConfig, Data]:
         )
     config = read_config(options.checkpoint)
     data = read_data(options.data)
-    check_plan(options.out, options.plan())
+    check_options(options.out / PLAN, options.plan())
     dropped = ", ".join(f"{reason} {count}" for reason, count in data.dropped.items())
     print(
         f"{len(data.train)} files to train on, {len(data.held_out)} to measure on"

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -169,26 +170,11 @@ def run_job(job: Job, budget: Budget, folder: Path, options: RunOptions) -> bool
     return job.position.share(budget) >= options.until
 
 
-def check_plan(folder: Path, plan: Mapping[str, object]) -> None:
-    """Writes a run's options into its folder, or compares them with those of the folder's run.
-
-    Raises:
-        ConfigError: The folder holds a run with other options.
-    """
-    path = folder / PLAN
-    text = json.dumps(plan, indent=1, default=str) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    begun = json.loads(path.read_text("utf-8"))
-    differing = [key for key, value in json.loads(text).items() if begun.get(key) != value]
-    if differing:
-        raise ConfigError(
-            f"{folder} holds a run with another {differing[0]} ({begun.get(differing[0])!r}).",
-            remedy="Repeat its options to resume it, or give another --out.",
-            param=differing[0],
-        )
+def write_state(path: Path, state: Mapping[str, object]) -> None:
+    """Writes the state of a job whole, by rename."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 class _Stop:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigError
 from engine.lab.training.loss.objective import Batch, backward, evaluate, mean_losses
 from engine.lab.training.recipe import Recipe
-from engine.lab.training.run import Position
+from engine.lab.training.run import Position, write_state
 from engine.model.network import Network
 
 _COMPILED_MAX = 256
@@ -96,9 +96,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "progress": asdict(self.position),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_state(path, state)
 
     def load(self, path: Path) -> None:
         """Restores what `save` wrote.

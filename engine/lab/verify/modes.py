@@ -124,7 +124,7 @@ class Runner:
     def cached_logits(self, tokens: Sequence[int]) -> Tensor:
         """(T, V) logits of all rows, in two steps, so that the second one reads the cache."""
         half = len(tokens) // 2
-        cache = self._cache(len(tokens))
+        cache = self.new_cache(len(tokens))
         sequence, _ = cache.open(tuple(tokens), len(tokens))
         logits: list[Tensor] = []
         for start, end in ((0, half), (half, len(tokens))):
@@ -138,7 +138,7 @@ class Runner:
         """(len(tokens), V) fp32 logits of the rows that decide `tokens`. The prompt has the steps
         of decoding; later steps have NOISE_ROWS rows."""
         prompt, whole = len(request.prompt), (*request.prompt, *tokens[:-1])
-        cache = self._cache(len(whole))
+        cache = self.new_cache(len(whole))
         sequence, _ = cache.open(request.prompt, len(whole), exact=request.exact)
         logits: list[Tensor] = []
         start = 0
@@ -153,7 +153,8 @@ class Runner:
             start += step.rows
         return torch.cat(logits)
 
-    def _cache(self, tokens: int) -> KVCache:
+    def new_cache(self, tokens: int) -> KVCache:
+        """An empty cache with room for so many tokens of one sequence."""
         # Whole pages, and one to spare.
         room = (tokens // PAGE_TOKENS + 2) * PAGE_TOKENS
         dtype = next(self._model.network.parameters()).dtype
@@ -163,8 +164,8 @@ class Runner:
     def _decode(
         self, model: Any, request: Request, strategy: Strategy[Any] | None = None
     ) -> Decoded:
-        cache = self._cache(len(request.prompt) + request.limits.tokens_max + request.block.length)
-        strategy = strategy or STRATEGIES[request.mode]
+        room = len(request.prompt) + request.limits.tokens_max + request.block.length
+        cache, strategy = self.new_cache(room), strategy or STRATEGIES[request.mode]
         began, emitted, cycles, state = time.perf_counter(), 0, 0, None
         for state in decode(model, cache, strategy, request, self._traits):
             if state.progress.prefilling or not state.forwards:

@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.errors import CheckpointError
 from engine.lab.training.recipe import rate_share
-from engine.lab.training.run import Position
+from engine.lab.training.run import Position, write_state
 from engine.model.network import Network
 
 
@@ -31,15 +31,13 @@ class AdapterJob:
         )
 
     def save(self, path: Path) -> None:
-        """Writes parameters, optimizer and position, by rename."""
+        """Writes parameters, optimizer and position."""
         state = {
             "weights": {name: value.detach() for name, value in self._parameters.items()},
             "optimizer": self._optimizer.state_dict(),
             "position": asdict(self.position),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_state(path, state)
 
     @torch.no_grad()
     def load(self, path: Path) -> None:

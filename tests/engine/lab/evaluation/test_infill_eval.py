@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,10 +46,9 @@ def test_figures_are_means_over_the_holes(monkeypatch: pytest.MonkeyPatch):
         "empty": Finished("", "end", 1.0, Usage(tokens=1, forwards=0)),
     }
     holes = [infill_eval.Hole("multi_line", Pieces("", name, "", "a\nb")) for name in answers]
-    monkeypatch.setattr(
-        infill_eval, "complete", lambda engine, pieces, mode: answers[pieces.prefix]
-    )
-    (figures,) = measure(object(), holes, ["ar"])  # type: ignore[arg-type]
+    monkeypatch.setattr(infill_eval, "to_request", lambda engine, pieces, *_: pieces.prefix)
+    engine = SimpleNamespace(generate=answers.__getitem__)
+    (figures,) = measure(engine, holes, ["ar"])  # type: ignore[arg-type]
     assert (figures.mode, figures.kind, figures.holes) == ("ar", "multi_line", 4)
     assert figures.exact == 0.25
     assert figures.first_line == 0.5

@@ -191,7 +191,7 @@ def test_another_run_in_the_same_folder_is_refused(
     assert run("adapt", llama, repository, tmp_path) == 0
     assert run("adapt", llama, repository, tmp_path, "--rank", "3") == 1
     error = capsys.readouterr().err
-    assert "another rank (16)" in error
+    assert "rank was 16, now it is 3" in error
     assert "--out" in error
 
 
