@@ -1,5 +1,5 @@
-"""The diffusion-language-model engine: model, cache, decoders; `lab` makes and judges models.
+"""The engine for diffusion language models: model, cache, decoders; `lab` makes and judges models.
 
-Knows nothing of files, cursors, LSP or HTTP. What decides imports no torch, `engine.engine`
-included; what computes is imported where it is loaded.
+Knows nothing of cursors, LSP or HTTP. Code that decides imports no torch, `engine.engine` included;
+code that computes is imported when it is loaded.
 """

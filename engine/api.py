@@ -1,8 +1,8 @@
-"""What goes into the engine and what comes out: requests, limits and events.
+"""The engine's input and output: requests, limits and events.
 
 Plain frozen types without torch, shared by the engine, the host and the tests. Prompts are token
-ids (laying text out as tokens is the host's work); everything that comes out is text plus counts.
-Every event carries the whole state, never a delta, so that a lost or stale one does no harm.
+ids, since the host turns text into tokens; all output is text and counts. Every event carries the
+whole state, never a delta, so that a lost or stale event does no harm.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ from engine.auto.checkpoint_stats import CheckpointStats
 from engine.auto.step_times import StepTimes
 from engine.errors import RequestError
 
-# What may be asked for; "auto" is resolved before a request reaches the engine.
-AskedMode = Literal["auto", "ar", "block", "linear_spec", "quadratic_spec", "copy_spec"]
+# The modes that users may choose; "auto" is resolved before a request reaches the engine.
+AskedMode = Literal[
+    "auto", "ar", "block", "linear_spec", "quadratic_spec", "pruned_spec", "copy_spec"
+]
 ASKED_MODES: tuple[AskedMode, ...] = get_args(AskedMode)
 MODES: tuple[str, ...] = ASKED_MODES[1:]
-CAUSAL_MODES = ("ar", "copy_spec")  # all that a checkpoint can do that fills no masks
-# Modes that emit what "ar" emits: those that can be asked to do so to the token (`Request.exact`).
-EXACT_MODES = ("ar", "linear_spec", "quadratic_spec", "copy_spec")
-MASKED = "\u2591"  # how an undecided place is drawn in `Draft.draft`; never part of a result
+CAUSAL_MODES = ("ar", "copy_spec")  # the modes of a checkpoint that fills no masks
+ADAPTED_MODES = ("ar", "pruned_spec", "copy_spec")  # the modes of one with a mask adapter
+# Modes that emit the same text as "ar"; in an exact request (`Request.exact`), the same tokens.
+EXACT_MODES = ("ar", "linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
+MASKED = "\u2591"  # an undecided place in `Draft.draft`; never part of a result
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy: argmax, lowest id on ties.
+    """How tokens are drawn. Temperature 0 is greedy: the argmax, and the lowest id on ties.
 
     Attributes:
-        temperature: 0 to 2.
-        top_p: nucleus mass in (0, 1].
-        seed: with the position, the only source of randomness (counter-based).
+        temperature: the temperature, 0 to 2.
+        top_p: the nucleus mass in (0, 1].
+        seed: the only source of randomness besides the position (counter-based).
     """
 
     temperature: float = 0.0
@@ -48,11 +51,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When decoding ends at the latest.
+    """The limits at which decoding ends.
 
     Attributes:
-        tokens_max: most tokens emitted; 0 only brings the prompt into the cache.
-        steps_max: most forwards after the prompt; None means as many as the tokens can need.
+        tokens_max: the most tokens to emit; 0 only brings the prompt into the cache.
+        steps_max: the most forwards after the prompt; None means as many as the tokens need.
     """
 
     tokens_max: int = 128
@@ -67,12 +70,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class BlockOptions:
-    """Knobs of block diffusion.
+    """Options of block diffusion.
 
     Attributes:
-        length: tokens per block, the seed included.
-        threshold: a masked place is decided when its confidence reaches this; the most confident
-            one always is, so that a value above 1 decides exactly one per denoising step.
+        length: the tokens per block, including the bonus token.
+        threshold: the confidence at which a masked place is decided. The most confident place
+            always is, so that a value above 1 decides exactly one place per denoising step.
     """
 
     length: int = 32
@@ -89,12 +92,12 @@ class Request:
     """One completion to decode.
 
     Attributes:
-        prompt: token ids, at least one.
+        prompt: the token ids, at least one.
         mode: one of MODES.
         stop: decoding ends before the first occurrence of any of these texts.
-        stop_token_ids: decoding ends before the first of these tokens (end of text, end of middle).
-        exact: every mode of EXACT_MODES emits the same tokens in every dtype: a causal row's result
-            does not depend on how the rows were cut into steps. Costs time.
+        stop_token_ids: decoding ends before the first of these tokens (end of text or middle).
+        exact: whether a causal row's result must not depend on how the rows were cut into steps.
+            All EXACT_MODES then emit the same tokens in every dtype, which takes more time.
     """
 
     prompt: tuple[int, ...]
@@ -128,10 +131,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request cost so far. Times are milliseconds since the engine took it up.
+    """The costs of a request so far. Times are milliseconds since the engine started it.
 
-    `tokens` are emitted tokens, `forwards` the device calls after the prompt was prefilled, `rows`
-    what those computed together.
+    `tokens` counts the emitted tokens, `forwards` the forwards after the prefill, and `rows` the
+    rows of these forwards.
     """
 
     prompt_tokens: int = 0
@@ -146,7 +149,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`draft[start:end]` (in code points) has this confidence: 0 to 1; 0 where undecided."""
+    """The confidence of `draft[start:end]` (in code points), from 0 to 1; 0 if undecided."""
 
     start: int
     end: int
@@ -155,7 +158,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine took the request up; `usage` holds the prompt's counts."""
+    """The engine started the request; `usage` holds the prompt's counts."""
 
     usage: Usage
 
@@ -165,10 +168,10 @@ class Draft:
     """The state after one forward.
 
     Attributes:
-        committed: final text, whole characters only; a later event's starts with this one's.
-        draft: text behind it that may still change; undecided places are MASKED; masks after the
-            last decided place are left out.
-        spans: confidence over `draft`, in order, without overlap.
+        committed: the final text in whole characters; that of a later event starts with it.
+        draft: the text after it that may still change. Undecided places are MASKED; masks after
+            the last decided place are left out.
+        spans: the confidence of the parts of `draft`, in order and without overlap.
     """
 
     committed: str
@@ -182,9 +185,9 @@ class Finished:
     """The request ran to its end.
 
     Attributes:
-        text: the whole completion; starts with every `committed` before it.
-        reason: "end" (a stop token), "stop" (a stop text), "length" (tokens_max), "steps".
-        confidence: geometric mean of the emitted tokens' probabilities; 1 for an empty text.
+        text: the whole completion; starts with the `committed` of every earlier event.
+        reason: "end" (a stop token), "stop" (a stop text), "length" (tokens_max), or "steps".
+        confidence: the geometric mean of the tokens' probabilities; 1 for an empty text.
     """
 
     text: str
@@ -195,7 +198,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The request was cancelled; `text` is what was final by then."""
+    """The request was cancelled; `text` is the text that was final by then."""
 
     text: str
     usage: Usage
@@ -203,7 +206,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request could not be decoded; the engine goes on."""
+    """The request could not be decoded; the engine goes on with others."""
 
     code: str
     message: str
@@ -213,8 +216,8 @@ class Failed:
 Event = Started | Draft | Finished | Stopped | Failed
 LAST_EVENTS = (Finished, Stopped, Failed)
 Emit = Callable[[Event], None]
-# Told while a checkpoint is prepared for this machine, which is done once: the share that is done,
-# 0 to 1, or None while another process is at it.
+# Called while a checkpoint is prepared for this machine, which happens once, with the finished
+# share from 0 to 1, or None while another process prepares it.
 Preparing = Callable[[float | None], None]
 
 
@@ -222,18 +225,18 @@ class Handle(Protocol):
     """A submitted request."""
 
     def cancel(self) -> None:
-        """Asks the engine to stop before its next forward. Any thread; idempotent."""
+        """Asks the engine to stop before its next forward. Idempotent; any thread may call it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is loaded, for status lines, `/health` and the choice of a mode.
+    """The loaded checkpoint, for status lines, `/health` and the choice of a mode.
 
     Attributes:
-        step_times: the measured curve; None until it was measured.
-        stats: what the checkpoint's `decoding.json` says, or is known of a released checkpoint.
-        program: what computes, its version, and what of it was chosen for this machine, such as
+        step_times: the measured curve; None until it has been measured.
+        stats: the figures of `decoding.json`, or the published ones of a released checkpoint.
+        program: the library, its version, and what was chosen for this machine, such as
             "onnxruntime 1.32.0, uint8".
     """
 

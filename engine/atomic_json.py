@@ -1,7 +1,4 @@
-"""Writes a JSON file whole or not at all.
-
-Knows nothing of what the file means.
-"""
+"""Writes a JSON file whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +10,11 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, value: object) -> None:
-    """Writes JSON next to the file and renames it: nobody ever reads half of it. Raises OSError."""
+    """Writes JSON next to the file and renames it, so that no reader sees half of it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:

@@ -1,7 +1,7 @@
-"""Engine settings: plain frozen types, validated where they are built, resolved into new objects.
+"""Engine settings: plain frozen types that are validated when they are built.
 
-Torch-free, so that the language server can read and show them. "auto" is resolved by
-`engine.device`, which returns a new object and never mutates these.
+Torch-free, so that the language server can read and show them. `engine.device` resolves "auto" and
+returns new objects.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class EngineSettings:
     """How to load and run one checkpoint.
 
     Attributes:
-        checkpoint: folder in NLD layout or a GGUF file; None means the bundled model.
-        device: "auto" takes CUDA where it works, else the CPU.
-        dtype: on "onnx", "auto" takes int8, and float32 for models of which that is small; with
-            torch, bfloat16 on CUDA and on CPUs with bf16 instructions, else float32.
-        threads: CPU threads of the device thread; None means one on CPUs of up to four cores
-            (two-thread torch slows 5-50 times beside any other busy process), else half the cores.
-        cache_tokens: K/V cache capacity in tokens, shared by all requests.
-        backend: what computes; "auto" takes "onnx" on the CPU and "torch" on CUDA.
-        graphs: where the ONNX backend keeps the graphs that it builds; None builds one anew each
-            time, into a temporary folder.
+        checkpoint: a folder in NLD's or transformers' layout, or a GGUF file; None means the
+            bundled model.
+        device: "auto" takes CUDA if it works, else the CPU.
+        dtype: with "onnx", "auto" takes float32 for small models and int8 for others; with "torch",
+            bfloat16 on CUDA and on CPUs with bf16 instructions, else float32.
+        threads: the number of CPU threads that compute; None means `engine.device.default_threads`.
+        cache_tokens: the capacity of the K/V cache in tokens, shared by all requests.
+        backend: the library that computes; "auto" takes "onnx" on the CPU and "torch" on CUDA.
+        graphs: the folder in which the ONNX backend keeps the graphs that it builds; None builds a
+            graph in a temporary folder at each start.
     """
 
     checkpoint: Path | None = None
@@ -67,5 +67,5 @@ class EngineSettings:
             )
 
     def checkpoint_path(self) -> Path:
-        """The checkpoint folder that will be read."""
+        """The folder or GGUF file of the checkpoint."""
         return self.checkpoint if self.checkpoint is not None else BUNDLED_CHECKPOINT

@@ -1,7 +1,7 @@
-"""What this machine can compute with, and what "auto" comes to here.
+"""Finds out what this machine can compute with, and resolves "auto" in the engine's settings.
 
-`doctor` and the host need the answer before, or without, a second of imports: torch is imported
-only where it is installed and a driver of NVIDIA's is, to ask whether both work together.
+`doctor` and the host must not wait a second for an import. Torch is therefore imported only if both
+torch and an NVIDIA driver are installed, to find out whether they work together.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from engine.errors import ConfigError
 
 _INTEGER_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: AVX-512 or AMX; Arm: bf16
-# What tells of an NVIDIA driver without asking it: on Linux, the control device in a container that
-# was lent another card than the first; in Windows' Linux.
+# Signs of an NVIDIA driver: the first card, the control device (in a container that has another
+# card than the first), the driver's files, and the device of the Windows Subsystem for Linux.
 _DRIVER_SIGNS = ("/dev/nvidia0", "/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
 _INSTALL_TORCH = "pip install 'dlm-lsp[gpu]'"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What "auto" came to.
+    """The resolved settings and the reasons for them.
 
     Attributes:
-        why: for people, by field ("device", "backend", "dtype"), what decided it where it was left
-            open. The dtype on "onnx" is not there: that follows from the checkpoint's size.
+        why: reasons for people, by field ("device", "backend", "dtype"), for fields that were left
+            open. The dtype on "onnx" has none, since it depends on the checkpoint's size.
     """
 
     settings: EngineSettings
@@ -39,10 +39,10 @@ class Decision:
 
 
 def resolve(settings: EngineSettings) -> EngineSettings:
-    """A copy without "auto", but for the dtype on "onnx": that follows from the checkpoint's size.
+    """A copy without "auto", except for the dtype on "onnx": the checkpoint's size decides that.
 
     Raises:
-        ConfigError: the device or the backend asked for is not there, or they do not go together.
+        ConfigError: the requested device or backend is missing, or they do not fit together.
     """
     return decide(settings).settings
 
@@ -51,7 +51,7 @@ def decide(settings: EngineSettings) -> Decision:
     """As `resolve`, with the reasons."""
     why: dict[str, str] = {}
     device, backend = settings.device, settings.backend
-    if backend == "onnx" and device == "auto":  # who asks for it wants the CPU, no look for a card
+    if backend == "onnx" and device == "auto":  # this backend computes on the CPU only
         device, why["device"] = "cpu", "ONNX Runtime computes on the CPU here"
     else:
         device, why["device"] = _device(device)
@@ -59,7 +59,7 @@ def decide(settings: EngineSettings) -> Decision:
         if device == "cuda":
             backend, why["backend"] = "torch", "a card computes with torch"
         elif settings.dtype == "bfloat16":
-            backend, why["backend"] = "torch", "bfloat16 is computed with torch alone"
+            backend, why["backend"] = "torch", "only torch computes in bfloat16"
         else:
             backend, why["backend"] = "onnx", f"the CPU computes with ONNX Runtime {_onnxruntime()}"
     threads = settings.threads or default_threads()
@@ -93,7 +93,7 @@ def _torch_dtype(settings: EngineSettings, device: str) -> str:
     if settings.dtype == "int8":
         raise ConfigError(
             'engine.dtype is "int8", which the backend "torch" does not compute with.',
-            remedy='Set engine.dtype = "auto"; int8 checkpoints are read all the same.',
+            remedy='Set engine.dtype = "auto"; int8 checkpoints can still be read.',
             param="engine.dtype",
         )
     if not _has_torch():
@@ -111,13 +111,12 @@ def _torch_dtype(settings: EngineSettings, device: str) -> str:
 def _onnxruntime() -> str:
     try:
         return metadata.version("onnxruntime")
-    except metadata.PackageNotFoundError:  # a build of another name, such as a vendor's
+    except metadata.PackageNotFoundError:  # a build under another name, such as a vendor's
         return ""
 
 
 def _device(asked: str) -> tuple[str, str]:
-    """ "cpu" or "cuda", and what decided it. Raises ConfigError when "cuda" is asked for and cannot
-    be had."""
+    """ "cpu" or "cuda", and the reason. Raises ConfigError if CUDA is asked for and unavailable."""
     if asked == "cpu":
         return asked, ""
     if asked == "cuda" and not _has_torch():
@@ -130,7 +129,7 @@ def _device(asked: str) -> tuple[str, str]:
         return "cpu", "this machine has no NVIDIA driver"
     if not _has_torch():
         return "cpu", f"there is an NVIDIA driver, but no torch for it: {_INSTALL_TORCH}"
-    # Who asks for CUDA by name has torch look, whatever the signs.
+    # If CUDA is asked for by name, torch is asked even without any sign of a driver.
     has_cuda = _torch_finds_cuda()
     if asked == "cuda" and not has_cuda:
         raise ConfigError(
@@ -148,7 +147,7 @@ def _has_torch() -> bool:
 
 
 def needs_torch(command: str) -> None:
-    """Raises ConfigError, with how to get it, where a command's torch is not installed."""
+    """Raises ConfigError with a remedy if torch, which the command needs, is not installed."""
     if not _has_torch():
         raise ConfigError(
             f"{command} computes with torch, which is not installed.",
@@ -157,21 +156,21 @@ def needs_torch(command: str) -> None:
 
 
 def _has_driver() -> bool:
-    """Whether anything says that this machine has an NVIDIA driver; costs a few file look-ups."""
+    """Whether there is any sign of an NVIDIA driver. Looks up a few files only."""
     windows = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll"
     return any(Path(sign).exists() for sign in (*_DRIVER_SIGNS, windows))
 
 
 def _torch_finds_cuda() -> bool:
     try:
-        import torch  # a second: only where there may be a card
+        import torch  # takes a second, so only if there may be a card
     except (ImportError, OSError) as error:
         raise torch_unusable(error) from None
     return torch.cuda.is_available()
 
 
 def torch_unusable(error: Exception) -> ConfigError:
-    """What to raise where torch is installed and cannot be imported: a build for other systems."""
+    """The error for a torch that is installed but cannot be imported, such as another system's."""
     return ConfigError(
         f"torch cannot be imported: {error}.",
         remedy="Install dlm-lsp again with pip.",
@@ -180,13 +179,15 @@ def torch_unusable(error: Exception) -> ConfigError:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bf16 natively; where it does not, bf16 is slower than fp32."""
+    """Whether the CPU has bf16 arithmetic; without it, bf16 is slower than fp32."""
     return not _BFLOAT16_FLAGS.isdisjoint(_cpu_fields("flags", "Features"))
 
 
 def cpu_name() -> str:
-    """The processor as measurements name it: its model, and of its instructions those that decide
-    how fast integers are multiplied. (Hypervisors give one name to processors of many kinds.)"""
+    """The processor's model, and its instructions for integer products.
+
+    Both identify measurements: hypervisors give one model name to processors of many kinds.
+    """
     model = " ".join(_cpu_fields("model name")) or platform.processor() or platform.machine()
     flags = _cpu_fields("flags", "Features")
     known = [flag for flag in _INTEGER_FLAGS if flag in flags]
@@ -194,7 +195,7 @@ def cpu_name() -> str:
 
 
 def _cpu_fields(*names: str) -> list[str]:
-    """The words of the first of these lines in Linux' description of the CPU; none elsewhere."""
+    """The words of the first of these lines in /proc/cpuinfo; empty on systems other than Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -207,14 +208,17 @@ def _cpu_fields(*names: str) -> list[str]:
 
 
 def default_threads() -> int:
-    """One on small CPUs: with any other busy process two-thread torch slows 5 to 50 times
-    (barriers against a preempted thread), one thread stays within a third. Else half the CPUs."""
+    """One thread on up to four CPUs, else half of the CPUs.
+
+    With any other busy process, torch with two threads slows down 5 to 50 times, because threads
+    wait at barriers for one that is preempted; one thread slows down by a third at most.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 if not count or count <= 4 else count // 2
 
 
 def available_memory_bytes() -> int:
-    """Memory the system can give without swapping; unlimited where it does not say."""
+    """The memory that the system can provide without swapping; unlimited if it does not say."""
     try:
         for line in Path("/proc/meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):

@@ -1,8 +1,8 @@
-"""The engine: one loaded checkpoint behind one device thread.
+"""The engine: one loaded checkpoint that is served by one device thread.
 
 Owns the runtime, which has the weights, and the cache. Takes prompts as token ids and emits text
-events; knows neither files nor clients. What computes is the runtime's business: torch is imported
-where a runtime of torch is loaded, and nowhere else.
+events; knows neither files nor clients. The runtime computes; torch is imported only where its
+runtime is loaded.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.api import (
+    ADAPTED_MODES,
     CAUSAL_MODES,
     LAST_EVENTS,
     MODES,
@@ -33,7 +34,7 @@ from engine.api import (
     Stopped,
     Usage,
 )
-from engine.auto.checkpoint_stats import read_stats
+from engine.auto.checkpoint_stats import adapted_stats, read_stats
 from engine.auto.measuring import measure
 from engine.auto.step_times import (
     StepTimes,
@@ -59,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Serves one checkpoint until closed. Methods may be called from any thread."""
+    """Serves one checkpoint until it is closed. Any thread may call its methods."""
 
     def __init__(
         self,
@@ -70,10 +71,10 @@ class Engine:
     ) -> None:
         """
         Args:
-            settings: which checkpoint it is, how many tokens the cache holds and how many threads
-                compute; device and dtype are the runtime's.
-            times_file: where the step-time curve is kept. Every engine measures it while nothing
-                is asked for, and keeps the least times. Without one a built-in curve is gone by.
+            settings: the checkpoint, the capacity of the cache and the number of threads; device
+                and dtype are the runtime's.
+            times_file: where the step-time curve is kept. The engine measures the curve while there
+                are no requests, and keeps the least times. None means a built-in curve.
 
         Raises:
             MemoryExhausted: the cache does not fit on the device.
@@ -90,14 +91,17 @@ class Engine:
             times = read_times(times_file.path, key)
             measuring = self._measure(times_file.path, key, times)
             background = itertools.chain(background, measuring)
+        stats = read_stats(
+            settings.checkpoint_path(),
+            is_released=config.is_released,
+            has_drafter=runtime.has_drafter,
+        )
+        if runtime.draft_masks:
+            stats = stats or adapted_stats()
         self.info = replace(
             _info(runtime, cache, tokenizer, settings.checkpoint_path(), threads),
             step_times=times,
-            stats=read_stats(
-                settings.checkpoint_path(),
-                is_released=config.is_released,
-                has_drafter=runtime.has_drafter,
-            ),
+            stats=stats,
         )
         self._runtime = runtime
         self._cache = cache
@@ -105,6 +109,7 @@ class Engine:
         self._traits = Traits(
             config.mask_id,
             has_drafter=runtime.has_drafter,
+            draft_masks=runtime.draft_masks,
             costs=times or built_in_times(runtime.device),
         )
         self._room = min(config.positions_max, cache.capacity)
@@ -120,14 +125,14 @@ class Engine:
         times_file: TimesFile | None = None,
         preparing: Preparing | None = None,
     ) -> Engine:
-        """Loads the checkpoint; takes seconds, and longer the first time.
+        """Loads the checkpoint, which takes seconds, and longer the first time.
 
         Args:
             times_file: as in `__init__`.
-            preparing: called again and again while the checkpoint is prepared for this machine.
+            preparing: called repeatedly while the checkpoint is prepared for this machine.
 
         Raises:
-            EngineError: no such device, a broken checkpoint, or not enough memory; says which.
+            EngineError: there is no such device, a broken checkpoint, or not enough memory.
         """
         settings = resolve(settings)
         source = open_checkpoint(settings.checkpoint_path())
@@ -166,7 +171,7 @@ class Engine:
         return self._scheduler.submit(request, emit)
 
     def stream(self, request: Request) -> Generator[Event]:
-        """The events of a request as they come, while the caller waits for each of them.
+        """The events of a request as they come; the caller waits for each of them.
 
         Closing the generator cancels the request.
 
@@ -183,7 +188,7 @@ class Engine:
             handle.cancel()
 
     def generate(self, request: Request) -> Finished:
-        """Decodes a request to its end, for which the caller waits.
+        """Decodes a request to its end, and waits for it.
 
         Raises:
             RequestError: the request does not fit this model.
@@ -206,7 +211,7 @@ class Engine:
         self._scheduler.run_forever()
 
     def _measure(self, path: Path, key: TimesKey, known: StepTimes | None) -> Generator[None]:
-        """The step-time curve, measured and kept; requests taken up afterwards go by it."""
+        """Measures and keeps the step-time curve, which later requests use."""
         times = yield from measure(self._runtime)
         if known is not None:
             times = times.least(known)
@@ -216,7 +221,7 @@ class Engine:
         logger.info("steps of 1 and 32 rows take %.2f and %.2f ms", times.at(1), times.at(32))
 
     def _events(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
-        """The text events of one request, one per forward."""
+        """The text events of one request: one for each forward."""
         clock = _Clock(len(request.prompt))
         transcript = Transcript(self.tokenizer, request.stop)
         states = decode(
@@ -236,15 +241,15 @@ class Engine:
                 if isinstance(event, Finished | Stopped):
                     return
         finally:
-            states.close()  # a stop text ends decoding early: free the cache now, not at collection
+            states.close()  # if a stop text ended decoding early, this frees the cache at once
 
 
 def _load_runtime(
     source: CheckpointSource, settings: EngineSettings, preparing: Preparing | None
 ) -> Runtime:
-    """What computes, with the weights. Raises EngineError; says which.
+    """The runtime with the weights of the checkpoint. Raises EngineError.
 
-    Both are imported here, because torch takes a second and need not be installed.
+    Both runtimes are imported here, because torch takes a second and need not be installed.
     """
     if settings.backend == "onnx":
         from engine.model.onnx.runtime import OnnxRuntime
@@ -259,7 +264,7 @@ def _load_runtime(
 
 @dataclass(slots=True)
 class _Clock:
-    """Times one request, in milliseconds since it was taken up."""
+    """Times one request, in milliseconds since its start."""
 
     prompt_tokens: int
     started: float = 0.0
@@ -270,7 +275,7 @@ class _Clock:
         self.started = time.perf_counter()
 
     def usage(self, state: TokenState) -> Usage:
-        """Counts and times as of now."""
+        """The current counts and times."""
         now = (time.perf_counter() - self.started) * 1000
         progress = state.progress
         if not progress.prefilling and self.prefilled is None:
@@ -303,8 +308,14 @@ def _event(state: TokenState, transcript: Transcript, clock: _Clock) -> Event:
     return Draft(transcript.committed, text, spans, usage)
 
 
+def _modes(runtime: Runtime) -> tuple[str, ...]:
+    if runtime.config.family.fills_masks:
+        return MODES
+    return ADAPTED_MODES if runtime.draft_masks else CAUSAL_MODES
+
+
 def _times_key(file: TimesFile, runtime: Runtime, threads: int) -> TimesKey:
-    """What a curve of this engine's holds for."""
+    """Identifies the step-time curve of this engine."""
     return TimesKey(
         checkpoint=file.checkpoint,
         machine=runtime.machine,
@@ -327,7 +338,7 @@ def _info(
         parameters=config.parameters(),
         context_max=min(config.positions_max, cache.capacity) - config.block_length,
         vocabulary=config.vocabulary,
-        modes=MODES if config.family.fills_masks else CAUSAL_MODES,
+        modes=_modes(runtime),
         infilling=tokenizer.infill is not None,
         program=runtime.program,
     )

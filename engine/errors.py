@@ -1,18 +1,18 @@
-"""Every error the engine raises on bad input, each naming what is wrong and the remedy.
+"""The errors that the engine raises, each with what is wrong and the remedy.
 
-Programmer errors stay assertions; whatever a user, a file or a client can cause is one of these.
+Whatever a user, a file or a client can cause is one of these; programming errors are assertions.
 """
 
 from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Root of the engine's errors.
+    """The root of the engine's errors.
 
     Attributes:
-        message: what is wrong, naming the field or file.
+        message: what is wrong, with the name of the field or file.
         remedy: what the user can do about it; may be empty.
-        param: the field, tensor or file at fault, for machines; may be None.
+        param: the name of the field, tensor or file at fault, for programs; may be None.
     """
 
     code = "engine_error"
@@ -25,7 +25,7 @@ class EngineError(Exception):
 
 
 class ConfigError(EngineError):
-    """A setting has a wrong type, range or combination."""
+    """A setting has a wrong type or value, or does not fit another setting."""
 
     code = "config_error"
 
@@ -49,11 +49,11 @@ class MemoryExhausted(EngineError):
 
 
 class ModelTooLarge(MemoryExhausted):
-    """The model does not fit into the memory that is free; nothing of it was loaded.
+    """The model does not fit into the free memory; nothing of it was loaded.
 
     Attributes:
-        needed_bytes: estimated.
-        free_bytes: as the system says.
+        needed_bytes: an estimate of the memory that the model needs.
+        free_bytes: the memory that is free according to the system.
     """
 
     def __init__(self, name: str, needed_bytes: int, free_bytes: int) -> None:
@@ -68,6 +68,6 @@ class ModelTooLarge(MemoryExhausted):
 
 
 class EngineFailure(EngineError):
-    """The engine itself failed while decoding; the request is lost, the engine goes on."""
+    """The engine itself failed while decoding. The request is lost, but the engine goes on."""
 
     code = "engine_failure"

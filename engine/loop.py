@@ -1,7 +1,7 @@
-"""The one loop behind every decoding mode, and the executable specification of them all.
+"""The loop that runs every decoding mode, and their executable specification.
 
-plan → forward → resolve → keep, one yield per forward, always the whole state. Rollback is not
-keeping. Cancellation is read before every forward.
+Each round is plan → forward → resolve → keep, and yields the whole state. A draft is rolled back
+by not keeping its rows. The loop checks for cancellation before every forward.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.step import Step
 
 
 class StepModel(Protocol):
-    """A network as a function of steps: one reading per entry of `step.read`, in its order."""
+    """A network as a function of steps; returns one reading per entry of `step.read`, in order."""
 
     def __call__(self, step: Step, cache: Any, sampling: Sampling, /) -> Sequence[Reading]: ...
 
@@ -34,13 +34,13 @@ class StepCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
-    """The state after a forward (or before the first one).
+    """The state after a forward, or before the first one.
 
     Attributes:
-        cached: prompt tokens that needed no forward.
-        forwards: device calls after the one that completed the prompt.
-        rows: that they computed, together.
-        stopped: why the loop ends here with the state unfinished: "cancelled", "steps", or None.
+        cached: the number of prompt tokens that were in the cache already.
+        forwards: the number of forwards after the one that completed the prompt.
+        rows: the total number of rows of these forwards.
+        stopped: why the loop ends before the request is finished: "cancelled", "steps", or None.
     """
 
     progress: Progress
@@ -60,14 +60,14 @@ def decode(
 ) -> Generator[TokenState]:
     """Decodes one request; the last state is finished or stopped.
 
-    Closing the iterator frees its cache sequence, as running to the end does; finished pages of
-    the prompt stay cached in every case.
+    Closing the iterator frees the request's cache sequence, as running to the end does. Finished
+    pages of the prompt stay cached in both cases.
 
     Raises:
-        engine.cache.pages.CacheFull: no room while others decode; nothing was begun.
+        engine.cache.pages.CacheFull: there is no room while others decode; nothing was begun.
         engine.errors.MemoryExhausted: a step does not fit on the device.
     """
-    # A block's commit pass feeds whole blocks: room for one more than the tokens asked for.
+    # The commit pass of block diffusion computes whole blocks, so one more block must fit.
     room = len(request.prompt) + request.limits.tokens_max + request.block.length
     sequence, cached = cache.open(request.prompt, room, exact=request.exact)
     try:

@@ -1,13 +1,13 @@
-"""How an infilling prompt is put together: the one place that training and serving share.
+"""The layout of infilling prompts, shared by training and serving.
 
-Checkpoints of ours are trained with
+This project's own checkpoints are trained with
 
     <s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE] → middle [EOM]
 
-The far suffix comes first because it changes least while typing; the near suffix is cut anew at
-each request and stands last. Pieces are tokenised separately, so that a cut inside a word is seen
-in training exactly as in serving and needs no token healing. Checkpoints trained with ordinary
-sentinels get those. Torch-free; knows no text.
+The far suffix comes first because it changes least while the user types; the near suffix is cut
+anew for each request and comes last. Pieces are tokenised separately, so that training and serving
+treat a cut inside a word in the same way and no token healing is needed. Checkpoints that were
+trained with other sentinels get those. Torch-free; handles tokens, not text.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from dataclasses import dataclass
 
 BEGIN, END, MASK = "<s>", "</s>", "[MASK]"
 FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE = "[FAR]", "[PREFIX]", "[NEAR]", "[MIDDLE]", "[EOM]"
-# The order fixes the ids in tokenizers that we train: id 0 is padding.
+# The order fixes the ids in tokenizers that are trained here: id 0 is padding.
 SPECIAL_TOKENS = ("<pad>", BEGIN, END, MASK, FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE)
 
-# Most tokens of each piece in training; serving asks for no more unless it is told to.
+# The most tokens of each piece in training. Serving uses no more unless a setting says so.
 PREFIX_TOKENS_MAX = 832
 FAR_TOKENS_MAX = 256
 NEAR_TOKENS_MAX = 128
-NEAR_LINES = 2  # below the cursor, after which the far suffix starts where nothing else is asked
+NEAR_LINES = 2  # lines after the cursor; by default the far suffix starts after them
 
 
 @dataclass(frozen=True, slots=True)
 class InfillFormat:
-    """Token ids of the layout above, for a checkpoint trained with it."""
+    """The token ids of the layout above, for a checkpoint that was trained with it."""
 
     begin: int
     far: int
@@ -45,7 +45,7 @@ class InfillFormat:
 
     @property
     def end_texts(self) -> tuple[str, ...]:
-        """Texts that end a middle: none, since these checkpoints learnt where a middle ends."""
+        """Texts that end a middle: none, since these checkpoints have learnt to end it."""
         return ()
 
     def prompt(
@@ -64,27 +64,27 @@ class InfillFormat:
         )
 
 
-# Where the texts of a hole stand in an order of sentinels; no token id is negative.
+# The places of the texts before and after a hole in an order of sentinels; no token id is negative.
 BEFORE, AFTER = -1, -2
-# What models that were tuned to chat write behind a middle instead of a token that ends it: the
-# closing fence of a Markdown block, and prose about the code. Base models hardly ever do, and what
-# they write behind a fence is no middle either.
+# Models that were tuned to chat write this after a middle instead of an end token: the closing
+# fence of a Markdown block, and then prose about the code. Base models hardly ever write it, and
+# what they write after a fence is not part of the middle either.
 _ANSWER_ENDS = ("\n```",)
 
 
 @dataclass(frozen=True, slots=True)
 class SentinelFormat:
-    """Text before and after the hole, each behind a sentinel token, as `SENTINELS` lists them.
+    """The text before and after the hole, each preceded by a sentinel token as in `SENTINELS`.
 
         <|fim_prefix|> prefix <|fim_suffix|> suffix <|fim_middle|> → middle
 
     (Bavarian et al., arXiv 2207.14255.) The near and the far suffix are one text here. These models
-    were trained on whole tokens: inside a word they do less well than at its end.
+    were trained on whole tokens, so they do less well inside a word than at its end.
 
     Attributes:
-        order: the prompt's sentinel ids, with `BEFORE` and `AFTER` where the texts stand.
+        order: the prompt's sentinel ids, with `BEFORE` and `AFTER` in the places of the texts.
         end_ids: tokens that end a middle.
-        end_texts: texts that end a middle, before the first of which decoding stops.
+        end_texts: texts that end a middle; decoding stops before the first of them.
     """
 
     order: tuple[int, ...]
@@ -100,7 +100,7 @@ class SentinelFormat:
 
 
 Infill = InfillFormat | SentinelFormat
-MARKERS_MAX = 5  # tokens of a prompt besides its pieces, in any format
+MARKERS_MAX = 5  # the most tokens that any format adds to the pieces of a prompt
 
 
 def prompt_of(
@@ -113,12 +113,12 @@ def prompt_of(
 ) -> tuple[int, ...]:
     """The prompt whose continuation is the middle between these pieces.
 
-    A checkpoint without infilling markers gets the prefix alone after its begin token: it could
-    not tell a suffix from the text to be continued.
+    A checkpoint without infilling markers gets its begin token and the prefix only, because it
+    could not distinguish a suffix from the text that it is to continue.
 
     Args:
-        infill: None where there are no markers, or they are not to be used.
-        begin: None where the tokenizer has no such token; an empty prefix then is an empty prompt.
+        infill: None if the checkpoint has no markers or they are not to be used.
+        begin: None if the tokenizer has no begin token; an empty prefix is then an empty prompt.
     """
     if infill is not None:
         return infill.prompt(far, prefix, near)
@@ -127,13 +127,14 @@ def prompt_of(
 
 @dataclass(frozen=True, slots=True)
 class SentinelFamily:
-    """How released models that share a tokenizer are asked for a middle.
+    """The infilling order of released models that share a tokenizer.
 
     Attributes:
-        models: whose order it is, and who says so.
-        order: names of the sentinels, with `BEFORE` and `AFTER` where the texts stand. A tokenizer
-            belongs to the family if it has all of these names.
-        sentencepiece_only: the names alone prove nothing, the tokenizer's kind has to fit as well.
+        models: the models that use this order, and the source for it.
+        order: the sentinels' names, with `BEFORE` and `AFTER` in the places of the texts. A
+            tokenizer belongs to the family if it has all of these names.
+        sentencepiece_only: the names alone do not identify the family; the tokenizer must also be
+            a SentencePiece one.
     """
 
     models: str
@@ -141,8 +142,8 @@ class SentinelFamily:
     sentencepiece_only: bool = False
 
 
-# The first one whose names a tokenizer has is taken: CodeGemma shares Qwen's names and begins with
-# a token that Qwen's tokenizer lacks.
+# The first family whose names a tokenizer has is used. CodeGemma comes before Qwen because it has
+# Qwen's names and one more.
 SENTINELS = (
     SentinelFamily(
         "CodeGemma (arXiv 2406.11409)",
@@ -156,7 +157,7 @@ SENTINELS = (
         "StarCoder (arXiv 2305.06161), StarCoder2 (2402.19173), Granite Code (2405.04324)",
         ("<fim_prefix>", BEFORE, "<fim_suffix>", AFTER, "<fim_middle>"),
     ),
-    # The token called "end" stands before the middle, not behind it.
+    # The token called "end" comes before the middle, not after it.
     SentinelFamily(
         "DeepSeek-Coder (arXiv 2401.14196)",
         (
@@ -172,8 +173,8 @@ SENTINELS = (
         "Code Llama (arXiv 2308.12950; infilling_prompt_tokens of its code)",
         ("<s>", "▁<PRE>", BEFORE, "▁<SUF>", AFTER, "▁<MID>"),
     ),
-    # Suffix first, no third sentinel. Mistral's later tokenizers (Tekken) keep the names for models
-    # that are not known to have been trained with them.
+    # The suffix comes first, and there is no third sentinel. Mistral's later tokenizers (Tekken)
+    # have the same names, but their models are not known to have been trained with them.
     SentinelFamily(
         "Codestral (mistral-common, encode_fim)",
         ("<s>", "[SUFFIX]", AFTER, "[PREFIX]", BEFORE),
@@ -181,10 +182,10 @@ SENTINELS = (
     ),
 )
 
-# What these models write behind a middle, besides their sentinels: end of text or turn, padding,
-# and the header of another file or repository that they go on to invent.
+# Tokens besides the sentinels that these models write after a middle: the end of a text or turn,
+# padding, and the header of another file or repository that they go on to invent.
 SENTINEL_ENDS = (
-    # Qwen2.5-Coder, and what of it StarCoder 2 and Granite share
+    # Qwen2.5-Coder; StarCoder 2 and Granite use some of them too
     "<|endoftext|>",
     "<|im_end|>",
     "<|im_start|>",
@@ -214,7 +215,7 @@ SENTINEL_ENDS = (
     "<end_of_turn>",
 )
 
-# Every name above. Some files list them as ordinary tokens; they never are.
+# Every name above. They are never ordinary text, even if a tokenizer's file says so.
 SENTINEL_NAMES = frozenset(
     name
     for names in (SENTINEL_ENDS, *(family.order for family in SENTINELS))
@@ -229,8 +230,8 @@ def sentinel_format(
     """The format of the first family whose sentinels a tokenizer has, or None.
 
     Args:
-        id_of: the id of a token by its exact name.
-        is_sentencepiece: whether the tokenizer is of SentencePiece's kind.
+        id_of: returns the id of a token by its exact name.
+        is_sentencepiece: whether the tokenizer is a SentencePiece one.
     """
     for family in SENTINELS:
         if family.sentencepiece_only and not is_sentencepiece:

@@ -1,7 +1,7 @@
-"""What the engine runs on: a loaded network that computes steps, and the K/V store beside it.
+"""The interface between the engine and what computes: a loaded network and its K/V store.
 
-The engine, its decoding loop and the measurement of step times know this protocol alone, so that
-what computes can be torch or anything else. `engine.model.torch_runtime` implements it. No torch.
+The engine, its decoding loop and the measurement of step times know only this protocol.
+`engine.model.torch_runtime` and `engine.model.onnx.runtime` implement it. Torch-free.
 """
 
 from __future__ import annotations
@@ -18,27 +18,36 @@ from engine.step import Step
 
 
 class Cache(StepCache, Protocol):
-    """The K/V of all sequences, as the engine sees it. Owned by the engine's thread."""
+    """The K/V of all sequences, as the engine sees it. Only the engine thread calls it."""
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit."""
+        """The number of tokens that fit."""
         ...
 
     def counts(self) -> PageCounts:
-        """Where the pages are: for metrics, and for the law that cancelling leaks nothing."""
+        """The state of all pages, for metrics and for the law that cancelling leaks nothing."""
         ...
 
 
 class Runtime(Protocol):
-    """A loaded checkpoint as a function of steps. Called by the engine's thread alone, once
-    `begin_thread` was; its attributes may be read from any thread and never change."""
+    """A loaded checkpoint as a function of steps.
+
+    Only the engine thread calls it, and `begin_thread` first. Its attributes never change and may
+    be read from any thread.
+    """
 
     @property
     def config(self) -> ModelConfig: ...
     @property
     def has_drafter(self) -> bool:
-        """Whether rows may have the drafter LoRA on."""
+        """Whether rows may run with the drafter LoRA, or with a mask adapter."""
+        ...
+
+    @property
+    def draft_masks(self) -> tuple[int, ...]:
+        """The token ids of a mask adapter's mask rows, by their offset from the row that they hang
+        on; empty if no such adapter is loaded."""
         ...
 
     @property
@@ -48,21 +57,21 @@ class Runtime(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Of the weights, as status lines show it: "float32", "bfloat16" or "int8"."""
+        """The dtype of the weights as status lines show it: "float32", "bfloat16" or "int8"."""
         ...
 
     @property
     def machine(self) -> str:
-        """What step times hold for: the card's name, else the node's."""
+        """The card's name, or the machine's if there is no card; it identifies step times."""
         ...
 
     @property
     def program(self) -> str:
-        """What computes and its version, such as "torch 2.13.0": step times hold for it alone."""
+        """The library and its version, such as "torch 2.13.0"; it identifies step times."""
         ...
 
     def __call__(self, step: Step, cache: Any, sampling: Sampling, /) -> Sequence[Reading]:
-        """Computes the rows, with the K/V of a cache that this runtime made.
+        """Computes the rows of a step, with a cache that this runtime made.
 
         Returns:
             One reading per entry of `step.read`, in its order.
@@ -73,18 +82,18 @@ class Runtime(Protocol):
         ...
 
     def new_cache(self, tokens: int) -> Cache:
-        """An empty store for so many tokens.
+        """An empty cache for this number of tokens.
 
         Raises:
-            MemoryExhausted: it does not fit on the device; names engine.cache_tokens.
+            MemoryExhausted: the cache does not fit on the device; names engine.cache_tokens.
         """
         ...
 
     def begin_thread(self, threads: int) -> None:
-        """Called once on the engine's thread, before any step: so many CPU threads may be used."""
+        """Sets the number of CPU threads. Called once on the engine thread, before any step."""
         ...
 
     def settle(self) -> Iterator[None]:
-        """Work that makes later steps faster, for idle moments; each `next` is a short piece of it,
-        on the engine's thread."""
+        """Work for idle moments that makes later steps faster. Each `next`, on the engine thread,
+        does a short piece of it."""
         ...

@@ -1,9 +1,9 @@
-"""From logits to readings in numpy: greedy, temperature, top-p, with counter-based randomness.
+"""Computes readings from logits in numpy: greedy, temperature, top-p, counter-based randomness.
 
 The only random number of a place is `uniform(seed, position)`, so that a token does not depend on
-how the steps were cut or batched. A row is read for itself, with the same operations however many
-rows there are, so that its reading does not depend on its neighbours to the bit.
-`engine.model.readout` is the same in torch, for logits that are on a card. Imports no torch.
+how the steps were cut or batched. Each row is read by itself and with the same operations for any
+number of rows, so that its reading does not depend on its neighbours, to the bit.
+`engine.model.readout` is the counterpart in torch for logits on a card. Torch-free.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def to_readings(
     """One reading per row.
 
     Args:
-        logits: (N, V) fp32, finite; they are not written to.
-        places: N, the positions that the tokens will take (`Step.places`).
-        mask_id: never chosen; None where the checkpoint fills no masks.
+        logits: (N, V) fp32, finite; left unchanged.
+        places: the N positions of the chosen tokens (`Step.places`).
+        mask_id: the token that is never chosen; None if the checkpoint fills no masks.
     """
     scratch = numpy.empty(logits.shape[-1], numpy.float32)
     return tuple(
@@ -54,7 +54,7 @@ def distribution(logits: NDArray[numpy.floating], sampling: Sampling) -> NDArray
     top_p of the mass; the most probable one is always in it.
 
     Args:
-        logits: (V,); minus infinity where a token must not be drawn.
+        logits: (V,), minus infinity for tokens that must not be drawn.
     """
     weights = logits.astype(numpy.float64)
     weights /= sampling.temperature
@@ -78,7 +78,7 @@ def _reading(
 ) -> Reading:
     """
     Args:
-        scratch: (V,) fp32, overwritten: one for all rows, which then stays in a near cache.
+        scratch: (V,) fp32, overwritten. All rows share it, so that it stays in the CPU's cache.
     """
     numpy.copyto(scratch, row)
     if mask_id is not None:
@@ -90,7 +90,7 @@ def _reading(
         best = _best(scratch, mask_id)
         token = best[0][0]
     highest = best[0][1] if mask_id is None else max(best[0][1], float(row[mask_id]))
-    # Shifted by the highest logit, so that no exponential overflows.
+    # The highest logit is subtracted so that no exponential overflows.
     numpy.subtract(row, numpy.float32(highest), out=scratch)
     numpy.exp(scratch, out=scratch)
     log_sum_exp = highest + math.log(scratch.sum())
@@ -100,8 +100,8 @@ def _reading(
 def _best(allowed: NDArray[numpy.float32], mask_id: int | None) -> tuple[tuple[int, float], ...]:
     """As `Reading.best`; overwrites the logits that it returns with minus infinity.
 
-    Repeated argmax, which numpy vectorises and which gives the first of equal maxima. Of 151,936
-    logits the whole reading takes 0.16 ms so, on one core; a partition alone takes longer.
+    It repeats argmax, which numpy vectorises and which returns the first of equal maxima. A reading
+    of 151,936 logits takes 0.16 ms on one core this way; even a partition takes longer.
     """
     best: list[tuple[int, float]] = []
     for _ in range(min(BEST_MAX, len(allowed) - (mask_id is not None))):
@@ -112,9 +112,9 @@ def _best(allowed: NDArray[numpy.float32], mask_id: int | None) -> tuple[tuple[i
 
 
 def _draw(allowed: NDArray[numpy.float32], place: int, sampling: Sampling) -> int:
-    """Inverse transform: the first id at which the cumulated probability exceeds the number."""
+    """Inverse transform sampling: the first id whose cumulated probability exceeds the number."""
     cumulated = numpy.cumsum(distribution(allowed, sampling))
-    # Scaled by the last sum, which rounding leaves a little beside 1.
+    # Scaled by the last sum, because rounding may leave it slightly different from 1.
     target = uniform(sampling.seed, place) * cumulated[-1]
     return int(numpy.searchsorted(cumulated, target, side="right"))
 

@@ -1,8 +1,8 @@
-"""Which request runs next on the one device thread. No torch.
+"""Decides which request runs next on the one device thread. Torch-free.
 
-Requests in progress take turns, one forward each, so that a long one does not hold up a short one;
-more than `active_max` wait in order of arrival. When nothing is asked for, the thread does its
-background work, of which a request never waits for more than one step, and then sleeps.
+Requests in progress take turns, one forward each, so that a long request does not delay a short
+one. Requests beyond `active_max` wait in order of arrival. While there are no requests, the thread
+does its background work, one step at a time, and then sleeps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
-QUIET_SECONDS = 0.25  # without a request, before background work goes on: not between keystrokes
+QUIET_SECONDS = 0.25  # without a request before background work goes on, so not between keystrokes
 Run = Callable[[Request, Callable[[], bool]], Generator[Event]]
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A submitted request; what the caller holds to cancel it."""
+    """A submitted request. The caller holds it to cancel the request."""
 
     request: Request
     emit: Emit
@@ -33,12 +33,15 @@ class QueuedRequest:
     events: Generator[Event] | None = None
 
     def cancel(self) -> None:
-        """Asks the engine to stop before its next forward. Any thread; idempotent."""
+        """Asks the engine to stop before its next forward. Idempotent; any thread may call it."""
         self.cancelled.set()
 
 
 class Scheduler:
-    """Owns the queue. `submit` and `close` from any thread, `run_forever` on the device thread."""
+    """Owns the queue of requests.
+
+    Any thread may call `submit` and `close`; the device thread calls `run_forever`.
+    """
 
     def __init__(
         self,
@@ -50,10 +53,10 @@ class Scheduler:
     ) -> None:
         """
         Args:
-            run: the events of one request, given it and a function that tells whether it was
-                cancelled. May raise CacheFull before its first event.
-            background: work for when nothing was asked for `quiet_seconds`; each `next` is one step
-                of it, on the device thread. Its failure ends it alone.
+            run: yields the events of a request, given the request and a function that says whether
+                it was cancelled. May raise CacheFull before the first event.
+            background: work to do after `quiet_seconds` without a request; each `next`, on the
+                device thread, does one step of it. A failure ends only the background work.
         """
         self._run = run
         self._active_max = active_max
@@ -94,7 +97,7 @@ class Scheduler:
                 self._work_in_background()
 
     def _wait_for_work(self) -> bool:
-        """False once closed. Returns without a request where background work may go on."""
+        """False once the scheduler is closed. Also returns when background work may go on."""
         with self._changed:
             timeout = None if self._background is None else self._quiet_seconds
             while not (self._waiting or self._active):
@@ -105,13 +108,13 @@ class Scheduler:
             return True
 
     def _work_in_background(self) -> None:
-        """Step by step until there is none left or a request comes."""
+        """Works step by step until nothing is left or a request arrives."""
         while self._background is not None:
             try:
                 next(self._background)
             except StopIteration:
                 self._background = None
-            except Exception:  # the boundary: nobody waits for it, and requests are served without
+            except Exception:  # the boundary: requests are served without the background work
                 logger.exception("background work failed")
                 self._background = None
             with self._changed:
@@ -119,7 +122,7 @@ class Scheduler:
                     return
 
     def _admit(self) -> None:
-        """Moves waiting requests into the round; one that does not fit yet stays first in line."""
+        """Activates waiting requests; one that does not fit into the cache yet stays the first."""
         while len(self._active) < self._active_max:
             with self._changed:
                 if not self._waiting:
@@ -139,9 +142,10 @@ class Scheduler:
                 self._active.append(job)
 
     def _advance(self, job: QueuedRequest) -> bool:
-        """Runs one request up to its next event; false once it has ended.
+        """Runs one request up to its next event; returns false once the request has ended.
 
-        Raises CacheFull, from a request that could not begin.
+        Raises:
+            CacheFull: the request could not begin.
         """
         assert job.events is not None
         try:
@@ -155,6 +159,6 @@ class Scheduler:
             event = Failed("engine_failure", f"The engine failed: {type(error).__name__}.")
         is_last = isinstance(event, LAST_EVENTS)
         if is_last:
-            job.events.close()  # its cache is free before its client can ask for more
+            job.events.close()  # frees its cache before its client can send another request
         job.emit(event)
         return not is_last

@@ -1,7 +1,7 @@
-"""Which files usually hold secrets, by their names, and how a glob is matched.
+"""The names of files that usually hold secrets, and the matching of paths against globs.
 
-Shared by the language server, which suggests nothing in them, and by training, which reads none of
-them. Torch-free; reads no file.
+The language server suggests nothing in such files, and training reads none of them. Torch-free;
+reads no file.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ SECRET_GLOBS = (
 
 
 def is_secret(path: str) -> bool:
-    """Whether a file's path looks as if the file held secrets."""
+    """Whether a file with this path usually holds secrets."""
     return any(matches(path, glob) for glob in SECRET_GLOBS)
 
 
 def matches(path: str, glob: str) -> bool:
-    """Whether a path fits a glob, at any depth and in any case.
+    """Whether a path matches a glob, at any depth and ignoring case.
 
-    `*`, `?` and `[…]` stay within one name, `**` stands for any number of names; a glob that
-    starts with / has to fit from the root. `*.md` so fits every file of that name, `vendor/**`
-    everything below a folder of that name. Time grows with names times parts, whatever the glob.
+    `*`, `?` and `[…]` match within one name, and `**` matches any number of names. A glob that
+    starts with / must match from the root. So `*.md` matches every such file, and `vendor/**`
+    everything below a folder of that name. The time is proportional to the number of names times
+    the number of the glob's parts.
     """
     parts = [part for part in glob.lower().replace("\\", "/").split("/") if part]
     if not glob:
@@ -52,7 +53,7 @@ def matches(path: str, glob: str) -> bool:
 
 
 def _past_stars(reached: set[int], parts: list[str]) -> set[int]:
-    """With the places behind each `**` that a place stands before: it may mean no name at all."""
+    """Adds the place after each `**` that has been reached, since `**` may match no name."""
     for at, part in enumerate(parts):
         if part == "**" and at in reached:
             reached.add(at + 1)

@@ -1,6 +1,6 @@
-"""A step: the flat list of rows that one forward computes. Every decoding mode is made of these.
+"""A step is the flat list of rows that one forward computes; every decoding mode consists of steps.
 
-Plain tuples without torch. What a row sees follows from the arrays alone:
+Plain tuples without torch. What a row sees follows from the arrays only:
 
     visible(q, k) = same sequence and (k is cached, or k is q, or k is an ancestor of q,
                                        or q and k share a group other than 0)
@@ -16,18 +16,20 @@ CACHED = -1  # as a parent: this row follows its sequence's last cached token
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Arrays over R rows, all of length R but `read`.
+    """Arrays over R rows; all have length R except `read`.
 
     Attributes:
-        token: token ids.
-        sequence: which cache sequence each row belongs to.
-        position: 0-based positions in the sequence; siblings may share one.
-        parent: index of the row this row follows, always smaller than its own, or CACHED.
+        token: the token ids.
+        sequence: the cache sequence to which each row belongs.
+        position: the 0-based positions in the sequence; siblings may share one.
+        parent: the index of the row that this row follows, smaller than its own, or CACHED.
         group: 0, or the number of a set of rows that see each other in both directions.
         drafter: whether the row runs with the drafter LoRA.
-        read: rows of which the strategy gets a reading, in this order; the others have no logits.
-            (The output head over a 131,072-entry vocabulary costs as much as several layers, and a
-            prefill needs one row of it.)
+        read: the rows of which the strategy gets a reading, in this order; other rows have no
+            logits. (The output head over a 131,072-entry vocabulary costs as much as several
+            layers, and a prefill needs it for one row only.)
+        follows: aligned with `read`, or empty. For a draft row of a mask adapter, the entry of
+            `read` whose token stands right before the token that the row predicts; else -1.
     """
 
     token: tuple[int, ...]
@@ -37,6 +39,7 @@ class Step:
     group: tuple[int, ...]
     drafter: tuple[bool, ...]
     read: tuple[int, ...]
+    follows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         rows = len(self.token)
@@ -47,6 +50,8 @@ class Step:
             assert CACHED <= parent < row
             assert parent == CACHED or self.sequence[parent] == self.sequence[row]
         assert all(0 <= row < rows for row in self.read)
+        assert len(self.follows) in (0, len(self.read))
+        assert all(-1 <= entry < index for index, entry in enumerate(self.follows))
 
     @property
     def rows(self) -> int:
@@ -55,23 +60,28 @@ class Step:
 
     @property
     def places(self) -> tuple[int, ...]:
-        """The position that the token read of each row of `read` takes, aligned with it.
+        """For each row in `read`, the position of the token that the row's reading decides.
 
-        A causal row (outside every group) says what comes behind it; a row of a group, which sees
-        its neighbours on both sides, says what belongs in its own place.
+        A causal row (outside every group) decides the place after its own, and so does a draft row
+        that follows another row's token. Any other row of a group, which sees its neighbours on
+        both sides, decides its own place.
         """
-        return tuple(self.position[row] + (not self.group[row]) for row in self.read)
+        follows = self.follows or (-1,) * len(self.read)
+        return tuple(
+            self.position[row] + (not self.group[row] or entry >= 0)
+            for row, entry in zip(self.read, follows, strict=True)
+        )
 
 
 def chain(
     tokens: tuple[int, ...], position: int, *, read: tuple[int, ...] = (), sequence: int = 0
 ) -> Step:
-    """A causal chain that follows the cache: AR, prefill, verification, commit passes.
+    """A causal chain after the cached tokens: for AR, prefill, verification and commit passes.
 
     Args:
-        tokens: at least one.
-        position: of the first token.
-        read: rows of which readings are wanted.
+        tokens: at least one token.
+        position: the position of the first token.
+        read: the rows whose readings are needed.
     """
     rows = len(tokens)
     return Step(
@@ -93,7 +103,7 @@ def group(
     sequence: int = 0,
     drafter: bool = False,
 ) -> Step:
-    """One bidirectional block that follows the cache; its rows are never cached."""
+    """One bidirectional block after the cached tokens; its rows are never cached."""
     rows = len(tokens)
     return Step(
         token=tokens,
@@ -107,9 +117,9 @@ def group(
 
 
 def visible_rows(step: Step) -> tuple[int, ...]:
-    """For each row the rows of the same step that it sees, as a bit mask (bit k: row k).
+    """The rows of the same step that each row sees, as a bit mask (bit k for row k).
 
-    Together with the length of each sequence's cache this is all that attention needs to know.
+    Together with the cached length of each sequence, this determines attention.
     """
     ancestors: list[int] = []
     members: dict[tuple[int, int], int] = {}
@@ -126,8 +136,8 @@ def visible_rows(step: Step) -> tuple[int, ...]:
 
 
 def check_path(step: Step, rows: Sequence[int]) -> None:
-    """Asserts that rows may be cached: a path from the root, each row's parent the row before it,
-    in one sequence; group 0 and drafter off, since nothing bidirectional or drafted ever is."""
+    """Asserts that rows may be cached: they are a path of one sequence that begins after the cached
+    tokens, each row's parent is the row before it, and all are causal and without the drafter."""
     for row, parent in zip(rows, (CACHED, *rows), strict=False):
         assert step.parent[row] == parent
         assert step.sequence[row] == step.sequence[rows[0]]

@@ -1,7 +1,7 @@
-"""From token states to the texts of events: whole characters, stop texts, drafts with masks.
+"""Turns token states into the texts of events: whole characters, stop texts, drafts with masks.
 
-Owns the two promises that tokens alone cannot keep: `committed` never shrinks, and a stop text
-never shows, not even its beginning. Torch-free.
+This module keeps two promises that tokens alone cannot keep: `committed` never shrinks, and no part
+of a stop text is ever committed. Torch-free.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from engine.model.tokenizer import Tokenizer
 
 
 class Transcript:
-    """The text of one request, fed with its growing committed tokens."""
+    """The text of one request, updated with its growing committed tokens."""
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._read = 0  # committed tokens decoded so far
+        self._read = 0  # committed tokens that have been decoded
         self._text = ""
-        self.stopped = False  # a stop text was met; the text ends before it
+        self.stopped = False  # whether a stop text was found; the text ends before it
 
     def update(self, progress: Progress) -> None:
-        """Takes in what was committed since the last call."""
+        """Adds the tokens that were committed since the last call."""
         if self.stopped:
             return
         fresh = progress.committed[self._read :]
@@ -38,13 +38,13 @@ class Transcript:
 
     @property
     def committed(self) -> str:
-        """Final text, without a tail that could become a stop text."""
+        """The final text, without an end that could become a stop text."""
         if self.stopped:
             return self._text
         return self._text[: len(self._text) - self._held_back()]
 
     def finish(self) -> str:
-        """All the text, once no token can come: a broken last character becomes U+FFFD."""
+        """The whole text once no more tokens come; an incomplete last character becomes U+FFFD."""
         if not self.stopped:
             before = len(self._text)
             self._text += self._decoder.decode(b"", final=True)
@@ -52,10 +52,10 @@ class Transcript:
         return self._text
 
     def draft(self, places: Sequence[DraftPlace]) -> tuple[str, tuple[Span, ...]]:
-        """What may still change behind `committed`: undecided places as one mask each.
+        """The text after `committed` that may still change, with one mask for each undecided place.
 
-        The held-back beginning of a stop text belongs to it. Masks behind the last decided place
-        are left out. Characters cut by a mask are not shown.
+        It includes the held-back beginning of a stop text. It leaves out masks after the last
+        decided place, and characters of which a mask hides a part.
         """
         held = self._held_back()
         pieces = [self._text[len(self._text) - held :]]
@@ -75,7 +75,7 @@ class Transcript:
         return "".join(pieces), tuple(spans)
 
     def _held_back(self) -> int:
-        """Length of the longest end of the text that a stop text begins with."""
+        """The length of the longest end of the text that is the beginning of a stop text."""
         if self.stopped:
             return 0
         longest = max((len(stop) for stop in self._stop), default=1) - 1
@@ -85,7 +85,7 @@ class Transcript:
         return 0
 
     def _cut_at_stop(self, before: int) -> None:
-        """Ends the text before the first stop text that reaches behind `before`."""
+        """Ends the text before the first stop text that ends after the offset `before`."""
         found = [
             at
             for stop in self._stop
@@ -97,7 +97,7 @@ class Transcript:
 
 
 def mean_confidence(confidences: Sequence[float]) -> float:
-    """Geometric mean; 1 for none."""
+    """The geometric mean; 1 if there are no confidences."""
     if not confidences:
         return 1.0
     total = sum(math.log(max(value, 1e-12)) for value in confidences)

@@ -10,7 +10,8 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from engine.model.tokenizer import Tokenizer, byte_alphabet
+from engine.model.spelling import byte_alphabet
+from engine.model.tokenizer import Tokenizer
 from engine.prompt import SPECIAL_TOKENS
 
 # Pieces in the order in which they merge: indentation, words of Python, a character of two bytes.

@@ -1,8 +1,8 @@
-"""What comes with a checkpoint about decoding it: `decoding.json`, its schema, reader and writer.
+"""`decoding.json`, a checkpoint's figures about decoding: its schema, reader and writer.
 
-The figures are the checkpoint's own, whatever the machine: how many tokens a forward decides in
-each mode, and whether block diffusion is as good as one token after the other. Torch-free; knows no
-step times and makes no choice.
+The figures do not depend on the machine: the number of tokens that a forward decides in each mode,
+and whether block diffusion gives text as good as autoregressive decoding. Torch-free; knows no step
+times and makes no choice.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ModeFigures:
     """One mode's means over many requests, counted after the prompt.
 
     Attributes:
-        tokens_per_forward: decided by one forward, rejected drafts not counted.
-        rows_per_forward: that it computed.
+        tokens_per_forward: the tokens that a forward decides, without rejected drafts.
+        rows_per_forward: the rows that a forward computes.
     """
 
     tokens_per_forward: float
@@ -39,14 +39,14 @@ class ModeFigures:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStats:
-    """What is known of decoding one checkpoint.
+    """What is known about decoding one checkpoint.
 
     Attributes:
-        modes: figures by mode; a mode that is missing was not measured.
-        block_length: of the requests they were measured on.
-        block_is_on_par: block diffusion's text is as good as that of "ar", by the benchmark's own
-            margin; where it is not known, it is not.
-        source: who says so, for status lines.
+        modes: the figures by mode; a mode that is missing was not measured.
+        block_length: the block length of the requests that were measured.
+        block_is_on_par: whether block diffusion's text is as good as that of "ar" within the
+            benchmark's margin; false if that is unknown.
+        source: the source of the figures, for status lines.
     """
 
     modes: Mapping[str, ModeFigures] = field(default_factory=lambda: MappingProxyType({}))
@@ -65,7 +65,7 @@ class _Mode(BaseModel):
 
 
 class _File(BaseModel):
-    """`decoding.json`. Modes that this version does not know are read over."""
+    """The content of `decoding.json`. Unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     format: int
@@ -74,14 +74,14 @@ class _File(BaseModel):
     modes: dict[str, _Mode]
 
 
-# Both from arXiv 2607.05722, SPEED-Bench: 6.82 tokens accepted per cycle of two forwards with the
-# drafter LoRA, 5.46 without; block diffusion 2.57 per forward at an accuracy 0.4 points from AR's.
-# One cycle of quadratic speculation is one forward of 32 x 33 rows.
+# From arXiv 2607.05722, SPEED-Bench: with the drafter LoRA 6.82 tokens are accepted per cycle of
+# two forwards, without it 5.46. Block diffusion decides 2.57 per forward, at an accuracy 0.4 points
+# from AR's. One cycle of quadratic speculation is one forward of 32 x 33 rows.
 _ACCEPTED, _ACCEPTED_WITH_DRAFTER = 5.46, 6.82
 
 
 def published_stats(*, has_drafter: bool) -> CheckpointStats:
-    """What is published of the released Nemotron-Labs-Diffusion."""
+    """The published figures of the released Nemotron-Labs-Diffusion."""
     accepted = _ACCEPTED_WITH_DRAFTER if has_drafter else _ACCEPTED
     modes = {
         "linear_spec": ModeFigures(accepted / 2, 32.0),
@@ -91,14 +91,20 @@ def published_stats(*, has_drafter: bool) -> CheckpointStats:
     return CheckpointStats(modes, 32, block_is_on_par=True, source="published figures")
 
 
-def read_stats(folder: Path, *, is_released: bool, has_drafter: bool) -> CheckpointStats | None:
-    """What `folder/decoding.json` says, else what is published, else None.
+def adapted_stats() -> CheckpointStats:
+    """What the bundled mask adapters do: measured on held-out holes through the CPU's engine."""
+    modes = {"pruned_spec": ModeFigures(2.4, 10.0)}
+    return CheckpointStats(modes, source="the mask adapter's figures")
 
-    A broken file counts as missing: it is logged and ignored. A checkpoint that is
-    one file has none beside it.
+
+def read_stats(folder: Path, *, is_released: bool, has_drafter: bool) -> CheckpointStats | None:
+    """The figures in `folder/decoding.json`, else the published ones, else None.
+
+    A broken file is logged and gives None. A checkpoint that is a single file has no such file.
 
     Args:
-        is_released: it has the architecture and the size of a released Nemotron-Labs-Diffusion.
+        is_released: whether the checkpoint has the architecture and the size of a released
+            Nemotron-Labs-Diffusion.
     """
     path = folder / FILE
     try:
@@ -119,8 +125,12 @@ def read_stats(folder: Path, *, is_released: bool, has_drafter: bool) -> Checkpo
 
 
 def write_stats(folder: Path, stats: CheckpointStats) -> Path:
-    """Writes `folder/decoding.json`, whole or not at all; returns its path. Raises OSError, and
-    ValidationError for figures that are not positive."""
+    """Writes `folder/decoding.json`, whole or not at all, and returns its path.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValidationError: a figure is not positive.
+    """
     modes = {
         name: _Mode(
             tokens_per_forward=figures.tokens_per_forward,

@@ -1,7 +1,7 @@
 """Measures the step-time curve with real steps of the loaded runtime, one at a time.
 
-Owns the measurement and a small K/V cache of its own, so that it never takes room from a request.
-A generator: who drives it decides when the next step may run. Knows no queue and no file.
+The measurement has a small K/V cache of its own, so that it never takes room from a request. It is
+a generator, so that its caller decides when the next step may run. Knows no queue and no file.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from engine.runtime import Cache, Runtime
 from engine.step import Step, chain
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
-CONTEXT = 256  # cached tokens: a short completion's prompt
-SAMPLES = 5  # for each, of which the least is taken (other work only adds), after a warm-up
+CONTEXT = 256  # cached tokens, as for the prompt of a short completion
+SAMPLES = 5  # steps for each count of rows, after a warm-up; the least time counts
 PREFILL_ROWS = 32
-# Once a step takes longer, and does so again, larger ones are left to the line through the last:
-# whoever begins to type waits for the step that has begun.
+# If a step takes longer than this twice, larger counts are not measured but extrapolated, because
+# a user who begins to type has to wait for the step that has begun.
 SLOW_SECONDS = 0.3
-# Once the steps took so long together no further round begins; a next start adds to the curve.
+# No further round begins after this time; the next start of the engine adds to the curve.
 TOTAL_SECONDS = 10.0
 
 
 def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
-    """Runs one step for each `next`; its value at the end is the curve.
+    """Runs one step for each `next`, and returns the curve at the end.
 
-    A step is timed as decoding runs it: rows in, a reading of each of them out. A large model's
-    curve is of fewer samples, one at least behind the warm-up.
+    A step is timed as decoding runs it, from its rows to a reading of each. The curve of a large
+    model has fewer samples, but at least one after the warm-up.
 
     Raises:
         engine.errors.MemoryExhausted: not even the small cache fits.
@@ -45,7 +45,7 @@ def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
         spent += _timed(runtime, cache, step)
         cache.keep(step, tuple(range(step.rows)))
         yield
-    # In rounds over all row counts: what else the machine does meanwhile then falls on all alike.
+    # Each round measures all counts of rows, so that other work on the machine affects all alike.
     samples: dict[int, list[float]] = {}
     for round_number in range(1 + SAMPLES):
         if round_number > 1 and spent > TOTAL_SECONDS * 1000:
@@ -66,7 +66,7 @@ def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
 
 
 def _timed(runtime: Runtime, cache: Cache, step: Step) -> float:
-    """Milliseconds of one step whose rows are not kept."""
+    """The milliseconds that one step takes; its rows are not kept."""
     began = time.perf_counter()
     runtime(step, cache, Sampling())
     return (time.perf_counter() - began) * 1000

@@ -1,8 +1,8 @@
-"""Which mode is expected to be the fastest for a request: what "auto" means.
+"""Chooses the decoding mode that is expected to be the fastest for a request, for mode "auto".
 
-Expected cost of a span = forwards it takes, by what a forward of the mode decides, times what such
-a forward costs by the step-time curve. Pure functions over frozen values, the same answer for the
-same figures. Torch-free; measures nothing and keeps nothing: the host keeps the records.
+The expected cost of a span is the number of forwards it takes, from the tokens that a forward of
+the mode decides, times the cost of such a forward by the step-time curve. The functions are pure.
+Torch-free; measures nothing and keeps nothing, since the host keeps the records.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from dataclasses import dataclass
 from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures
 from engine.auto.step_times import StepTimes
 
-# Modes that emit what "ar" emits, and block diffusion; on a tie the first one wins.
-CANDIDATES = ("ar", "copy_spec", "linear_spec", "block", "quadratic_spec")
-LINE_TOKENS = 12  # of a request for a single line
-GAIN_MIN = 1.02  # over "ar", to leave it: less is within the noise of the curve
+# The first wins a tie.
+CANDIDATES = ("ar", "copy_spec", "pruned_spec", "linear_spec", "block", "quadratic_spec")
+LINE_TOKENS = 12  # expected tokens of a request for a single line
+GAIN_MIN = 1.02  # a smaller gain over "ar" is within the noise of the curve
 
-PRIOR_FORWARDS = 64.0  # how many forwards of its own a mode needs to be believed over its prior
+PRIOR_FORWARDS = 64.0  # forwards after which a record counts as much as the prior
 FORWARDS_MAX = 2048.0  # older requests fade, so that a record follows what the user writes
 
-# Of copying in code that nothing is known of: 1 in 4 forwards verifies a draft of 3 tokens, and
-# gains 1. Wherever copying itself expects no gain it is "ar", whose cost it then has.
+# Copying in unknown code: one forward in four verifies a draft of 3 tokens and gains one token.
+# Where copying expects no gain, it decodes as "ar" does and has the same cost.
 COPY_FIGURES = ModeFigures(1.25, 1.75)
 AR_FIGURES = ModeFigures(1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ModeRecord:
-    """Totals over finished requests of one mode, counted after the prompt; older ones fade.
+    """Totals over finished requests of one mode, counted after the prompt; older requests fade.
 
     Attributes:
-        forwards: device calls.
-        rows: that they computed.
-        tokens: that they decided.
+        forwards: the number of forwards.
+        rows: the number of rows that they computed.
+        tokens: the number of tokens that they decided.
     """
 
     forwards: float = 0.0
@@ -52,7 +52,7 @@ class ModeRecord:
         )
 
     def figures(self, prior: ModeFigures) -> ModeFigures:
-        """What a forward of the mode does, starting from `prior`."""
+        """The mean figures of a forward, weighted with those of `prior`."""
         weight = PRIOR_FORWARDS
         total = self.forwards + weight
         return ModeFigures(
@@ -63,13 +63,12 @@ class ModeRecord:
 
 @dataclass(frozen=True, slots=True)
 class ModeQuery:
-    """What a choice depends on of a request.
+    """The properties of a request on which the choice depends.
 
     Attributes:
-        span: tokens expected to be emitted, as `expected_span` says.
-        block_length: the request's.
-        modes: that may be taken at all: the checkpoint's, without "block" where exactness is asked
-            for.
+        span: the number of tokens that it is expected to emit; see `expected_span`.
+        block_length: the request's block length.
+        modes: the modes that may be chosen: the checkpoint's, without "block" for exact requests.
     """
 
     span: int
@@ -79,11 +78,11 @@ class ModeQuery:
 
 @dataclass(frozen=True, slots=True)
 class ModeChoice:
-    """What was chosen, and the figures it was chosen by.
+    """The chosen mode and the figures behind the choice.
 
     Attributes:
-        costs: expected milliseconds per token of every mode that could be taken.
-        is_measured: false where the curve is a built-in one, which gives ratios rather than times.
+        costs: the expected milliseconds per token, for every mode that could be chosen.
+        is_measured: false for a built-in curve, whose costs are ratios rather than times.
     """
 
     mode: str
@@ -92,7 +91,7 @@ class ModeChoice:
 
 
 def expected_span(tokens_max: int, *, is_line: bool) -> int:
-    """Tokens to expect: as many as may be emitted, fewer where a single line is asked for."""
+    """The expected number of tokens: `tokens_max`, or less for a single line."""
     return min(tokens_max, LINE_TOKENS) if is_line else tokens_max
 
 
@@ -102,11 +101,10 @@ def select_mode(
     records: Mapping[str, ModeRecord],
     stats: CheckpointStats | None,
 ) -> ModeChoice:
-    """The mode with the least expected cost, "ar" unless another one is expected to gain.
+    """The mode with the least expected cost; "ar" unless another mode is expected to gain.
 
-    A mode of which nothing is known is no candidate: neither the checkpoint's figures name it nor
-    has this host finished a request in it. "block" is one only where the figures say that its
-    text is as good as that of "ar".
+    A mode is a candidate only if the checkpoint's figures name it or this host has a record of it,
+    and "block" only if the figures say that its text is as good as that of "ar".
     """
     costs: dict[str, float] = {}
     for mode in CANDIDATES:
@@ -123,7 +121,7 @@ def select_mode(
 def _figures(
     mode: str, query: ModeQuery, record: ModeRecord | None, stats: CheckpointStats | None
 ) -> ModeFigures | None:
-    """What a forward of the mode does; None where it must not be taken or nothing is known."""
+    """The figures of a forward; None if the mode must not be chosen or nothing is known of it."""
     if mode == "ar":
         return AR_FIGURES
     if mode not in query.modes:
@@ -141,9 +139,9 @@ def _figures(
 
 
 def _cost(mode: str, figures: ModeFigures, query: ModeQuery, times: StepTimes) -> float:
-    """Expected milliseconds per token of a span whose first token comes with the prompt."""
+    """The expected milliseconds per token of a span whose first token comes with the prompt."""
     wanted = max(query.span - 1, 1)
-    # A forward decides at most a block, and a cycle is never begun by halves.
+    # A cycle decides at most one block, and at least one whole cycle is computed.
     forwards_per_cycle = 2 if mode == "linear_spec" else 1
     per_forward = min(figures.tokens_per_forward, query.block_length / forwards_per_cycle)
     cycles = wanted / (per_forward * forwards_per_cycle)
@@ -152,8 +150,11 @@ def _cost(mode: str, figures: ModeFigures, query: ModeQuery, times: StepTimes) -
 
 
 def _rows(mode: str, figures: ModeFigures, query: ModeQuery) -> float:
-    """Of a forward: block diffusion computes whole blocks, the others no more than can be kept."""
+    """The rows of a forward: whole blocks in "block", masks as well in "pruned_spec", else no more
+    rows than can be kept."""
     length = query.block_length
+    if mode == "pruned_spec":
+        return figures.rows_per_forward
     if mode == "block":
         return float(length)
     longest = min(length, max(query.span - 1, 1))
@@ -163,11 +164,11 @@ def _rows(mode: str, figures: ModeFigures, query: ModeQuery) -> float:
 
 
 def quadratic_length(times: StepTimes, longest: int) -> int:
-    """Tokens per block for quadratic speculation where nobody says how many: the longest power of
-    two, from 2 to `longest`, whose B (B + 1) rows cost no more than two forwards of one row.
+    """The default number B of tokens per block for quadratic speculation: the largest power of two
+    from 2 to `longest` whose B (B + 1) rows cost no more than two forwards of one row.
 
-    A cycle of linear speculation is two forwards as well. Blocks of 32 are 1,056 rows, which a card
-    computes beside its reading of the weights, and a processor in fifty times of a row's time.
+    A cycle of linear speculation is two forwards as well. A block of 32 has 1,056 rows. A card
+    computes them while it reads the weights; a processor takes fifty times the time of one row.
     """
     length = 2
     while 2 * length <= longest and times.at(2 * length * (2 * length + 1)) <= 2 * times.at(1):
@@ -176,7 +177,7 @@ def quadratic_length(times: StepTimes, longest: int) -> int:
 
 
 def explain(found: ModeChoice) -> str:
-    """The figures as one line, cheapest first."""
+    """The figures as one line of text, the cheapest mode first."""
     unit = "ms" if found.is_measured else "steps of one row (not measured yet)"
     costs = sorted(found.costs.items(), key=lambda item: item[1])
     listed = ", ".join(f"{mode} {cost:.3g}" for mode, cost in costs)
@@ -184,7 +185,7 @@ def explain(found: ModeChoice) -> str:
 
 
 def decided_tokens(tokens: int, reason: str) -> int:
-    """Tokens that the forwards behind the prompt decided: not the first one, but a stop token."""
+    """The tokens that forwards after the prompt decided: all but the first, and a stop token."""
     return max(tokens - 1, 0) + (reason == "end")
 
 

@@ -1,7 +1,7 @@
-"""What a step costs by its number of rows: the curve that drafts and modes are chosen by.
+"""The step-time curve: the time of a step by its number of rows. Drafts and modes depend on it.
 
-Owns the curve, its form as JSON and the file it is kept in. Torch-free; how it is measured stands
-in `engine.auto.measuring`. Knows no clock and no model.
+This module owns the curve, its JSON form and its file. Torch-free; `engine.auto.measuring` measures
+the curve.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from engine.atomic_json import write_atomically
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the file; another one is measured anew
-PREFILL_ROWS = (16, 32, 64, 128, 256)  # that a step of a prompt may have: whole pages of the cache
-PREFILL_MS_MAX = 80.0  # a cancelled request still takes as long as the step that has begun
-_PREFILL_SLACK, _PREFILL_SLACK_UNMEASURED = 1.25, 1.1  # times the cheapest count's cost of a row
+FORMAT = 1  # of the file; a file in another format is measured anew
+PREFILL_ROWS = (16, 32, 64, 128, 256)  # possible row counts of a prompt's steps: whole cache pages
+PREFILL_MS_MAX = 80.0  # a request can only be cancelled between two steps
+# How much more a row may cost than with the cheapest row count, as a factor.
+_PREFILL_SLACK, _PREFILL_SLACK_UNMEASURED = 1.25, 1.1
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Milliseconds of one step by its rows, piecewise linear between the measured counts.
+    """The milliseconds of one step by its rows, piecewise linear between the measured counts.
 
     Attributes:
-        rows: ascending, from 1 on; at least two.
-        milliseconds: of each; positive, never falling (a step of more rows is no cheaper one:
-            what looks like that is noise, or a reason to pad).
-        context: tokens that were cached while it was measured.
-        is_measured: false for a built-in curve, of which only the ratios mean anything.
+        rows: at least two counts of rows, ascending, the first one 1.
+        milliseconds: the time for each count; positive and never falling, since a step of more rows
+            that seems to be cheaper is noise, or a reason to pad.
+        context: the number of tokens that were cached during the measurement.
+        is_measured: false for a built-in curve, of which only the ratios are meaningful.
     """
 
     rows: tuple[int, ...]
@@ -43,7 +44,7 @@ class StepTimes:
     is_measured: bool = True
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no curve."""
+        """Raises ValueError if the fields do not form a curve."""
         if len(self.rows) != len(self.milliseconds) or len(self.rows) < 2 or self.rows[0] != 1:
             raise ValueError("a curve has as many times as row counts, two or more, from 1 on")
         if any(second <= first for first, second in pairwise(self.rows)):
@@ -54,8 +55,8 @@ class StepTimes:
             raise ValueError("times are positive")
 
     def at(self, rows: float) -> float:
-        """Milliseconds of a step of so many rows (a mean may be no whole number); at least those of
-        one row. Behind the last measured count the last two go on as a line."""
+        """The milliseconds of a step with this number of rows, which may be a mean; at least those
+        of one row. After the last measured count the line through the last two continues."""
         last = len(self.rows) - 1
         right = next((i for i in range(1, last) if rows <= self.rows[i]), last)
         left = right - 1
@@ -64,9 +65,9 @@ class StepTimes:
         return low + share * (high - low)
 
     def least(self, other: StepTimes) -> StepTimes:
-        """The lesser of both at every count, where they were measured alike; else this one.
+        """The lesser time at every count if both curves were measured alike, else this curve.
 
-        What else a machine does only ever adds to a time.
+        Other work of the machine can only add to a time.
         """
         if (self.rows, self.context) != (other.rows, other.context):
             return self
@@ -74,11 +75,11 @@ class StepTimes:
         return replace(self, milliseconds=tuple(times))
 
 
-# Ratios alone, of int8: between what AVX2 and AMX take.
+# Ratios only, for int8: between those of AVX2 and AMX.
 CPU_TIMES = StepTimes(
     (1, 2, 4, 8, 16, 32, 64, 128), (1.0, 1.1, 1.2, 1.5, 2.2, 3.5, 6.5, 12.5), is_measured=False
 )
-# A third party's 8 B forwards on a B200, as far as they were measured; one row as eight.
+# A third party's measurement of the 8B model on a B200; the time for 1 row is that for 8.
 CUDA_TIMES = StepTimes(
     (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048),
     (4.98, 4.98, 5.12, 5.6, 6.58, 9.5, 10.7, 14.6, 20.9, 35.4),
@@ -87,17 +88,17 @@ CUDA_TIMES = StepTimes(
 
 
 def built_in_times(device: str) -> StepTimes:
-    """The curve to go by until one was measured."""
+    """The curve to use until one has been measured."""
     return CUDA_TIMES if device == "cuda" else CPU_TIMES
 
 
 def prefill_rows(times: StepTimes) -> int:
-    """Rows of one step of a long prompt, one of PREFILL_ROWS.
+    """The rows of one step of a long prompt: one of PREFILL_ROWS.
 
-    Between two steps a request can be cancelled, so a step should be short; but many short ones
-    take longer together. Of the counts whose rows cost little more than the cheapest count's, it is
-    the largest one that takes no longer than PREFILL_MS_MAX, or the smallest one where all do.
-    Where no milliseconds were measured it is the smallest one that costs next to nothing more.
+    A request can be cancelled between two steps, so a step should be short; but many short steps
+    take longer together. Of the counts whose rows cost little more than the cheapest count's, this
+    is the largest one that takes no longer than PREFILL_MS_MAX, or the smallest one if all take
+    longer. For a built-in curve it is the smallest count whose rows cost hardly more.
     """
     slack = _PREFILL_SLACK if times.is_measured else _PREFILL_SLACK_UNMEASURED
     cheapest = min(times.at(rows) / rows for rows in PREFILL_ROWS)
@@ -108,7 +109,7 @@ def prefill_rows(times: StepTimes) -> int:
 
 
 def never_falling(rows: Sequence[int], milliseconds: Sequence[float], context: int) -> StepTimes:
-    """The curve of measured times, in which each is at least the one before it."""
+    """The curve of the measured times, each raised to the time before it where it is lower."""
     highest: list[float] = []
     for time in milliseconds:
         highest.append(max(time, highest[-1] if highest else 0.0))
@@ -117,11 +118,11 @@ def never_falling(rows: Sequence[int], milliseconds: Sequence[float], context: i
 
 @dataclass(frozen=True, slots=True)
 class TimesKey:
-    """What a measured curve holds for; another value of any field is another curve.
+    """Identifies a measured curve; it is valid for these values of all fields only.
 
     Attributes:
-        machine: the device's own name where it has one, else the machine's.
-        program: versions of the program and of what computes.
+        machine: the card's name, or the machine's if there is no card.
+        program: the versions of this program and of the library that computes.
     """
 
     checkpoint: str
@@ -134,11 +135,11 @@ class TimesKey:
 
 @dataclass(frozen=True, slots=True)
 class TimesFile:
-    """Where the host wants a curve to be kept.
+    """The file in which the host keeps a curve.
 
     Attributes:
         checkpoint: identifies the checkpoint's folder and the state of its files.
-        version: of the program.
+        version: the version of this program.
     """
 
     path: Path
@@ -147,7 +148,7 @@ class TimesFile:
 
 
 class _Stored(BaseModel):
-    """The file as JSON."""
+    """The content of the file."""
 
     model_config = ConfigDict(extra="forbid")
     format: int
@@ -158,7 +159,7 @@ class _Stored(BaseModel):
 
 
 def read_times(path: Path, key: TimesKey) -> StepTimes | None:
-    """The curve in the file; None where there is none for this key, or the file is broken."""
+    """The curve in the file; None if there is none for this key or the file is broken."""
     try:
         stored = _Stored.model_validate_json(path.read_bytes())
         if stored.format != FORMAT or stored.key != asdict(key):
@@ -167,12 +168,12 @@ def read_times(path: Path, key: TimesKey) -> StepTimes | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError, ValueError) as error:
-        logger.warning("%s cannot be read (%s): measured anew", path, type(error).__name__)
+        logger.warning("%s cannot be read (%s); measuring anew", path, type(error).__name__)
         return None
 
 
 def write_times(path: Path, key: TimesKey, times: StepTimes) -> None:
-    """Keeps the curve, whole or not at all. A folder that cannot be written to is no failure."""
+    """Writes the curve, whole or not at all. If that fails, it is only logged."""
     stored = _Stored(
         format=FORMAT,
         key=asdict(key),

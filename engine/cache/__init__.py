@@ -1,1 +1,1 @@
-"""The K/V cache: a page table in pure Python and the tensors behind it."""
+"""The K/V cache: a page table in pure Python, and the stores in torch and numpy that use it."""

@@ -1,8 +1,9 @@
-"""The K/V store of the CPU engine, in numpy: pages for what may be found again, and for each open
-sequence a workspace in which its keys and values lie as the graph reads them.
+"""The K/V store of the CPU engine, in numpy.
 
-Opening a sequence copies its cached pages into the workspace once; a step then reads the workspace
-without copying and adds the rows that are kept to both. Knows nothing of decoding or attention.
+Pages hold the keys and values that later requests may reuse. Each open sequence also has a
+workspace, in which its keys and values have the layout that the graph reads. Opening a sequence
+copies its cached pages into the workspace once. A step reads the workspace without copying and adds
+the kept rows to both. This module knows nothing of decoding or attention.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from engine.cache.shape import CacheShape
 from engine.errors import MemoryExhausted
 from engine.step import Step, check_path
 
-# K/V of exact sequences were computed in tiles and differ from others' in the last bits.
-_EXACT_SALT = b"exact"
-_WORKSPACES_KEPT = 2  # of closed sequences: their memory, and what they hold of the next prompt
+# Workspaces of closed sequences that are kept: they save allocations, and often hold the beginning
+# of the next prompt.
+_WORKSPACES_KEPT = 2
 Array = NDArray[numpy.float32]
 
 
 @dataclass(slots=True, eq=False)
 class Workspace:
-    """One open sequence.
+    """The keys and values of one open sequence.
 
     Attributes:
-        array: (layers, 2, Hkv, capacity, D) fp32, of which the first `len(tokens)` places are
-            cached; those behind them are scratch for the step that is being computed.
-        tokens: whose keys and values they are.
+        array: (layers, 2, Hkv, capacity, D) fp32. The first `len(tokens)` places are cached; the
+            places after them are scratch memory for the current step.
+        tokens: the tokens whose keys and values are cached.
     """
 
     array: Array
@@ -40,31 +41,32 @@ class Workspace:
 
     @property
     def length(self) -> int:
-        """Cached tokens."""
+        """The number of cached tokens."""
         return len(self.tokens)
 
     def cached(self, layer: int, part: int, head: int, length: int | None = None) -> Array:
-        """(length, D) contiguous: a head's keys (part 0) or values (1) of the first tokens."""
+        """(length, D), contiguous: keys (part 0) or values (part 1) of a head's first tokens."""
         return self.array[layer, part, head, : self.length if length is None else length]
 
 
 class ArrayCache:
-    """K/V of all sequences. Owned and called by the engine thread alone."""
+    """The K/V of all sequences. Only the engine thread calls it."""
 
     def __init__(self, shape: CacheShape, num_tokens: int, *, half: bool) -> None:
         """
         Args:
-            half: pages are kept as fp16. Only for a graph whose keys and values are fp16 numbers.
+            half: whether pages are kept as fp16, which is lossless only for a graph that rounds its
+                keys and values to fp16.
 
         Raises:
-            MemoryExhausted: the store does not fit.
+            MemoryExhausted: the store does not fit into memory.
         """
         self._pages = PageTable(max(1, num_tokens // PAGE_TOKENS))
         self._shape = shape
         slots = self._pages.counts().total * PAGE_TOKENS
         dtype = numpy.float16 if half else numpy.float32
         try:
-            # Not touched before it is used, so that the system gives it out page by page.
+            # The system provides zeroed memory page by page, when it is first used.
             self._store = numpy.zeros((slots, *self._token_size), dtype)
         except MemoryError:
             raise MemoryExhausted(
@@ -82,19 +84,14 @@ class ArrayCache:
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit."""
+        """The number of tokens that fit."""
         return self._pages.counts().total * PAGE_TOKENS
 
     def open(
         self, prompt: Sequence[int], tokens_max: int, *, exact: bool = False
     ) -> tuple[int, int]:
-        """As `PageTable.open`: the sequence's number and its cached prompt tokens.
-
-        Args:
-            exact: its causal rows are to be computed with row invariance; it shares pages with
-                exact sequences alone.
-        """
-        sequence, cached = self._pages.open(prompt, tokens_max, _EXACT_SALT if exact else b"")
+        """As `PageTable.open`; the causal rows of exact sequences need row invariance."""
+        sequence, cached = self._pages.open(prompt, tokens_max, exact=exact)
         workspace, held = self._take(prompt[:cached], tokens_max, exact)
         if held < cached:
             slots = self._pages.slots(sequence)[held:]
@@ -116,28 +113,27 @@ class ArrayCache:
         return self._pages.counts()
 
     def workspace(self, sequence: int) -> Workspace:
-        """The sequence's own, valid until it is closed."""
+        """The workspace of a sequence, valid until the sequence is closed."""
         return self._open[sequence]
 
     def lengths(self, step: Step) -> list[tuple[int, int]]:
-        """(sequence, cached tokens) for each sequence of the step, in order of first row."""
+        """(sequence, cached tokens) for each sequence of the step, in the order of first rows."""
         numbers = dict.fromkeys(step.sequence)
         return [(number, self._open[number].length) for number in numbers]
 
     def exact_sequences(self, step: Step) -> frozenset[int]:
-        """Those of the step's sequences that were opened as exact."""
+        """The sequences of the step that were opened as exact."""
         return frozenset(number for number in set(step.sequence) if self._open[number].is_exact)
 
     def computed(self, new: Array) -> None:
-        """Takes the keys and values (layers, 2, Hkv, R, D) of the step just computed."""
+        """Takes the keys and values (layers, 2, Hkv, R, D) of the step that was just computed."""
         self._new = new
 
     def keep(self, step: Step, rows: Sequence[int]) -> None:
-        """Caches rows of the step just computed.
+        """Caches rows of the step that was just computed.
 
         Args:
-            rows: a path from the root: each row's parent is the row before it, the first one's is
-                CACHED. Group 0 and drafter off: nothing bidirectional or drafted is ever cached.
+            rows: a causal path, as `engine.step.check_path` requires.
         """
         if not rows:
             return
@@ -154,7 +150,7 @@ class ArrayCache:
         self._store[slots] = new.transpose(3, 0, 1, 2, 4)
 
     def _take(self, cached: Sequence[int], tokens_max: int, exact: bool) -> tuple[Workspace, int]:
-        """A workspace with room for `tokens_max`, and how many of the cached tokens it holds."""
+        """A workspace with room for `tokens_max`, and the number of cached tokens it holds."""
         fitting = [
             workspace
             for workspace in self._closed
@@ -162,7 +158,7 @@ class ArrayCache:
         ]
         if not fitting:
             layers, parts, heads, width = self._token_size
-            # Somewhat more, so that the next request of a growing file finds room in it.
+            # Somewhat more than needed, so that the workspace still fits when the file has grown.
             room = -(-tokens_max // 512) * 512
             array = numpy.empty((layers, parts, heads, room, width), numpy.float32)
             return Workspace(array, exact), 0
@@ -172,7 +168,7 @@ class ArrayCache:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+    """The number of tokens at the beginning that both have in common."""
     for index, (one, other) in enumerate(zip(left, right, strict=False)):
         if one != other:
             return index

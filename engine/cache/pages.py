@@ -1,9 +1,10 @@
 """Which page of the K/V store holds which tokens: allocation, sharing, eviction. Pure Python.
 
-A full page is immutable and known by the hash of its chain (every token up to its end), so that a
-later request with the same beginning takes it over without computing it. The tail page of a
-sequence is private. Pages that no sequence uses stay cached until their place is needed, least
-recently used first, the ends of chains before their beginnings. Knows nothing of tensors.
+A full page is immutable and identified by the hash of its chain (every token up to its end), so
+that a later request with the same beginning reuses the page without computing it. The last,
+partly filled page of a sequence is private. Pages that no sequence uses stay cached until their
+room is needed: the least recently used are evicted first, and the end of a chain before its
+beginning. This module knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 PAGE_TOKENS = 16
+# The chain of an exact sequence begins with this. Its K/V are computed in tiles and differ from
+# those of other sequences in the last bits.
+_EXACT_SALT = b"exact"
 
 
 class CacheFull(Exception):
-    """Not enough pages are free or evictable right now."""
+    """Too few pages are free or evictable right now."""
 
 
 @dataclass(slots=True)
 class _Chain:
-    """One open sequence: its pages, the tokens of its private tail, the hash before the tail."""
+    """One open sequence: its pages, the tokens on its private page, the hash before that page."""
 
     pages: list[int]
     length: int
@@ -34,7 +38,10 @@ class _Chain:
 
 @dataclass(frozen=True, slots=True)
 class PageCounts:
-    """Where the pages are; the four always add up to the total."""
+    """How many pages are free, cached without a user, or in use; these three add up to the total.
+
+    `reserved` pages are promised to open sequences and still count as free or cached.
+    """
 
     total: int
     free: int
@@ -58,15 +65,17 @@ class PageTable:
         self._chains: dict[int, _Chain] = {}
         self._next_sequence = 0
 
-    def open(self, prompt: Sequence[int], tokens_max: int, salt: bytes = b"") -> tuple[int, int]:
+    def open(
+        self, prompt: Sequence[int], tokens_max: int, *, exact: bool = False
+    ) -> tuple[int, int]:
         """Opens a sequence that will hold at most `tokens_max` tokens.
 
-        Room for all of them is set aside now, so that a request once begun never runs out.
+        Room for all of them is reserved now, so that a request that has begun never runs out.
 
         Args:
-            prompt: the tokens it begins with. The last one is never taken from the cache: its
-                logits are wanted.
-            salt: begins the hash of its chain: pages are shared within one salt alone.
+            prompt: the tokens that the sequence begins with. The last one is never taken from the
+                cache, because its logits are needed.
+            exact: whether the sequence shares pages with exact sequences instead of ordinary ones.
 
         Returns:
             The sequence's number, and how many prompt tokens are cached already.
@@ -75,7 +84,7 @@ class PageTable:
             CacheFull: not enough room while the other sequences are open.
         """
         assert len(prompt) <= tokens_max
-        pages, last_hash = self._match(prompt, salt)
+        pages, last_hash = self._match(prompt, _EXACT_SALT if exact else b"")
         needed = -(-tokens_max // PAGE_TOKENS) - len(pages)
         revived = sum(1 for page in pages if page in self._unused)
         if needed > len(self._free) + len(self._unused) - revived - self._reserved:
@@ -91,18 +100,18 @@ class PageTable:
         return sequence, length
 
     def length(self, sequence: int) -> int:
-        """Tokens cached for the sequence."""
+        """The number of tokens cached for the sequence."""
         return self._chains[sequence].length
 
     def slots(self, sequence: int) -> list[int]:
-        """Slot (page * PAGE_TOKENS + offset) of each cached token, in order of position."""
+        """The slot (page * PAGE_TOKENS + offset) of each cached token, in order of position."""
         chain = self._chains[sequence]
         return [
             page * PAGE_TOKENS + offset for page in chain.pages for offset in range(PAGE_TOKENS)
         ][: chain.length]
 
     def append(self, sequence: int, tokens: Sequence[int]) -> list[int]:
-        """Extends the sequence and returns the slots at which the tokens' K/V belong."""
+        """Extends the sequence and returns the slots where the tokens' K/V belong."""
         chain = self._chains[sequence]
         slots: list[int] = []
         for token in tokens:
@@ -116,14 +125,14 @@ class PageTable:
         return slots
 
     def close(self, sequence: int) -> None:
-        """Ends the sequence; its full pages stay cached, its tail is freed."""
+        """Ends the sequence. Its full pages stay cached, and its private page is freed."""
         chain = self._chains.pop(sequence)
         self._reserved -= chain.reserved
-        for page in reversed(chain.pages):  # ends of chains become the oldest, so go first
+        for page in reversed(chain.pages):  # the end of the chain becomes the oldest page
             self._release(page)
 
     def counts(self) -> PageCounts:
-        """For metrics, and for the law that cancelling leaks nothing."""
+        """The state of all pages, for metrics and for the law that cancelling leaks nothing."""
         free, cached = len(self._free), len(self._unused)
         return PageCounts(
             self._num_pages, free, cached, self._num_pages - free - cached, self._reserved
@@ -154,7 +163,7 @@ class PageTable:
         return page
 
     def _seal(self, chain: _Chain) -> None:
-        """The tail is full: register it, unless another sequence computed the same page first."""
+        """Registers the full last page, unless another sequence computed the same page first."""
         chain.hash = _extend(chain.hash, chain.tail)
         chain.tail = []
         if chain.hash not in self._by_hash:

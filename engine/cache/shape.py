@@ -1,4 +1,4 @@
-"""What one token's keys and values take. Torch-free."""
+"""The size of one token's keys and values. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """Of one token: a key and a value of `head_dim` for each K/V head of each layer."""
+    """A token has one key and one value of width `head_dim` for each K/V head of each layer."""
 
     layers: int
     kv_heads: int
@@ -17,5 +17,5 @@ class CacheShape:
 
     @classmethod
     def of(cls, config: ModelConfig) -> CacheShape:
-        """The shape for a model."""
+        """The shape for a model with this config."""
         return cls(config.layers, config.kv_heads, config.head_dim)

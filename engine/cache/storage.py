@@ -1,7 +1,8 @@
-"""The K/V store: tensors behind the page table, and the K/V of the step that is being computed.
+"""The K/V store in torch: tensors whose slots the page table assigns, and the K/V of one step.
 
-Rows of a step enter the store only through `keep`; whatever is not kept is gone with the next step,
-so that rolling back a draft is simply not keeping it. Knows nothing of decoding or attention.
+Rows of a step enter the store only through `keep`. Rows that are not kept disappear with the next
+step, so that rolling back a draft means not keeping it. This module knows nothing of decoding or
+attention.
 """
 
 from __future__ import annotations
@@ -18,22 +19,20 @@ from engine.cache.shape import CacheShape
 from engine.errors import MemoryExhausted
 from engine.step import Step, check_path
 
-# K/V of exact sequences were computed in tiles and differ from others' in the last bits.
-_EXACT_SALT = b"exact"
-
 
 class KVCache:
-    """K/V of all sequences. Owned and called by the engine thread alone."""
+    """The K/V of all sequences. Only the engine thread calls it."""
 
     def __init__(
         self, shape: CacheShape, num_tokens: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
-        """Raises MemoryExhausted when the store does not fit."""
+        """Raises MemoryExhausted if the store does not fit on the device."""
         self._pages = PageTable(max(1, num_tokens // PAGE_TOKENS))
         slots = self._pages.counts().total * PAGE_TOKENS
         size = (shape.layers, slots, 2, shape.kv_heads, shape.head_dim)
         try:
-            # (L, slots, 2, Hkv, D): a token's key and value together, since they are read together.
+            # (L, slots, 2, Hkv, D): a token's key and value are adjacent because they are read
+            # together.
             self._store = torch.zeros(size, device=device, dtype=dtype)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             raise MemoryExhausted(
@@ -41,25 +40,19 @@ class KVCache:
                 remedy="Lower engine.cache_tokens.",
                 param="engine.cache_tokens",
             ) from None
-        self._new: list[Tensor] = []  # of each layer, (R, 2, Hkv, D)
+        self._new: list[Tensor] = []  # for each layer, (R, 2, Hkv, D)
         self._exact: set[int] = set()
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit."""
+        """The number of tokens that fit."""
         return self._pages.counts().total * PAGE_TOKENS
 
     def open(
         self, prompt: Sequence[int], tokens_max: int, *, exact: bool = False
     ) -> tuple[int, int]:
-        """As `PageTable.open`: the sequence's number and its cached prompt tokens.
-
-        Args:
-            exact: its causal rows are to be computed with row invariance; it shares pages with
-                exact sequences alone.
-        """
-        salt = _EXACT_SALT if exact else b""
-        sequence, cached = self._pages.open(prompt, tokens_max, salt)
+        """As `PageTable.open`; the causal rows of exact sequences need row invariance."""
+        sequence, cached = self._pages.open(prompt, tokens_max, exact=exact)
         if exact:
             self._exact.add(sequence)
         return sequence, cached
@@ -74,70 +67,52 @@ class KVCache:
         return self._pages.counts()
 
     def lengths(self, step: Step) -> list[tuple[int, int]]:
-        """(sequence, cached tokens) for each sequence of the step, in order of first row: the
-        order in which `view` lays their cached keys out."""
+        """(sequence, cached tokens) for each sequence of the step, in the order of their first
+        rows, which is also the order of the cached keys in a `view`."""
         return [(number, self._pages.length(number)) for number in dict.fromkeys(step.sequence)]
 
     def exact_sequences(self, step: Step) -> frozenset[int]:
-        """Those of the step's sequences that were opened as exact."""
+        """The sequences of the step that were opened as exact."""
         return frozenset(self._exact.intersection(step.sequence))
 
     def view(self, step: Step) -> StepView:
-        """Opens the step: its attention reads through the returned view, valid until the next."""
+        """Opens a step. Attention reads through the returned view, valid until the next step."""
         self._new = []
         slots = self._slots(dict.fromkeys(step.sequence))
-        # Any slot where the step's own rows will be written over it.
-        return StepView(self, functional.pad(slots, (0, step.rows)), len(slots))
+        # The step's own rows overwrite the padding, so any slot will do there.
+        index = functional.pad(slots, (0, step.rows))
+        return StepView(self._store, index, len(slots), self._new)
 
     def begin_parts(self, step: Step) -> None:
-        """Opens a step whose rows are computed by several forwards, through a `part_view` each."""
+        """Opens a step that is computed by several forwards, each through its own `part_view`."""
         size = (len(self._store), step.rows, *self._store.shape[2:])
         self._new = list(self._store.new_zeros(size))
 
     def part_view(
         self, sequences: Iterable[int], rows: Sequence[int], seen: Sequence[int]
     ) -> PartView:
-        """What one forward of a step in parts reads and writes, valid until the next step.
+        """The view of one forward of a step in parts, valid until the next step.
 
         Args:
-            sequences: whose cached tokens it reads, in this order.
-            rows: of the step, which it computes.
-            seen: rows whose new K/V it reads, in this order: its own and those of parts before it.
+            sequences: the sequences whose cached tokens the forward reads, in this order.
+            rows: the rows of the step that the forward computes.
+            seen: the rows whose new K/V the forward reads, in this order: its own rows and rows of
+                earlier parts.
         """
         device = self._store.device
         return PartView(
-            self,
+            self._store,
             self._slots(sequences),
             torch.tensor(rows, dtype=torch.int64).to(device),
             torch.tensor(seen, dtype=torch.int64).to(device),
+            self._new,
         )
 
-    def extend(
-        self, layer: int, view: StepView, key: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Remembers a layer's new K/V (R, Hkv, D); returns cached and new ones (P + R, Hkv, D)."""
-        assert layer == len(self._new), "layers run in order, once per step"
-        self._new.append(torch.stack((key, value), dim=1))
-        seen = self._store[layer].index_select(0, view.index)
-        seen[view.cached :] = self._new[-1]
-        return seen[:, 0], seen[:, 1]
-
-    def extend_part(
-        self, layer: int, part: PartView, key: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """As `extend`, for the rows of one part: returns cached and new ones (P + S, Hkv, D)."""
-        new = self._new[layer]
-        new.index_copy_(0, part.rows, torch.stack((key, value), dim=1))
-        cached = self._store[layer].index_select(0, part.index)
-        seen = torch.cat((cached, new.index_select(0, part.seen)))
-        return seen[:, 0], seen[:, 1]
-
     def keep(self, step: Step, rows: Sequence[int]) -> None:
-        """Caches rows of the step just computed.
+        """Caches rows of the step that was just computed.
 
         Args:
-            rows: a path from the root: each row's parent is the row before it, the first one's is
-                CACHED. Group 0 and drafter off: nothing bidirectional or drafted is ever cached.
+            rows: a causal path, as `engine.step.check_path` requires.
         """
         if not rows:
             return
@@ -152,44 +127,58 @@ class KVCache:
             stored.index_copy_(0, target, new.index_select(0, source))
 
     def _slots(self, sequences: Iterable[int]) -> Tensor:
-        """(P,) int64: where the cached tokens of these sequences are, one behind the other."""
+        """(P,) int64: the slots of these sequences' cached tokens, one sequence after another."""
         slots = [slot for sequence in sequences for slot in self._pages.slots(sequence)]
         return torch.tensor(slots, dtype=torch.int64).to(self._store.device)
 
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """The cached tokens that one step's rows see.
+    """The keys and values that the rows of one step see.
 
     Attributes:
-        index: (P + R,) int64: their slots, and room for the step's own rows.
+        store: (L, slots, 2, Hkv, D), the cached tokens of all sequences.
+        index: (P + R,) int64: the slots of the P cached tokens, and room for the step's R rows.
         cached: P.
+        new: for each layer that has run, (R, 2, Hkv, D); filled by `extend`.
     """
 
-    cache: KVCache
+    store: Tensor
     index: Tensor
     cached: int
+    new: list[Tensor]
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """As `KVCache.extend`."""
-        return self.cache.extend(layer, self, key, value)
+        """Remembers a layer's new K/V (R, Hkv, D); returns cached and new ones (P + R, Hkv, D)."""
+        assert layer == len(self.new), "layers run in order, once per step"
+        self.new.append(torch.stack((key, value), dim=1))
+        seen = self.store[layer].index_select(0, self.index)
+        seen[self.cached :] = self.new[-1]
+        return seen[:, 0], seen[:, 1]
 
 
 @dataclass(frozen=True, slots=True)
 class PartView:
-    """As `StepView`, of a step in parts; see `KVCache.part_view`.
+    """The keys and values that one part of a step sees; see `KVCache.part_view`.
 
     Attributes:
-        index: (P,) int64, slots of the cached tokens it reads.
-        rows: (N,) int64, rows of the step that it computes.
-        seen: (S,) int64, rows of the step whose new K/V it reads.
+        store: (L, slots, 2, Hkv, D), the cached tokens of all sequences.
+        index: (P,) int64, slots of the cached tokens that the part reads.
+        rows: (N,) int64, rows of the step that the part computes.
+        seen: (S,) int64, rows of the step whose new K/V the part reads.
+        new: for each layer, (R, 2, Hkv, D) of the whole step; `extend` fills in the part's rows.
     """
 
-    cache: KVCache
+    store: Tensor
     index: Tensor
     rows: Tensor
     seen: Tensor
+    new: list[Tensor]
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """As `KVCache.extend_part`."""
-        return self.cache.extend_part(layer, self, key, value)
+        """Remembers a layer's new K/V (N, Hkv, D); returns cached and seen ones (P + S, Hkv, D)."""
+        new = self.new[layer]
+        new.index_copy_(0, self.rows, torch.stack((key, value), dim=1))
+        cached = self.store[layer].index_select(0, self.index)
+        seen = torch.cat((cached, new.index_select(0, self.seen)))
+        return seen[:, 0], seen[:, 1]

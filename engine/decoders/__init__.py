@@ -1,4 +1,4 @@
-"""Decoding strategies by mode. They decide; they neither compute nor cache."""
+"""The decoding strategies by mode. A strategy decides; it neither computes nor caches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from engine.decoders.ar import AutoRegressive
 from engine.decoders.block import BlockDiffusion
 from engine.decoders.copy_spec import CopySpec
 from engine.decoders.linear_spec import LinearSpec
+from engine.decoders.pruned_spec import PrunedSpec
 from engine.decoders.quadratic_spec import QuadraticSpec
 from engine.decoders.strategy import Strategy
 
@@ -16,5 +17,6 @@ STRATEGIES: dict[str, Strategy[Any]] = {
     "block": BlockDiffusion(),
     "linear_spec": LinearSpec(),
     "quadratic_spec": QuadraticSpec(),
+    "pruned_spec": PrunedSpec(),
     "copy_spec": CopySpec(),
 }

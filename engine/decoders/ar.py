@@ -15,7 +15,7 @@ from engine.step import Step
 
 @dataclass(frozen=True, slots=True)
 class ARState:
-    """The pending tokens are the prompt's rest, later the token emitted last."""
+    """The pending tokens are the rest of the prompt, and later the last emitted token."""
 
     task: Task
     pending: PendingTokens

@@ -1,17 +1,17 @@
-"""Block diffusion ("FastDiffuser"): masks of a block are filled in parallel, by confidence.
+"""Block diffusion ("FastDiffuser"): the masks of a block are filled in parallel, by confidence.
 
-As Nemotron-Labs-Diffusion's reference `generate` (arXiv 2607.05722): a causal prefill whose last
-row gives the block's first token (the bonus token); denoising forwards in which the block's rows
-see each other in both directions and all cached text, and write nothing; a place is decided when
-its confidence reaches the threshold, the most confident one always; decided places are never
-revised; a finished block runs once more as a causal chain, which writes clean K/V and gives the
-next bonus token.
+This follows Nemotron-Labs-Diffusion's reference `generate` (arXiv 2607.05722). The last row of a
+causal prefill decides the block's first token (the bonus token). In the denoising forwards the
+block's rows see each other in both directions and all cached text, and nothing is cached. A place
+is decided when its confidence reaches the threshold, and the most confident place always is.
+Decided places are never revised. A finished block runs once more as a causal chain, which writes
+clean K/V and decides the next bonus token.
 
-Three deviations, none of which changes an emitted token's definition: places behind a decided stop
-token or behind the length limit are not denoised, since they are never shown; a request's last
-block is not run again, since nothing follows it; and below the threshold a stop token is the one
-place decided only where no undecided place stands before it. (A block that ends early is sure of
-nothing but its far end: that would be decided place by place from the back, one forward each.)
+Three deviations do not change how an emitted token is defined. Places after a decided stop token or
+after the length limit are not denoised, since they are never shown. A request's last block does not
+run again, since nothing follows it. A stop token below the threshold is decided only if no
+undecided place comes before it. (Otherwise a block that ends early, which is certain only of its
+end, would be decided from the back, one place per forward.)
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from engine.step import Step, group
 
 @dataclass(frozen=True, slots=True)
 class BlockState:
-    """Either feeding (`block` is None) or denoising.
+    """Either caching pending tokens (`block` is None) or denoising.
 
     Attributes:
-        pending: the prompt's rest, later the finished block, on its way into the cache.
-        block: all places of the block being denoised; the first is the bonus token, decided.
-        before: progress up to the block's beginning.
-        progress: `before` and what of the block is final.
+        pending: the tokens to be cached: the rest of the prompt, and later each finished block.
+        block: all places of the block that is being denoised; the first is the bonus token.
+        before: the progress up to the beginning of the block.
+        progress: `before` and the final part of the block.
     """
 
     task: Task
@@ -74,12 +74,12 @@ class BlockDiffusion:
         self, state: BlockState, step: Step, readings: Sequence[Reading]
     ) -> tuple[BlockState, tuple[int, ...]]:
         if state.block is None:
-            return self._fed(state, step, readings), tuple(range(step.rows))
+            return self._cached(state, step, readings), tuple(range(step.rows))
         decided = _decide(state, step.read, readings)
         return _settle(replace(state, block=decided)), ()
 
-    def _fed(self, state: BlockState, step: Step, readings: Sequence[Reading]) -> BlockState:
-        """All rows of a causal chain are cached; behind the last of them begins a block."""
+    def _cached(self, state: BlockState, step: Step, readings: Sequence[Reading]) -> BlockState:
+        """The state after a causal chain was cached; a block begins after the last pending row."""
         before = state.progress
         pending, progress = advance_prefill(state.pending, before, step, readings, state.task)
         if pending.tokens or progress.finished is not None:
@@ -90,7 +90,7 @@ class BlockDiffusion:
 
 
 def _undecided(state: BlockState) -> tuple[int, ...]:
-    """Masked places that can still be shown: before the first stop token and the length limit."""
+    """The masked places that can be shown: those before a stop token and the length limit."""
     assert state.block is not None
     room = room_left(state.before, state.task)
     shown = before_stop(state.block[:room], state.task)
@@ -100,11 +100,11 @@ def _undecided(state: BlockState) -> tuple[int, ...]:
 def _decide(
     state: BlockState, places: Sequence[int], readings: Sequence[Reading]
 ) -> tuple[DraftPlace, ...]:
-    """Fills the most confident masked place, and every other one that reaches the threshold.
+    """Fills the most confident masked place and every other one that reaches the threshold.
 
     Args:
-        places: in the block, ascending.
-        readings: of each.
+        places: the masked places of the block that were read, ascending.
+        readings: one reading for each of these places.
     """
     assert state.block is not None
     request = state.task.request
@@ -119,7 +119,7 @@ def _decide(
 
 
 def _settle(state: BlockState) -> BlockState:
-    """Commits the block's leading decided run; a full block is pending again."""
+    """Commits the decided places at the beginning of the block; a full block becomes pending."""
     assert state.block is not None
     final: list[DraftPlace] = []
     for place in state.block:
@@ -143,7 +143,7 @@ def _settle(state: BlockState) -> BlockState:
 
 
 def _visible_draft(state: BlockState, start: int) -> tuple[DraftPlace, ...]:
-    """The block behind its final run, up to a decided stop token or the length limit."""
+    """The part of the block after its final places, up to a stop token or the length limit."""
     assert state.block is not None
     room = room_left(state.before, state.task)
     return before_stop(state.block[start:room], state.task)

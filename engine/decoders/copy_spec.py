@@ -1,7 +1,8 @@
-"""Copied drafts alone: what followed the last tokens before, verified causally; no draft forward.
+"""Speculation with copied drafts only: the draft is what followed the last tokens earlier.
 
-How long a draft is follows from what its rows cost and from how often copies were right
-(`engine.decoders.copying`); without a match, or where none pays, a cycle is one autoregressive row.
+A causal forward verifies the draft, and there is no draft forward. The length of a draft depends on
+the cost of its rows and on how often copies were right (`engine.decoders.copying`). Without a match
+that pays, a cycle is one autoregressive row.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from engine.step import Step, chain
 
 @dataclass(frozen=True, slots=True)
 class CopyState:
-    """The pending tokens are the prompt's rest; afterwards `cached` ends before the bonus token.
+    """Caching the prompt, then verifying copies.
 
     Attributes:
-        copy: what could be verified behind the bonus token, which is the token committed last.
-        drafts: how much of it is.
-        record: how copies did so far.
+        pending: the rest of the prompt; afterwards `cached` ends before the bonus token, which is
+            the last committed token.
+        copy: the tokens that could be verified after the bonus token.
+        drafts: the number of these tokens that the next step verifies.
+        record: the results of copying in this request.
     """
 
     task: Task

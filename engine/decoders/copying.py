@@ -1,8 +1,8 @@
-"""Copied drafts: what followed the last tokens when they stood there before, and whether it pays.
+"""Copied drafts: the tokens that followed an earlier occurrence of the last tokens.
 
-Code repeats itself. Looking the last few tokens up in the prompt and the emitted text costs no
-forward (prompt lookup decoding, Saxena 2023). A draft only costs the rows that verify it, so that
-its length is chosen by what a step of more rows costs here and by how often copies were right.
+Code repeats itself, and looking up the last tokens in the prompt and the emitted text needs no
+forward (prompt lookup decoding, Saxena 2023). A draft costs only the rows that verify it. Its
+length is chosen by the cost of a step with more rows and by how often copies were right.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from dataclasses import dataclass
 from engine.auto.step_times import StepTimes
 from engine.decoders.strategy import DraftPlace, Progress, Task, before_stop, room_left
 
-MATCH_MAX = 8  # tokens: longer matches are hardly more often right
-MATCH_MIN = 2  # one token alone is followed by too many different ones
-# That one more copied token is right, by the number of tokens that matched, from MATCH_MIN on:
-# counted in Python packages, 600 tokens of context; between the first token's share and all's.
+MATCH_MAX = 8  # tokens; copies after longer matches are hardly more often right
+MATCH_MIN = 2  # tokens; one token alone is followed by too many different ones
+# The probability that one more copied token is right, by the length of the match from MATCH_MIN on.
+# Counted in Python packages with 600 tokens of context; between the first token's share and that of
+# all tokens.
 CHANCES = (0.50, 0.53, 0.64, 0.72, 0.78, 0.80, 0.87)
 CHANCE_MAX = 0.98
-RECORD_WEIGHT = 2.0  # tokens: how many right ones of its own a request needs to be believed
-GAIN_MIN = 1.02  # of tokens per millisecond: below, the curve's noise decides, not the draft
+RECORD_WEIGHT = 2.0  # right tokens after which a request's own record counts as much as CHANCES
+GAIN_MIN = 1.02  # tokens per millisecond; a smaller gain is within the noise of the curve
 
 
 def copied_draft(tokens: Sequence[int], length: int) -> tuple[tuple[int, ...], int]:
-    """What followed the last tokens at their latest earlier occurrence.
+    """The tokens that followed the latest earlier occurrence of the last tokens.
 
     Args:
-        length: most tokens wanted.
+        length: the most tokens to return.
 
     Returns:
-        The draft, empty if nothing of MATCH_MIN tokens matches, and how many tokens matched.
+        The draft, which is empty if fewer than MATCH_MIN tokens match, and the number of tokens
+        that matched.
     """
     data = array("q", tokens)
     size = data.itemsize
@@ -49,11 +51,11 @@ def copied_draft(tokens: Sequence[int], length: int) -> tuple[tuple[int, ...], i
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What could be verified next.
+    """A copy that could be verified next.
 
     Attributes:
-        tokens: behind the bonus token, up to the first stop token, which is the last one.
-        match: how many tokens before them were found again; 0 where nothing was.
+        tokens: the tokens after the bonus token, up to and including the first stop token.
+        match: the number of tokens before them that matched; 0 if nothing was found.
     """
 
     tokens: tuple[int, ...] = ()
@@ -62,18 +64,19 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class CopyRecord:
-    """How copies did in this request, verified or not: the text shows it afterwards.
+    """The results of copying in one request; the text shows whether an unverified copy was right.
 
     Attributes:
-        hits: copied tokens that came true.
-        expected: how many should have by CHANCES alone.
+        hits: the number of copied tokens that were right.
+        expected: the number that CHANCES predict.
     """
 
     hits: float = 0.0
     expected: float = 0.0
 
     def after(self, copy: Copy, decided: Sequence[int]) -> CopyRecord:
-        """The record once the tokens after the bonus token are known, up to the first wrong one."""
+        """The record once the tokens after the bonus token are decided; counts a copy up to its
+        first wrong token."""
         hits, tried = 0, 0
         for guess, token in zip(copy.tokens, decided, strict=False):
             tried += 1
@@ -85,7 +88,7 @@ class CopyRecord:
         return CopyRecord(self.hits + hits, self.expected + tried * _chance(copy.match))
 
     def chance(self, match: int) -> float:
-        """That one more copied token is right, where all before it were."""
+        """The probability that one more copied token is right if all before it were."""
         bias = (self.hits + RECORD_WEIGHT) / (self.expected + RECORD_WEIGHT)
         return min(_chance(match) * bias, CHANCE_MAX)
 
@@ -95,7 +98,7 @@ def _chance(match: int) -> float:
 
 
 def find_copy(progress: Progress, task: Task) -> Copy:
-    """What could be copied behind the bonus token, as far as it could be emitted."""
+    """The tokens that could be copied after the bonus token, as many as could be emitted."""
     request = task.request
     count = min(request.block.length, room_left(progress, task)) - 1
     if progress.finished is not None or count <= 0:
@@ -108,8 +111,9 @@ def find_copy(progress: Progress, task: Task) -> Copy:
 
 
 def expected_tokens(chance: float, drafts: int) -> float:
-    """Emitted by verifying so many drafts, each right with this chance if all before it are:
-    1 + c + c^2 + ... + c^drafts (Leviathan et al. 2023, eq. 1)."""
+    """The expected number of tokens that verifying this number of drafts emits, if each is right
+    with this chance when all before it are: 1 + c + c^2 + ... + c^drafts (Leviathan et al. 2023,
+    eq. 1)."""
     if chance >= 1:
         return drafts + 1.0
     return (1 - chance ** (drafts + 1)) / (1 - chance)
@@ -117,14 +121,14 @@ def expected_tokens(chance: float, drafts: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CopyChoice:
-    """How much of a copy to verify; `rate` is the expected tokens per unit of the curve."""
+    """The number of copied tokens to verify, and the expected tokens per unit of the curve."""
 
     drafts: int
     rate: float
 
 
 def best_length(copy: Copy, record: CopyRecord, costs: StepTimes) -> CopyChoice:
-    """The length with the most expected tokens per millisecond; 0 where none beats a plain row."""
+    """The length with the most expected tokens per millisecond; 0 if none beats a single row."""
     best = CopyChoice(0, 1 / costs.at(1))
     if not copy.tokens:
         return best
@@ -138,6 +142,6 @@ def best_length(copy: Copy, record: CopyRecord, costs: StepTimes) -> CopyChoice:
 
 
 def shown(drafts: Sequence[int], chance: float, task: Task) -> tuple[DraftPlace, ...]:
-    """Copied drafts as places, each as likely as all before it being right makes it."""
+    """Copied drafts as places; the confidence is the chance that all up to a place are right."""
     places = (DraftPlace(token, chance ** (index + 1)) for index, token in enumerate(drafts))
     return before_stop(tuple(places), task)

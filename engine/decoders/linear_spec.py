@@ -1,17 +1,17 @@
 """Linear self-speculation: the model drafts a block in parallel and verifies it causally.
 
-As Nemotron-Labs-Diffusion's reference `linear_spec_generate` (arXiv 2607.05722): one bidirectional
-forward of [bonus token, masks] with the drafter LoRA on fills every mask; one causal forward of the
-same block with it off says which token follows each place. The longest run of agreement is kept,
-and the causal token after it is the next bonus token, so that every emitted token is an
-autoregressive one.
+This follows Nemotron-Labs-Diffusion's reference `linear_spec_generate` (arXiv 2607.05722). One
+bidirectional forward of [bonus token, masks] with the drafter LoRA fills every mask. One causal
+forward of the same block without the LoRA gives the token that follows each place. The longest run
+of agreement is kept, and the causal token after it is the next bonus token, so that every emitted
+token is an autoregressive one.
 
-Above temperature 0 both forwards draw with the place's one random number. What is emitted is the
-causal draw, so its distribution, and with a seed its every token, is that of "ar"; sharing the
-number makes the two draws agree more often than independent ones would.
+Above temperature 0 both forwards draw with the same random number for a place. The causal draw is
+emitted, so that the distribution, and for a given seed every token, is that of "ar". The shared
+number makes the two draws agree more often than independent numbers would.
 
-Where the text repeats itself, a copied draft costs no draft forward: a cycle takes it instead when
-it promises more tokens per millisecond. The verifying row decides either way.
+Where the text repeats itself, a copied draft needs no draft forward. A cycle uses it if it promises
+more tokens per millisecond. The verifying row decides in both cases.
 """
 
 from __future__ import annotations
@@ -40,40 +40,41 @@ from engine.decoders.strategy import (
 from engine.reading import Reading
 from engine.step import Step, chain, group
 
-WINDOW_FIRST = 8  # rows of the first block; grows while drafts are accepted whole
-# That one more drafted token is right: 5.46 accepted of 32 without the drafter LoRA
-# (arXiv 2607.05722, SPEED-Bench), as a geometric law. Counts as so many tokens of a request's own.
+WINDOW_FIRST = 8  # rows of the first block; the window grows while whole drafts are accepted
+# The prior probability that one more drafted token is right: a geometric law with 5.46 accepted of
+# 32 without the drafter LoRA (arXiv 2607.05722, SPEED-Bench), and its weight in tokens.
 CHANCE, CHANCE_WEIGHT = 0.82, 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRecord:
-    """How the model's own drafts did in this request."""
+    """The results of the model's own drafts in one request."""
 
     hits: int = 0
     tried: int = 0
 
     def after(self, drafts: int, emitted: int) -> DraftRecord:
-        """The record once a cycle of so many drafts emitted so many tokens."""
+        """The record after a cycle with this number of drafts and emitted tokens."""
         return DraftRecord(self.hits + emitted - 1, self.tried + min(emitted, drafts))
 
     def chance(self) -> float:
-        """That one more drafted token is right, where all before it were."""
+        """The probability that one more drafted token is right if all before it were."""
         return (self.hits + CHANCE * CHANCE_WEIGHT) / (self.tried + CHANCE_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
 class LinearState:
-    """Feeding the prompt, then drafting and verifying in turn.
+    """Caching the prompt, then drafting and verifying in turn.
 
     Attributes:
-        pending: the prompt's rest; afterwards its `cached` ends before the bonus token, which is
-            the token committed last.
-        window: rows of the next block that the model drafts itself.
-        drafts: tokens behind the bonus token to verify, or None when they are to be drafted.
-        is_copied: whether `drafts` are copied ones.
-        copy: what could be copied behind the bonus token.
-        record, copies: how the model's drafts and the copied ones did so far.
+        pending: the rest of the prompt; afterwards its `cached` ends before the bonus token, which
+            is the last committed token.
+        window: the rows of the next block that the model drafts itself.
+        drafts: the tokens after the bonus token to verify; None if they are still to be drafted.
+        is_copied: whether `drafts` were copied.
+        copy: the tokens that could be copied after the bonus token.
+        record: the results of the model's own drafts.
+        copies: the results of copying.
     """
 
     task: Task
@@ -92,7 +93,7 @@ class LinearSpec:
     """Strategy "linear_spec".
 
     Attributes:
-        uses_copies: false for the reference algorithm as published, to compare with.
+        uses_copies: false for the reference algorithm as published, for comparisons.
     """
 
     uses_copies: bool = True
@@ -153,10 +154,8 @@ class LinearSpec:
         return self._next_cycle(following), tuple(range(emitted))
 
     def _next_cycle(self, state: LinearState) -> LinearState:
-        """Bounds the window by what can still be emitted, and takes a copy where that pays more.
-
-        A lone bonus token needs no draft.
-        """
+        """Bounds the window by the tokens that can still be emitted, and takes a copy if that
+        pays more. A bonus token that nothing can follow needs no draft."""
         if state.pending.tokens or state.progress.finished is not None:
             return state
         task = state.task
@@ -174,7 +173,7 @@ def _drafted(state: LinearState, readings: Sequence[Reading]) -> LinearState:
 
 
 def _with_copy(state: LinearState) -> LinearState:
-    """A copied draft, where it promises more tokens per millisecond than drafting and verifying."""
+    """Takes a copied draft if it promises more tokens per millisecond than an own draft."""
     task = state.task
     costs = task.traits.costs
     copy = find_copy(state.progress, task)
@@ -189,7 +188,7 @@ def _with_copy(state: LinearState) -> LinearState:
 
 
 def _next_window(window: int, emitted: int, longest: int) -> int:
-    """Twice as long after a block accepted whole, half after one of which half or less was."""
+    """Doubles the window after a block was accepted whole; halves it if half or less was."""
     if emitted == window:
         return min(2 * window, longest)
     return max(window // 2, 2) if emitted <= window // 2 else window

@@ -1,9 +1,9 @@
 """Quadratic self-speculation: one forward verifies a draft and drafts for every way it can end.
 
-A causal chain of the bonus token and its drafts; on each row of the chain hangs a group of masks.
-The chain's rows verify; the group of the last accepted row already holds the next draft (its first
-mask stands where the causal token goes, so the drafts are the masks after it). Described in
-arXiv 2607.05722; B tokens of chain and B masks each are B (B + 1) rows.
+The bonus token and its drafts form a causal chain, and each row of the chain has a group of masks
+as children. The chain's rows verify. The group of the last accepted row already holds the next
+draft: its first mask is in the place of the causal token, and the masks after it are the drafts.
+Described in arXiv 2607.05722. A chain of B tokens with B masks each has B (B + 1) rows.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from engine.step import Step
 
 @dataclass(frozen=True, slots=True)
 class QuadraticState:
-    """Feeding the prompt, then one forward per cycle.
+    """Caching the prompt, then one forward per cycle.
 
     Attributes:
-        pending: the prompt's rest; afterwards its `cached` ends before the chain.
-        chain: the bonus token, which is the token committed last, and the drafts behind it.
+        pending: the rest of the prompt; afterwards its `cached` ends before the chain.
+        chain: the bonus token, which is the last committed token, and the drafts after it.
     """
 
     task: Task
@@ -70,12 +70,12 @@ class QuadraticSpec:
 
 
 def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
-    """The chain's rows, then `masks` rows for each of them: group i + 1 hangs on row i."""
+    """The chain's rows, then `masks` rows for each of them: row i has group i + 1 as children."""
     task, start = state.task, state.pending.cached
     length = len(tokens)
     of_masks = [(row, offset) for row in range(length) for offset in range(1, masks + 1)]
     rows = length + len(of_masks)
-    # The first mask of a group stands where the causal token will: nobody reads it.
+    # The first mask of a group is in the place of the causal token, so it is not read.
     drafts = [length + index for index, (_, offset) in enumerate(of_masks) if offset > 1]
     return Step(
         token=tokens + task.masks(len(of_masks)),
@@ -92,7 +92,7 @@ def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
 
 
 def _with_drafts(state: QuadraticState, row: int, readings: Sequence[Reading]) -> QuadraticState:
-    """The chain for the next cycle: the bonus token and what the group on `row` drafted."""
+    """The chain for the next cycle: the bonus token and the drafts of the group on `row`."""
     task = state.task
     per_group = task.request.block.length - 1
     length = len(readings) // (per_group + 1)

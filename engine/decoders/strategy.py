@@ -1,8 +1,8 @@
-"""What every decoding mode is: three functions over a frozen state, of which none computes.
+"""The interface of decoding modes: three functions over a frozen state, none of which computes.
 
-`plan` says which rows the next forward has, `resolve` what its readings mean and which rows may
-enter the cache. Both are pure, so a strategy is tested with hand-written readings, and a scheduler
-may call them for many requests and concatenate the rows. Knows neither model nor cache.
+`plan` decides the rows of the next forward; `resolve` decides what its readings mean and which rows
+enter the cache. Both are pure, so that a strategy can be tested with hand-written readings, and a
+scheduler may call them for many requests and concatenate the rows. Knows neither model nor cache.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from engine.step import Step, chain
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a strategy must know of the checkpoint and the machine.
+    """What a strategy knows of the checkpoint and the machine.
 
     Attributes:
-        mask_id: fills undecided places, and is never emitted; None where it fills no masks.
-        has_drafter: it has a drafter LoRA.
-        costs: of a step by its rows. What is emitted never depends on it.
+        mask_id: the token for undecided places, which is never emitted; None if the checkpoint
+            fills no masks.
+        has_drafter: whether the checkpoint has a drafter LoRA.
+        draft_masks: the mask tokens of a mask adapter, as `Runtime.draft_masks`.
+        costs: the cost of a step by its rows. The emitted tokens never depend on it.
     """
 
     mask_id: int | None
     has_drafter: bool = False
+    draft_masks: tuple[int, ...] = ()
     costs: StepTimes = CPU_TIMES
 
 
@@ -37,8 +40,8 @@ class Task:
     """A request as a strategy sees it.
 
     Attributes:
-        cached: prompt tokens whose K/V are in the cache already; less than the whole prompt.
-        sequence: the cache sequence its rows belong to.
+        cached: the number of prompt tokens whose K/V are cached; less than the whole prompt.
+        sequence: the cache sequence to which the request's rows belong.
     """
 
     request: Request
@@ -51,14 +54,21 @@ class Task:
         return self.traits.mask_id
 
     def masks(self, count: int) -> tuple[int, ...]:
-        """So many masked places."""
+        """Tokens for this number of undecided places."""
         assert self.traits.mask_id is not None, "this checkpoint fills no masks"
         return (self.traits.mask_id,) * count
+
+    def masks_at(self, offsets: Sequence[int]) -> tuple[int, ...]:
+        """Masks by their offsets from the row that they hang on, 1 first."""
+        ids = self.traits.draft_masks
+        if not ids:
+            return self.masks(len(offsets))
+        return tuple(ids[min(offset, len(ids)) - 1] for offset in offsets)
 
 
 @dataclass(frozen=True, slots=True)
 class DraftPlace:
-    """A place of the draft: `token` is None while undecided."""
+    """A place of the draft; `token` is None while the place is undecided."""
 
     token: int | None
     confidence: float = 0.0
@@ -66,14 +76,14 @@ class DraftPlace:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What every state tells the loop.
+    """The part of a strategy's state that the loop reads.
 
     Attributes:
-        committed: emitted tokens, final; grows only.
-        confidences: of each committed token.
-        draft: places behind them, which may change; never reaches a stop token.
+        committed: the final, emitted tokens; only ever extended.
+        confidences: the confidence of each committed token.
+        draft: the places after them, which may change; ends before a stop token.
         finished: "end", "length", or None while decoding goes on.
-        prefilling: no token was decided yet.
+        prefilling: whether no token has been decided yet.
     """
 
     committed: tuple[int, ...] = ()
@@ -88,7 +98,7 @@ class PendingTokens:
     """Final tokens on their way into the cache, in chunks: the prompt, then what was emitted.
 
     Attributes:
-        cached: tokens of the sequence that are in the cache.
+        cached: the number of tokens of the sequence that are cached.
         tokens: the final tokens after them, which are to be computed next.
     """
 
@@ -96,8 +106,8 @@ class PendingTokens:
     tokens: tuple[int, ...] = field(default=())
 
     def plan(self, task: Task) -> Step:
-        """A causal chain of the next pending tokens, as many as a step of a prompt should have
-        here; reads the last row once none is left."""
+        """A causal chain of the next pending tokens, as many as a step of a prompt should have on
+        this machine. The step that leaves nothing pending reads its last row."""
         tokens = self.tokens[: prefill_rows(task.traits.costs)]
         is_last = len(tokens) == len(self.tokens)
         return chain(
@@ -105,12 +115,12 @@ class PendingTokens:
         )
 
     def after(self, step: Step) -> PendingTokens:
-        """What is pending once all the rows of the step are kept."""
+        """The pending tokens after all rows of the step have been kept."""
         return PendingTokens(self.cached + step.rows, self.tokens[step.rows :])
 
 
 class State(Protocol):
-    """A strategy's frozen state; only `progress` is read from outside."""
+    """A strategy's frozen state; other code reads `progress` only."""
 
     @property
     def progress(self) -> Progress: ...
@@ -136,8 +146,8 @@ class Strategy(Protocol[S]):
         """The next state, and the rows to keep in the cache. Pure.
 
         Args:
-            readings: one per entry of `step.read`, in its order; the token of each belongs at the
-                position that `step.places` says.
+            readings: one per entry of `step.read`, in order; the token of each belongs at the
+                corresponding position of `step.places`.
         """
         ...
 
@@ -165,12 +175,12 @@ def commit(
 def advance_prefill(
     pending: PendingTokens, progress: Progress, step: Step, readings: Sequence[Reading], task: Task
 ) -> tuple[PendingTokens, Progress]:
-    """What is pending, and the progress, after a step of pending tokens was computed and kept.
+    """The pending tokens and the progress after a step of pending tokens was computed and kept.
 
-    The step that leaves nothing pending decides the token behind it: the bonus token.
+    The step that leaves nothing pending decides the token after its last row: the bonus token.
 
     Args:
-        readings: that of the last row where the step was the last one, else none.
+        readings: the reading of the last row if nothing is pending after the step, else none.
     """
     pending = pending.after(step)
     if pending.tokens:
@@ -182,15 +192,16 @@ def advance_prefill(
 def verify(
     progress: Progress, step: Step, rows: int, readings: Sequence[Reading], task: Task
 ) -> tuple[Progress, tuple[int, ...]]:
-    """What a causal chain of the bonus token and its drafts emits: the matches, and one more.
+    """Verifies a causal chain of the bonus token and its drafts: the matches and one more token are
+    emitted.
 
     Args:
-        rows: of the chain, the first ones of the step; all of them read, in this order.
-        readings: of these rows, then of any others.
+        rows: the number of rows of the chain, which are the first rows of the step and of `read`.
+        readings: the readings of these rows, then of any others.
 
     Returns:
-        The progress, and the tokens that were decided (a stop token and what lies over the length
-        limit included); so many leading rows are to be kept.
+        The progress, and the decided tokens, including a stop token and tokens after the length
+        limit; as many leading rows are to be kept.
     """
     emitted = accepted_length(step.token[1:rows], [reading.token for reading in readings[:rows]])
     decided = tuple(reading.token for reading in readings[:emitted])
@@ -199,11 +210,11 @@ def verify(
 
 
 def accepted_length(drafts: Sequence[int], tokens: Sequence[int]) -> int:
-    """How many verified tokens are emitted: the leading ones that were drafted, and one more.
+    """The number of verified tokens to emit: the leading ones that were drafted, and one more.
 
     Args:
-        drafts: what was guessed for each place.
-        tokens: what the causal rows gave, for these places and the one behind them.
+        drafts: the drafted token for each place.
+        tokens: the tokens of the causal rows, for these places and the one after them.
     """
     assert len(tokens) == len(drafts) + 1
     for index, draft in enumerate(drafts):
@@ -213,12 +224,12 @@ def accepted_length(drafts: Sequence[int], tokens: Sequence[int]) -> int:
 
 
 def room_left(progress: Progress, task: Task) -> int:
-    """Tokens that may still be emitted."""
+    """The number of tokens that may still be emitted."""
     return task.request.limits.tokens_max - len(progress.committed)
 
 
 def before_stop(places: tuple[DraftPlace, ...], task: Task) -> tuple[DraftPlace, ...]:
-    """The part of a draft that can be shown: up to the first stop token."""
+    """The part of a draft that can be shown: the places before the first stop token."""
     for index, place in enumerate(places):
         if place.token in task.request.stop_token_ids:
             return places[:index]

@@ -1,9 +1,7 @@
 """The drafter LoRA (`linear_spec_lora/`): a low-rank addition to o_proj for rows that draft.
 
-Read and written in PEFT's layout (https://github.com/huggingface/peft): `adapter_config.json` with
-`r`, `lora_alpha` and `target_modules`, tensors named
-`base_model.model.encoder.layers.{i}.self_attn.o_proj.lora_{A,B}.weight`. Masked by row, so that
-draft and verify rows share a step; that reads far less than a second, merged o_proj would.
+It is read and written in PEFT's layout; see `adapter_weights`. A mask by row lets draft and verify
+rows share a step, and reads far less memory than a second, merged o_proj would.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ from engine.model.config import ModelConfig
 
 
 class DrafterAdapter(nn.Module):
-    """One pair of low-rank factors per layer: o_proj(x) gains scale * B A x.
+    """One pair of low-rank factors per layer: o_proj(x) gains alpha / rank * B A x.
 
     Attributes:
-        down: per layer A (r, heads * head_dim).
-        up: per layer B (hidden, r).
-        alpha: scale = alpha / r, as PEFT defines it.
+        down: A of each layer, (rank, heads * head_dim).
+        up: B of each layer, (hidden, rank).
+        alpha: the numerator of the scale, as PEFT defines it.
     """
 
     def __init__(self, config: ModelConfig, rank: int, alpha: float) -> None:
@@ -42,12 +40,12 @@ class DrafterAdapter(nn.Module):
 
         Args:
             x: (..., T, heads * head_dim), o_proj's input.
-            rows: (..., T, 1) in x's dtype: 1 for rows that draft, else 0.
+            rows: (..., T, 1) in x's dtype, 1 for rows that draft and 0 for others.
 
         Returns:
             (..., T, hidden).
         """
-        # In training the factors are fp32 beside a network in bf16; in the engine this is nothing.
+        # In training the factors are fp32 and the network is bf16; in the engine they agree.
         down, up = self.down[layer].to(x.dtype), self.up[layer].to(x.dtype)
         return x @ down.T @ up.T * (rows * (self.alpha / self.rank))
 
@@ -55,10 +53,10 @@ class DrafterAdapter(nn.Module):
 def load_adapter(
     checkpoint: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
 ) -> DrafterAdapter | None:
-    """Reads `checkpoint/linear_spec_lora`, or returns None where a checkpoint has none.
+    """Reads `checkpoint/linear_spec_lora`; returns None if the checkpoint has none.
 
     Raises:
-        CheckpointError: it is there, but incomplete or of another kind.
+        CheckpointError: the adapter is incomplete or of another kind.
     """
     weights = read_adapter(checkpoint, config)
     if weights is None:

@@ -1,7 +1,7 @@
 """The factors of the drafter LoRA (`linear_spec_lora/`) as arrays, read in PEFT's layout.
 
-`adapter_config.json` with `r`, `lora_alpha` and `target_modules`, and tensors by PEFT's names. What
-is done with them is `adapter.py`'s business, or another engine's. Torch-free.
+That layout (https://github.com/huggingface/peft) is `adapter_config.json` with `r`, `lora_alpha`
+and `target_modules`, and tensors by PEFT's names. Torch-free.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class AdapterWeights:
     """One pair of low-rank factors per layer: o_proj(x) gains alpha / rank * up down x.
 
     Attributes:
-        down: per layer (rank, heads * head_dim) float32.
-        up: per layer (hidden, rank) float32.
+        down: for each layer, (rank, heads * head_dim) float32.
+        up: for each layer, (hidden, rank) float32.
     """
 
     rank: int
@@ -38,11 +38,10 @@ class AdapterWeights:
 
 
 def read_adapter(checkpoint: Path, config: ModelConfig) -> AdapterWeights | None:
-    """Reads `checkpoint/linear_spec_lora`, or returns None where a checkpoint has none, as a GGUF
-    file has not.
+    """Reads `checkpoint/linear_spec_lora`; returns None if there is none, as for a GGUF file.
 
     Raises:
-        CheckpointError: it is there, but incomplete or of another kind.
+        CheckpointError: the adapter is incomplete or of another kind.
     """
     folder = checkpoint / FOLDER
     if not folder.is_dir():
@@ -69,7 +68,7 @@ def read_adapter(checkpoint: Path, config: ModelConfig) -> AdapterWeights | None
 
 
 def _read_config(path: Path) -> tuple[int, float]:
-    """(r, alpha) of an o_proj-only LoRA."""
+    """(r, alpha) of a LoRA on o_proj only."""
 
     def refuse(what: str, key: str) -> CheckpointError:
         return CheckpointError(

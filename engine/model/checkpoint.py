@@ -1,7 +1,7 @@
-"""A checkpoint as a torch network, and a network as a checkpoint in NLD's layout.
+"""Reads a checkpoint as a torch network, and writes a network as a checkpoint in NLD's layout.
 
-Reads whatever `source.py` opens: a folder of safetensors or a GGUF file, quantised or not, of which
-the network sees nothing. Writes `config.json` and single or sharded safetensors.
+Reads whatever `source.py` opens: a folder of safetensors or a GGUF file, quantised or not. Writes
+`config.json` and single or sharded safetensors.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from engine.model.source import open_weights
 from engine.model.weights import EMBEDDING, HEAD, Shape, bytes_estimate, network_tensors
 from engine.model.weights import Weights as TensorReader
 
-# How the matrices of a checkpoint are stored; vectors (norms, biases) are bf16 in both.
+# How the matrices of a checkpoint are stored; vectors (norms, biases) are always bf16.
 Weights = Literal["bf16", "int8"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
-_CHUNK = 1 << 22  # entries of a matrix that are float32 at once
+_CHUNK = 1 << 22  # the most entries of a matrix that are float32 at the same time
 
 
 def load_network(
     path: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
 ) -> Network:
-    """Builds the network and reads its weights onto the device, quantised ones multiplied out.
+    """Builds the network and reads its weights onto the device, dequantised.
 
     Args:
         path: a checkpoint's folder, or its GGUF file.
 
     Raises:
-        CheckpointError: a file is missing or truncated, a tensor missing, unknown or misshapen, or
-            quantised in a way that is not read.
+        CheckpointError: a file is missing or truncated, or a tensor is missing, unknown, misshapen
+            or quantised in a way that is not supported.
         MemoryExhausted: the weights do not fit.
     """
     return build_network(open_weights(path, config), config, device=device, dtype=dtype)
@@ -49,21 +49,23 @@ def load_network(
 def build_network(
     weights: TensorReader, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
 ) -> Network:
-    """`load_network` of weights that are open already.
+    """As `load_network`, for weights that are open already.
 
     Raises:
         MemoryExhausted: the weights do not fit.
     """
     with torch.device("meta"):
         network = Network(config)
-    _check_memory(config, device, dtype)
+    needed = bytes_estimate(config, "float32" if dtype == torch.float32 else "bfloat16")
+    if needed > free_memory_bytes(device):  # before the machine starts to swap
+        raise _too_large(needed, device, dtype)
     try:
         tensors = {
             name: _to_tensor(weights, name, shape, device, dtype)
             for name, shape in network_tensors(config).items()
         }
     except (torch.OutOfMemoryError, MemoryError):
-        raise _too_large(config, device, dtype) from None
+        raise _too_large(needed, device, dtype) from None
     if config.tied_head:
         tensors[HEAD] = tensors[EMBEDDING]
     network.load_state_dict(tensors, strict=True, assign=True)
@@ -73,14 +75,14 @@ def build_network(
 def _to_tensor(
     weights: TensorReader, name: str, shape: Shape, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """One tensor on its device, rounded once. Never is all of a matrix float32 beside it."""
+    """One tensor on its device, rounded once. Only a part of a matrix is float32 at a time."""
     if len(shape) == 1:
         return torch.from_numpy(weights.read(name)).to(device, dtype)
     tensor = torch.empty(shape, dtype=dtype, device=device)
     step = max(1, _CHUNK // shape[1])
     for start in range(0, shape[0], step):
         rows = range(start, min(start + step, shape[0]))
-        # Rounded before it crosses to the device: half the bytes.
+        # Rounded before the copy to the device, which then takes half the bytes.
         part = torch.from_numpy(weights.rows(name, rows)).to(dtype)
         tensor[rows.start : rows.stop].copy_(part)
     return tensor
@@ -97,13 +99,13 @@ def save_checkpoint(
     """Writes `config.json` and the weights, each file by rename.
 
     Args:
-        metadata: extra keys for config.json, such as how the model was trained.
-        shard_bytes: most bytes of tensors in a file; more go into further ones, with an index.
-            None writes `model.safetensors` alone.
-        weights: how matrices are stored; int8 takes a little over half of the space.
+        metadata: additional keys for config.json, such as how the model was trained.
+        shard_bytes: the most bytes of tensors in a file; larger models get several files and an
+            index. None writes `model.safetensors` only.
+        weights: how matrices are stored; int8 takes a little more than half of bf16's space.
 
     Raises:
-        CheckpointError: infinities or NaN are to be stored as int8.
+        CheckpointError: the weights contain infinities or NaN, which int8 cannot store.
     """
     state = _state(network, weights)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ def save_checkpoint(
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         stale.discard(folder / INDEX)
     for path in stale - {folder / name for name in shards}:
-        path.unlink(missing_ok=True)  # of a checkpoint that was here before
+        path.unlink(missing_ok=True)  # of an earlier checkpoint in this folder
     raw = {**to_json(network.config), **(metadata or {})}
     raw.pop(KEY, None)  # of the checkpoint that this one was made from
     if weights == "int8":
@@ -129,7 +131,7 @@ def save_checkpoint(
 
 
 def _state(network: Network, weights: Weights) -> dict[str, Tensor]:
-    """What the files hold, by their names, on the CPU."""
+    """The tensors of the files by name, on the CPU."""
     tensors, state = network.state_dict(), dict[str, Tensor]()
     for ours, name in _names(network).items():
         tensor = tensors[ours].detach().to("cpu")
@@ -141,7 +143,7 @@ def _state(network: Network, weights: Weights) -> dict[str, Tensor]:
 
 
 def _shards(state: dict[str, Tensor], shard_bytes: int | None) -> dict[str, dict[str, Tensor]]:
-    """The tensors by file name, in their order; each file holds one tensor at least."""
+    """The tensors by file name, in order; each file holds at least one tensor."""
     groups: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in state.items():
@@ -160,7 +162,7 @@ def _shards(state: dict[str, Tensor], shard_bytes: int | None) -> dict[str, dict
 
 
 def _names(network: Network) -> dict[str, str]:
-    """The network's tensor names and the checkpoint's; a tied head has no tensor of its own."""
+    """The checkpoint's name for each of the network's tensors; a tied head has no tensor."""
     config = network.config
     names = {name: config.family.tensor_name(name) for name in network.state_dict()}
     if config.tied_head:
@@ -169,35 +171,17 @@ def _names(network: Network) -> dict[str, str]:
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """What can still be put on the device."""
+    """The memory that is free on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return available_memory_bytes()
 
 
-def _check_memory(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuses a model that cannot fit before the machine starts to swap."""
-    needed, name = _bytes_needed(config, dtype)
+def _too_large(needed: int, device: torch.device, dtype: torch.dtype) -> MemoryExhausted:
     free = free_memory_bytes(device)
-    if needed > free:
-        raise MemoryExhausted(
-            f"The weights need {needed / 2**30:.1f} GiB in {name}, "
-            f"{free / 2**30:.1f} GiB are free on {device}.",
-            remedy='Use a smaller checkpoint, engine.dtype = "bfloat16", or another device.',
-            param="engine.checkpoint",
-        )
-
-
-def _too_large(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> MemoryExhausted:
-    needed, _ = _bytes_needed(config, dtype)
     return MemoryExhausted(
-        f"The weights ({needed / 2**30:.1f} GiB) do not fit on {device}.",
-        remedy="Use a smaller checkpoint or another device.",
+        f"The weights need {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, but "
+        f"only {free / 2**30:.1f} GiB are free on {device}.",
+        remedy='Use a smaller checkpoint, engine.dtype = "bfloat16", or another device.',
         param="engine.checkpoint",
     )
-
-
-def _bytes_needed(config: ModelConfig, dtype: torch.dtype) -> tuple[int, str]:
-    """Bytes, and the dtype's name."""
-    name = str(dtype).removeprefix("torch.")
-    return bytes_estimate(config, "float32" if dtype == torch.float32 else "bfloat16"), name

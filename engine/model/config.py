@@ -1,8 +1,8 @@
-"""`config.json` of a checkpoint as a frozen, checked object.
+"""The `config.json` of a checkpoint as a frozen, checked object.
 
-Unknown keys are tolerated (released configs carry many that only training reads); wrong or missing
-ones are named. The defaults of NLD's config *class* differ from the released JSON, so nothing that
-shapes the network has a default here. Torch-free.
+Unknown keys are ignored, since released configs contain many that only training uses. Errors name
+wrong or missing keys. The defaults of NLD's config *class* differ from the released JSON, so keys
+that shape the network have no defaults here. Torch-free.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VISION = "nemotron_labs_diffusion_vlm"  # the family's sibling that reads image
 
 
 class _Rope(BaseModel):
-    """`rope_parameters` as the JSON has it."""
+    """The object `rope_parameters` in the JSON."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     rope_type: str = "default"
@@ -36,7 +36,7 @@ class _Rope(BaseModel):
     mscale_all_dim: float = 1.0
     attention_factor: float | None = Field(default=None, gt=0)
     llama_4_scaling_beta: float | None = None
-    # Not NLD's: what a checkpoint converted from a GGUF file keeps of it.
+    # Not a key of NLD's; a checkpoint that was converted from a GGUF file has it.
     frequency_factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
 
 
@@ -64,7 +64,7 @@ class _Json(BaseModel):
     mlp_bias: bool = False
     sliding_window: int | None = None
     use_sliding_window: bool = True
-    # Not NLD's: what a checkpoint converted from another family keeps of it.
+    # Not keys of NLD's; a checkpoint that was converted from another family has them.
     qkv_bias: bool = False
     qk_norm: bool = False
     rope_parameters: _Rope
@@ -75,10 +75,11 @@ class RopeConfig:
     """Rotary position encoding; `yarn` false means plain rotary.
 
     Attributes:
-        attention_factor: multiplies cos and sin; exactly 1 for NLD (mscale equals mscale_all_dim).
-        query_scale_beta: Llama-4 query scale `1 + beta ln(1 + floor(pos / original))`, 0 for none.
-        frequency_factors: what each of the D/2 plain frequencies is divided by (Llama 3.1, linear
-            scaling); empty for none.
+        attention_factor: the factor of cos and sin; 1 for NLD, where mscale equals mscale_all_dim.
+        query_scale_beta: beta in Llama-4's query scale `1 + beta ln(1 + floor(pos / original))`; 0
+            for no scale.
+        frequency_factors: the divisors of the D/2 plain frequencies (Llama 3.1, linear scaling);
+            empty for none.
     """
 
     theta: float
@@ -94,7 +95,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shape of the network and its special ids.
+    """The shape of the network and its special ids.
 
     `mask_id` is None for a checkpoint that was not trained to fill masks.
     """
@@ -123,7 +124,7 @@ class ModelConfig:
         return self.family == NEMOTRON and size in RELEASED.values()
 
     def parameters(self) -> int:
-        """Number of weights, the output head included."""
+        """The number of weights, including the output head."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         if self.family.qkv_bias:
             attention += self.head_dim * (self.heads + 2 * self.kv_heads)
@@ -138,7 +139,7 @@ def read_config(folder: Path) -> ModelConfig:
     """Reads and checks `folder/config.json`.
 
     Raises:
-        CheckpointError: the file is missing, no JSON, or a key is missing or wrong.
+        CheckpointError: the file is missing or not JSON, or a key is missing or wrong.
     """
     return parse_config(read_config_json(folder), str(folder / "config.json"))
 
@@ -147,7 +148,7 @@ def read_config_json(folder: Path) -> Any:
     """The decoded JSON of `folder/config.json`, unchecked.
 
     Raises:
-        CheckpointError: the file is missing, or no JSON.
+        CheckpointError: the file is missing or not JSON.
     """
     path = folder / "config.json"
     try:
@@ -191,12 +192,12 @@ def parse_config(raw: Any, source: str = "config.json") -> ModelConfig:
 
 
 def _check_family(model_type: object, source: str) -> None:
-    """Raises CheckpointError for another model's config, whose other keys would only mislead."""
+    """Raises CheckpointError for an unknown model, whose other keys would mislead."""
     if model_type in FAMILIES:
         return
     remedy = "Use a checkpoint of a supported kind."
     if model_type == _VISION:
-        remedy = "Use the text checkpoint, Nemotron-Labs-Diffusion-8B: images are not read here."
+        remedy = "Use the text checkpoint Nemotron-Labs-Diffusion-8B; images are not supported."
     raise CheckpointError(
         f"{source}: model_type is {model_type!r}; this engine computes {' or '.join(FAMILIES)}.",
         remedy=remedy,
@@ -205,7 +206,7 @@ def _check_family(model_type: object, source: str) -> None:
 
 
 def _rope_object(raw: dict[str, Any]) -> Any:
-    """`rope_parameters`, or the older `rope_theta` + `rope_scaling` pair in its form."""
+    """`rope_parameters`, or the older keys `rope_theta` and `rope_scaling` in its form."""
     rope = raw.get("rope_parameters")
     if rope is None and "rope_theta" in raw:
         scaling = raw.get("rope_scaling")
@@ -214,7 +215,7 @@ def _rope_object(raw: dict[str, Any]) -> Any:
 
 
 def _check_supported(fields: _Json, source: str) -> None:
-    """Raises CheckpointError for what this network does not compute."""
+    """Raises CheckpointError for values that this network does not support."""
 
     def refusal(key: str, value: object, expected: str) -> CheckpointError:
         return CheckpointError(
@@ -295,7 +296,7 @@ def _to_model_config(fields: _Json) -> ModelConfig:
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` of a checkpoint of ours: NLD's own keys, readable by its other loaders."""
+    """The `config.json` of a checkpoint that is written here, with NLD's keys for other loaders."""
     rope, family = config.rope, config.family
     scaling: dict[str, Any] = {}
     if rope.attention_factor != 1.0:

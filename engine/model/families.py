@@ -1,7 +1,7 @@
-"""Other model families as mappings onto the one network: which keys and which tensor names differ.
+"""Model families as mappings onto the one network: how keys and tensor names differ.
 
 A family is data, not code: the network computes what its config says (biases, tied head, rotary
-kind), whoever the checkpoint came from.
+kind), wherever the checkpoint came from.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ class Family:
     """How one `model_type` differs from Nemotron-Labs-Diffusion.
 
     Attributes:
-        qkv_bias: q, k and v projections have biases (not a config key in Qwen2).
-        qk_norm: queries and keys are RMS-normalised, each head by itself, before they are rotated.
-        fills_masks: trained to fill masks; others decode causally only.
+        qkv_bias: whether the q, k and v projections have biases (not a config key in Qwen2).
+        qk_norm: whether each head's queries and keys are RMS-normalised before rotation.
+        fills_masks: whether the models were trained to fill masks; others decode causally only.
         prefixes: (ours, theirs) beginnings of tensor names.
     """
 
@@ -27,7 +27,7 @@ class Family:
     prefixes: tuple[tuple[str, str], ...] = ()
 
     def tensor_name(self, ours: str) -> str:
-        """The checkpoint's name of one of the network's tensors."""
+        """The checkpoint's name for one of the network's tensors."""
         for mine, theirs in self.prefixes:
             if ours.startswith(mine):
                 return theirs + ours.removeprefix(mine)
@@ -47,6 +47,6 @@ FAMILIES = {
     family.model_type: family for family in (NEMOTRON, LLAMA, MISTRAL, MINISTRAL3, QWEN2, QWEN3)
 }
 
-# The released Nemotron-Labs-Diffusion: layers, hidden size and size of the feed-forward. All have
-# 32 query heads and 8 key heads of 128.
+# The released Nemotron-Labs-Diffusion: layers, hidden size and feed-forward size. All of them have
+# 32 query heads and 8 key heads of width 128.
 RELEASED = {"3B": (26, 3072, 9216), "8B": (34, 4096, 14336), "14B": (40, 5120, 16384)}

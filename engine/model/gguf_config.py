@@ -1,8 +1,8 @@
-"""The metadata of a GGUF file as this engine's config.
+"""Reads the metadata of a GGUF file as this engine's config.
 
-Architectures that are the one network under another name: qwen2, qwen3, llama (which Mistral's
-files say as well) and mistral3. Whatever would make a file compute something else is refused by its
-key. Torch-free.
+The supported architectures are the one network under other names: qwen2, qwen3, llama (which
+Mistral's files also use) and mistral3. A key that would change the computation is refused by name.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from engine.model.gguf_file import GGUFFile
 FAMILIES = {"llama": LLAMA, "mistral3": MINISTRAL3, "qwen2": QWEN2, "qwen3": QWEN3}
 EMBEDDING, HEAD, FREQUENCIES = "token_embd.weight", "output.weight", "rope_freqs.weight"
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
-# Tokens that end a text, a turn or a message in one vocabulary or another. Each is looked for where
-# the file says it is no ordinary text: the ids that a file names are often not all of them.
+# Tokens that end a text, a turn or a message in some vocabulary. A file often does not name the ids
+# of all of them, so they are also looked for among the tokens that are not ordinary text.
 _END_NAMES = frozenset((
     "<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "</s>",
     "<|end|>", "<|EOT|>", "<|eot|>", "<|end▁of▁sentence|>", "<｜end▁of▁sentence｜>",
 ))  # fmt: skip
-# Far above any model's; what is made before tensors are compared with the config stays small.
+# Far above any model's. They bound the memory that is used before tensors have been checked.
 _HEAD_DIM_MAX, _LAYERS_MAX = 1 << 14, 1 << 12
-_CONTROL, _ADDED = 3, 4  # kinds of tokens that are no ordinary text
+_CONTROL, _ADDED = 3, 4  # types of tokens that are not ordinary text
 _NONE = (None, 0, 0.0, False)
-# Keys that change what is computed, and the values that mean this engine's way.
+# Keys that change the computation, and the values with which it is this network's.
 _REFUSED: dict[str, tuple[object, ...]] = {
     "expert_count": _NONE,
     "attention.causal": (None, True),
@@ -48,10 +48,10 @@ _REFUSED: dict[str, tuple[object, ...]] = {
 
 
 def gguf_config(file: GGUFFile) -> ModelConfig:
-    """The config that the metadata states, checked.
+    """The checked config that the metadata describes.
 
     Raises:
-        CheckpointError: a key is missing or wrong, or says that the model is of another kind.
+        CheckpointError: a key is missing or wrong, or describes an unsupported model.
     """
     keys = _Keys(file)
     hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
@@ -95,7 +95,7 @@ def gguf_config(file: GGUFFile) -> ModelConfig:
 
 
 class _Keys:
-    """Values by key, those of the architecture without its name before them."""
+    """Checked values by key; the architecture's keys are given without its name."""
 
     def __init__(self, file: GGUFFile) -> None:
         self.path = file.path
@@ -119,7 +119,7 @@ class _Keys:
         return value
 
     def number(self, key: str, default: float | None = None, *, low: float, high: float) -> float:
-        """A float above `low` and below `high`."""
+        """A number above `low` and below `high`."""
         value = self.get(key)
         if value is None and default is not None:
             return default
@@ -128,7 +128,7 @@ class _Keys:
         return _shortest(float(value))
 
     def token(self, key: str, vocabulary: int) -> int | None:
-        """A special token's id; None where the file has none, which some say as -1 or 2^32-1."""
+        """A special token's id; None if the file has none, which some write as -1 or 2^32-1."""
         whole = f"tokenizer.ggml.{key}"
         value = self.metadata.get(whole)
         if value is None or value in (-1, 2**32 - 1):
@@ -142,7 +142,7 @@ class _Keys:
 
 
 def _check_whole(file: GGUFFile) -> None:
-    """Raises CheckpointError for a file that is a part of a model, or none."""
+    """Raises CheckpointError for a file that is not a model, or only a part of one."""
     kind = file.metadata.get("general.type", "model")
     if kind != "model":
         raise _refusal(file.path, "general.type", kind, "'model'")
@@ -205,8 +205,8 @@ def _rope(keys: _Keys, file: GGUFFile, head_dim: int, context: int) -> RopeConfi
 
 
 def _attention_factor(keys: _Keys, factor: float) -> float:
-    """What YaRN multiplies cos and sin by: DeepSeek's two temperatures where the file has the
-    second, else the paper's one, which Mistral's models do without."""
+    """YaRN's factor of cos and sin: DeepSeek's two temperatures if the file has the second one,
+    else the temperature of the paper, which Mistral's models do not use."""
     both = keys.number("rope.scaling.yarn_log_multiplier", 0.0, low=-1e-9, high=100)
     if not both and keys.architecture == "mistral3":
         return 1.0
@@ -214,7 +214,7 @@ def _attention_factor(keys: _Keys, factor: float) -> float:
 
 
 def _frequency_factors(file: GGUFFile, head_dim: int) -> tuple[float, ...]:
-    """Llama 3.1's divisors of the D/2 frequencies, which are a tensor."""
+    """Llama 3.1's divisors of the D/2 frequencies, which are stored as a tensor."""
     header = file.tensors.get(FREQUENCIES)
     if header is None:
         return ()
@@ -228,7 +228,7 @@ def _frequency_factors(file: GGUFFile, head_dim: int) -> tuple[float, ...]:
     factors = file.stored_rows(header).view("<f4")[0]
     if not (np.isfinite(factors) & (factors > 0)).all():
         raise CheckpointError(
-            f"{file.path}: {FREQUENCIES} holds numbers that are not finite and above zero.",
+            f"{file.path}: {FREQUENCIES} contains numbers that are not finite and positive.",
             remedy="Copy or download the file again.",
             param=FREQUENCIES,
         )
@@ -236,7 +236,7 @@ def _frequency_factors(file: GGUFFile, head_dim: int) -> tuple[float, ...]:
 
 
 def _end_ids(keys: _Keys, vocabulary: int) -> tuple[int, ...]:
-    """The ids that end a text: those the file names, then those found by name; each once."""
+    """The ids that end a text, each once: first those that the file names, then those by name."""
     stated = [keys.token(key, vocabulary) for key in _ENDS]
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
     kinds = keys.metadata.get("tokenizer.ggml.token_type")
@@ -244,7 +244,7 @@ def _end_ids(keys: _Keys, vocabulary: int) -> tuple[int, ...]:
     if isinstance(tokens, list):
         tokens = tokens[:vocabulary]
         if not isinstance(kinds, list) or len(kinds) < len(tokens):
-            kinds = [_CONTROL] * len(tokens)  # a file that says nothing of them
+            kinds = [_CONTROL] * len(tokens)  # the file has no types
         found = [
             index
             for index, token in enumerate(tokens)
@@ -257,7 +257,7 @@ def _end_ids(keys: _Keys, vocabulary: int) -> tuple[int, ...]:
 
 
 def _shortest(value: float) -> float:
-    """The shortest decimal that is this float32: 1e-06, and not 9.99999997e-07."""
+    """The shortest decimal that rounds to this float32: 1e-06 and not 9.99999997e-07."""
     narrow = np.float32(value)
     return float(str(narrow)) if math.isfinite(value) and float(narrow) == value else value
 

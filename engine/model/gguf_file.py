@@ -1,9 +1,9 @@
-"""A GGUF file: its metadata, its tensors' headers, and their bytes, memory-mapped.
+"""A GGUF file: its metadata, its tensors' headers, and their memory-mapped bytes.
 
-Little-endian versions 2 and 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Nothing
-in a file is believed: counts are compared with what is left of the file before anything is made of
-them, and every tensor lies inside the file, so that a damaged or malicious one ends in an error at
-once. Knows no model. Torch-free.
+Reads the little-endian versions 2 and 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+Nothing in a file is trusted: counts are compared with the rest of the file before memory is
+allocated, and every tensor must lie inside the file, so that a damaged or malicious file is refused
+at once. Knows no model. Torch-free.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from engine.errors import CheckpointError
 from engine.model.weights import Shape
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
-# Far above what any model has, and little enough to be read in a second.
+# Far above any model's header, and small enough to be read in a second.
 _HEADER_BYTES_MAX = 1 << 28
 _KEYS_MAX = _TENSORS_MAX = 1 << 16
 _ENTRIES_MAX = 1 << 22  # of all arrays together; a vocabulary and its merges are under 2^21
 _DIMENSIONS_MAX = 4
 _ALIGNMENT_KEY, _ALIGNMENT = "general.alignment", 32
-# By the number that GGUF gives a type of value: how its bytes are read.
+# The numpy dtype for each of GGUF's numbers of value types.
 _NUMBERS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4",
     10: "<u8", 11: "<i8", 12: "<f8",
@@ -40,12 +40,12 @@ _BOOL, _STRING, _ARRAY = 7, 8, 9
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """Where a tensor lies and how it is stored.
+    """The place of a tensor in the file and its storage.
 
     Attributes:
-        shape: (out, in) for matrices: the file says it the other way round.
-        start: the byte of the file at which it begins.
-        row_bytes: bytes of one row, or of the whole of a vector.
+        shape: (out, in) for matrices, which the file states in reverse order.
+        start: the byte of the file at which the tensor begins.
+        row_bytes: the number of bytes of one row, or of a whole vector.
     """
 
     name: str
@@ -57,11 +57,11 @@ class TensorHeader:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        metadata: by key, in the file's order: int, float, bool, str, or a list of one of them.
-        tensors: by the file's own names.
+        metadata: the values by key, in the file's order: int, float, bool, str, or a list of these.
+        tensors: the headers by the file's own names.
     """
 
     path: Path
@@ -70,18 +70,18 @@ class GGUFFile:
     data: NDArray[np.uint8]
 
     def stored_rows(self, header: TensorHeader) -> NDArray[np.uint8]:
-        """(rows, row_bytes) as they lie in the file, a view of it; a vector is one row."""
+        """(rows, row_bytes): a view of the stored rows; a vector is one row."""
         rows = math.prod(header.shape[:-1])
         shape = (rows, header.row_bytes)
         return np.ndarray(shape, np.uint8, self.data, header.start)
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Reads the header and maps the rest; checks that every tensor is all there.
+    """Reads the header and maps the rest; checks that every tensor is complete.
 
     Raises:
-        CheckpointError: no GGUF file, of another version or byte order, truncated or damaged; names
-            the key or tensor at fault.
+        CheckpointError: the file is not a GGUF file, has another version or byte order, or is
+            truncated or damaged; names the key or tensor at fault.
     """
     try:
         data = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
@@ -115,7 +115,7 @@ def read_gguf(path: Path) -> GGUFFile:
 
 
 class _Cursor:
-    """Reads one thing after another from the header, and never behind its end."""
+    """Reads the header value by value, and never after its end."""
 
     def __init__(self, path: Path, data: NDArray[np.uint8]) -> None:
         self.path = path
@@ -142,10 +142,10 @@ class _Cursor:
             return self.take(count).decode("utf-8")
         except UnicodeDecodeError as error:
             at = self.within or f"byte {self.position - count}"
-            raise self.damaged(f"the text at {at} is no UTF-8: {error}", self.within) from None
+            raise self.damaged(f"the text at {at} is not UTF-8: {error}", self.within) from None
 
     def texts(self, count: int) -> list[str]:
-        """As many `text` one after another, in a fifth of the time: a vocabulary has 300,000."""
+        """Several texts, in a fifth of the time of `text`: vocabularies have up to 300,000."""
         view, end = self.data.data, self.end
         length_at = struct.Struct("<Q").unpack_from
         found: list[str] = []
@@ -158,11 +158,11 @@ class _Cursor:
                 found.append(str(view[start:stop], "utf-8"))
                 self.position = stop
             except (ValueError, struct.error):
-                found.append(self.text())  # which says what is wrong with it
+                found.append(self.text())  # raises the error that describes the problem
         return found
 
     def count(self, what: str, least_bytes: int, most: int) -> int:
-        """A number of things of which each takes so many bytes at least."""
+        """The stated number of items, each of which takes at least `least_bytes`."""
         count = self.unsigned("<Q")
         if count > min(most, (self.end - self.position) // least_bytes):
             raise self.damaged(f"it says that it has {count} {what}", self.within or what)
@@ -177,12 +177,12 @@ class _Cursor:
 
 
 def _start(cursor: _Cursor) -> tuple[int, int]:
-    """Numbers of tensors and of keys, behind the magic and the version."""
+    """The numbers of tensors and keys, which follow the magic and the version."""
     path = cursor.path
     magic = cursor.data[: len(_MAGIC)].tobytes()
     if magic != _MAGIC:
         raise CheckpointError(
-            f"{path} is no GGUF file: it begins with {magic!r}.",
+            f"{path} is not a GGUF file: it begins with {magic!r}.",
             remedy="Give a GGUF file, or the folder of a checkpoint.",
             param=path.name,
         )
@@ -202,7 +202,7 @@ def _start(cursor: _Cursor) -> tuple[int, int]:
             remedy="Convert the model again with a recent llama.cpp.",
             param=path.name,
         )
-    # The least: name length, number of dimensions, type, offset; key length, type, one byte.
+    # The least bytes: name length, number of dimensions, type, offset; key length, type, one byte.
     num_tensors = cursor.count("tensors", 24, _TENSORS_MAX)
     return num_tensors, cursor.count("keys", 13, _KEYS_MAX)
 
@@ -243,7 +243,7 @@ def _alignment(cursor: _Cursor, metadata: Mapping[str, Any]) -> int:
 
 
 def _tensor(cursor: _Cursor) -> tuple[str, Shape, int, int]:
-    """Name, shape, number of the type, and offset from where tensors begin."""
+    """The name, the shape, the number of the type, and the offset from the first tensor's start."""
     name = cursor.text()
     cursor.within = name
     dimensions = cursor.unsigned("<I")
@@ -256,20 +256,20 @@ def _tensor(cursor: _Cursor) -> tuple[str, Shape, int, int]:
 
 
 def _placed(cursor: _Cursor, name: str, shape: Shape, number: int, start: int) -> TensorHeader:
-    """A tensor that lies inside the file."""
+    """The header of a tensor, which must lie inside the file."""
     try:
         kind = TensorType(number)
         block, block_bytes = GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError):
         raise CheckpointError(
-            f"{cursor.path}: {name} is of the type {number}, which is not known.",
+            f"{cursor.path}: {name} is of the type {number}, which is unknown.",
             remedy="Use a file in another quantisation, such as Q4_K_M or Q8_0.",
             param=name,
         ) from None
     if not all(shape):
         raise cursor.damaged(f"{name} has shape {list(shape)}", name)
     if shape[-1] % block:
-        raise cursor.damaged(f"{name} has rows of {shape[-1]}, no multiple of {block}", name)
+        raise cursor.damaged(f"{name} has rows of {shape[-1]}, not a multiple of {block}", name)
     row_bytes = shape[-1] // block * block_bytes
     end = start + math.prod(shape[:-1]) * row_bytes
     if end > len(cursor.data):

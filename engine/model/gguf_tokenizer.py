@@ -1,9 +1,9 @@
-"""A tokenizer from the metadata of a GGUF file.
+"""Builds a tokenizer from the metadata of a GGUF file.
 
-GGUF keeps the vocabulary in `tokenizer.ggml.*` and of the pre-tokenizer its name alone, so that the
-patterns stand here, as the models' own tokenizer.json files have them. A name that is not listed is
-refused: a text split otherwise than in training is still text, but no longer what the model knows.
-Built from Python values without a detour through JSON, since a language server waits for it.
+GGUF stores the vocabulary in `tokenizer.ggml.*` but only the name of the pre-tokenizer. This module
+lists the patterns of the models' own tokenizer.json files. A name that is not listed is refused,
+because a model does not know text that is split in another way than in training. The tokenizer is
+built from Python values without a detour through JSON, since a language server waits for it.
 Torch-free; reads no file.
 """
 
@@ -22,7 +22,7 @@ from engine.prompt import SENTINEL_NAMES, SENTINELS
 
 # tokenizer.ggml.token_type
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = range(1, 6)
-_REMEDY = "The file is damaged or was converted by a faulty program; get another copy."
+_REMEDY = "The file is damaged or was converted wrongly; get another copy."
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -35,10 +35,10 @@ _TEKKEN = (
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")
-# llama.cpp's own, for files that name no pre-tokenizer.
+# llama.cpp's default, for files that name no pre-tokenizer.
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 
-# Each splits the parts that the one before it left. By tokenizer.ggml.pre.
+# The patterns by tokenizer.ggml.pre. Each of them splits the parts that the previous one left.
 _PATTERNS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "mellum"), (_GPT2,)),
@@ -48,7 +48,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {
     "tekken": (_TEKKEN,),
     "deepseek-coder": _DEEPSEEK_CODER,
 }
-# Made from tiktoken files: a word that is in the vocabulary is one token, whatever merges say.
+# Vocabularies from tiktoken files: a word in the vocabulary is one token, whatever the merges say.
 _WHOLE_WORDS = frozenset(("llama-bpe", "llama3", "llama-v3", "tekken"))
 
 Item = TypeVar("Item", str, int, float)
@@ -57,23 +57,24 @@ Item = TypeVar("Item", str, int, float)
 def tokenizer_from_gguf(metadata: Mapping[str, object], source: str) -> Tokenizer:
     """The tokenizer that a GGUF file describes.
 
-    Tokens of the types control, unknown and unused spell nothing; so does a marker that a
-    converter called an ordinary token, where `engine.prompt` knows it for certain.
+    Tokens of the types control, unknown and unused spell nothing. Neither does a marker that a
+    converter called an ordinary token, if `engine.prompt` identifies it.
 
     Args:
         metadata: the file's key-value pairs as plain Python values (str, int, float, bool, list).
-        source: names the file in errors.
+        source: the file's name in errors.
 
     Raises:
         CheckpointError: a key is missing, of a wrong type or inconsistent, or the kind of tokenizer
-            (`tokenizer.ggml.model`, `tokenizer.ggml.pre`) is not one of those above.
+            (`tokenizer.ggml.model`, `tokenizer.ggml.pre`) is not supported.
     """
     fields = _Fields(metadata, source)
     model = fields.text("tokenizer.ggml.model")
     if model not in ("gpt2", "llama"):
         raise fields.error(
             "tokenizer.ggml.model",
-            f"is {model!r}; byte-level BPE ('gpt2') and SentencePiece BPE ('llama') are read.",
+            f"is {model!r}; only byte-level BPE ('gpt2') and SentencePiece BPE ('llama') are "
+            "supported.",
             "Use a model of another family.",
         )
     ids, types = fields.vocabulary()
@@ -84,18 +85,18 @@ def tokenizer_from_gguf(metadata: Mapping[str, object], source: str) -> Tokenize
 
 
 class _Fields:
-    """Typed access to the metadata; every complaint names the key."""
+    """Typed access to the metadata; every error names the key."""
 
     def __init__(self, metadata: Mapping[str, object], source: str) -> None:
         self._metadata = metadata
         self._source = source
 
     def error(self, key: str, problem: str, remedy: str = _REMEDY) -> CheckpointError:
-        """What to raise about a key."""
+        """The error to raise about a key."""
         return CheckpointError(f"{self._source}: {key} {problem}", remedy=remedy, param=key)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A text; `default` stands in for a missing key, None if there must be one."""
+        """A text. `default` replaces a missing key; None means that the key is required."""
         value = self._metadata.get(key, default)
         if value is None:
             raise self.error(key, "is missing.")
@@ -104,11 +105,11 @@ class _Fields:
         return value
 
     def items(self, key: str, kind: type[Item], count: int | None = None) -> list[Item]:
-        """A list of values of one type, and of this many where `count` says so."""
+        """A list of values of one type, with `count` items unless that is None."""
         value = self._metadata.get(key)
         if value is None:
             raise self.error(key, "is missing.")
-        # All types at once: a list has some 150,000 items.
+        # Checks all types at once, because a list has some 150,000 items.
         if not isinstance(value, list) or not set(map(type, value)) <= {kind}:
             raise self.error(key, f"is not a list of {kind.__name__}.")
         if count is not None and len(value) != count:
@@ -116,7 +117,7 @@ class _Fields:
         return value
 
     def vocabulary(self) -> tuple[dict[str, int], list[int]]:
-        """Ids by token, and the type of each id. A nameless token gets a name, as in llama.cpp."""
+        """The ids by token and the type of each id. Empty tokens get a name, as in llama.cpp."""
         tokens = self.items("tokenizer.ggml.tokens", str)
         if "" in tokens:
             tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
@@ -135,16 +136,16 @@ class _Fields:
 
 
 def _byte_level(fields: _Fields, ids: dict[str, int]) -> _Backend:
-    """GPT-2's kind, with the pre-tokenizer that the file names."""
+    """A byte-level tokenizer, with the pre-tokenizer that the file names."""
     name = fields.text("tokenizer.ggml.pre", "default")
     if name not in _PATTERNS:
         raise fields.error(
             "tokenizer.ggml.pre",
-            f"is {name!r}, a way of splitting text that is not known here. Known are: "
+            f"is {name!r}, an unknown way of splitting text. These are known: "
             f"{', '.join(sorted(_PATTERNS))}.",
             "Use a model of another family.",
         )
-    # A merge is two pieces with a blank between them; a byte-level piece holds none itself.
+    # A merge is two pieces with a blank between them; byte-level pieces contain no blanks.
     parts = (merge.partition(" ") for merge in fields.items("tokenizer.ggml.merges", str))
     merges = [(left, right) for left, _, right in parts]
     backend = _Backend(_bpe(ids, merges, fields, ignore_merges=name in _WHOLE_WORDS))
@@ -173,19 +174,20 @@ def _bpe(
             unknown = [piece for piece in (left, right, left + right) if piece not in ids]
             if unknown:
                 raise fields.error(
-                    "tokenizer.ggml.merges", f"names {unknown[0]!r}, which is no token, at {index}."
+                    "tokenizer.ggml.merges",
+                    f"names {unknown[0]!r}, which is not a token, at {index}.",
                 ) from None
         raise
 
 
 def _sentencepiece(fields: _Fields, ids: dict[str, int], types: Sequence[int]) -> _Backend:
-    """SentencePiece's BPE: what merges first is what scores highest."""
+    """SentencePiece's BPE, in which pieces with the highest scores are merged first."""
     scores = fields.items("tokenizer.ggml.scores", float, len(ids))
     missing = [token for token in BYTE_TOKENS if token not in ids]
     if missing:
         raise fields.error("tokenizer.ggml.tokens", f"has no byte token {missing[0]}.")
     backend = _Backend(_bpe(ids, _merges(ids, types, scores), fields, byte_fallback=True))
-    # No blank in front (`tokenizer.ggml.add_space_prefix`): see `engine.model.tokenizer`.
+    # No blank at the beginning (`tokenizer.ggml.add_space_prefix`); see `engine.model.tokenizer`.
     backend.normalizer = normalizers.Replace(" ", BLANK)
     backend.decoder = decoders.Sequence(
         [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -196,11 +198,11 @@ def _sentencepiece(fields: _Fields, ids: dict[str, int], types: Sequence[int]) -
 def _merges(
     ids: Mapping[str, int], types: Sequence[int], scores: Sequence[float]
 ) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two others, best score first.
+    """Every way to build a piece from two others, the best score first.
 
-    SentencePiece takes, of all neighbours that make a piece, those whose piece scores highest. Of
-    several ways to the same piece it takes the leftmost in the text; here they have an order, the
-    longest left part last, which differs only where both ways meet in one run of equal characters.
+    SentencePiece merges the neighbours whose piece has the highest score, and of several ways to
+    the same piece the leftmost one in the text. Here these ways have a fixed order, the longest
+    left part last. Both differ only if the ways meet in one run of equal characters.
     """
     misnamed = _misnamed(ids)
     pieces = {
@@ -214,17 +216,16 @@ def _merges(
         for at in range(1, len(piece))
         if (left := piece[:at]) in pieces and (right := piece[at:]) in pieces
     ]
-    # By ids, so that the order does not hang on that of a set; of two beginnings of one piece the
-    # shorter comes first.
+    # The ids make the order independent of the set's; the shorter left part of a piece is first.
     found.sort()
     return [(left, right) for _, _, left, right in found]
 
 
 def _add_tokens(backend: _Backend, ids: Mapping[str, int], types: Sequence[int]) -> None:
-    """Makes markers of those tokens that are no ordinary pieces; they keep their ids."""
+    """Makes markers of the tokens that are not ordinary pieces; they keep their ids."""
     misnamed = _misnamed(ids)
     special, others = [], []
-    # Few are not ordinary; to look at the types alone takes a tenth of the time.
+    # Few tokens are not ordinary, and looking at the types only takes a tenth of the time.
     marked = {number for number, kind in enumerate(types) if kind != _NORMAL}
     marked |= {ids[token] for token in misnamed}
     tokens = list(ids)
@@ -240,9 +241,9 @@ def _add_tokens(backend: _Backend, ids: Mapping[str, int], types: Sequence[int])
 
 
 def _misnamed(ids: Mapping[str, int]) -> set[str]:
-    """Tokens that are markers whatever type they have: a family's sentinels where all of them are
-    there, and other names that are no program text. "</s>" alone proves nothing: Qwen's vocabulary
-    has it as an ordinary piece."""
+    """The tokens that are markers whatever their type is: a family's sentinels if all of them are
+    present, and other names that cannot be program text. "</s>" alone proves nothing, because
+    Qwen's vocabulary has it as an ordinary piece."""
     found = {name for name in SENTINEL_NAMES if name in ids and looks_like_control(name)}
     for family in SENTINELS:
         names = {entry for entry in family.order if isinstance(entry, str)}

@@ -1,7 +1,7 @@
-"""The tensors of a GGUF file under the network's names, dequantised as they are read.
+"""The tensors of a GGUF file under the network's names, dequantised when they are read.
 
-llama.cpp's converter reorders the rows of query and key projections of the Llama family, so that
-rotary pairs lie beside each other; here they are put back, since our rotary takes halves.
+llama.cpp's converter reorders the rows of the Llama family's query and key projections, so that
+rotary pairs are adjacent. This module restores the order of halves that the network uses.
 Torch-free.
 """
 
@@ -21,7 +21,7 @@ from engine.model.gguf_config import FREQUENCIES
 from engine.model.gguf_file import GGUFFile, TensorHeader
 from engine.model.weights import Float32, network_tensors, selection
 
-_PERMUTED = ("llama", "ministral3")  # families
+_PERMUTED = ("llama", "ministral3")  # the families whose files have reordered rows
 _OUTSIDE = {
     "encoder.embed_tokens.weight": "token_embd.weight",
     "encoder.norm.weight": "output_norm.weight",
@@ -41,19 +41,18 @@ _PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-# Not weights of their own: rotary tables, which the config has or implies.
+# Rotary tables, which follow from the config.
 _DERIVED = (FREQUENCIES, ".attn_rot_embd", ".rope_freqs.weight")
-_CHUNK = 1 << 16  # entries dequantised at once: what a cache of the CPU holds is far faster
+_CHUNK = 1 << 16  # entries dequantised at once; they fit into the CPU's cache, which is far faster
 
 
 class GGUFWeights:
-    """`Weights` in a GGUF file. Names, shapes and types are checked when it is made."""
+    """`Weights` in a GGUF file. Names, shapes and types are checked when the object is made."""
 
     def __init__(self, file: GGUFFile, config: ModelConfig) -> None:
         """
         Raises:
-            CheckpointError: a tensor is missing, unknown or misshapen, or of a type that cannot be
-                dequantised.
+            CheckpointError: a tensor is missing, unknown, misshapen or of an unsupported type.
         """
         self._file = file
         self._headers = _checked(file, config)
@@ -81,15 +80,15 @@ class GGUFWeights:
 
 
 def halves(rows: int, head_dim: int) -> NDArray[np.int64]:
-    """Where each row of a rotated projection lies in a Llama-family file: the file has a head's
-    rows 0, D/2, 1, D/2 + 1, …"""
+    """The place of each row of a rotated projection in a Llama-family file, which stores a head's
+    rows in the order 0, D/2, 1, D/2 + 1, …"""
     head, within = np.divmod(np.arange(rows), head_dim)
     half, pair = np.divmod(within, head_dim // 2)
     return head * head_dim + 2 * pair + half
 
 
 def gguf_name(name: str) -> str:
-    """The file's name of one of the network's tensors."""
+    """The file's name for one of the network's tensors."""
     if name in _OUTSIDE:
         return _OUTSIDE[name]
     layer, _, rest = name.removeprefix(_LAYERS).partition(".")
@@ -98,7 +97,7 @@ def gguf_name(name: str) -> str:
 
 
 def _dequantized(stored: NDArray[np.uint8], header: TensorHeader) -> Float32:
-    """(rows, row_bytes) as a new array (rows, in)."""
+    """Dequantises stored rows (rows, row_bytes) into a new array (rows, in)."""
     kind = header.type
     rows, width = len(stored), header.shape[-1]
     if kind is TensorType.F32:
@@ -109,7 +108,7 @@ def _dequantized(stored: NDArray[np.uint8], header: TensorHeader) -> Float32:
     flat = stored.reshape(-1)
     out = np.empty(rows * width, np.float32)
     step = _CHUNK // block
-    with np.errstate(all="ignore"):  # a damaged block's infinities are the reader's business
+    with np.errstate(all="ignore"):  # a damaged block may contain infinities
         for start in range(0, rows * width // block, step):
             part = flat[start * block_bytes : (start + step) * block_bytes]
             entries = out[start * block : (start + step) * block]
@@ -118,7 +117,7 @@ def _dequantized(stored: NDArray[np.uint8], header: TensorHeader) -> Float32:
 
 
 def _is_read(kind: TensorType) -> bool:
-    """Whether the library dequantises the type, tried on one block of zeros."""
+    """Whether the library can dequantise the type, tried on one block of zeros."""
     _, block_bytes = GGML_QUANT_SIZES[kind]
     try:
         gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
@@ -128,7 +127,7 @@ def _is_read(kind: TensorType) -> bool:
 
 
 def _checked(file: GGUFFile, config: ModelConfig) -> dict[str, TensorHeader]:
-    """Headers by the network's names."""
+    """The checked headers by the network's names."""
     path, tensors = file.path, file.tensors
     headers: dict[str, TensorHeader] = {}
     types: dict[TensorType, bool] = {}
@@ -151,7 +150,7 @@ def _checked(file: GGUFFile, config: ModelConfig) -> dict[str, TensorHeader]:
             )
         if not types.setdefault(header.type, _is_read(header.type)):
             raise CheckpointError(
-                f"{path}: {theirs} is {header.type.name}, which is not read.",
+                f"{path}: {theirs} is {header.type.name}, which is not supported.",
                 remedy="Use a file in another quantisation, such as Q4_K_M or Q8_0.",
                 param=theirs,
             )
@@ -160,7 +159,7 @@ def _checked(file: GGUFFile, config: ModelConfig) -> dict[str, TensorHeader]:
     for name in tensors:
         if name not in known and not name.endswith(_DERIVED):
             raise CheckpointError(
-                f"{path} holds {name}, which this network has no place for.",
+                f"{path} holds {name}, for which this network has no place.",
                 remedy="Use a GGUF file of a supported model, or its checkpoint folder.",
                 param=name,
             )

@@ -1,9 +1,9 @@
-"""The Nemotron-Labs-Diffusion decoder: a Ministral-3 network whose head fills masks as well.
+"""The Nemotron-Labs-Diffusion decoder: a Ministral-3 network whose head also fills masks.
 
 Pre-RMSNorm, grouped-query attention, SwiGLU, no biases, YaRN rotary positions, Llama-4 query scale,
-untied `diffusion_head`. Module names are the checkpoint's tensor names. The network does not know
-what a row may see, nor that a cache exists: the caller passes `attend`, which the engine builds
-from a step and a cache, and training from a packed batch.
+untied `diffusion_head`. Module names are the checkpoint's tensor names. The network knows neither
+what a row may see nor the cache: the caller passes `attend`, which the engine builds from a step
+and a cache, and training from a packed batch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional
 from engine.model.config import ModelConfig
 from engine.model.rotary import rotary_frequencies
 
-Joined = tuple[Tensor, Tensor | None]  # weight and bias of projections below each other
+Joined = tuple[Tensor, Tensor | None]  # stacked weights and biases of several projections
 
 
 class Attend(Protocol):
-    """Mixes values over whatever the caller decides is visible."""
+    """Attention over the keys that the caller makes visible."""
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query (..., T, H, D), key and value (..., T, Hkv, D), rotated → (..., T, H, D)."""
@@ -30,7 +30,7 @@ class Attend(Protocol):
 
 
 class Draft(Protocol):
-    """What the drafter LoRA adds to a layer's o_proj."""
+    """The drafter LoRA's addition to a layer's o_proj."""
 
     def __call__(self, layer: int, x: Tensor, /) -> Tensor:
         """(..., T, H * D), o_proj's input → (..., T, hidden)."""
@@ -38,7 +38,7 @@ class Draft(Protocol):
 
 
 class Rotation:
-    """For one set of positions: cos, sin (..., T, 1, D), query scale (..., T, 1, 1) or None."""
+    """cos, sin (..., T, 1, D) and the query scale (..., T, 1, 1) or None for some positions."""
 
     def __init__(self, cos: Tensor, sin: Tensor, query_scale: Tensor | None) -> None:
         self.cos = cos
@@ -52,7 +52,7 @@ class Rotation:
 
 
 class RMSNorm(nn.Module):
-    """y = w * x * rsqrt(mean(x^2) + eps), fp32 inside, rounded before the weight as Llama does."""
+    """y = w * x * rsqrt(mean(x^2) + eps), in fp32 and rounded before the weight, as in Llama."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; what is visible is `attend`'s business."""
+    """Grouped-query attention; `attend` decides what is visible."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -94,11 +94,11 @@ class Attention(nn.Module):
         return out if draft is None else out + draft(self.layer, mixed)
 
     def join(self) -> None:
-        """One product instead of three; see `Network.join`."""
+        """Computes one product instead of three; see `Network.join`."""
         self._joined = _joined((self.q_proj, self.k_proj, self.v_proj))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query (..., T, H, D), key and value (..., T, Hkv, D), not rotated yet."""
+        """Query (..., T, H, D), key and value (..., T, Hkv, D), before rotation."""
         if self._joined is None:
             parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         else:
@@ -128,7 +128,7 @@ class MLP(nn.Module):
         return self.down_proj(functional.silu(gate) * up)
 
     def join(self) -> None:
-        """One product instead of two; see `Network.join`."""
+        """Computes one product instead of two; see `Network.join`."""
         self._joined = _joined((self.gate_proj, self.up_proj))
 
 
@@ -148,12 +148,12 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embedding, layers and final norm, under the name the checkpoints give them."""
+    """Embedding, layers and final norm, under the name that checkpoints use."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        # Given its weight, an embedding draws none: drawing one under the meta device imports the
-        # whole of torch's compiler, a second at every start.
+        # An embedding that is given its weight draws none. Drawing one on the meta device would
+        # import torch's compiler, which takes a second at every start.
         weight = torch.empty(config.vocabulary, config.hidden)
         self.embed_tokens = nn.Embedding(config.vocabulary, config.hidden, _weight=weight)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))
@@ -170,7 +170,7 @@ class Network(nn.Module):
         self.diffusion_head = nn.Linear(config.hidden, config.vocabulary, bias=False)
         if config.tied_head:
             self.diffusion_head.weight = self.encoder.embed_tokens.weight
-        # fp32 whatever the weights are, and never in the state dict: derived from the config.
+        # Always fp32, and not in the state dict, since the config determines them.
         self.frequencies = torch.from_numpy(rotary_frequencies(config.rope, config.head_dim))
 
     def forward(
@@ -181,23 +181,29 @@ class Network(nn.Module):
         Args:
             tokens: (..., T) int64.
             positions: (..., T) int64.
-            draft: the drafter LoRA, where some rows run with it.
+            draft: the drafter LoRA, if some rows run with it.
 
         Returns:
             (..., T, hidden) in the weights' dtype.
         """
-        x = self.encoder.embed_tokens(tokens)
+        return self.from_embeddings(self.encoder.embed_tokens(tokens), positions, attend, draft)
+
+    def from_embeddings(
+        self, x: Tensor, positions: Tensor, attend: Attend, draft: Draft | None = None
+    ) -> Tensor:
+        """As `forward`, of rows whose embeddings (..., T, hidden) the caller has looked up, such as
+        masks that have vectors of their own."""
         rotation = self._rotation(positions, x.dtype)
         for layer in self.encoder.layers:
             x = layer(x, rotation, attend, draft)
         return self.encoder.norm(x)
 
     def join(self) -> None:
-        """For decoding, once the weights are where they stay: projections of the same input become
-        one product, since a step of few rows costs by the number of products.
+        """Joins projections of the same input into one product, for decoding: the cost of a step
+        with few rows depends on the number of products.
 
-        The weights keep their names and become views of the joined ones: they are not to be moved
-        nor trained afterwards.
+        The weights keep their names and become views of the joined ones. They must not be moved or
+        trained afterwards.
         """
         for layer in self.encoder.layers:
             assert isinstance(layer, Layer)
@@ -205,8 +211,8 @@ class Network(nn.Module):
             layer.mlp.join()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., hidden) → (..., V) in the weights' dtype. Row i fills place i where token i is a
-        mask, and predicts place i + 1 where it is a causal row."""
+        """(..., hidden) → (..., V) in the weights' dtype. Row i fills place i if token i is a
+        mask, and predicts place i + 1 if row i is causal."""
         return self.diffusion_head(hidden)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
@@ -224,7 +230,7 @@ class Network(nn.Module):
 
 
 def _joined(parts: Sequence[nn.Linear]) -> Joined:
-    """The projections below each other as one, of which they become views."""
+    """The projections stacked into one, of which they become views."""
     weight = torch.cat([part.weight.data for part in parts])
     biases = [part.bias.data for part in parts if part.bias is not None]
     bias = torch.cat(biases) if biases else None

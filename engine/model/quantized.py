@@ -1,9 +1,9 @@
-"""Weights stored as int8, one scale per output channel (row): `weight` and `weight_scale`.
+"""Weights stored as int8 with one scale per output channel (row): `weight` and `weight_scale`.
 
 The layout is compressed-tensors' "int-quantized" (https://github.com/vllm-project/compressed-tensors):
 symmetric, `weight` int8 (rows, columns), `weight_scale` float (rows, 1), `quantization_config` in
-config.json. Only how weights are stored: they are multiplied out when they are read, so that the
-network, its kernels and its laws never see an int8. Knows no file but config.json. Torch-free.
+config.json. It is a storage format only: weights are dequantised when they are read, so that the
+network and its kernels never see int8. Torch-free.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from engine.errors import CheckpointError
 
-if TYPE_CHECKING:  # what is trained is written by torch; reading needs none
+if TYPE_CHECKING:  # only writing uses torch
     from torch import Tensor
 
 KEY = "quantization_config"
-# What a checkpoint of ours says of its weights. The tables of tokens are quantised as well.
+# The value that this project writes. The embedding table is quantised as well.
 CONFIG: dict[str, Any] = {
     "quant_method": "compressed-tensors",
     "format": "int-quantized",
@@ -39,18 +39,18 @@ CONFIG: dict[str, Any] = {
             },
             "input_activations": None,
             "output_activations": None,
-            # Else the library infers that weights alone are packed into int32.
+            # Without this the library assumes that weights are packed into int32.
             "format": "int-quantized",
         }
     },
     "ignore": [],
 }
 _SUFFIX = "_scale"
-_LARGEST = 127  # -128 has no counterpart
-# Of rows that are zero, or so small that their scale were none: 2^-100 is a float32 and a bf16.
+_LARGEST = 127  # -128 has no positive counterpart
+# The scale of rows that are zero or nearly zero; both float32 and bf16 can represent it.
 _SCALE_MIN = 2.0**-100
 
-# By key, the values that mean what is computed here; a key that is not there is None.
+# The accepted values by key; a missing key counts as None.
 _WHOLE: dict[str, tuple[Any, ...]] = {
     "quant_method": ("compressed-tensors",),
     "format": ("int-quantized",),
@@ -77,34 +77,34 @@ _WEIGHTS: dict[str, tuple[Any, ...]] = {
 
 
 def scale_name(name: str) -> str:
-    """The tensor that holds a weight's scales."""
+    """The name of the tensor that holds a weight's scales."""
     return name + _SUFFIX
 
 
 def weight_name(name: str) -> str | None:
-    """The weight whose scales a tensor holds; None where it is no scale by its name."""
+    """The name of the weight whose scales a tensor holds; None if its name is not a scale's."""
     return name.removesuffix(_SUFFIX) if name.endswith(_SUFFIX) else None
 
 
 def with_scales(
     shapes: Mapping[str, tuple[int, ...]], int8: Iterable[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes with those of the scales, (rows, 1), of the weights named in `int8`."""
+    """The shapes by name, with the shapes (rows, 1) of the scales of the weights in `int8`."""
     return {**shapes, **{scale_name(name): (shapes[name][0], 1) for name in int8}}
 
 
 def quantize(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (rows, columns) as int8 and its scales (rows, 1) float32, on its device.
+    """A weight (rows, columns) as int8 and its scales (rows, 1) as float32, on its device.
 
-    A row's largest entry becomes ±127. An entry comes back within half its row's scale.
+    A row's largest entry becomes ±127. An entry comes back within half of its row's scale.
 
     Raises:
-        CheckpointError: the weight, of this name, holds infinities or NaN.
+        CheckpointError: the weight contains infinities or NaN; names it.
     """
     wide = weight.float()
     if not wide.isfinite().all():
         raise CheckpointError(
-            f"{name} holds infinities or NaN, which int8 cannot store.",
+            f"{name} contains infinities or NaN, which int8 cannot store.",
             remedy="Train again from an earlier state, or store bf16.",
             param=name,
         )
@@ -113,7 +113,7 @@ def quantize(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(values: NDArray[np.generic], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """int8 (rows, columns) times the scales (rows, 1) of its rows, as a new array of float32."""
+    """int8 (rows, columns) times the scales (rows, 1), as a new array of float32."""
     return np.multiply(values, scale, dtype=np.float32)
 
 
@@ -128,17 +128,17 @@ def check_scale(file: Path, name: str, scale: NDArray[np.float32]) -> None:
         return
     row = int(wrong[0])
     raise CheckpointError(
-        f"{file}: {name} is {flat[row].item()} in row {row}; a scale is finite and above zero.",
+        f"{file}: {name} is {flat[row].item()} in row {row}; a scale must be finite and positive.",
         remedy="Copy the file again, or quantise the model again.",
         param=name,
     )
 
 
 def read_quantization(folder: Path) -> bool:
-    """Whether `folder/config.json` says that weights are int8, as they are read here.
+    """Whether `folder/config.json` says that weights are stored as int8 in this layout.
 
     Raises:
-        CheckpointError: it says that they are quantised in another way, or cannot be read.
+        CheckpointError: the file says that they are quantised in another way, or cannot be read.
     """
     path = folder / "config.json"
     try:

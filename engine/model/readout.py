@@ -1,8 +1,8 @@
-"""From logits to readings in torch: `engine.sampling` where the logits are on a device.
+"""Computes readings from logits in torch: the counterpart of `engine.sampling` for cards.
 
-No logits leave a card: eleven numbers a row are computed there and copied to the host at once. A
-row is read by operations that work row by row, so that its reading does not depend on its
-neighbours. Chooses by the same random numbers as `engine.sampling`.
+No logits leave a card: eleven numbers per row are computed there, and one copy brings them to the
+host. All operations work row by row, so that a row's reading does not depend on its neighbours.
+Sampling uses the same random numbers as `engine.sampling`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from engine.api import Sampling
 from engine.reading import BEST_MAX, Reading
 from engine.step import Step
 
-# Quadratic speculation reads a thousand rows: probabilities of all at once would take as much
-# memory as their logits, and fp64 weights to draw from several times that.
+# Quadratic speculation reads a thousand rows. Their probabilities at once would take as much memory
+# as their logits, and the fp64 weights for sampling several times as much.
 _ROWS_AT_ONCE = 128
 
 
@@ -27,7 +27,7 @@ def read(
 ) -> tuple[Reading, ...]:
     """One reading per entry of `step.read`, in its order.
 
-    On a CPU numpy reads them, which takes a third of torch's time there.
+    On a CPU numpy computes the readings, in a third of torch's time.
 
     Args:
         logits: (len(step.read), V) fp32.
@@ -41,12 +41,12 @@ def read(
 def to_readings(
     logits: Tensor, places: Sequence[int], sampling: Sampling, *, mask_id: int | None
 ) -> tuple[Reading, ...]:
-    """One reading per row, the same as `engine.sampling.to_readings` but for rounding.
+    """One reading per row, the same as `engine.sampling.to_readings` except for rounding.
 
     Args:
-        logits: (N, V) fp32, finite, on any device; they are not written to.
-        places: N, the positions that the tokens will take (`Step.places`).
-        mask_id: never chosen; None where the checkpoint fills no masks.
+        logits: (N, V) fp32, finite, on any device; left unchanged.
+        places: the N positions of the chosen tokens (`Step.places`).
+        mask_id: the token that is never chosen; None if the checkpoint fills no masks.
     """
     assert len(logits) == len(places)
     if not places:
@@ -64,7 +64,7 @@ def to_readings(
 
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
-    """(N, V) fp64 of (N, V) logits; as `engine.sampling.distribution`, row by row."""
+    """(N, V) fp64: `engine.sampling.distribution` of each row of the (N, V) logits."""
     weights = torch.softmax(logits.double() / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
         ordered, order = weights.sort(dim=-1, descending=True, stable=True)
@@ -79,7 +79,7 @@ def _packed(
 ) -> Tensor:
     """(N, 3 + 2 K) fp64: token, probability, log-sum-exp, K best tokens, their K logits.
 
-    fp64 holds token ids and fp32 numbers exactly, so that one copy to the host brings them all.
+    fp64 represents token ids and fp32 numbers exactly, so that one copy to the host is enough.
     """
     probabilities = torch.softmax(logits, dim=-1)
     allowed = logits.clone()
@@ -92,8 +92,8 @@ def _packed(
         allowed.scatter_(1, best[-1], float("-inf"))
     tokens = best[0] if drawn is None else drawn
     best_tokens = torch.cat(best, dim=-1)
-    # From a maximum and its probability, since a sum over a row is not the same for one row as
-    # for many where threads share it; softmax is.
+    # Computed from the maximum and its probability: if threads share the work, the sum over a row
+    # depends on the number of rows, but softmax does not.
     log_sum_exp = logits.amax(-1, keepdim=True).double()
     log_sum_exp -= probabilities.amax(-1, keepdim=True).double().log()
     return torch.cat(
@@ -109,7 +109,7 @@ def _packed(
 
 
 def _reading(packed: list[float]) -> Reading:
-    """A row of `_packed`."""
+    """The reading of one row of `_packed`."""
     token, probability, log_sum_exp, *rest = packed
     count = len(rest) // 2
     best = tuple(zip(map(int, rest[:count]), rest[count:], strict=True))
@@ -117,14 +117,14 @@ def _reading(packed: list[float]) -> Reading:
 
 
 def _draw(logits: Tensor, places: Sequence[int], sampling: Sampling) -> Tensor:
-    """(N, 1) tokens. Inverse transform: the first id at which the cumulated probability exceeds
-    the place's number."""
+    """(N, 1) tokens by inverse transform sampling: the first id at which the cumulated probability
+    exceeds the place's random number."""
     cumulated = distribution(logits, sampling).cumsum(dim=-1)
     draws = torch.tensor(
         [engine.sampling.uniform(sampling.seed, place) for place in places],
         dtype=torch.float64,
         device=logits.device,
     )
-    # Scaled by the last sum, which rounding leaves a little beside 1.
+    # Scaled by the last sum, because rounding may leave it slightly different from 1.
     targets = draws[:, None] * cumulated[:, -1:]
     return torch.searchsorted(cumulated, targets, right=True)

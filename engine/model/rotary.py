@@ -1,6 +1,6 @@
-"""Rotary position encoding as numbers: frequencies, and cos and sin of positions. Torch-free.
+"""Rotary position encoding in numpy: the frequencies and the scale of queries. Torch-free.
 
-The torch network and the ONNX graph both take their frequencies from here.
+The torch network and the ONNX graph both use these frequencies.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from engine.model.config import RopeConfig
 def rotary_frequencies(rope: RopeConfig, head_dim: int) -> ndarray:
     """(D/2,) fp32 angular frequencies, radians per position.
 
-    The plain ones are divided by the config's factors, where it has any. YaRN (arXiv 2309.00071,
-    §3.2): dimensions that turn fewer than `beta_slow` times over the original context are
-    interpolated by `factor`, those above `beta_fast` are kept, with a ramp between.
+    The plain frequencies are divided by the config's factors, if it has any. YaRN (arXiv
+    2309.00071, §3.2) divides the frequencies of dimensions that turn fewer than `beta_slow` times
+    over the original context by `factor` and keeps those above `beta_fast`, with a ramp between.
     """
     exponents = numpy.arange(0, head_dim, 2, dtype=numpy.float32) / numpy.float32(head_dim)
     plain = (1.0 / numpy.float32(rope.theta) ** exponents).astype(numpy.float32)
@@ -41,7 +41,7 @@ def rotary_frequencies(rope: RopeConfig, head_dim: int) -> ndarray:
 
 
 def query_scale(rope: RopeConfig, positions: Sequence[int]) -> ndarray:
-    """(R,) fp32: Llama-4's scale of the queries at these positions; ones where there is none."""
+    """(R,) fp32: Llama-4's scale of the queries at these positions; ones if there is none."""
     places = numpy.asarray(positions, dtype=numpy.float32)
     if not rope.query_scale_beta:
         return numpy.ones_like(places)

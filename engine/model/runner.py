@@ -1,15 +1,16 @@
 """Runs one step: rows in, readings out. The only place where the network meets the cache.
 
-Builds the visibility mask from the step's arrays and computes attention as the torch reference
-does; the causal rows of exact sequences are computed tile by tile, so that a row's result depends
-on its token, its position and what it sees, to the bit. Decides nothing: which rows, and what
-becomes of the readings, is the strategy's business.
+Builds the visibility mask from the step's arrays and computes attention with torch's reference. The
+causal rows of exact sequences are computed tile by tile, so that a row's result depends, to the
+bit, on its token, its position and what it sees only. The strategy decides which rows are computed
+and what follows from their readings.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from engine.step import Step
 
 
 class ModelRunner:
-    """A loaded network as a function of steps. Called by the engine thread alone."""
+    """A loaded network as a function of steps. Only the engine thread calls it."""
 
     def __init__(
         self, network: Network, *, device: torch.device, adapter: DrafterAdapter | None = None
@@ -44,46 +45,46 @@ class ModelRunner:
         Raises:
             MemoryExhausted: the step does not fit on the device.
         """
-        try:
+        with self._memory_for(step):
             logits = self._forward(step, cache)
             return read(logits, step, sampling, self.network.config.mask_id)
-        except torch.OutOfMemoryError:
-            raise self._exhausted(step) from None
 
     @torch.inference_mode()
     def logits(self, step: Step, cache: KVCache) -> Tensor:
-        """Logits (len(step.read), V) fp32 of the rows that `step.read` names, for what compares
-        networks; decoding goes without.
+        """(len(step.read), V) fp32 logits of the rows that `step.read` names. They are for code
+        that compares networks; decoding needs readings only.
 
         Raises:
             MemoryExhausted: the step does not fit on the device.
         """
-        try:
+        with self._memory_for(step):
             return self._forward(step, cache)
-        except torch.OutOfMemoryError:
-            raise self._exhausted(step) from None
 
-    def _exhausted(self, step: Step) -> MemoryExhausted:
-        return MemoryExhausted(
-            f"A step of {step.rows} rows does not fit on {self.device}.",
-            remedy="Shorten the prompt or use a smaller checkpoint.",
-            param="prompt",
-        )
+    @contextmanager
+    def _memory_for(self, step: Step) -> Iterator[None]:
+        """Turns torch's error about missing memory into MemoryExhausted."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise MemoryExhausted(
+                f"A step of {step.rows} rows does not fit on {self.device}.",
+                remedy="Shorten the prompt or use a smaller checkpoint.",
+                param="prompt",
+            ) from None
 
     def _forward(self, step: Step, cache: KVCache) -> Tensor:
         exact = cache.exact_sequences(step)
         if exact:
             return self._forward_exact(step, cache, exact)
         view = cache.view(step)
-        # A single row sees all there is of its sequence.
-        mask = None
+        mask = None  # a single row sees everything of its sequence
         if step.rows > 1:
-            mask = visibility_mask(step, cache.lengths(step)).to(self.device)
+            mask = self._mask(step, cache)
         hidden = self._hidden(step, range(step.rows), view, mask)
         return self._logits(hidden.index_select(0, self._index(step.read)))
 
     def _forward_exact(self, step: Step, cache: KVCache, exact: frozenset[int]) -> Tensor:
-        """As `_forward`, the causal rows of exact sequences tile by tile, then all other rows."""
+        """As `_forward`: first the causal rows of exact sequences by tiles, then all other rows."""
         tiles, rest = to_tiles(step, exact)
         cache.begin_parts(step)
         read = frozenset(step.read)
@@ -92,13 +93,11 @@ class ModelRunner:
             hidden = self._tile_hidden(step, tile, cache)
             if read.isdisjoint(tile.rows):
                 continue
-            places = self._logits(hidden)  # of the whole tile: the head is a matrix product as well
+            places = self._logits(hidden)  # of the whole tile, since the head is a product too
             logits.update((row, places[tile.offset + i]) for i, row in enumerate(tile.rows))
         if rest:
-            lengths = cache.lengths(step)
-            view = cache.part_view([number for number, _ in lengths], rest, range(step.rows))
-            mask = visibility_mask(step, lengths)[list(rest)].to(self.device)
-            hidden = self._hidden(step, rest, view, mask)
+            view = cache.part_view(dict.fromkeys(step.sequence), rest, range(step.rows))
+            hidden = self._hidden(step, rest, view, self._mask(step, cache)[list(rest)])
             wanted = [index for index, row in enumerate(rest) if row in read]
             if wanted:
                 others = self._logits(hidden.index_select(0, self._index(wanted)))
@@ -108,7 +107,7 @@ class ModelRunner:
         return torch.stack([logits[row] for row in step.read])
 
     def _tile_hidden(self, step: Step, tile: Tile, cache: KVCache) -> Tensor:
-        """(TILE_ROWS, hidden): every shape and mask in here follows from `tile.start` alone."""
+        """(TILE_ROWS, hidden); every shape and mask depends on `tile.start` only."""
         end = tile.offset + len(tile.rows)
         view = cache.part_view([tile.sequence], tile.rows, (*tile.before, *tile.rows))
         positions = torch.arange(tile.start, tile.start + TILE_ROWS).to(self.device)
@@ -126,10 +125,10 @@ class ModelRunner:
     def _hidden(
         self, step: Step, rows: Sequence[int], view: StepView | PartView, mask: Tensor | None
     ) -> Tensor:
-        """(len(rows), hidden) of these rows in one forward, each seeing what its mask row allows.
+        """(len(rows), hidden) of these rows, computed in one forward.
 
         Args:
-            mask: (len(rows), T) bool over the keys that the view gives; None shows all of them.
+            mask: (len(rows), T) bool, true where a key of the view is visible; None shows all keys.
         """
         config = self.network.config
         if mask is not None:
@@ -142,6 +141,10 @@ class ModelRunner:
         tokens = self._index([step.token[row] for row in rows])
         positions = self._index([step.position[row] for row in rows])
         return self.network(tokens, positions, attend, self._draft(step, rows))
+
+    def _mask(self, step: Step, cache: KVCache) -> Tensor:
+        """(R, P + R) bool, as `engine.model.visibility.visibility`."""
+        return torch.from_numpy(visibility(step, cache.lengths(step))).to(self.device)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.network.logits(hidden).float()
@@ -159,21 +162,16 @@ class ModelRunner:
         return lambda layer, x: adapter(layer, x, on)
 
 
-def visibility_mask(step: Step, lengths: list[tuple[int, int]]) -> Tensor:
-    """As `engine.model.visibility.visibility`."""
-    return torch.from_numpy(visibility(step, lengths))
-
-
 def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v over what the mask allows.
+    """softmax(q k^T / sqrt(D)) v over the visible keys.
 
-    The query heads that share a K/V head are laid out as further rows, so that K and V are read
-    once and never repeated.
+    The query heads that share a K/V head become further rows, so that K and V are read once and
+    not repeated.
 
     Args:
         query: (R, H, D).
         key, value: (T, Hkv, D).
-        mask: (H / Hkv * R, T) bool, True where visible; the (R, T) mask repeated. None shows all.
+        mask: (H / Hkv * R, T) bool, true where visible; the (R, T) mask repeated. None shows all.
 
     Returns:
         (R, H, D).
@@ -192,13 +190,13 @@ def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
 
 
 def tile_attention(query: Tensor, key: Tensor, value: Tensor, masked_out: Tensor) -> Tensor:
-    """`step_attention` of one tile in fp32, over a number of keys that its position decides.
+    """`step_attention` for one tile in fp32, over a number of keys that depends on its position.
 
     Args:
         query: (TILE_ROWS, H, D), padding included.
         key, value: (T, Hkv, D), the sequence up to the tile's last row, in order of position.
-        masked_out: (H / Hkv * TILE_ROWS, N) bool, N >= T, True where not visible. Keys T to N are
-            zeros and, as all masked ones, take part with a weight of exactly 0.
+        masked_out: (H / Hkv * TILE_ROWS, N) bool, N >= T, true where not visible. The keys from T
+            on are zeros and, like all masked ones, have a weight of exactly 0.
 
     Returns:
         (TILE_ROWS, H, D) in the query's dtype.

@@ -1,8 +1,8 @@
 """Tensors in safetensors files, single or sharded: headers, their checks, and memory-mapped arrays.
 
 Every tensor's name, shape and dtype is checked before a byte of it is read. bf16 is widened by
-shifting bits: numpy has no such dtype. int8 matrices are multiplied out with their scales
-(`quantized.py`). Pickle weights are refused: they run code. Torch-free.
+shifting bits, because numpy has no such dtype. int8 matrices are dequantised (`quantized.py`).
+Pickle weights are refused, because they can run code. Torch-free.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from engine.model.weights import Float32, Shape, selection
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# Buffers that older exports carry; derived from the config, so never read.
+# Buffers in older exports. They follow from the config and are never read.
 _DERIVED = ("rotary_emb.inv_freq",)
-# As safetensors spells dtypes.
+# The dtypes' names in safetensors.
 _INT8, _BFLOAT16 = "I8", "BF16"
 _STORED = {_INT8: "i1", _BFLOAT16: "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _FLOATS = (_BFLOAT16, "F16", "F32", "F64")
@@ -40,11 +40,11 @@ _FLOATS = (_BFLOAT16, "F16", "F32", "F64")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file says of one tensor, without its data.
+    """The description of one tensor in a safetensors file.
 
     Attributes:
-        dtype: as safetensors spells it: "BF16", "F32", "I8".
-        start: the byte of the file at which its data begins.
+        dtype: the dtype's name in safetensors, such as "BF16", "F32" or "I8".
+        start: the byte of the file at which the tensor's data begins.
     """
 
     file: Path
@@ -54,7 +54,7 @@ class Header:
 
 
 class SafetensorsWeights:
-    """`Weights` in safetensors files. All of it is checked when it is made."""
+    """`Weights` in safetensors files. Everything is checked when the object is made."""
 
     def __init__(
         self,
@@ -66,19 +66,19 @@ class SafetensorsWeights:
     ) -> None:
         """
         Args:
-            expected: every name that must be in the files, none besides but scales, and its shape.
-            quantized: whether matrices may be int8, with scales.
-            names: what the tensors are called outside, and in the files; None where that is alike.
+            expected: the shapes by name of all tensors that the files must hold besides scales.
+            quantized: whether matrices may be int8 with scales.
+            names: the names in the files by the names outside; None if they are the same.
 
         Raises:
-            CheckpointError: truncated file; missing, unknown or misshapen tensor, or one of a dtype
-                that is not read; a scale that is none.
+            CheckpointError: a file is truncated; a tensor is missing, unknown, misshapen or of an
+                unsupported dtype; or a scale is not a finite positive number.
         """
         headers = _checked_headers(files, expected, quantized)
         self._maps = {path: _mapped(path) for path in files}
         outside = {name: name for name in expected} if names is None else names
         self._headers = {ours: headers[theirs] for ours, theirs in outside.items()}
-        # All of them at once, and small: a scale that is none is told before a weight is read.
+        # Scales are small, so all of them are read and checked before any weight.
         self._scales = {
             ours: self._scale(scale_name(theirs), headers[scale_name(theirs)])
             for ours, theirs in outside.items()
@@ -104,11 +104,11 @@ class SafetensorsWeights:
         return dequantize(stored, scale[wanted])
 
     def _stored(self, header: Header) -> NDArray[np.generic]:
-        """The tensor as it lies in the file, a view of it."""
+        """The stored tensor, as a view of the file."""
         buffer = self._maps[header.file]
         try:
             return np.ndarray(header.shape, _STORED[header.dtype], buffer, header.start)
-        except TypeError as error:  # the file became shorter since its header was checked
+        except TypeError as error:  # the file has become shorter since its header was checked
             raise _damaged(header.file, error) from None
 
     def _scale(self, name: str, header: Header) -> Float32:
@@ -134,10 +134,10 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, by its index where it is sharded.
+    """The safetensors files of a checkpoint: those of its index, or the single one.
 
     Raises:
-        CheckpointError: a file is missing, the index malformed, or there are only pickles.
+        CheckpointError: a file is missing, the index is malformed, or there are only pickles.
     """
     if (folder / INDEX).is_file():
         return _sharded_files(folder)
@@ -166,7 +166,7 @@ def _sharded_files(folder: Path) -> list[Path]:
             param=INDEX,
         ) from None
     for name in names:
-        # A shard is a plain file name: an index must not make us read outside the folder.
+        # Only plain file names: an index must not lead to files outside the folder.
         if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder / INDEX} names {name!r}, which is not in the folder.",
@@ -177,7 +177,7 @@ def _sharded_files(folder: Path) -> list[Path]:
 
 
 def read_headers(files: list[Path]) -> dict[str, Header]:
-    """What the files say they hold, buffers that are derived from the config left out.
+    """The headers of all tensors by name, without buffers that follow from the config.
 
     Raises:
         CheckpointError: a file is truncated or damaged.
@@ -185,7 +185,7 @@ def read_headers(files: list[Path]) -> dict[str, Header]:
     headers: dict[str, Header] = {}
     for path in files:
         try:
-            # The library checks that the header is sound and the data is all there.
+            # The library checks that the header is valid and the data complete.
             with safe_open(str(path), framework="numpy"):
                 pass
             headers |= _parsed(path)
@@ -195,7 +195,7 @@ def read_headers(files: list[Path]) -> dict[str, Header]:
 
 
 def _parsed(path: Path) -> dict[str, Header]:
-    """The header of a file: its length in 8 bytes, then JSON."""
+    """The parsed header of a file, which is its length in 8 bytes and then JSON."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         entries = json.loads(file.read(length))
@@ -211,8 +211,8 @@ def _parsed(path: Path) -> dict[str, Header]:
 def stored_tensors(
     expected: Mapping[str, Shape], headers: Mapping[str, Header]
 ) -> dict[str, Shape]:
-    """Every name the files must hold, none besides, and its shape: weights, and the scales of those
-    that are int8."""
+    """The shapes by name of all tensors that the files must hold, and no others: the weights, and
+    the scales of int8 weights."""
     int8 = [name for name in expected if name in headers and headers[name].dtype == _INT8]
     return with_scales(expected, int8)
 
@@ -223,7 +223,7 @@ def check_dtype(name: str, header: Header, *, quantized: bool) -> None:
         quantized: whether config.json says that matrices are int8.
 
     Raises:
-        CheckpointError: the tensor's numbers are not ones that are read.
+        CheckpointError: the tensor's dtype is not supported.
     """
     if header.dtype in _FLOATS:
         return
@@ -246,7 +246,7 @@ def check_dtype(name: str, header: Header, *, quantized: bool) -> None:
 def _checked_headers(
     files: list[Path], expected: Mapping[str, Shape], quantized: bool
 ) -> dict[str, Header]:
-    """What the files hold, all of it checked."""
+    """The checked headers of all tensors by name."""
     headers = read_headers(files)
     stored = stored_tensors(expected, headers)
     for name, header in headers.items():
@@ -276,11 +276,11 @@ def _check_shape(header: Header, name: str, expected: Mapping[str, Shape]) -> No
         if weight_name(name) in expected:
             raise CheckpointError(
                 f"{path} holds {name}, but {weight_name(name)} is not {_INT8}.",
-                remedy="Copy the weights again: these are of two checkpoints.",
+                remedy="Copy the weights again: these files belong to two checkpoints.",
                 param=name,
             )
         raise CheckpointError(
-            f"{path} holds {name}, which this network has no place for.",
+            f"{path} holds {name}, for which this network has no place.",
             remedy="Check that config.json belongs to these weights.",
             param=name,
         )

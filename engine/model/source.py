@@ -1,7 +1,6 @@
-"""A checkpoint wherever it is: a folder of safetensors or one GGUF file, opened without torch.
+"""Opens a checkpoint, a folder of safetensors or one GGUF file, without torch.
 
-Everything about it is checked when it is opened; nothing of its weights is read before somebody
-asks for a tensor.
+Opening checks everything but reads no weights; these are read when a tensor is requested.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class CheckpointSource:
     """An open checkpoint.
 
     Attributes:
-        path: the folder or the file.
-        metadata: config.json as it is, or the GGUF file's keys but for lists.
+        path: the folder or the GGUF file.
+        metadata: the content of config.json, or the GGUF file's keys without lists.
     """
 
     config: ModelConfig
@@ -40,7 +39,7 @@ class CheckpointSource:
     metadata: Mapping[str, Any]
 
     def bytes_estimate(self, dtype: Literal["float32", "bfloat16", "int8"]) -> int:
-        """Memory that the weights take once they are loaded; see `weights.bytes_estimate`."""
+        """The memory of the loaded weights; see `weights.bytes_estimate`."""
         return bytes_estimate(self.config, dtype)
 
 
@@ -48,14 +47,14 @@ def open_checkpoint(path: Path) -> CheckpointSource:
     """Opens a folder in the layout of NLD or transformers, or a GGUF file.
 
     Raises:
-        CheckpointError: nothing is there, or it is incomplete, damaged or of an unknown kind; names
+        CheckpointError: the checkpoint is missing, incomplete, damaged or of an unknown kind; names
             the file, key or tensor.
     """
     if is_gguf(path):
         file = read_gguf(path)
         config = gguf_config(file)
         tokenizer = tokenizer_from_gguf(file.metadata, str(path))
-        # A vocabulary as Python objects is tens of megabytes, which nobody reads from here on.
+        # The vocabulary takes tens of megabytes as Python objects and is not needed any more.
         metadata = {
             key: value for key, value in file.metadata.items() if not isinstance(value, list)
         }
@@ -76,10 +75,10 @@ def open_checkpoint(path: Path) -> CheckpointSource:
 
 
 def open_weights(path: Path, config: ModelConfig) -> Weights:
-    """The tensors alone, of a folder or a GGUF file whose config is known.
+    """Opens only the tensors of a folder or a GGUF file whose config is known.
 
     Raises:
-        CheckpointError: as `open_checkpoint`, but for the tokenizer.
+        CheckpointError: as for `open_checkpoint`, except for the tokenizer.
     """
     if is_gguf(path):
         return GGUFWeights(read_gguf(path), config)
@@ -87,15 +86,15 @@ def open_weights(path: Path, config: ModelConfig) -> Weights:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a checkpoint is one file, and no folder."""
-    return os.path.isfile(path)  # unlike `Path.is_file`, False too where it cannot be seen
+    """Whether a checkpoint is a file and not a folder."""
+    return os.path.isfile(path)  # unlike `Path.is_file`, false for a path that cannot be accessed
 
 
 def _folder(path: Path) -> Path:
     if os.path.isdir(path):
         return path
     raise CheckpointError(
-        f"{path} is not a folder, nor a GGUF file.",
+        f"{path} is not a folder or a GGUF file.",
         remedy="Set engine.checkpoint to a checkpoint folder or a GGUF file, or leave it out.",
         param="engine.checkpoint",
     )

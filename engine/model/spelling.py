@@ -1,8 +1,8 @@
-"""What the tokens of a vocabulary spell in bytes, and which of them are markers.
+"""The bytes that the tokens of a vocabulary spell, and the tokens that are markers.
 
-Two kinds of vocabulary: byte-level BPE, which writes each byte as one printable character (GPT-2,
-Qwen, Llama 3, Tekken), and SentencePiece's, which writes a blank as "▁" and has tokens "<0x0A>" for
-bytes of characters that it lacks (Llama 2, Code Llama, Codestral). Torch-free; encodes nothing.
+There are two kinds of vocabulary. Byte-level BPE writes each byte as one printable character
+(GPT-2, Qwen, Llama 3, Tekken). SentencePiece writes a blank as "▁" and has tokens such as "<0x0A>"
+for the bytes of characters that it lacks (Llama 2, Code Llama, Codestral). Torch-free.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from engine.prompt import SENTINEL_NAMES, SPECIAL_TOKENS
 
 BLANK = "▁"  # SentencePiece's blank, U+2581
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
-# No UTF-8 text holds these bytes, and vocabularies made from text lack them.
+# No UTF-8 text contains these bytes, so vocabularies that were made from text lack them.
 _NEVER_IN_TEXT = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
-# llama.cpp's converter knows control tokens that their tokenizer.json calls ordinary by this.
+# By this llama.cpp's converter recognises control tokens that tokenizer.json calls ordinary.
 _CONTROL = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass>|\[@BOS@\]", re.DOTALL)
-_BETWEEN, _INVALID = "\U0010ffff", "\U0010fffe"  # characters that no byte-level token has
+_BETWEEN, _INVALID = "\U0010ffff", "\U0010fffe"  # characters that no byte-level token contains
 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """What ids spell.
+    """The bytes of all ids.
 
     Attributes:
-        bytes_of: by id. Control tokens and ids that the vocabulary skips spell nothing.
-        markers: ids that no text may be encoded as: every added token but runs of blanks.
-        blanks: added tokens that spell nothing but blanks, by id. Some vocabularies indent code
-            with them, and none of them can be meant as a marker.
-        byte_ids: the id that spells this one byte, where the vocabulary has one.
-        is_sentencepiece: the vocabulary's kind.
+        bytes_of: the bytes by id; empty for control tokens and ids that the vocabulary skips.
+        markers: the ids that no text may be encoded as: all added tokens except runs of blanks.
+        blanks: the added tokens that spell only blanks, by id. Some vocabularies indent code with
+            them, and none of them can be meant as a marker.
+        byte_ids: the ids of tokens that spell a single byte, by that byte.
+        is_sentencepiece: whether the vocabulary is SentencePiece's.
     """
 
     bytes_of: list[bytes]
@@ -46,7 +46,7 @@ class Spelling:
     is_sentencepiece: bool
 
     def in_bytes(self, token: str) -> list[int]:
-        """The ids of the bytes that a piece of the vocabulary spells, each by itself."""
+        """The ids that spell each byte of a piece of the vocabulary."""
         if self.is_sentencepiece:
             spelled = token.replace(BLANK, " ").encode()
         else:
@@ -57,15 +57,15 @@ class Spelling:
 def read_spelling(backend: _Backend, source: str, ids: Mapping[str, int] | None = None) -> Spelling:
     """The spelling of a tokenizer's ids.
 
-    Added tokens that are no control tokens ("<tool_call>" of Qwen) spell their name when a model
-    writes them, though no text is encoded as one of them.
+    Added tokens that are not control tokens (Qwen's "<tool_call>") spell their name when a model
+    writes them, although no text is encoded as one of them.
 
     Args:
-        source: names the vocabulary in errors.
-        ids: every token's id, where they are known already: the library takes its time to tell.
+        source: the vocabulary's name in errors.
+        ids: the id of every token, if it is known already; the library is slow to list them.
 
     Raises:
-        CheckpointError: the vocabulary is of neither kind, or lacks a byte that text can have.
+        CheckpointError: the vocabulary is of neither kind, or lacks a byte that text can contain.
     """
     if ids is None:
         ids = backend.get_vocab(with_added_tokens=True)
@@ -103,13 +103,13 @@ def read_spelling(backend: _Backend, source: str, ids: Mapping[str, int] | None 
 
 
 def is_control(token: str, special: bool) -> bool:
-    """Whether an added token steers the model and has no text, whatever its file calls it."""
+    """Whether an added token steers the model and has no text, whatever its file says."""
     named = token in SENTINEL_NAMES or token in SPECIAL_TOKENS
     return special or named or looks_like_control(token)
 
 
 def looks_like_control(token: str) -> bool:
-    """Whether a token is spelled as control tokens are and program text is not."""
+    """Whether a token is spelled like control tokens and unlike program text."""
     return _CONTROL.fullmatch(token) is not None
 
 
@@ -119,7 +119,7 @@ def _byte_ids(ordinary: Mapping[str, int], is_sentencepiece: bool, source: str) 
     missing = sorted(set(range(256)) - found.keys() - _NEVER_IN_TEXT)
     if missing:
         raise CheckpointError(
-            f"{source} has no token for byte 0x{missing[0]:02X}: text that holds it would be lost.",
+            f"{source} has no token for byte 0x{missing[0]:02X}; text with it would be lost.",
             remedy="Use the checkpoint's own tokenizer, unshortened.",
             param="tokenizer",
         )
@@ -133,7 +133,7 @@ def _sentencepiece(tokens: Mapping[str, int]) -> list[bytes]:
 
 
 def _byte_level(tokens: Mapping[str, int], source: str) -> list[bytes]:
-    """The bytes of each token, all in one pass: token by token takes most of the loading time."""
+    """The bytes of all tokens in one pass; token by token would take most of the loading time."""
     from_character = {chr(code): _INVALID for code in range(256)}
     from_character |= {character: chr(byte) for byte, character in byte_alphabet().items()}
     table = str.maketrans(from_character)
@@ -142,7 +142,7 @@ def _byte_level(tokens: Mapping[str, int], source: str) -> list[bytes]:
         if len(pieces) == len(tokens):
             return [piece.encode("latin-1") for piece in pieces]
     except UnicodeEncodeError:
-        pass  # named below
+        pass  # the token is named below
     alphabet = set(byte_alphabet().values())
     token = next(token for token in tokens if not alphabet.issuperset(token))
     raise CheckpointError(
@@ -154,7 +154,8 @@ def _byte_level(tokens: Mapping[str, int], source: str) -> list[bytes]:
 
 
 def byte_alphabet() -> dict[int, str]:
-    """GPT-2's byte-to-character table: printable Latin-1 stands for itself, the rest follow 256."""
+    """GPT-2's table from bytes to characters: printable Latin-1 characters stand for themselves,
+    the others are numbered from 256 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {byte: chr(byte) for byte in printable}
     others = [byte for byte in range(256) if byte not in table]

@@ -1,11 +1,11 @@
-"""Exact mode's order of work: which rows of a step are computed together, and where each stands.
+"""The tiles of exact mode: which rows of a step are computed together, and the place of each row.
 
-A matrix product rounds a row's result by the number of rows it has and by the row's place among
-them, and attention by the number of keys. Here all three depend on the row's position alone: rows
-stand in tiles of TILE_ROWS consecutive positions that begin at multiples of TILE_ROWS, each at its
-position modulo TILE_ROWS, and a tile's keys are laid out by position up to a fixed end. So a row's
-result does not depend on what else the step had, nor on how a prompt was cut into steps. Plain
-tuples without torch; knows neither network nor cache.
+The rounding of a row's result in a matrix product depends on the number of rows and on the row's
+place among them, and in attention on the number of keys. In a tile all three depend on the row's
+position only. A tile has TILE_ROWS consecutive positions from a multiple of TILE_ROWS on, each row
+is at its position modulo TILE_ROWS, and the keys are ordered by position up to a fixed end. So a
+row's result depends neither on the other rows of the step nor on how a prompt was cut into steps.
+Torch-free; knows neither network nor cache.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from engine.step import CACHED, Step
 # one row 8.7 | 9.6 ms, of 8 rows at position 300 (two tiles | one) 17.7 | 9.7 ms, a prompt of 300
 # tokens 137 | 82 ms; without tiles 5.4, 6.0 and 36 ms.
 TILE_ROWS = 32
-KEYS_MULTIPLE = 64  # keys are padded to this: few shapes, of which each is prepared once
+KEYS_MULTIPLE = 64  # keys are padded to a multiple of this, so that there are few different shapes
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Rows of one sequence at consecutive positions, each the child of the one before it.
+    """Rows of one sequence at consecutive positions, each the child of the row before it.
 
     Attributes:
-        start: position of the tile's first place, a multiple of TILE_ROWS.
+        start: the position of the tile's first place, a multiple of TILE_ROWS.
         offset: the first row's place in the tile; the places outside the rows are padding.
         rows: at most TILE_ROWS - offset rows of the step.
         before: the first row's ancestors in the step, from the root on.
@@ -41,24 +41,24 @@ class Tile:
 
     @property
     def keys(self) -> int:
-        """Keys that the tile's attention is computed over, padding included."""
+        """The number of keys in the tile's attention, padding included."""
         return -(-(self.start + TILE_ROWS) // KEYS_MULTIPLE) * KEYS_MULTIPLE
 
 
 def to_tiles(
     step: Step, exact: Collection[int], tile_rows: int = TILE_ROWS
 ) -> tuple[tuple[Tile, ...], tuple[int, ...]]:
-    """The tiles of a step's causal rows, ancestors first, and all its other rows.
+    """The tiles of a step's causal rows, ancestors first, and the rows outside all tiles.
 
     Args:
-        exact: sequences whose causal rows are computed in tiles.
-        tile_rows: places of a tile; always the same for one model.
+        exact: the sequences whose causal rows are computed in tiles.
+        tile_rows: the number of places of a tile; always the same for one model.
 
     Returns:
-        The tiles, and the rows outside: of other sequences, in a group, with the drafter on, or
-        descending from such a row. No row of a tile sees any of these.
+        The tiles, and the other rows: those of other sequences, in a group, with the drafter LoRA,
+        or descending from such a row. No row of a tile sees any of these.
     """
-    paths: dict[int, tuple[int, ...]] = {}  # causal row -> the path that ends with it
+    paths: dict[int, tuple[int, ...]] = {}  # the path that ends with each causal row
     tile_of: dict[int, int] = {}
     tiles: list[list[int]] = []
     for row, parent in enumerate(step.parent):

@@ -1,16 +1,16 @@
-"""Text to ids and back, by a tokenizer that never mistakes the user's text for a marker.
+"""Converts text to ids and back, and never mistakes the user's text for a marker.
 
-Wraps the `tokenizers` library. User text goes through an encoder that has no added tokens at all,
-since the library spares only those that their file calls special: in Qwen2.5-Coder "<|fim_middle|>"
-is not, and a source that holds the word would steer the model. Ids by name come from the tokenizer
-as its file has it. Decoding goes through bytes, so that a character cut between two tokens is held
-back rather than shown as U+FFFD.
+Wraps the `tokenizers` library. User text is encoded without added tokens, because the library
+ignores in text only those that their file calls special. In Qwen2.5-Coder "<|fim_middle|>" is not
+special, so that source code with this word would steer the model. Ids by name come from the
+tokenizer as its file describes it. Decoding works on bytes, so that a character that is split
+between two tokens is held back and not shown as U+FFFD.
 
-Any text comes back as it was. For that, what a file does to text before it is encoded is left out
-where it loses something: Unicode normalisation (Qwen's NFC; llama.cpp leaves it out as well) and
-SentencePiece's blank in front. That blank is how a SentencePiece vocabulary writes a text's first
-word, but a prompt's pieces start anywhere, in the middle of a line too, and a middle that is
-generated has none: each piece is encoded as what it is, and " x" and "x" differ. Torch-free.
+Every text comes back unchanged. Steps of a file's encoding that lose something are therefore left
+out: Unicode normalisation (Qwen's NFC, which llama.cpp leaves out too) and SentencePiece's blank at
+the beginning. SentencePiece writes the first word of a text with that blank, but the pieces of a
+prompt start anywhere, even within a line, and a generated middle has no such blank. Each piece is
+encoded as it is, so that " x" and "x" differ. Torch-free.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tokenizers import Tokenizer as _Backend
 from tokenizers import normalizers, pre_tokenizers
 
 from engine.errors import CheckpointError
-from engine.model.spelling import BLANK, Spelling, byte_alphabet, read_spelling
+from engine.model.spelling import BLANK, Spelling, read_spelling
 from engine.prompt import (
     BEGIN,
     END_OF_MIDDLE,
@@ -39,19 +39,18 @@ from engine.prompt import (
     sentinel_format,
 )
 
-__all__ = ["Tokenizer", "byte_alphabet", "read_tokenizer"]
-
 
 class Tokenizer:
-    """Text to ids and back. Immutable after construction; safe to share between threads.
+    """A tokenizer. Immutable after construction and safe to share between threads.
 
     Args:
-        backend: as its file has it, with added tokens. Owned from here on.
-        source: names the vocabulary in errors.
-        ids: every token's id, where they are known already.
+        backend: the tokenizer as its file describes it, with added tokens. Its ownership passes to
+            this object.
+        source: the vocabulary's name in errors.
+        ids: the id of every token, if it is known already.
 
     Raises:
-        CheckpointError: a vocabulary of neither kind that `engine.model.spelling` knows.
+        CheckpointError: the vocabulary is of neither kind that `engine.model.spelling` knows.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Tokenizer:
         source: str = "tokenizer.json",
         ids: Mapping[str, int] | None = None,
     ) -> None:
-        backend.encode_special_tokens = True  # for whoever reads the file that `save` writes
+        backend.encode_special_tokens = True  # matters to readers of the file that `save` writes
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
@@ -70,12 +69,12 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Number of ids."""
+        """The number of ids."""
         return len(self._bytes)
 
     @property
     def infill(self) -> Infill | None:
-        """The infilling layout this tokenizer has markers for, or None."""
+        """The infilling format for which this tokenizer has markers, or None."""
         ours = self._ids_of((BEGIN, FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE))
         if ours is not None:
             return InfillFormat(*ours)
@@ -86,35 +85,27 @@ class Tokenizer:
         return self._backend.token_to_id(token)
 
     def _marker(self, name: str) -> int | None:
-        """The id of a marker; None for an ordinary piece that is spelled so ("</s>" in Qwen's)."""
+        """The id of a marker; None for an ordinary piece with this name (such as Qwen's "</s>")."""
         token_id = self.id_of(name)
         return token_id if token_id in self._spelling.markers else None
 
     def _ids_of(self, tokens: tuple[str, ...]) -> list[int] | None:
-        """Their ids, or None if one is missing."""
+        """The ids of these tokens, or None if one is missing."""
         ids = [token_id for token in tokens if (token_id := self.id_of(token)) is not None]
         return ids if len(ids) == len(tokens) else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text; adds no special token. Unpaired surrogates become U+FFFD."""
+        """The ids of ordinary text, without special tokens. Unpaired surrogates become U+FFFD."""
         clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         if self._needs_care(clean):
             return self._with_blanks(clean)
         return self._checked(self._encoder.encode(clean, add_special_tokens=False).ids)
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of many texts, on all cores. They must hold no unpaired surrogate."""
-        encodings = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
-        return [
-            self._with_blanks(text) if self._needs_care(text) else self._checked(encoding.ids)
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
-
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids, and the code point at which each starts; cut the text there and the rest is whole.
+        """The ids, and the code point at which each of them starts.
 
-        Of several tokens within one character all have the character's start. `text` must hold no
-        unpaired surrogate.
+        Tokens that start within a character have the start of that character. `text` must contain
+        no unpaired surrogate.
         """
         if not self._needs_care(text):
             encoding = self._encoder.encode(text, add_special_tokens=False)
@@ -124,12 +115,11 @@ class Tokenizer:
         return ids, self._starts(text, ids)
 
     def _needs_care(self, text: str) -> bool:
-        """Whether the text holds the character that a SentencePiece vocabulary writes blanks as,
-        and would come back with a blank instead."""
+        """Whether the text contains "▁", which SentencePiece would return as a blank."""
         return self._spelling.is_sentencepiece and BLANK in text
 
     def _with_blanks(self, text: str) -> list[int]:
-        """Ids of a text that holds "▁" itself, which is spelled in bytes."""
+        """The ids of a text that contains "▁", which is spelled in bytes."""
         ids: list[int] = []
         for index, piece in enumerate(text.split(BLANK)):
             if index:
@@ -138,10 +128,10 @@ class Tokenizer:
         return ids
 
     def _checked(self, ids: list[int]) -> list[int]:
-        """The ids, with each marker among them spelled out in bytes.
+        """The ids, with each marker among them replaced by the ids of its bytes.
 
-        An encoder without added tokens hardly ever gives one: only where a marker's name is also a
-        piece of the vocabulary that merges lead to.
+        An encoder without added tokens gives a marker only if the marker's name is also a piece of
+        the vocabulary to which merges lead.
         """
         markers = self._spelling.markers
         if markers.isdisjoint(ids):
@@ -155,20 +145,20 @@ class Tokenizer:
         return spelled
 
     def _starts(self, text: str, ids: list[int]) -> list[int]:
-        """Where each id starts in a text of which nothing is lost."""
+        """The code point at which each id starts; the ids must spell the whole text."""
         character_starts = [0, *accumulate(len(character.encode()) for character in text)]
         ends = accumulate(len(self._bytes[token_id]) for token_id in ids)
         starts = [0, *ends][: len(ids)]
         return [bisect_right(character_starts, start) - 1 for start in starts]
 
     def to_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the tokens; control tokens and ids past the table have none."""
+        """The bytes of the tokens; control tokens and ids after the last one have none."""
         table = self._bytes
         return b"".join(table[i] for i in ids if i < len(table))
 
     def decode(self, ids: Iterable[int], *, final: bool = True) -> str:
-        """Text of the ids. With `final` false, bytes of an unfinished last character are held
-        back; otherwise, and for bytes that can be no character, U+FFFD stands in."""
+        """The text of the ids, with U+FFFD for bytes that form no character. If `final` is false,
+        the bytes of an unfinished last character are held back."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return decoder.decode(self.to_bytes(ids), final=final)
 
@@ -181,7 +171,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """Reads `folder/tokenizer.json`.
 
     Raises:
-        CheckpointError: missing, malformed, or no byte-level tokenizer.
+        CheckpointError: the file is missing or malformed, or its vocabulary is not supported.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -191,7 +181,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             param="tokenizer.json",
         )
     try:
-        backend = _Backend.from_buffer(path.read_bytes())  # not by name: it may be no UTF-8
+        backend = _Backend.from_buffer(path.read_bytes())  # the path may not be valid UTF-8
     except Exception as error:  # the library raises bare Exception for every malformed file
         raise CheckpointError(
             f"{path} cannot be read: {error}.",
@@ -202,10 +192,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _encoder(backend: _Backend, spelling: Spelling) -> _Backend:
-    """The encoder of user text: the tokenizer without added tokens, and without what loses text.
+    """The encoder of user text: the tokenizer without added tokens and without lossy steps.
 
-    It keeps those added tokens that are nothing but blanks if it gives them their ids; else such a
-    run is encoded like other text.
+    Added tokens that consist of blanks are kept if the encoder gives them their own ids; otherwise
+    such a run is encoded like other text.
     """
     encoder = _without_added_tokens(backend, spelling)
     if not spelling.blanks:
@@ -220,7 +210,7 @@ def _encoder(backend: _Backend, spelling: Spelling) -> _Backend:
 def _without_added_tokens(backend: _Backend, spelling: Spelling) -> _Backend:
     encoder = _Backend(backend.model)  # shares the vocabulary
     normalizer = backend.normalizer
-    pre_tokenizer = copy.deepcopy(backend.pre_tokenizer)  # not shared: it is changed here
+    pre_tokenizer = copy.deepcopy(backend.pre_tokenizer)  # a copy, because it is changed here
     if spelling.is_sentencepiece:
         normalizer = normalizers.Replace(" ", BLANK)
         if isinstance(pre_tokenizer, pre_tokenizers.Metaspace):
@@ -230,7 +220,7 @@ def _without_added_tokens(backend: _Backend, spelling: Spelling) -> _Backend:
         if isinstance(normalizer, normalizers.NFC):
             normalizer = None
         _without_first_blank(pre_tokenizer)
-    # The library's setters take no None.
+    # The library's setters do not accept None.
     if normalizer is not None:
         encoder.normalizer = normalizer
     if pre_tokenizer is not None:
@@ -239,7 +229,7 @@ def _without_added_tokens(backend: _Backend, spelling: Spelling) -> _Backend:
 
 
 def _without_first_blank(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> None:
-    """Switches a byte-level pre-tokenizer's blank in front of the first word off."""
+    """Switches off the blank that a byte-level pre-tokenizer puts before the first word."""
     if isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
         pre_tokenizer.add_prefix_space = False
     elif isinstance(pre_tokenizer, pre_tokenizers.Sequence):

@@ -1,6 +1,6 @@
-"""torch as the engine's runtime: the network, the drafter LoRA and the K/V store on one device.
+"""The engine's runtime in torch: the network, the drafter LoRA and the K/V store on one device.
 
-Knows neither files' contents nor decoding; the network meets the cache in `engine.model.runner`.
+Knows neither the content of files nor decoding; `engine.model.runner` connects network and cache.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class TorchRuntime:
         self.model = model
         self.config: ModelConfig = model.network.config
         self.has_drafter = model.adapter is not None
+        self.draft_masks: tuple[int, ...] = ()  # mask adapters are served on the CPU alone so far
         self.device = model.device.type
         self.dtype = str(weight.dtype).removeprefix("torch.")
         self.machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.node()
@@ -43,10 +44,10 @@ class TorchRuntime:
         """Reads the weights and the drafter of a checkpoint.
 
         Args:
-            settings: resolved ones, without "auto".
+            settings: resolved settings, without "auto".
 
         Raises:
-            EngineError: a broken checkpoint, or not enough memory; says which.
+            EngineError: the checkpoint is broken, or there is not enough memory.
         """
         device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
         path, config = source.path, source.config
@@ -67,15 +68,15 @@ class TorchRuntime:
         return self.model(step, cache, sampling)
 
     def new_cache(self, tokens: int) -> KVCache:
-        """An empty store. Raises MemoryExhausted when it does not fit."""
+        """An empty store. Raises MemoryExhausted if it does not fit."""
         config = self.config
         shape = CacheShape.of(config)
         return KVCache(shape, tokens, device=self.model.device, dtype=self._dtype)
 
     def begin_thread(self, threads: int) -> None:
-        """torch keeps the number of threads for each thread that calls it."""
+        """Sets the number of threads, which torch keeps for each calling thread."""
         torch.set_num_threads(threads)
 
     def settle(self) -> Iterator[None]:
-        """Nothing to be done."""
+        """There is nothing to do."""
         return iter(())

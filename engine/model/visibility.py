@@ -1,4 +1,4 @@
-"""What the rows of a step see, as a matrix: the one form that every backend's attention takes."""
+"""The visibility of a step as a matrix, for the attention of every backend."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from engine.step import Step, visible_rows
 
 
 def visibility(step: Step, lengths: Sequence[tuple[int, int]]) -> NDArray[numpy.bool_]:
-    """(R, P + R): what each row sees of the cached tokens and of the step's rows.
+    """(R, P + R): whether each row sees each cached token and each row of the step.
 
     Args:
-        lengths: (sequence, cached tokens), in the order in which their P keys lie.
+        lengths: (sequence, cached tokens), in the order of their P keys.
     """
     rows = step.rows
     width = -(-rows // 8)

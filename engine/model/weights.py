@@ -1,8 +1,7 @@
-"""The tensors of a checkpoint as arrays by the network's own names, wherever they are stored.
+"""The tensors of a checkpoint as arrays by the network's own names, however they are stored.
 
-What a loader needs to know of a checkpoint: which tensors there are, their shapes, the memory they
-take, and a way to read one of them, or some rows of one. Torch-free: an engine of any kind builds
-its network from this.
+A loader learns here which tensors there are, their shapes and their memory, and reads a tensor or
+some of its rows. Torch-free, so that every runtime can build its network from it.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ class Weights(Protocol):
     """The tensors of a checkpoint by the network's own names, such as
     "encoder.layers.0.self_attn.q_proj.weight".
 
-    Names, shapes and dtypes have been checked against the config before there is such an object.
-    The files stay memory-mapped for as long as it lives. May be read from several threads.
+    Names, shapes and dtypes were checked against the config when the object was made. The files
+    stay memory-mapped as long as it exists. Several threads may read from it.
     """
 
     def names(self) -> frozenset[str]:
-        """Every tensor; a tied head is none of its own."""
+        """The names of all tensors; a tied head has none."""
         ...
 
     def read(self, name: str) -> Float32:
-        """A new array, (out, in) for matrices, quantised ones multiplied out.
+        """A new array, (out, in) for matrices; quantised tensors are dequantised.
 
         Raises:
             KeyError: there is no such tensor.
@@ -42,8 +41,8 @@ class Weights(Protocol):
         ...
 
     def rows(self, name: str, rows: Sequence[int]) -> Float32:
-        """A new array (len(rows), in) of some rows of a matrix, in that order; no other row is
-        read. A `range` of step 1 is the fastest.
+        """A new array (len(rows), in) with these rows of a matrix, in this order. No other row is
+        read. A `range` of step 1 is fastest.
 
         Raises:
             KeyError: there is no such tensor.
@@ -53,8 +52,7 @@ class Weights(Protocol):
 
 
 def network_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Every tensor of a network by its own name, and its shape, in the network's order. A tied head
-    has none."""
+    """The name and shape of every tensor of a network, in its order. A tied head has no tensor."""
     hidden, family = config.hidden, config.family
     widths = {"q": config.heads, "k": config.kv_heads, "v": config.kv_heads}
     shapes: dict[str, Shape] = {EMBEDDING: (config.vocabulary, hidden)}
@@ -80,18 +78,18 @@ def network_tensors(config: ModelConfig) -> dict[str, Shape]:
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Every weight that safetensors files of this family must hold, by the name it has there, and
-    its shape; see `safetensors_file.stored_tensors` for what they hold besides."""
+    """The shape of every weight that safetensors files of this family must hold, by its name in the
+    files; see `safetensors_file.stored_tensors` for what they hold besides."""
     return {
         config.family.tensor_name(name): shape for name, shape in network_tensors(config).items()
     }
 
 
 def bytes_estimate(config: ModelConfig, dtype: Literal["float32", "bfloat16", "int8"]) -> int:
-    """Memory that the weights take once they are loaded.
+    """The memory of the loaded weights in bytes.
 
     Args:
-        dtype: "int8" means matrices of int8 with one float32 scale a row, and float32 vectors.
+        dtype: "int8" means int8 matrices with one float32 scale per row, and float32 vectors.
     """
     if dtype != "int8":
         return config.parameters() * (4 if dtype == "float32" else 2)
@@ -102,7 +100,8 @@ def bytes_estimate(config: ModelConfig, dtype: Literal["float32", "bfloat16", "i
 
 
 def selection(rows: Sequence[int], count: int) -> slice | NDArray[np.int64]:
-    """How numpy picks these rows of `count`: a slice where they follow each other, for a view.
+    """The numpy index that selects these rows of `count`: a slice if they are consecutive, which
+    gives a view.
 
     Raises:
         IndexError: a row is negative or past the end.

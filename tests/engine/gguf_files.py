@@ -1,7 +1,7 @@
-"""Small GGUF files that ggml's own writer writes, of seeded networks of transformers.
+"""Small GGUF files of seeded networks of transformers, written by ggml's own writer.
 
-Names, keys and the order of rows are written down here from llama.cpp's converter, not derived from
-our reader: a mistake of the reader cannot hide in them.
+Names, keys and the order of rows follow llama.cpp's converter and are not derived from the reader
+under test, so that a mistake of the reader cannot hide in them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def arrays_of(peer: Any, architecture: str) -> Arrays:
 
 
 def permuted(array: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """A head's rows with those of its two halves in turn, as llama.cpp's converter writes them."""
+    """Each head's rows, taken from its two halves in turn, as llama.cpp's converter writes them."""
     half = len(array) // heads // 2
     return array.reshape(heads, 2, half, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
@@ -171,7 +171,7 @@ def write_peer(path: Path, peer: Any, architecture: str, **keys: Any) -> Path:
 
 
 def random_rows(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[np.uint8]:
-    """Bytes of (rows, width) entries of a type, any bytes whatever."""
+    """Random bytes for (rows, width) entries of a type."""
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     assert shape[-1] % block == 0
     generator = np.random.default_rng(seed)
@@ -192,7 +192,7 @@ def dequantizable() -> list[TensorType]:
 
 
 def llama3_factors(peer: Any) -> NDArray[np.float32]:
-    """By what Llama 3.1's scaling divides each frequency."""
+    """The divisors of the frequencies in Llama 3.1's scaling."""
     rope = peer.config.rope_parameters
     head_dim = SHAPE["hidden_size"] // SHAPE["num_attention_heads"]
     plain = rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)

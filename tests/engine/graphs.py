@@ -1,4 +1,4 @@
-"""Networks in memory as ONNX graphs, with the faces that the tests know of torch's model."""
+"""Networks in memory as ONNX graphs, with the interface of the model in torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from engine.step import Step
 
 
 class NetworkWeights:
-    """The tensors of a network by name, as those of a checkpoint; also its embedding table."""
+    """The tensors of a network by name, like a checkpoint's, and its embedding table."""
 
     def __init__(self, network: Network) -> None:
         self._tensors = {
@@ -42,7 +42,7 @@ class NetworkWeights:
 
 
 class GraphModel:
-    """An `OnnxModel` whose logits are a tensor, beside the network that it was made of."""
+    """An `OnnxModel` whose logits are a tensor, and the network from which it was made."""
 
     def __init__(self, model: OnnxModel, network: Network) -> None:
         self.network = network
@@ -72,5 +72,5 @@ def graph_model(
 
 
 def plan_of(product: Product) -> GraphPlan:
-    """As the engine plans it."""
+    """The engine's plan for a product."""
     return GraphPlan(product, half_cache=product != "float32")

@@ -1,4 +1,4 @@
-"""Readings written by hand, and of tensors as numpy computes them."""
+"""Hand-written readings, and readings of tensors by numpy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.reading import Reading
 
 
 def reading_of(token: int, probability: float = 0.9) -> Reading:
-    """A row that gives this token, of which nothing else is known."""
+    """The reading of a row that gives this token."""
     return Reading(token, probability, ((token, math.log(probability)),), 0.0)
 
 
 def readings_of(*tokens: int) -> tuple[Reading, ...]:
-    """One row per token."""
+    """One reading per token."""
     return tuple(reading_of(token) for token in tokens)
 
 

@@ -1,9 +1,8 @@
-"""A small seeded network in memory, and the plainest possible way to run it: the tests' oracle."""
+"""A small seeded network, and the plainest way to run it, which is the tests' oracle."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ CONFIG = ModelConfig(
 
 
 def seeded_network(seed: int = 0, config: ModelConfig = CONFIG) -> Network:
-    """Weights larger than usual, so that what a row sees changes its logits visibly."""
+    """A network with large weights, so that logits depend visibly on what a row sees."""
     generator = torch.Generator().manual_seed(seed)
     network = Network(config)
     for parameter in network.parameters():
@@ -78,10 +77,10 @@ def run(model: ModelRunner, cache: KVCache, request: Request) -> list[TokenState
 
 
 def causal_logits(network: Network, tokens: tuple[int, ...], count: int | None = None) -> Tensor:
-    """(T, V): one plain causal pass over everything, no cache, no steps.
+    """(T, V): one plain causal pass over all tokens without cache or steps.
 
     Args:
-        count: logits of so many last rows alone, as the head is much of the work.
+        count: return the logits of this number of last rows only, which is faster.
     """
     mask = torch.ones(len(tokens), len(tokens)).tril().bool()
     return masked_logits(network, tokens, mask, count)
@@ -103,7 +102,3 @@ def masked_logits(
     mask = mask.to(device)
     ids, positions = torch.tensor(tokens, device=device), torch.arange(len(tokens), device=device)
     return network.logits(network(ids, positions, attend)[-(count or len(tokens)) :])
-
-
-def with_end(request: Request, *stop_token_ids: int) -> Request:
-    return replace(request, stop_token_ids=stop_token_ids)

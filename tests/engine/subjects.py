@@ -1,4 +1,4 @@
-"""The models that the laws are tried on: tiny seeded ones and the bundled one, in torch in both
+"""The models for which the laws are tested: tiny seeded ones and the bundled one, in torch in both
 dtypes and as ONNX graphs of each product."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FLOAT32 = ("float32", "onnx float32")
 NAMES = ("tiny", "bundled")
 DOCUMENTS = Path(__file__).parent.parent.parent / "fixtures" / "documents"
 CURSOR = "‸"
-# Places of the fixtures: inside a line, on an empty one, at the end, with and without text behind.
+# Cursor places: inside a line, on an empty line, at the end, with and without text after it.
 PLACES = ("python_body", "python_call", "python_sum", "python_typed", "python_branches")
 
 
@@ -52,11 +52,11 @@ class Subject:
 
     @property
     def network(self) -> Network:
-        """The torch network, for whoever replays; that of a graph is in fp32."""
+        """The torch network, for replaying; that of a graph is in fp32."""
         return self.model.network
 
     def cache(self, num_tokens: int = 1024) -> KVCache | ArrayCache:
-        """An empty one."""
+        """An empty cache for the model."""
         shape = CacheShape.of(self.network.config)
         if isinstance(self.model, GraphModel):
             return ArrayCache(shape, num_tokens, half=self.kind != "onnx float32")
@@ -88,7 +88,7 @@ class Subject:
 
 @cache
 def subject(name: str, kind: str) -> Subject:
-    """One of NAMES, or "small", in one of KINDS."""
+    """The subject called "small" or one of NAMES, in one of KINDS."""
     _, _, product = kind.rpartition("onnx ")
     is_graph = kind in GRAPHS
     # A graph is compared with torch in fp32 on the same machine.

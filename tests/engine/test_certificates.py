@@ -66,7 +66,7 @@ def test_exact_replays_to_the_bit(name: str, kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FLOAT32)
-@pytest.mark.parametrize("mode", ["linear_spec", "copy_spec", "quadratic_spec"])
+@pytest.mark.parametrize("mode", ["linear_spec", "copy_spec", "quadratic_spec", "pruned_spec"])
 def test_a_wrong_acceptance_has_no_certificate(
     monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
 ) -> None:

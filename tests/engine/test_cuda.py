@@ -1,4 +1,4 @@
-"""What only a card can show: activations, memory and the released shapes on CUDA.
+"""Tests that need a card: activations, memory and the released shapes on CUDA.
 
 The laws of decoding run there too: `make gpu` sets DLM_TEST_DEVICE for them.
 """

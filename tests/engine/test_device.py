@@ -1,4 +1,4 @@
-"""What "auto" comes to, and what is refused by name."""
+"""The resolution of "auto", and the errors that name what is unavailable."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, dr
         (EngineSettings(dtype="bfloat16"), "engine.dtype"),
     ],
 )
-def test_without_torch_it_is_said_how_to_get_it(
+def test_without_torch_the_error_says_how_to_install_it(
     no_torch: None, driver: None, settings: EngineSettings, param: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -101,7 +101,7 @@ def test_what_a_backend_cannot_do_is_named(
     assert error.value.remedy
 
 
-def test_the_reasons_say_what_was_really_looked_at(
+def test_the_reasons_are_those_that_decided(
     monkeypatch: pytest.MonkeyPatch, no_driver: None
 ) -> None:
     why = decide(EngineSettings()).why

@@ -129,7 +129,7 @@ def test_a_stream_that_is_closed_cancels_its_request(engine: Engine) -> None:
     events = engine.stream(Request(prompt(engine), "ar", Limits(1500)))
     assert isinstance(next(events), Started)
     events.close()
-    # The next request is served, and what the closed one held is free by its end.
+    # The next request is served, and the closed request's pages are free by then.
     engine.generate(Request(prompt(engine), "ar", Limits(40)))
     assert engine._cache.counts().in_use == 0
 

@@ -5,7 +5,6 @@ every product."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -22,16 +21,13 @@ from engine.cache.storage import KVCache
 from engine.decoders.strategy import Traits
 from engine.errors import RequestError
 from engine.model.onnx.plan import PRODUCTS, Product
-from engine.model.readout import to_readings
 from engine.model.tiles import TILE_ROWS
-from engine.reading import Reading
 from engine.step import CACHED, Step, chain
 from tests.engine.graphs import graph_model
-from tests.engine.joined_steps import concatenate
 from tests.engine.model.onnx.families import drafter_of
-from tests.engine.readings import in_numpy
 from tests.engine.seeded import MASK_ID, prompt_of, seeded_network
-from tests.engine.subjects import DTYPES, FLOAT32, GRAPHS, KINDS, NAMES, Subject, subject
+from tests.engine.steps import concatenate
+from tests.engine.subjects import FLOAT32, GRAPHS, KINDS, NAMES, Subject, subject
 
 LENGTH = 3 * TILE_ROWS + 5
 SPECULATIVE = EXACT_MODES[1:]
@@ -58,9 +54,6 @@ def fed(tried: Subject, tokens: tuple[int, ...], cuts: list[int], *, exact: bool
     return torch.cat(logits)
 
 
-# --- Row invariance ---
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @given(cuts=st.lists(st.integers(1, LENGTH - 1), unique=True).map(sorted), seed=st.integers(0, 3))
 @settings(max_examples=25, deadline=None)
@@ -82,7 +75,7 @@ def test_one_row_at_a_time_is_the_same_as_all_at_once(name: str, kind: str) -> N
 
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_two_threads_keep_the_law(product: Product) -> None:
-    """A product is cut between threads by its shape, which is always the same."""
+    """Threads share a product by its shape, which is always the same."""
     alone = subject("bundled", f"onnx {product}")
     tried = replace(alone, model=graph_model(alone.network, product, threads=2))
     tokens = prompt_of(TILE_ROWS + 9)
@@ -92,8 +85,8 @@ def test_two_threads_keep_the_law(product: Product) -> None:
 
 @pytest.mark.parametrize("kind", ["bfloat16", *GRAPHS])
 def test_fast_rows_do_depend_on_the_chunks(kind: str) -> None:
-    """The law above is about something: without tiles the last bits differ. Sums of integers are
-    exact, but those of attention and of the norms are not."""
+    """The law above can fail: without tiles the last bits differ. Sums of integers are exact, but
+    those of attention and of the norms are not."""
     tried = subject("bundled", kind)
     tokens = prompt_of(3 * TILE_ROWS, seed=1)
     cuts = list(range(1, len(tokens)))
@@ -104,7 +97,7 @@ def test_fast_rows_do_depend_on_the_chunks(kind: str) -> None:
 
 @st.composite
 def companions(draw: st.DrawFn) -> tuple[int, int, int, int]:
-    """Masks hung on a row, rows of a second path, and rows of two other sequences."""
+    """The numbers of masks on a row, of rows of a second path, and of two other sequences' rows."""
     return tuple(draw(st.integers(0, 9)) for _ in range(4))  # type: ignore[return-value]
 
 
@@ -114,7 +107,7 @@ def companions(draw: st.DrawFn) -> tuple[int, int, int, int]:
 def test_a_row_does_not_depend_on_what_else_the_step_has(
     kind: str, cached: int, rows: int, beside: tuple[int, int, int, int]
 ) -> None:
-    """Groups of masks, a second path with rows at the same positions, other sequences."""
+    """The step also has masks, a second path at the same positions, and other sequences."""
     masks, second, of_exact, of_fast = beside
     tried = subject("tiny", kind)
     tokens = prompt_of(cached + rows)
@@ -166,7 +159,7 @@ def with_rows(step: Step, masks: int, second: int) -> Step:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_path_is_computed_as_if_alone(kind: str) -> None:
-    """Siblings share a position, and with it a place in a tile: each path has its own tiles."""
+    """Siblings would share the same place in a tile, so each path has its own tiles."""
     tried = subject("tiny", kind)
     cache = tried.cache()
     tokens = prompt_of(40)
@@ -175,25 +168,6 @@ def test_a_second_path_is_computed_as_if_alone(kind: str) -> None:
     both = with_rows(chain(tokens[30:], 30, read=tuple(range(10)), sequence=sequence), 0, 8)
     second = chain(prompt_of(8, seed=5), 30, read=tuple(range(8)), sequence=sequence)
     assert torch.equal(tried.model.logits(both, cache)[10:], tried.model.logits(second, cache))
-
-
-@pytest.mark.parametrize("read", [in_numpy, to_readings], ids=["numpy", "torch"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@given(rows=st.integers(1, 12), temperature=st.sampled_from([0.0, 0.7]))
-@settings(max_examples=20, deadline=None)
-def test_reading_many_rows_is_reading_each(
-    dtype: str, read: Callable[..., tuple[Reading, ...]], rows: int, temperature: float
-) -> None:
-    """What comes behind the logits must not depend on the number of rows either."""
-    tried = subject("tiny", dtype)
-    logits = fed(tried, prompt_of(rows), [])
-    sampling = Sampling(temperature, top_p=0.9, seed=3)
-    readings = read(logits, range(rows), sampling, mask_id=MASK_ID)
-    for row, reading in enumerate(readings):
-        assert read(logits[row : row + 1], [row], sampling, mask_id=MASK_ID) == (reading,)
-
-
-# --- Exactness ---
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,11 +187,11 @@ def test_every_mode_emits_what_ar_emits(name: str, kind: str, temperature: float
 
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_drafter_changes_no_token(product: Product) -> None:
-    """With a drafter LoRA in the graph, whose rows stand beside the tiles."""
+    """The graph has a drafter LoRA, whose rows are computed outside the tiles."""
     network = seeded_network(1)
     model = graph_model(network, product, drafter_of(network.config))
     traits = Traits(MASK_ID, has_drafter=True)
-    prompts = tuple(prompt_of(20, seed) for seed in range(3))  # nothing to copy: drafts are its own
+    prompts = tuple(prompt_of(20, seed) for seed in range(3))  # with nothing to copy
     tried = Subject(f"onnx {product}", model, traits, prompts)
     for prompt in prompts:
         expected = tried.run(request_of(prompt, "ar"))[-1].progress
@@ -271,9 +245,6 @@ def test_a_prompt_of_several_chunks_is_exact(kind: str) -> None:
     assert len(texts) == 1
 
 
-# --- The cache ---
-
-
 @pytest.mark.parametrize("kind", ["bfloat16", "onnx int8"])
 def test_exact_and_fast_requests_share_no_page(kind: str) -> None:
     tried = subject("tiny", kind)
@@ -319,25 +290,6 @@ def test_a_sequence_opened_anew_is_not_exact_for_the_one_before_it(kind: str) ->
     anew, _ = cache.open((5, 6), 10)
     step = concatenate([chain((5,), 0, sequence=anew), chain((5,), 0, sequence=other)])
     assert cache.exact_sequences(step) == set()
-
-
-@pytest.mark.parametrize("kind", ["float32", "onnx int8"])
-@pytest.mark.parametrize("mode", EXACT_MODES)
-def test_cancelling_at_any_step_leaks_nothing(mode: str, kind: str) -> None:
-    tried = subject("tiny", kind)
-    request = request_of(prompt_of(3 * PAGE_TOKENS + 3), mode, 12)
-    for steps in range(len(tried.run(request))):
-        cache = tried.cache()
-        states = tried.run(request, cache, cancel_after=steps)
-        counts = cache.counts()
-        assert counts.in_use == counts.reserved == 0
-        assert not (cache._open if isinstance(cache, ArrayCache) else cache._exact)
-        assert states[-1].stopped == "cancelled" or states[-1].progress.finished
-        if steps > 1:
-            assert tried.run(request, cache)[0].cached == 3 * PAGE_TOKENS
-
-
-# --- Refusals ---
 
 
 def test_what_has_no_causal_twin_is_refused_by_name() -> None:

@@ -40,7 +40,7 @@ TEMPERATURE = 1.5
 SAMPLES = 600
 SIGNIFICANCE = 0.001
 EXPECTED_MIN = 5.0  # of a cell; rarer triples are counted together
-SPECULATIVE = ("linear_spec", "quadratic_spec", "copy_spec")
+SPECULATIVE = ("linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 # A step of many rows costs what one row costs, so that the modes draft as much as they can.
 TRAITS = Traits(MASK_ID, costs=StepTimes((1, 128), (1.0, 1.0), is_measured=False))
 
@@ -52,7 +52,7 @@ def network() -> Network:
 
 @cache
 def exact_joint() -> dict[tuple[int, ...], float]:
-    """The probability of every triple at the last three of five places behind the prompt."""
+    """The probability of every triple at the last three of five places after the prompt."""
     joint: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(LENGTH):
         joint = {
@@ -68,7 +68,7 @@ def exact_joint() -> dict[tuple[int, ...], float]:
 
 
 def next_token(text: tuple[int, ...]) -> list[float]:
-    """The probabilities of TOKENS behind the prompt and a text."""
+    """The probabilities of TOKENS after the prompt and a text."""
     logits = causal_logits(network(), PROMPT + text)[-1, list(TOKENS)].double()
     return torch.softmax(logits / TEMPERATURE, dim=-1).tolist()
 
@@ -79,7 +79,7 @@ def graph() -> GraphModel:
 
 
 def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[int, ...]]:
-    """How often each triple came last, one seed after the other.
+    """Counts the last three tokens of the texts for many seeds.
 
     Args:
         is_graph: computed by the ONNX graph instead of torch.
@@ -99,7 +99,7 @@ def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[
 
 
 def chance_of(triples: Counter[tuple[int, ...]]) -> float:
-    """Of a statistic as large as this or larger, were the triples drawn from the exact joint."""
+    """The probability of a statistic at least this large if the exact joint distribution holds."""
     assert triples.total() == SAMPLES
     assert triples.keys() <= exact_joint().keys(), "a token that cannot be drawn"
     expected, observed = [0.0], [0]  # the first cell takes all rare triples
@@ -127,7 +127,7 @@ def test_three_tokens_follow_the_exact_joint_distribution(mode: str, is_graph: b
 
 @pytest.mark.parametrize("mode", SPECULATIVE)
 def test_believing_every_draft_is_found_out(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """A broken acceptance: what follows a wrong draft is emitted behind the right token."""
+    """A broken acceptance: what follows a wrong draft is emitted after the right token."""
     monkeypatch.setattr(
         engine.decoders.strategy, "accepted_length", lambda drafts, tokens: len(tokens)
     )
@@ -135,6 +135,6 @@ def test_believing_every_draft_is_found_out(monkeypatch: pytest.MonkeyPatch, mod
 
 
 def test_one_number_for_all_places_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each token alone would be distributed rightly; only their joint distribution is not."""
+    """Each single token has the right distribution then, but their joint distribution is wrong."""
     monkeypatch.setattr(engine.sampling, "uniform", lambda seed, position: uniform(seed, 0))
     assert chance_of(sampled("copy_spec", exact=False)) < SIGNIFICANCE

@@ -8,28 +8,25 @@ tolerance of fp32 rounding; equalities of tokens and of cache content carry none
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.api import EXACT_MODES, BlockOptions, Limits, Request, Sampling
 from engine.auto.step_times import prefill_rows
+from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS
 from engine.decoders import STRATEGIES
 from engine.loop import decode
-from engine.model.readout import to_readings
-from engine.reading import Reading
 from engine.step import chain, group
-from tests.engine.joined_steps import concatenate
-from tests.engine.readings import in_numpy
-from tests.engine.seeded import CONFIG, MASK_ID, causal_logits, masked_logits, prompt_of
+from tests.engine.seeded import MASK_ID, causal_logits, masked_logits, prompt_of
+from tests.engine.steps import concatenate
 from tests.engine.subjects import FLOAT32, Subject, subject
 
 MODES = tuple(STRATEGIES)
-SPECULATIVE = ("linear_spec", "quadratic_spec", "copy_spec")
+SPECULATIVE = ("linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -101,7 +98,7 @@ def replay(tried: Subject, prompt: tuple[int, ...], before: list[int | None], in
     start = index - index % 8
     known = [token for token in before[:start] if token is not None]
     assert len(known) == start
-    if index == start:  # a seed: predicted causally by the token before it
+    if index == start:  # a bonus token, predicted causally by the token before it
         logits = causal_logits(tried.network, (*prompt, *known))[-1]
     else:
         block = [MASK_ID if token is None else token for token in before[start : start + 8]]
@@ -120,8 +117,8 @@ def test_an_impossible_threshold_decides_one_token_per_denoising_step(tried: Sub
         len(s.progress.committed) + sum(p.token is not None for p in s.progress.draft)
         for s in states
     ]
-    decoding = decided[decided.index(1) :]  # from the first seed on
-    # A seed comes with the forward that feeds the block before it; all others are denoised.
+    decoding = decided[decided.index(1) :]  # from the first bonus token on
+    # A bonus token comes with the forward that caches the block before it; others are denoised.
     assert decoding == list(range(1, 25))
     assert states[-1].forwards == 23
 
@@ -200,15 +197,18 @@ def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached(
         cache.keep(group(block, 20, read=(0,), sequence=sequence), (0,))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_cancelling_at_any_step_leaks_nothing(tried: Subject, mode: str) -> None:
-    request = request_of(mode, prompt_of(3 * PAGE_TOKENS + 3))
+@pytest.mark.parametrize(
+    ("mode", "exact"), [*((mode, False) for mode in MODES), *((mode, True) for mode in EXACT_MODES)]
+)
+def test_cancelling_at_any_step_leaks_nothing(tried: Subject, mode: str, exact: bool) -> None:
+    request = request_of(mode, prompt_of(3 * PAGE_TOKENS + 3), exact=exact)
     total = len(tried.run(request))
     for steps in range(total):
         cache = tried.cache()
         states = tried.run(request, cache, steps)
         counts = cache.counts()
         assert counts.in_use == counts.reserved == 0
+        assert not (cache._open if isinstance(cache, ArrayCache) else cache._exact)
         assert states[-1].stopped == "cancelled" or states[-1].progress.finished
         # The prompt's finished pages stay: the next request does not compute them again.
         if steps > 1:
@@ -272,16 +272,6 @@ def test_a_long_prompt_is_fed_in_chunks_that_can_be_cancelled(tried: Subject) ->
     assert len(states) == 1 + -(-700 // rows)
     assert len(states) > 5
     assert states[-1].forwards == 0
-
-
-@pytest.mark.parametrize("read", [in_numpy, to_readings], ids=["numpy", "torch"])
-def test_the_mask_token_is_never_emitted(read: Callable[..., tuple[Reading, ...]]) -> None:
-    logits = torch.zeros(1, CONFIG.vocabulary)
-    logits[0, MASK_ID] = 50.0
-    (reading,) = read(logits, [0], Sampling(), mask_id=MASK_ID)
-    assert reading.token == 0
-    assert reading.probability < 1e-6  # the mask stays in the denominator
-    assert MASK_ID not in dict(reading.best)
 
 
 def test_temperature_draws_depend_on_seed_and_position_alone(tried: Subject) -> None:

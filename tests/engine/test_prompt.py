@@ -1,6 +1,6 @@
-"""The order of tokens that released models were trained to be asked in, family by family.
+"""The order of the tokens in the infilling prompts of released models, by family.
 
-Each expected order is written out here as its source has it, not derived from the table.
+Each expected order is copied from its source and not derived from the table.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def test_each_family_is_asked_in_its_own_order(family: str) -> None:
     assert {ids[name] for name in order if name not in texts} <= set(found.end_ids)
 
 
-def test_all_that_qwen_writes_behind_a_middle_ends_it() -> None:
+def test_all_that_qwen_writes_after_a_middle_ends_it() -> None:
     """The ids of Qwen2.5-Coder; its own eos_token_id names two of them."""
     ids = {
         "<|endoftext|>": 151643,

@@ -1,15 +1,12 @@
-"""Sampling draws from the distribution it names, from randomness of (seed, position) alone."""
+"""Sampling draws from the stated distribution, with randomness from (seed, position) only."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import engine.sampling
 from engine.api import Sampling
@@ -63,17 +60,6 @@ def test_the_nucleus_is_the_smallest_set_that_holds_its_mass() -> None:
         for kept in (engine.sampling.distribution(logits[0].numpy(), sampling), in_torch):
             assert kept.dtype == numpy.float64
             numpy.testing.assert_allclose(kept, expected, rtol=1e-6, atol=1e-6)
-
-
-@both
-@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=4, max_size=12))
-def test_greedy_takes_the_lowest_of_equal_maxima(read: Read, row: list[float]) -> None:
-    (reading,) = read(torch.tensor([row]), [0], Sampling(), mask_id=len(row) - 1)
-    allowed = row[:-1]
-    assert reading.token == allowed.index(max(allowed))
-    assert reading.probability == pytest.approx(
-        math.exp(max(allowed)) / sum(math.exp(value) for value in row), rel=1e-5
-    )
 
 
 @both

@@ -1,4 +1,4 @@
-"""The queue: turns, order, failures contained, cancellation of what waits and what runs."""
+"""The queue: turns, order, contained failures, and cancellation of any request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USAGE = Usage()
 
 
 class Script:
-    """A `run` that plays one behaviour per prompt token: (token, forwards)."""
+    """A `run` whose behaviour depends on the prompt (number, forwards)."""
 
     def __init__(self) -> None:
         self.room = 100
@@ -186,26 +186,14 @@ def test_requests_that_wait_go_before_background_work() -> None:
 
 def test_a_failure_in_the_background_ends_it_alone() -> None:
     def fail(step: int) -> None:
+        scheduler.submit(Request((1, 1)), events.append)
         raise ValueError("unlucky")
 
     script = Script()
     events: list[Event] = []
     work = background(script.turns, 3, fail)
     scheduler = Scheduler(script, background=work, quiet_seconds=0)
-    thread = threading.Thread(target=scheduler.run_forever)
-    thread.start()
-    waited = threading.Event()
-    for _ in range(1000):
-        if script.turns:
-            break
-        waited.wait(0.01)
-    done = threading.Event()
-    scheduler.submit(
-        Request((1, 1)), lambda event: (events.append(event), is_last(event) and done.set())
-    )
-    assert done.wait(10)
-    scheduler.close()
-    thread.join(10)
+    run_until_idle(scheduler, lambda: bool(events) and is_last(events[-1]))
     assert script.turns == [0, 1]
     assert isinstance(events[-1], Finished)
 

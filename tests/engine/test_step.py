@@ -6,29 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.model.runner import visibility_mask
+from engine.model.visibility import visibility
 from engine.step import CACHED, Step, chain, group, visible_rows
-from tests.engine.joined_steps import concatenate
+from tests.engine.steps import concatenate, trees
 
-
-@st.composite
-def steps(draw: st.DrawFn) -> Step:
-    rows = draw(st.integers(1, 24))
-    sequence = [draw(st.integers(0, 2)) for _ in range(rows)]
-    parent = [
-        draw(st.sampled_from([CACHED, *[p for p in range(row) if sequence[p] == sequence[row]]]))
-        for row in range(rows)
-    ]
-    numbers = st.lists(st.integers(0, 3), min_size=rows, max_size=rows)
-    return Step(
-        token=tuple(range(rows)),
-        sequence=tuple(sequence),
-        position=tuple(range(rows)),
-        parent=tuple(parent),
-        group=tuple(draw(numbers)),
-        drafter=(False,) * rows,
-        read=(),
-    )
+STEPS = trees({0: 0, 1: 0, 2: 0}, groups=(0, 1, 2, 3))
 
 
 def brute_force_visible(step: Step, q: int, k: int) -> bool:
@@ -42,7 +24,7 @@ def brute_force_visible(step: Step, q: int, k: int) -> bool:
     return step.group[q] != 0 and step.group[q] == step.group[k]
 
 
-@given(steps())
+@given(STEPS)
 def test_visible_rows_follow_the_rule(step: Step) -> None:
     bits = visible_rows(step)
     for q in range(step.rows):
@@ -50,10 +32,10 @@ def test_visible_rows_follow_the_rule(step: Step) -> None:
             assert bool(bits[q] >> k & 1) == brute_force_visible(step, q, k)
 
 
-@given(steps(), st.lists(st.integers(0, 20), min_size=3, max_size=3))
+@given(STEPS, st.lists(st.integers(0, 20), min_size=3, max_size=3))
 def test_mask_shows_each_row_its_own_cached_tokens(step: Step, cached: list[int]) -> None:
     lengths = [(sequence, cached[sequence]) for sequence in dict.fromkeys(step.sequence)]
-    mask = visibility_mask(step, lengths)
+    mask = visibility(step, lengths)
     total = sum(length for _, length in lengths)
     assert mask.shape == (step.rows, total + step.rows)
     column = 0
@@ -72,28 +54,6 @@ def test_chain_is_causal_and_group_is_bidirectional() -> None:
     assert visible_rows(group((5, 6, 7), 10, read=(1,))) == (0b111, 0b111, 0b111)
 
 
-@given(st.lists(steps(), min_size=1, max_size=4))
-def test_concatenated_steps_see_what_they_saw_alone(parts: list[Step]) -> None:
-    apart = [
-        Step(
-            part.token,
-            tuple(3 * index + s for s in part.sequence),
-            part.position,
-            part.parent,
-            part.group,
-            part.drafter,
-            part.read,
-        )
-        for index, part in enumerate(parts)
-    ]
-    together = visible_rows(concatenate(apart))
-    base = 0
-    for part in apart:
-        for row, bits in enumerate(visible_rows(part)):
-            assert together[base + row] == bits << base
-        base += part.rows
-
-
 @pytest.mark.parametrize("parent", [(0,), (-2,), (-1, 1)])
 def test_a_parent_stands_before_its_row(parent: tuple[int, ...]) -> None:
     rows = len(parent)
@@ -101,7 +61,7 @@ def test_a_parent_stands_before_its_row(parent: tuple[int, ...]) -> None:
         Step((1,) * rows, (0,) * rows, (0,) * rows, parent, (0,) * rows, (False,) * rows, ())
 
 
-def test_a_causal_row_decides_the_place_behind_it_and_a_masked_one_its_own() -> None:
+def test_a_causal_row_decides_the_place_after_it_and_a_masked_row_its_own() -> None:
     assert chain((5, 6, 7), 10, read=(0, 2)).places == (11, 13)
     assert group((5, 0, 0), 10, read=(2, 1)).places == (12, 11)
     both = concatenate([chain((5,), 3, read=(0,)), group((6, 0), 8, read=(1,), sequence=1)])

@@ -10,12 +10,13 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from engine.api import MASKED
 from engine.decoders.strategy import DraftPlace, Progress
-from engine.model.tokenizer import Tokenizer, byte_alphabet
+from engine.model.spelling import byte_alphabet
+from engine.model.tokenizer import Tokenizer
 from engine.transcript import Transcript, mean_confidence
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token per byte, id = byte."""
+    """A tokenizer with one token per byte, whose id is the byte."""
     vocabulary = {character: byte for byte, character in byte_alphabet().items()}
     backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

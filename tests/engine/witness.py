@@ -1,4 +1,4 @@
-"""A model and a cache that remember each forward: which row decided a token, and what it saw."""
+"""A model and a cache that record each forward: which row decided a token, and what it saw."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.engine.subjects import Subject
 
 @dataclass
 class Witness:
-    """Stands between the loop and the cache; the cached tokens are those that were really kept."""
+    """A cache that records the tokens that were really kept."""
 
     inner: KVCache | ArrayCache
     tokens: list[int] = field(default_factory=list)
@@ -85,8 +85,8 @@ class Decision:
 
 
 def certified(subject: Subject, request: Request) -> list[Decision]:
-    """Decodes a request in a causal mode and checks, forward by forward, whose decision each
-    committed token is: that of one row, which follows exactly the prompt and the emitted text."""
+    """Decodes a request in a causal mode and checks at each forward that a committed token is the
+    decision of one row, which follows exactly the prompt and the emitted text."""
     forwards: list[Forward] = []
 
     def model(step: Step, witness: Witness, sampling: Sampling) -> tuple[Reading, ...]:

@@ -1,4 +1,4 @@
-"""Source text that tokenizers trip over, and real source that this project's models never saw."""
+"""Text that is difficult for tokenizers, and source that this project's models never saw."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PIECES = [*AWKWARD.values()]
 
 
 def mixtures(count: int, seed: int = 0) -> list[str]:
-    """Texts put together from short cuts of the ones above, so that each follows each."""
+    """Texts of short pieces of the ones above, so that every kind follows every other."""
     draw = random.Random(seed)
     texts = []
     for _ in range(count):

@@ -1,7 +1,7 @@
 """llama.cpp, through xllamacpp: its HTTP server inside this process, on a port of its own.
 
-`write_model` makes a GGUF file of a vocabulary with a network too small to say anything, since
-llama.cpp's server loads no vocabulary alone.
+`write_model` writes a GGUF file of a vocabulary with a small seeded network, because the server of
+llama.cpp cannot load a vocabulary without a network.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import xllamacpp
+
+from tests.engine.gguf_files import arrays_of, keys_of, seeded_peer, write_gguf
 
 
 class LlamaPeer:
-    """One model in llama.cpp. Close it: its threads go on until then."""
+    """One model in llama.cpp, whose threads run until it is closed."""
 
     def __init__(self, path: Path, *, threads: int = 1, context: int = 1024) -> None:
         parameters = xllamacpp.CommonParams()
@@ -69,41 +69,7 @@ class LlamaPeer:
 
 
 def write_model(path: Path, metadata: dict[str, Any]) -> None:
-    """Writes a GGUF file with this tokenizer and one layer of a seeded network, 32 wide."""
-    vocabulary, hidden, inner, heads = len(metadata["tokenizer.ggml.tokens"]), 32, 64, 2
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(1024)
-    writer.add_embedding_length(hidden)
-    writer.add_feed_forward_length(inner)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(hidden // heads)
-    writer.add_vocab_size(vocabulary)
-    for key, value in metadata.items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_array(key, value)
-    random = np.random.default_rng(0)
-    shapes = {
-        "token_embd": (vocabulary, hidden),
-        "output_norm": (hidden,),
-        "blk.0.attn_norm": (hidden,),
-        **{f"blk.0.attn_{part}": (hidden, hidden) for part in ("q", "k", "v", "output")},
-        "blk.0.ffn_norm": (hidden,),
-        "blk.0.ffn_gate": (inner, hidden),
-        "blk.0.ffn_up": (inner, hidden),
-        "blk.0.ffn_down": (hidden, inner),
-    }
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", random.standard_normal(shape, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    """Writes a GGUF file with this tokenizer and a small seeded network."""
+    peer = seeded_peer("llama", vocab_size=len(metadata["tokenizer.ggml.tokens"]))
+    keys = {**keys_of(peer, "llama"), **metadata}
+    write_gguf(path, "llama", arrays_of(peer, "llama"), keys)

@@ -1,7 +1,7 @@
-"""mlx-vlm's own Nemotron-Labs-Diffusion, on the weights of one of our networks, in fp32.
+"""mlx-vlm's own Nemotron-Labs-Diffusion with the weights of one of our networks, in fp32.
 
 Its package initialiser imports audio, vision and server libraries that a language model does not
-need; only the modules of this one model are loaded, past it.
+need, so it is bypassed, and only the modules of this one model are loaded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class MlxPeer:
         self._never_emit(network.config.mask_id)
 
     def _never_emit(self, mask_id: int | None) -> None:
-        """Switches the one difference of the samplers off: theirs, like the first reference code,
+        """Switches off the one difference of the samplers: theirs, like the first reference code,
         lets the mask token itself win the argmax; ours, like vLLM and SGLang, never emits it. Its
         probability stays in the denominator of the confidence in both."""
         model = self._model

@@ -1,7 +1,7 @@
 """Greedy continuations of a real model equal llama.cpp's, up to near-ties.
 
-The peer writes; each token that it wrote must be the argmax of our logits behind the same tokens,
-or miss it by no more than rounding explains: llama.cpp multiplies weights of 4 to 6 bits with
+Each token that the peer writes must be the argmax of our logits after the same tokens, or differ
+from it by no more than rounding explains: llama.cpp multiplies weights of 4 to 6 bits by
 activations that it rounds to 8. Prompts are holes in a package that no model of this project saw.
 """
 
@@ -31,13 +31,13 @@ Logits = Callable[[Sequence[int], int], np.ndarray]
 PROMPTS = 20
 TOKENS_MAX = 16
 # Logits. Of 320 tokens of Qwen2.5-Coder 0.5B in Q4_K_M seven were not our argmax, the farthest 0.22
-# below it, with the weights multiplied out to fp32.
+# below it, with the weights dequantised to fp32.
 NEAR_TIE = 0.5
 
 
 @pytest.fixture(scope="module")
 def ours(real_model: Path) -> Logits:
-    """The engine's network on the file's weights, multiplied out to fp32."""
+    """The engine's network on the file's weights, dequantised to fp32."""
     source = open_checkpoint(real_model)
     network = build_network(source.weights, source.config, device=CPU, dtype=torch.float32)
 

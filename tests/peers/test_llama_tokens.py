@@ -1,10 +1,9 @@
 """Text becomes the same token ids as in llama.cpp, from the same GGUF file.
 
-On small vocabularies made here, one for each way of splitting text that the peer knows as well, and
-on a real model where there is one. llama.cpp is asked without a token in front
-and with markers read as text. Three differences are wanted, and left out of the comparison: it
-reads "<tool_call>", an added token that is not special, out of text; it takes "▁" in a text for a
-blank; and its stand-in for Tekken's pattern knows only ASCII's capitals.
+This is tested on small vocabularies, one for each way of splitting text that both know, and on a
+real model if there is one. llama.cpp gets no begin token and reads markers as text. Three intended
+differences are left out of the comparison: llama.cpp takes "<tool_call>" in a text for the added
+token, takes "▁" for a blank, and its replacement of Tekken's pattern knows only ASCII's capitals.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Decoding equals mlx-vlm's own implementation of the family, token for token in fp32.
 
-AR, block diffusion and linear self-speculation, which nobody here wrote, on a seeded network and on
-the bundled model with prompts from a package it was never trained on. Where the samplers differ is
-said, and switched off, in `mlx_peer`; requests here have no end token, since after one in the
-middle of a block the two may stop denoising at different places.
+This is tested for AR, block diffusion and linear self-speculation, on a seeded network and on the
+bundled model with prompts from a package that it was not trained on. `mlx_peer` switches off the
+one difference of the samplers. Requests have no end token, since after one in the middle of a block
+the two may stop denoising at different places.
 """
 
 from __future__ import annotations

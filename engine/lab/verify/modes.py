@@ -29,7 +29,7 @@ from engine.model.runner import ModelRunner
 from engine.reading import Reading
 from engine.step import Step, chain
 
-LOSSLESS = ("linear_spec", "quadratic_spec", "copy_spec")
+LOSSLESS = ("linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 QUADRATIC_LENGTH = 8  # B (B + 1) rows a forward: 72, against 1,056 for a block of 32
 NOISE_ROWS = 32  # rows of the steps whose logits are compared with those of one row
 _NOISE_FACTOR = 2.0

@@ -1,1 +1,1 @@
-"""The CPU engine: the decoder as one ONNX graph of our own, run by ONNX Runtime. No torch."""
+"""The CPU engine: the decoder as an ONNX graph, built here and run by ONNX Runtime. Torch-free."""

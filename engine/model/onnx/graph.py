@@ -7,11 +7,12 @@ Inputs, for R rows that see P cached tokens (Hkv heads of width D cached for eac
     cos.k, sin.k (R, D / 2)        of keys
     mask (R, P + R)                added to the scores: 0 where visible, else `inputs.HIDDEN`
     read (N,) int64                the rows whose logits are wanted
-    drafter (R, 1)                 1 for rows that run with the drafter LoRA, where there is one
+    drafter (R, 1)                 1 for rows that run with the drafter LoRA or the mask adapter,
+                                   where there is one
     key.{layer}.{head}, value.{layer}.{head} (P, D)
 
-A head's cached keys are an input of their own, because then they lie one behind the other in
-memory and the cache gives them to the graph without copying. Outputs:
+Each head's cached keys are a separate input, because they are then contiguous in memory, and the
+cache passes them to the graph without copying. Outputs:
 
     new (layers, 2, Hkv, R, D)     the rows' own keys and values
     logits (N, V)                  of the rows that are read, fp32
@@ -26,6 +27,7 @@ from numpy import ndarray
 
 from engine.model.adapter_weights import AdapterWeights
 from engine.model.config import ModelConfig
+from engine.model.mask_adapter import MaskAdapterWeights
 from engine.model.onnx.plan import GraphPlan
 from engine.model.onnx.products import MICROSOFT, Linear
 from engine.model.onnx.writer import GraphWriter
@@ -44,14 +46,14 @@ def write_graph(
     config: ModelConfig,
     weights: WeightSource,
     plan: GraphPlan,
-    drafter: AdapterWeights | None = None,
+    drafter: AdapterWeights | MaskAdapterWeights | None = None,
 ) -> None:
-    """Writes the whole graph and its weights, one tensor in memory at a time."""
+    """Writes the whole graph and its weights, with one tensor in memory at a time."""
     _Decoder(writer, config, weights, plan, drafter).write()
 
 
 class _Decoder:
-    """Writes one decoder. Names of values begin with the layer they belong to."""
+    """Writes one decoder. The names of values begin with their layer."""
 
     def __init__(
         self,
@@ -59,13 +61,14 @@ class _Decoder:
         config: ModelConfig,
         weights: WeightSource,
         plan: GraphPlan,
-        drafter: AdapterWeights | None,
+        drafter: AdapterWeights | MaskAdapterWeights | None,
     ) -> None:
         self._writer = writer
         self._config = config
         self._weights = weights
         self._plan = plan
-        self._drafter = drafter
+        self._drafter = drafter if isinstance(drafter, AdapterWeights) else None
+        self._masks = drafter if isinstance(drafter, MaskAdapterWeights) else None
         self._linear = Linear(writer, plan.product)
 
     def write(self) -> None:
@@ -93,7 +96,7 @@ class _Decoder:
             writer.input(name, ("R", config.head_dim // 2))
         writer.input("mask", ("R", "T"))
         writer.input("read", ("N",), numpy.int64)
-        if self._drafter is not None:
+        if self._drafter is not None or self._masks is not None:
             writer.input("drafter", ("R", 1))
         for layer in range(config.layers):
             for head in range(config.kv_heads):
@@ -101,7 +104,7 @@ class _Decoder:
                 writer.input(f"value.{layer}.{head}", ("P", config.head_dim))
 
     def _shapes(self) -> None:
-        """Constants and sizes that every layer uses."""
+        """Writes constants and sizes that every layer uses."""
         writer, config = self._writer, self._config
         heads, kv_heads, width = config.heads, config.kv_heads, config.head_dim
         sizes = {
@@ -119,6 +122,10 @@ class _Decoder:
         writer.node("Shape", ["x"], "rows", start=0, end=1)
         writer.node("Shape", ["key.0.0"], "past", start=0, end=1)
         writer.node("Concat", ["past", "rows"], "past_rows", axis=0)
+        if self._masks is not None:
+            writer.constant("none", numpy.float32(0))
+            writer.node("ReduceMax", ["drafter"], "drafter.any", keepdims=0)
+            writer.node("Greater", ["drafter.any", "none"], "drafts")
 
     def _layer(self, layer: int, x: str) -> tuple[str, str]:
         """The layer's output (R, hidden), and its new keys and values (2 Hkv R, D)."""
@@ -126,9 +133,7 @@ class _Decoder:
         module = f"encoder.layers.{layer}"
         normed = self._norm(f"{at}.in", x, f"{module}.input_layernorm.weight")
         mixed, fresh = self._attention(layer, normed)
-        out = self._linear.write(
-            f"{at}.o", mixed, self._weights.read(f"{module}.self_attn.o_proj.weight")
-        )
+        out = self._product(f"{at}.o", mixed, [f"{module}.self_attn.o_proj"])
         if self._drafter is not None:
             out = self._draft(layer, mixed, out)
         x = writer.node("Add", [x, out], f"{at}.attended")
@@ -148,17 +153,41 @@ class _Decoder:
 
     def _mlp(self, layer: int, x: str) -> str:
         writer, at = self._writer, f"l{layer}"
-        read = self._weights.read
         module = f"encoder.layers.{layer}.mlp"
-        # Two products, because the halves of one would have to be copied apart.
-        gate = self._linear.write(f"{at}.gate", x, read(f"{module}.gate_proj.weight"))
-        up = self._linear.write(f"{at}.up", x, read(f"{module}.up_proj.weight"))
+        # Two products, because the halves of a single one would have to be copied.
+        gate = self._product(f"{at}.gate", x, [f"{module}.gate_proj"])
+        up = self._product(f"{at}.up", x, [f"{module}.up_proj"])
         silu = writer.node("QuickGelu", [gate], f"{at}.silu", domain=MICROSOFT, alpha=1.0)
         product = writer.node("Mul", [silu, up], f"{at}.product")
-        return self._linear.write(f"{at}.down", product, read(f"{module}.down_proj.weight"))
+        return self._product(f"{at}.down", product, [f"{module}.down_proj"])
+
+    def _product(self, name: str, x: str, linears: list[str]) -> str:
+        """x times the linears' weights below each other, with what the mask adapter adds to it."""
+        read = self._weights.read
+        weights = [read(f"{linear}.weight") for linear in linears]
+        weight = weights[0] if len(weights) == 1 else numpy.concatenate(weights)
+        bias = None
+        if self._config.family.qkv_bias and linears[0].endswith(".q_proj"):
+            bias = numpy.concatenate([read(f"{linear}.bias") for linear in linears])
+        out = self._linear.write(name, x, weight, bias)
+        if self._masks is None:
+            return out
+        factors = [self._masks.factors[linear] for linear in linears]
+        down = numpy.concatenate([each.down for each in factors])
+        up = _below_each_other([each.up for each in factors])
+
+        def adapted() -> str:
+            writer = self._writer
+            low = self._linear.write(f"{name}.masks.low", x, down)
+            factor = writer.tensor(f"{name}.masks.up", numpy.ascontiguousarray(up.T))
+            full = writer.node("MatMul", [low, factor], f"{name}.masks.full")
+            masked = writer.node("Mul", [full, "drafter"], f"{name}.masks.masked")
+            return writer.node("Add", [out, masked], f"{name}.masks.out")
+
+        return self._writer.conditional("drafts", f"{name}.adapted", adapted, out)
 
     def _draft(self, layer: int, mixed: str, out: str) -> str:
-        """o_proj's output with the drafter LoRA added at the rows that draft."""
+        """o_proj's output, with the drafter LoRA's addition for rows that draft."""
         writer, at, drafter = self._writer, f"l{layer}.drafter", self._drafter
         assert drafter is not None
         down = writer.tensor(f"{at}.down", drafter.down[layer].T)
@@ -188,7 +217,7 @@ class _Decoder:
         return writer.node("Reshape", [whole, "joined"], f"{at}.mixed.flat"), fresh
 
     def _head_attention(self, layer: int, head: int, query: str, key: str, value: str) -> str:
-        """One K/V head and the query heads that share it, laid out as further rows: (G R, D)."""
+        """Attention of one K/V head; its G query heads become further rows: (G R, D)."""
         writer, at = self._writer, f"l{layer}.h{head}"
         scores = [
             writer.node("Gemm", [query, keys, f"mask.{name}"], f"{at}.{name}", transB=1)
@@ -204,13 +233,8 @@ class _Decoder:
     def _project(self, layer: int, x: str) -> tuple[str, str]:
         """Queries (H R, D) and keys with values (2 Hkv R, D), head by head, rotated."""
         writer, config, at = self._writer, self._config, f"l{layer}"
-        module, read = f"encoder.layers.{layer}.self_attn", self._weights.read
-        names = [f"{module}.{part}_proj" for part in "qkv"]
-        weight = numpy.concatenate([read(f"{name}.weight") for name in names])
-        bias = None
-        if config.family.qkv_bias:
-            bias = numpy.concatenate([read(f"{name}.bias") for name in names])
-        joined = self._linear.write(f"{at}.qkv", x, weight, bias)
+        module = f"encoder.layers.{layer}.self_attn"
+        joined = self._product(f"{at}.qkv", x, [f"{module}.{part}_proj" for part in "qkv"])
         rows = writer.node("Reshape", [joined, "to_heads"], f"{at}.rows")
         heads = writer.node("Transpose", [rows], f"{at}.heads", perm=[0, 2, 1, 3])
         parts = [f"{at}.query.plain", f"{at}.key.plain", f"{at}.value"]
@@ -232,7 +256,7 @@ class _Decoder:
         return query, writer.node("Reshape", [fresh, "of_rows"], f"{at}.new")
 
     def _rotate(self, part: str, x: str, name: str) -> str:
-        """Rotate-half of (1, heads, R, D): row i by the i-th row of cos and sin."""
+        """Rotate-half of (1, heads, R, D): row i with the i-th row of cos and sin."""
         inputs = [x, "from_first", f"cos.{part}", f"sin.{part}"]
         return self._writer.node("RotaryEmbedding", inputs, name, domain=MICROSOFT)
 
@@ -241,7 +265,7 @@ class _Decoder:
         return self._writer.node("Cast", [half], f"{x}.rounded", to=_FLOAT32)
 
     def _head(self, x: str) -> None:
-        """Logits of the rows that are read."""
+        """Writes the logits of the rows that are read."""
         writer, config = self._writer, self._config
         rows = writer.node("Gather", [x, "read"], "head.rows", axis=0)
         normed = self._norm("head", rows, "encoder.norm.weight")
@@ -249,3 +273,14 @@ class _Decoder:
         product = self._linear.write("head", normed, self._weights.read(f"{name}.weight"))
         writer.node("Identity", [product], "logits")
         writer.output("logits", ("N", config.vocabulary))
+
+
+def _below_each_other(factors: list[ndarray]) -> ndarray:
+    """(out_1 + …, r_1 + …) of matrices (out_i, r_i), zeros outside them."""
+    rows, columns = (sum(each.shape[axis] for each in factors) for axis in (0, 1))
+    whole = numpy.zeros((rows, columns), numpy.float32)
+    row = column = 0
+    for each in factors:
+        whole[row : row + each.shape[0], column : column + each.shape[1]] = each
+        row, column = row + each.shape[0], column + each.shape[1]
+    return whole

@@ -1,10 +1,10 @@
-"""Lays the weights out in huge pages, after they were loaded and while nothing is asked for.
+"""Moves the loaded weights into huge pages while there are no requests.
 
-A step of one row reads every weight once, half a gigabyte of 4 KiB pages, and much of its time goes
-into looking these pages up: with pages of 2 MiB it takes a quarter less. Having them from the start
-(glibc.malloc.hugetlb) makes a load slower by half a second, which somebody waits for; collapsing
-the pages afterwards (madvise(2), MADV_COLLAPSE, Linux 6.1) costs idle time alone. Where a system
-has no such call nothing happens.
+A step of one row reads every weight once, half a gigabyte in pages of 4 KiB, and spends much of its
+time on page look-ups; with pages of 2 MiB it takes a quarter less. Using huge pages from the start
+(glibc.malloc.hugetlb) makes loading, for which a user waits, half a second slower. Collapsing the
+pages later (madvise(2), MADV_COLLAPSE, Linux 6.1) costs only idle time. On systems without this
+call nothing happens.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from pathlib import Path
 
 import numpy
 
-_HUGE = 2 << 20  # bytes: of x86-64 and of Arm with 4 KiB pages
+_HUGE = 2 << 20  # bytes of a huge page, on x86-64 and on Arm with 4 KiB pages
 _SMALL = 4096
 _COLLAPSE = 25  # MADV_COLLAPSE
-_PRESENT = 1 << 63  # of a small page's entry in /proc/self/pagemap
-_ENTRY_BYTES = 8
-_FIELDS_OF_UNNAMED = 5  # of a line of /proc/self/maps without a file
+_PRESENT = 1 << 63  # the bit of a present small page in /proc/self/pagemap
+_ENTRY_BYTES = 8  # of /proc/self/pagemap
+_FIELDS_OF_UNNAMED = 5  # the fields of a line of /proc/self/maps before a file's name
 
 
 def collapse() -> Iterator[None]:
-    """Collapses what is in use of this process's memory; each `next` is one page, some 6 ms.
+    """Collapses the used memory of this process; each `next` is one huge page and takes some 6 ms.
 
-    Only huge pages of which every small one is there, so that the process does not grow.
+    A huge page is collapsed only if all its small pages are present, so that the process does not
+    grow.
     """
     if sys.platform != "linux" or mmap.PAGESIZE != _SMALL:
         return
@@ -36,14 +37,14 @@ def collapse() -> Iterator[None]:
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for start, end in _regions():
         for page in _used(start, end):
-            # Fails for pages that are not there, that were given back meanwhile, or that the
-            # system has no room for: these stay as they are.
+            # Fails for pages that have been freed meanwhile or for which the system has no huge
+            # page; these stay as they are.
             madvise(page, _HUGE, _COLLAPSE)
             yield
 
 
 def _used(start: int, end: int) -> Iterator[int]:
-    """The addresses of huge pages from `start` to `end` that are there as a whole."""
+    """The addresses of the huge pages from `start` to `end` whose small pages are all present."""
     count = _HUGE // _SMALL
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
@@ -57,8 +58,8 @@ def _used(start: int, end: int) -> Iterator[int]:
 
 
 def _regions() -> list[tuple[int, int]]:
-    """Whole huge pages of private, writable memory without a file, the heap included, as (start,
-    end) addresses."""
+    """The (start, end) addresses of private, writable memory without a file, including the heap,
+    rounded to whole huge pages."""
     try:
         lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the graph takes that follows from positions: cos and sin, and how a mask says "hidden"."""
+"""The graph's inputs that follow from positions, cos and sin, and the mask's "hidden" value."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy import ndarray
 from engine.model.config import ModelConfig
 from engine.model.rotary import query_scale, rotary_frequencies
 
-HIDDEN = -1e30  # in the mask: exp gives exactly 0, and a row that sees nothing no NaN
+HIDDEN = -1e30  # in the mask: exp of it is exactly 0, and a row that sees nothing gives no NaN
 
 
 class Rotation:
-    """cos and sin of a step's rows, as the graph takes them."""
+    """Computes cos and sin of a step's rows for the graph."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._frequencies = rotary_frequencies(config.rope, config.head_dim)
 
     def __call__(self, positions: Sequence[int]) -> dict[str, ndarray]:
-        """The graph's inputs by name, (R, D / 2) fp32 each; those of queries bring their scale."""
+        """The graph's inputs by name, each (R, D / 2) fp32; the queries' include their scale."""
         config = self._config
         angles = numpy.asarray(positions, dtype=numpy.float32)[:, None] * self._frequencies
         factor = numpy.float32(config.rope.attention_factor)

@@ -1,10 +1,10 @@
 """Runs one step on the ONNX graph: rows in, readings out. The CPU's counterpart of
 `engine.model.runner`, with the same contract and without torch.
 
-Integer products are exact, but a float sum's rounding depends on how many rows and keys it is cut
-into. So exact sequences are computed in tiles of one fixed number of rows at absolute positions,
-each a forward of its own whose shape its position decides, and a row's result does not depend on
-what else a step has. Decides nothing.
+Integer products are exact, but the rounding of a float sum depends on the numbers of rows and keys.
+Exact sequences are therefore computed in tiles with a fixed number of rows at absolute positions.
+Each tile is a forward of its own whose shape depends on its position, so that a row's result does
+not depend on the other rows of the step. Decides nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engine.api import Sampling
 from engine.cache.arrays import ArrayCache
+from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
 from engine.model.config import ModelConfig
 from engine.model.onnx.inputs import HIDDEN, Rotation
@@ -29,18 +30,18 @@ from engine.sampling import to_readings
 from engine.step import Step
 
 Array = NDArray[numpy.float32]
-# A step of 8 rows costs 1.1 (AMX) to 2 (AVX2) times a single row.
+# A step of 8 rows takes 1.1 (AMX) to 2 (AVX2) times as long as a single row.
 TILE_ROWS = 8
 
 
 class Session(Protocol):
-    """What is needed of `onnxruntime.InferenceSession`."""
+    """The part of `onnxruntime.InferenceSession` that is used."""
 
     def run(self, output_names: Sequence[str], input_feed: dict[str, Any], /) -> Sequence[Any]: ...
 
 
 class Embedding(Protocol):
-    """A table of which single rows are read."""
+    """An embedding table of which single rows are read."""
 
     def rows(self, tokens: Sequence[int]) -> Array:
         """(len(tokens), hidden) fp32."""
@@ -52,9 +53,9 @@ class Rows:
     """The rows of one forward.
 
     Attributes:
-        mask: (R, P + R) bool, True where visible.
-        read: those whose logits are wanted.
-        drafter: (R, 1) fp32, 1 where the drafter LoRA is on.
+        mask: (R, P + R) bool, true where visible.
+        read: the rows whose logits are needed.
+        drafter: (R, 1) fp32, 1 for rows with the drafter LoRA.
     """
 
     token: Sequence[int]
@@ -65,13 +66,24 @@ class Rows:
 
 
 class OnnxModel:
-    """A loaded graph as a function of steps. Called by the engine thread alone."""
+    """A loaded graph as a function of steps. Only the engine thread calls it."""
 
     def __init__(
-        self, session: Session, embedding: Embedding, config: ModelConfig, *, has_drafter: bool
+        self,
+        session: Session,
+        embedding: Embedding,
+        config: ModelConfig,
+        *,
+        has_drafter: bool,
+        drafts: DraftHead | None = None,
     ) -> None:
+        """
+        Args:
+            drafts: reads the draft rows, where the graph has a mask adapter.
+        """
         self.config = config
         self.has_drafter = has_drafter
+        self._drafts = drafts
         self._session = session
         self._embedding = embedding
         self._rotation = Rotation(config)
@@ -89,15 +101,29 @@ class OnnxModel:
             MemoryExhausted: the step does not fit.
         """
         logits = self.logits(step, cache)
-        return to_readings(logits, step.places, sampling, mask_id=self.config.mask_id)
+        if not step.follows:
+            return to_readings(logits, step.places, sampling, mask_id=self.config.mask_id)
+        return self._with_drafts(step, logits, sampling)
+
+    def _with_drafts(self, step: Step, logits: Array, sampling: Sampling) -> tuple[Reading, ...]:
+        """As `__call__`, where some of the rows are drafts that follow from other rows' tokens."""
+        assert self._drafts is not None, "no mask adapter is loaded"
+        plain = [index for index, entry in enumerate(step.follows) if entry < 0]
+        places = [step.places[index] for index in plain]
+        read = to_readings(logits[plain], places, sampling, mask_id=self.config.mask_id)
+        readings = dict(zip(plain, read, strict=True))
+        for index, entry in enumerate(step.follows):
+            if entry >= 0:
+                readings[index] = self._drafts.reading(logits[index], readings[entry].token)
+        return tuple(readings[index] for index in range(len(step.read)))
 
     def logits(self, step: Step, cache: ArrayCache) -> Array:
-        """(len(step.read), V) fp32. Raises as `__call__` does."""
+        """(len(step.read), V) fp32 logits. Raises as `__call__` does."""
         assert self.has_drafter or not any(step.drafter), "no drafter adapter is loaded"
         try:
             exact = cache.exact_sequences(step)
             return self._exact(step, cache, exact) if exact else self._fast(step, cache)
-        except Exception as error:  # the library has one exception class for each kind of failure
+        except Exception as error:  # the library's exceptions have no useful common class
             if not is_out_of_memory(error):
                 raise
             raise _exhausted(step) from None
@@ -113,7 +139,7 @@ class OnnxModel:
         return logits
 
     def _past(self, cache: ArrayCache, lengths: Sequence[tuple[int, int]]) -> dict[str, Array]:
-        """The graph's inputs for these sequences' cached tokens; a single one's are not copied."""
+        """The graph's inputs for these sequences' cached tokens, not copied for a single one."""
         spaces = [(cache.workspace(number), length) for number, length in lengths]
         past: dict[str, Array] = {}
         for name, layer, part, head in self._inputs:
@@ -136,7 +162,7 @@ class OnnxModel:
         return logits, new
 
     def _exact(self, step: Step, cache: ArrayCache, exact: frozenset[int]) -> Array:
-        """As `_fast`, the causal rows of exact sequences tile by tile, then all other rows."""
+        """As `_fast`: first the causal rows of exact sequences by tiles, then all other rows."""
         config = self.config
         tiles, rest = to_tiles(step, exact, TILE_ROWS)
         size = (config.layers, 2, config.kv_heads, step.rows, config.head_dim)
@@ -162,14 +188,14 @@ class OnnxModel:
     def _tile(self, step: Step, tile: Tile, cache: ArrayCache, new: Array) -> Array:
         """Logits (TILE_ROWS, V) of a tile's places; writes its rows' keys and values to `new`.
 
-        The tile is computed from its first place on, cached tokens included, so that its shape and
-        its number of keys follow from its position alone.
+        The tile is computed from its first place on, including cached tokens, so that its shape and
+        its number of keys depend on its position only.
         """
         space = cache.workspace(tile.sequence)
         path = [*space.tokens, *(step.token[row] for row in (*tile.before, *tile.rows))]
         tokens = path[tile.start : tile.start + TILE_ROWS]
         tokens += [0] * (TILE_ROWS - len(tokens))
-        for row in tile.before:  # ancestors before the tile: scratch behind the cached tokens
+        for row in tile.before:  # ancestors before the tile go to the scratch memory
             if step.position[row] < tile.start:
                 space.array[:, :, :, step.position[row]] = new[:, :, :, row]
         seen = numpy.tri(TILE_ROWS, tile.start + TILE_ROWS, tile.start, dtype=bool)
@@ -177,7 +203,7 @@ class OnnxModel:
             tokens,
             range(tile.start, tile.start + TILE_ROWS),
             seen,
-            range(TILE_ROWS),  # of the whole tile: the head is a matrix product as well
+            range(TILE_ROWS),  # of the whole tile, since the head is a product too
             numpy.zeros((TILE_ROWS, 1), numpy.float32),
         )
         logits, computed = self._forward(rows, self._past(cache, [(tile.sequence, tile.start)]))
@@ -193,7 +219,7 @@ class OnnxModel:
         cache: ArrayCache,
         new: Array,
     ) -> Array:
-        """Logits of the wanted ones of the rows outside the tiles, whose keys `new` has already."""
+        """Logits of the `wanted` rows among the rows outside the tiles, after the tiles' rows."""
         lengths = cache.lengths(step)
         cached = sum(length for _, length in lengths)
         tiled = [row for row in range(step.rows) if row not in frozenset(rest)]

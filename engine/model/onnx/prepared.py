@@ -1,12 +1,12 @@
-"""Graphs are built once, when a checkpoint is first used, and kept in a folder.
+"""Builds the graph of a checkpoint when it is first used, and keeps it in a folder.
 
-A checkpoint's graphs lie in a folder of the name of its own: who removes a model from the store
-removes them with it.
+A checkpoint's graphs are in a folder with the checkpoint's name, so that they can be removed
+together with a model of the store.
 
-A graph belongs to the files it was made of (their path, size and time), to how its products are
-computed and to the version of what builds it; whatever differs is another graph. It is written
-under a name of its own and appears whole by being renamed; the sizes of its files are kept with it,
-so that what a crash or a copy cut short is not taken for whole. Knows neither sessions nor steps.
+A graph is identified by the files of its checkpoint (path, size and time), by how its products are
+computed and by the version of the code that builds it. It is written under a temporary name and
+renamed when it is complete. The sizes of its files are stored with it, so that a graph that a crash
+or a copy cut short is recognised. Knows neither sessions nor steps.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from engine.api import Preparing
 from engine.errors import CheckpointError
 from engine.model.adapter_weights import FOLDER as DRAFTER_FOLDER
 from engine.model.adapter_weights import read_adapter
+from engine.model.mask_adapter import bundled_stamp, find_adapter
 from engine.model.onnx.graph import GraphPlan, write_graph
 from engine.model.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 from engine.model.source import CheckpointSource
@@ -39,10 +40,10 @@ from engine.model.weights import EMBEDDING, Weights, network_tensors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of graphs: raised whenever `write_graph` gives another one for the same checkpoint
+FORMAT = 3  # of graphs; raised when `write_graph` changes the graph of the same checkpoint
 _ABOUT = "about.json"
 _PARTIAL = ".partial-"
-_ROOM = 1.05  # of the weights' bytes, that must be free before a graph is written
+_ROOM = 1.05  # the share of the weights' bytes that must be free before a graph is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,12 @@ class PreparedGraph:
 
     @property
     def file(self) -> Path:
-        """What a session is made of."""
+        """The file from which a session is made."""
         return self.folder / GRAPH_FILE
 
     @property
     def is_built(self) -> bool:
-        """Whether it is there, whole."""
+        """Whether the graph exists and is complete."""
         try:
             about = json.loads((self.folder / _ABOUT).read_text("utf-8"))
             sizes = {name: (self.folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)}
@@ -68,7 +69,7 @@ class PreparedGraph:
 
     @property
     def num_bytes(self) -> int:
-        """On disk; 0 where it is not built."""
+        """The bytes on disk; 0 if the graph is not built."""
         if not self.is_built:
             return 0
         return sum((self.folder / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE))
@@ -78,12 +79,12 @@ class PreparedGraph:
 def available_graph(
     source: CheckpointSource, plan: GraphPlan, kept: Path | None, preparing: Preparing | None = None
 ) -> Iterator[PreparedGraph]:
-    """The checkpoint's graph for as long as the block lasts: that in the folder, which may be
-    read-only; else one that `prepare` builds there, or, where it cannot be written to, in a
-    temporary folder.
+    """The checkpoint's graph while the block lasts. It is the one in the folder, which may be
+    read-only; otherwise `prepare` builds it there, or in a temporary folder if that cannot be
+    written.
 
     Raises:
-        CheckpointError: as `prepare`.
+        CheckpointError: as for `prepare`.
     """
     found = None if kept is None else graph_of(source.path, plan, kept)
     if found is not None and found.is_built:
@@ -95,7 +96,7 @@ def available_graph(
 
 @contextmanager
 def graphs_folder(kept: Path | None) -> Iterator[Path]:
-    """The folder that graphs are kept in; without one that can be written to, a temporary folder
+    """The folder in which graphs are kept; if there is none that can be written, a temporary folder
     until the block ends."""
     if kept is not None and _is_writable(kept):
         yield kept
@@ -105,7 +106,7 @@ def graphs_folder(kept: Path | None) -> Iterator[Path]:
 
 
 def graph_of(path: Path, plan: GraphPlan, graphs: Path) -> PreparedGraph:
-    """Where the graph of a checkpoint is kept, whether it has been built or not."""
+    """The place of a checkpoint's graph, whether it has been built or not."""
     place = path.resolve()
     folder = graphs / _plain((place if place.is_dir() else place.parent).name)
     return PreparedGraph(folder / _name(place, _stamp(path), plan))
@@ -114,14 +115,14 @@ def graph_of(path: Path, plan: GraphPlan, graphs: Path) -> PreparedGraph:
 def prepare(
     source: CheckpointSource, plan: GraphPlan, graphs: Path, preparing: Preparing | None = None
 ) -> PreparedGraph:
-    """The checkpoint's graph, built if it is not there yet; that takes a minute for a billion
-    parameters. Who else wants the same one meanwhile waits for it.
+    """The checkpoint's graph. It is built if there is none yet, which takes a minute for a billion
+    parameters; other processes that need the same graph wait.
 
     Args:
-        preparing: called again and again while it is built.
+        preparing: called repeatedly while the graph is built.
 
     Raises:
-        CheckpointError: it cannot be written, or its adapter is broken.
+        CheckpointError: the graph cannot be written, or the checkpoint's adapter is broken.
     """
     stamp = _stamp(source.path)
     graph = graph_of(source.path, plan, graphs)
@@ -146,7 +147,7 @@ def prepare(
 
 @contextmanager
 def _locked(folder: Path, preparing: Preparing) -> Iterator[None]:
-    """Holds the lock of one graph, which the kernel gives back however a process dies."""
+    """Holds the lock of one graph, which the kernel releases if the process dies."""
     lock = FileLock(str(folder) + ".lock")
     try:
         lock.acquire(blocking=False)
@@ -160,7 +161,7 @@ def _locked(folder: Path, preparing: Preparing) -> Iterator[None]:
 
 
 def discard(graph: PreparedGraph) -> None:
-    """Removes a graph that turned out to be damaged; who has it open keeps it."""
+    """Removes a damaged graph; processes that have it open keep it."""
     shutil.rmtree(graph.folder, ignore_errors=True)
 
 
@@ -187,11 +188,12 @@ def _build(
             param="engine.checkpoint",
         )
     logger.info("building the graph of %s (%s)", source.path, plan.product)
-    # Not by `tempfile`, whose folders are the user's alone: a store may be shared.
+    # Not made by `tempfile`, whose folders are private to the user, because a store may be shared.
     partial = folder.with_name(f"{_PARTIAL}{folder.name}-{secrets.token_hex(4)}")
     partial.mkdir()
     try:
         drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
+        drafter = drafter or find_adapter(source.config, source.weights)
         with GraphWriter(partial) as writer:
             write_graph(writer, source.config, weights, plan, drafter)
         about = {
@@ -209,23 +211,23 @@ def _build(
 
 
 class _Counted:
-    """A checkpoint's tensors, and who is told how many of their numbers have been written.
+    """A checkpoint's tensors; reports how many of their numbers have been written.
 
     Attributes:
-        total: numbers that a graph holds.
+        total: the number of numbers in the graph.
     """
 
     def __init__(self, source: CheckpointSource, preparing: Preparing) -> None:
         shapes = network_tensors(source.config)
         if not source.config.tied_head:
-            del shapes[EMBEDDING]  # stays in the checkpoint's own file
+            del shapes[EMBEDDING]  # is read from the checkpoint's own file
         self._weights: Weights = source.weights
         self._preparing = preparing
         self.total = sum(math.prod(shape) for shape in shapes.values())
         self._done = 0
 
     def read(self, name: str) -> ndarray:
-        """The tensor; those that were read before it have been written by now."""
+        """The tensor. All tensors that were read earlier have been written by now."""
         self._preparing(self._done / self.total)
         tensor = self._weights.read(name)
         self._done += tensor.size
@@ -233,19 +235,19 @@ class _Counted:
 
 
 def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
-    parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT)]
+    parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT), bundled_stamp()]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
     return f"{_plain(path.stem)}-{plan.product}-{digest[:12]}"
 
 
 def _plain(name: str) -> str:
-    """A name that every file system and library takes, whatever a user's file is called; a model's
-    name in the store is one already."""
+    """A name that every file system and library accepts, for any name of a user's file. The name of
+    a model in the store stays unchanged."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80] or "_"
 
 
 def _stamp(path: Path) -> str:
-    """Sizes and times of a checkpoint's files: another checkpoint, or a changed one, has others."""
+    """The sizes and times of a checkpoint's files, which identify its state."""
     files = [path]
     if path.is_dir():
         files = sorted((*path.glob("*.safetensors"), path / "config.json"))
@@ -259,10 +261,10 @@ def _stamp(path: Path) -> str:
 
 
 def _sweep(graphs: Path, ours: Path) -> None:
-    """Removes graphs whose checkpoint is gone or has changed, and what broken builds left.
+    """Removes graphs whose checkpoint was removed or changed, and the remains of broken builds.
 
     Args:
-        ours: the graph whose lock is held: what lies half built of it is nobody's.
+        ours: the graph whose lock is held, so that no other process builds it.
     """
     for folder in graphs.glob("*/*/"):
         if not _is_ours(folder):
@@ -282,14 +284,14 @@ def _sweep(graphs: Path, ours: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder is a graph or was to become one: nothing else is ever removed."""
+    """Whether a folder is a complete or partial graph; nothing else is ever removed."""
     if folder.name.startswith(_PARTIAL):
         return True
     return any((folder / name).is_file() for name in (_ABOUT, GRAPH_FILE))
 
 
 def _to_become(folder: Path) -> Path:
-    """The graph that a partial folder is to become; of any other folder itself."""
+    """The graph for which a partial folder was made; any other folder itself."""
     if not folder.name.startswith(_PARTIAL):
         return folder
     name = folder.name.removeprefix(_PARTIAL)
@@ -297,7 +299,7 @@ def _to_become(folder: Path) -> Path:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether somebody is building this graph."""
+    """Whether a process is building this graph."""
     try:
         with FileLock(str(folder) + ".lock", blocking=False):
             return False

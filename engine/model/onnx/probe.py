@@ -1,10 +1,9 @@
-"""Which integer product is the right one on this processor, found by trying them.
+"""Finds the best integer product for this processor by trying all of them.
 
 x86 without VNNI multiplies unsigned by signed bytes with a saturating sum, so that large products
-come out wrong; unsigned weights are exact there and slower elsewhere. So each product is first
-checked on the worst case and then timed on matrices of a usual size, at one row, at a few (drafts
-being verified) and at many (a prompt). The choice holds for a processor and a version of ONNX
-Runtime and is kept.
+are wrong; unsigned weights are exact there but slower elsewhere. Each product is checked on the
+worst case and timed on matrices of a usual size with one row, with a few (verifying a draft) and
+with many (a prompt). The result is kept for the processor and the version of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES: tuple[Product, ...] = ("int8", "uint8")
 ROWS = (1, 8, 64)
-# 65 MB of weights together: more than the last cache of most processors holds.
+# Together 65 MB of weights, which is more than the last-level cache of most processors.
 _SHAPES = ((9728, 896), (896, 4864), (4864, 896), (896, 4864)) * 3
 _REPEATS = 5
 _FILE = "machine.json"
@@ -40,12 +39,12 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class ProductTimes:
-    """One product on this machine.
+    """The results for one product on this machine.
 
     Attributes:
-        is_exact: the integers came out right in the worst case.
-        milliseconds: of the probe's matrices, for each count in ROWS.
-        megabytes: of weights that a pass over the matrices reads.
+        is_exact: whether the sums were right in the worst case.
+        milliseconds: the time for all matrices of the probe, for each count in ROWS.
+        megabytes: the weights that one pass over the matrices reads.
     """
 
     product: Product
@@ -55,17 +54,17 @@ class ProductTimes:
 
     @property
     def cost(self) -> float:
-        """What is compared: a single row, a verified draft and a share of a prompt count alike."""
+        """The cost by which products are compared: a row, a draft and an eighth of a prompt."""
         single, few, many = self.milliseconds
         return single + few + many / 8
 
 
 @dataclass(frozen=True, slots=True)
 class MachineProbe:
-    """What was found, best first.
+    """The results for all products, the best one first.
 
     Attributes:
-        key: processor, threads and program that it holds for.
+        key: identifies the processor, the number of threads and the library.
     """
 
     key: str
@@ -77,12 +76,12 @@ class MachineProbe:
         return next(found for found in self.products if found.is_exact)
 
     def row_step_ms(self, weight_bytes: int) -> float:
-        """A one-row step's milliseconds for int8 weights of so many bytes."""
+        """The estimated milliseconds of a one-row step with so many bytes of int8 weights."""
         return self.best.milliseconds[0] * weight_bytes / (self.best.megabytes * 1e6)
 
 
 def probe(threads: int, kept: Path | None = None) -> MachineProbe:
-    """Tries the products; takes a few seconds, or none where the answer is kept in a folder."""
+    """Tries the products, which takes a few seconds, unless the result is kept in the folder."""
     if kept is not None and (known := known_probe(threads, kept)) is not None:
         return known
     products = tuple(sorted(_tried(threads), key=lambda times: times.cost))
@@ -97,7 +96,7 @@ def probe(threads: int, kept: Path | None = None) -> MachineProbe:
 
 
 def known_probe(threads: int, kept: Path) -> MachineProbe | None:
-    """What was found before and is kept in a folder; None before anything was tried."""
+    """The result that is kept in the folder; None if there is none."""
     return _read(kept / _FILE, _key(threads))
 
 
@@ -119,7 +118,7 @@ def _tried(threads: int) -> list[ProductTimes]:
 
 
 def is_exact(product: Product, folder: Path, threads: int) -> bool:
-    """Whether rows of the largest numbers, of either sign, are multiplied without saturation."""
+    """Whether rows of the largest numbers of both signs are multiplied without saturation."""
     signs = numpy.where(numpy.arange(256) % 4 < 2, 1, -1).astype(numpy.float32)
     weight = numpy.stack([numpy.ones(256), -numpy.ones(256), signs, -signs]).astype(numpy.float32)
     x = numpy.stack([numpy.ones(256), -numpy.ones(256), signs, -signs] * 8).astype(numpy.float32)
@@ -163,7 +162,7 @@ def _inputs(rows: int, widths: list[int], generator: numpy.random.Generator) -> 
 
 
 def _least(session: object, inputs: dict[str, ndarray]) -> float:
-    """Milliseconds of the fastest of several runs: other work only adds."""
+    """The milliseconds of the fastest of several runs, since other work can only add to a time."""
     least = float("inf")
     for _ in range(1 + _REPEATS):
         began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""How a linear layer is written into the graph: float, or int8 with one scale per row.
+"""Writes linear layers into the graph, in float32 or as int8 with one scale per row.
 
-int8: a weight row (output channel) has one scale, and so has every row of activations, computed
-while it runs; the product of the integers is multiplied by both. A row's result therefore does not
-depend on its neighbours' values. Which integer types are used is a matter of the processor
-(`engine.model.onnx.probe`): unsigned activations times signed weights is what VNNI and AMX compute,
-but without them x86 saturates silently, and unsigned weights are the exact form there.
+In int8, each weight row (output channel) has one scale, and each row of activations has one that
+is computed at run time. The product of the integers is multiplied by both, so that a row's result
+does not depend on its neighbours' values. The integer types depend on the processor
+(`engine.model.onnx.probe`): VNNI and AMX multiply unsigned activations by signed weights, but x86
+without them saturates silently, and there only unsigned weights give exact sums.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from engine.model.onnx.plan import Product
 from engine.model.onnx.writer import GraphWriter
 
 MICROSOFT = "com.microsoft"
-_LARGEST = 127  # of a quantised magnitude: -128 has no counterpart
-_SHIFT = 128  # zero point of unsigned integers
-_ROWS_AT_ONCE = 1024  # of a weight that is quantised: an output head is a gigabyte in fp32
-_SCALE_MIN = 1e-30  # of a weight row that is all zeros
+_LARGEST = 127  # the largest quantised magnitude; -128 has no positive counterpart
+_SHIFT = 128  # the zero point of unsigned integers
+_ROWS_AT_ONCE = 1024  # weight rows quantised at once, since an output head takes a gigabyte in fp32
+_SCALE_MIN = 1e-30  # the scale of a weight row that is all zeros
 
 
 class Linear:
@@ -28,7 +28,7 @@ class Linear:
     def __init__(self, writer: GraphWriter, product: Product) -> None:
         self._writer = writer
         self._product = product
-        self._quantized: dict[str, tuple[str, str]] = {}  # activations → (integers, scales)
+        self._quantized: dict[str, tuple[str, str]] = {}  # (integers, scales) by activations
         if product != "float32":
             writer.constant("q.inverse", numpy.float32(1 / _LARGEST))
             writer.constant("q.tiny", numpy.float32(1e-12))
@@ -37,7 +37,7 @@ class Linear:
             writer.constant("q.last", numpy.array([-1], dtype=numpy.int64))
 
     def write(self, name: str, x: str, weight: ndarray, bias: ndarray | None = None) -> str:
-        """x (R, in) times weight (out, in) fp32, plus bias (out,); returns the result's name."""
+        """Writes x (R, in) times weight (out, in) plus bias (out,); returns the result's name."""
         if self._product == "float32":
             return self._float(name, x, weight, bias)
         writer = self._writer
@@ -64,7 +64,7 @@ class Linear:
         return writer.node("Add", [out, writer.tensor(f"{name}.bias", bias)], f"{name}.out")
 
     def _quantize(self, x: str) -> tuple[str, str]:
-        """uint8 (R, in) around 128 and the rows' scales (R, 1); once for each input."""
+        """Writes the quantisation of an input, once: uint8 (R, in) around 128, scales (R, 1)."""
         if x not in self._quantized:
             writer = self._writer
             magnitude = writer.node("Abs", [x], f"{x}.abs")
@@ -78,13 +78,12 @@ class Linear:
 
 
 def quantized(weight: ndarray, *, unsigned: bool = False) -> tuple[ndarray, ndarray]:
-    """A weight (out, in) fp32 as integers (in, out), as the graph multiplies it, and the scales
-    (out,) fp32 of its rows.
+    """A weight (out, in) fp32 as integers (in, out) for the graph, and the rows' scales (out,).
 
-    A row's largest entry becomes ±127; an entry comes back within half its row's scale.
+    A row's largest entry becomes ±127; an entry comes back within half of its row's scale.
 
     Args:
-        unsigned: uint8 around 128 instead of int8.
+        unsigned: whether the integers are uint8 around 128 instead of int8.
     """
     largest = numpy.maximum(weight.max(axis=1), -weight.min(axis=1))
     scales = numpy.maximum(largest / _LARGEST, _SCALE_MIN).astype(numpy.float32)

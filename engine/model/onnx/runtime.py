@@ -17,8 +17,10 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.config import EngineSettings
 from engine.device import available_memory_bytes
+from engine.drafting import DraftHead
 from engine.errors import CheckpointError, ModelTooLarge
 from engine.model.config import ModelConfig
+from engine.model.mask_adapter import MaskAdapterWeights, find_adapter
 from engine.model.onnx.huge_pages import collapse
 from engine.model.onnx.model import OnnxModel
 from engine.model.onnx.plan import GraphPlan
@@ -32,10 +34,10 @@ from engine.step import Step
 
 logger = logging.getLogger(__name__)
 
-# Below, int8 saves nothing that anybody would notice, and float32 is exact.
+# For smaller models int8 has no noticeable advantage, and float32 is more precise.
 FLOAT_PARAMETERS_MAX = 50_000_000
-# Python, the libraries, a K/V cache that is used as an editor does, and what the runtime keeps
-# besides the weights: it was measured to be more for large models.
+# Python, the libraries, a K/V cache as an editor uses it, and what the runtime keeps besides the
+# weights, which was measured to be more for large models.
 _BESIDE_WEIGHTS = {"float32": 100_000_000, "int8": 300_000_000}
 
 
@@ -50,15 +52,40 @@ class TokenEmbedding:
         return self.weights.rows(EMBEDDING, tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class MaskEmbedding:
+    """Token embeddings, and after them a mask adapter's vectors as tokens of their own.
+
+    Attributes:
+        vocabulary: the first mask's id, since masks come right after the last token.
+        vectors: (K, hidden) fp32.
+    """
+
+    tokens: TokenEmbedding
+    vocabulary: int
+    vectors: NDArray[numpy.float32]
+
+    def rows(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
+        """(len(tokens), hidden) fp32."""
+        if max(tokens) < self.vocabulary:
+            return self.tokens.rows(tokens)
+        rows = self.tokens.rows([token if token < self.vocabulary else 0 for token in tokens])
+        for row, token in enumerate(tokens):
+            if token >= self.vocabulary:
+                rows[row] = self.vectors[token - self.vocabulary]
+        return rows
+
+
 class OnnxRuntime:
     """As `engine.runtime.Runtime`."""
 
     device = "cpu"
 
-    def __init__(self, model: OnnxModel, plan: GraphPlan) -> None:
+    def __init__(self, model: OnnxModel, plan: GraphPlan, masks: int = 0) -> None:
         self.model = model
         self.config: ModelConfig = model.config
         self.has_drafter = model.has_drafter
+        self.draft_masks = tuple(range(self.config.vocabulary, self.config.vocabulary + masks))
         self.dtype = "float32" if plan.product == "float32" else "int8"
         self.machine = platform.node()
         self.program = f"{program()}, {plan.product}"
@@ -71,11 +98,11 @@ class OnnxRuntime:
         settings: EngineSettings,
         preparing: Preparing | None = None,
     ) -> OnnxRuntime:
-        """Opens the checkpoint's graph, built before if there is none yet.
+        """Opens the checkpoint's graph, and builds it first if there is none yet.
 
         Args:
-            settings: resolved ones.
-            preparing: called again and again while the graph is built.
+            settings: resolved settings.
+            preparing: called repeatedly while the graph is built.
 
         Raises:
             EngineError: a broken checkpoint, no room for its graph, or not enough memory.
@@ -85,39 +112,50 @@ class OnnxRuntime:
         plan = plan_for(source.config, settings, threads)
         session = _open(source, plan, settings.graphs, threads, preparing)
         names = {entry.name for entry in session.get_inputs()}
+        adapter = find_adapter(source.config, source.weights) if "drafter" in names else None
         model = OnnxModel(
             TidySession(session),
-            TokenEmbedding(source.weights),
+            _embedding(source, adapter),
             source.config,
             has_drafter="drafter" in names,
+            drafts=adapter and DraftHead(adapter.draft_ids, adapter.before, adapter.after),
         )
-        return cls(model, plan)
+        return cls(model, plan, len(adapter.mask_vectors) if adapter else 0)
 
     def __call__(self, step: Step, cache: ArrayCache, sampling: Sampling) -> tuple[Reading, ...]:
         """As `OnnxModel.__call__`."""
         return self.model(step, cache, sampling)
 
     def new_cache(self, tokens: int) -> ArrayCache:
-        """An empty store. Raises MemoryExhausted when it does not fit."""
+        """An empty store. Raises MemoryExhausted if it does not fit."""
         return ArrayCache(CacheShape.of(self.config), tokens, half=self._half)
 
     def begin_thread(self, threads: int) -> None:
-        """Nothing: the session has threads of its own."""
+        """There is nothing to do: the session has its own threads."""
 
     def settle(self) -> Iterator[None]:
-        """Lays the weights out in huge pages, where they are many."""
+        """Moves the weights of large models into huge pages."""
         return collapse() if self.dtype == "int8" else iter(())
 
 
+def _embedding(
+    source: CheckpointSource, adapter: MaskAdapterWeights | None
+) -> TokenEmbedding | MaskEmbedding:
+    tokens = TokenEmbedding(source.weights)
+    if adapter is None:
+        return tokens
+    return MaskEmbedding(tokens, source.config.vocabulary, adapter.mask_vectors)
+
+
 def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = None) -> None:
-    """Builds what `OnnxRuntime.load` would build first, so that the first start is a quick one.
+    """Builds the checkpoint's graph, so that the first `OnnxRuntime.load` is fast.
 
     Args:
-        settings: resolved ones, with a folder for graphs.
-        preparing: called again and again while the graph is built.
+        settings: resolved settings with a folder for graphs.
+        preparing: called repeatedly while the graph is built.
 
     Raises:
-        EngineError: as `OnnxRuntime.load`.
+        EngineError: as for `OnnxRuntime.load`.
     """
     source = open_checkpoint(settings.checkpoint_path())
     plan = plan_for(source.config, settings, settings.threads or 1)
@@ -132,8 +170,8 @@ def _open(
     threads: int,
     preparing: Preparing | None,
 ) -> InferenceSession:
-    """The checkpoint's graph as a session. One that cannot be loaded is built once more: a disk or
-    somebody's hand may have damaged it. Raises EngineError."""
+    """The checkpoint's graph as a session. A graph that cannot be loaded may be damaged and is
+    built once more. Raises EngineError."""
     with available_graph(source, plan, graphs, preparing) as graph:
         try:
             return open_session(graph.file, threads)
@@ -152,23 +190,23 @@ def dtype_for(config: ModelConfig, asked: str) -> str:
 
 
 def plan_for(config: ModelConfig, settings: EngineSettings, threads: int) -> GraphPlan:
-    """How the graph of a checkpoint is built on this machine; measures where nobody has yet."""
+    """The plan of a checkpoint's graph on this machine; measures its products the first time."""
     if dtype_for(config, settings.dtype) == "float32":
         return GraphPlan("float32", half_cache=False)
     return GraphPlan(probe(threads, settings.graphs).best.product, half_cache=True)
 
 
 def float_limit(config: ModelConfig) -> str:
-    """Why a dtype that was left open became what it is, for people."""
+    """The reason for a dtype that was left open, for people."""
     side = "more" if config.parameters() > FLOAT_PARAMETERS_MAX else "no more"
     return f"{side} than {FLOAT_PARAMETERS_MAX // 1_000_000} million parameters"
 
 
 def check_memory(source: CheckpointSource, settings: EngineSettings) -> None:
-    """Refuses a model before the machine starts to swap.
+    """Checks that a model fits into memory, so that the machine does not start to swap.
 
     Raises:
-        ModelTooLarge: it does not fit into the memory that is free.
+        ModelTooLarge: the model does not fit into the free memory.
     """
     needed, free = memory_needed(source, settings), available_memory_bytes()
     if needed > free:
@@ -176,6 +214,6 @@ def check_memory(source: CheckpointSource, settings: EngineSettings) -> None:
 
 
 def memory_needed(source: CheckpointSource, settings: EngineSettings) -> int:
-    """Bytes that serving a checkpoint is estimated to take."""
+    """The estimated bytes of memory for serving a checkpoint."""
     dtype = "float32" if dtype_for(source.config, settings.dtype) == "float32" else "int8"
     return source.bytes_estimate(dtype) + _BESIDE_WEIGHTS[dtype]

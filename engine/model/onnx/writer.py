@@ -1,13 +1,13 @@
-"""Writes an ONNX graph node by node, its tensors straight into a file beside it.
+"""Writes an ONNX graph node by node, and its tensors into a data file next to it.
 
-A model's weights pass through memory one at a time: a tensor is appended to the data file as soon
-as it is given, and the graph only refers to it (ONNX external data).
+A model's weights pass through memory one at a time: a tensor is appended to the data file at once,
+and the graph only refers to it (ONNX external data).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +29,7 @@ _TYPES = {
 
 
 class GraphWriter:
-    """A graph being written into `folder`; a context manager that closes the data file."""
+    """Writes a graph into a folder; a context manager that closes the data file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -46,21 +46,21 @@ class GraphWriter:
         self._data.close()
 
     def input(self, name: str, shape: Sequence[int | str], dtype: Any = numpy.float32) -> str:
-        """Declares an input; a dimension by name is free. Returns its name, as all methods do."""
+        """Declares an input; named dimensions are free. Returns its name, as all methods do."""
         self._inputs.append(_value(name, shape, dtype))
         return name
 
     def output(self, name: str, shape: Sequence[int | str], dtype: Any = numpy.float32) -> None:
-        """Declares a node's result as an output."""
+        """Declares the result of a node as an output of the graph."""
         self._outputs.append(_value(name, shape, dtype))
 
     def constant(self, name: str, value: ndarray | numpy.generic) -> str:
-        """A small constant, kept in the graph itself."""
+        """Adds a small constant, which is kept in the graph itself."""
         self._tensors.append(numpy_helper.from_array(numpy.asarray(value), name))
         return name
 
     def tensor(self, name: str, value: ndarray) -> str:
-        """A weight, appended to the data file."""
+        """Adds a weight, which is appended to the data file."""
         value = numpy.ascontiguousarray(value)
         padding = -self._data.tell() % _ALIGNMENT
         self._data.write(b"\0" * padding)
@@ -94,10 +94,34 @@ class GraphWriter:
         )
         return outputs[0]
 
+    def conditional(
+        self, condition: str, output: str, build: Callable[[], str], otherwise: str
+    ) -> str:
+        """A value that is computed only where a bool scalar is true, else another one.
+
+        Args:
+            build: adds the nodes that compute it, which may use every value that is there; returns
+                the name of the result.
+            otherwise: the value in the other case, of the same shape.
+        """
+        outer, self._nodes = self._nodes, []
+        then = self._branch(f"{output}.then", build())
+        other = self._branch(
+            f"{output}.else", self.node("Identity", [otherwise], f"{output}.otherwise")
+        )
+        self._nodes = outer
+        return self.node("If", [condition], output, then_branch=then, else_branch=other)
+
+    def _branch(self, name: str, result: str) -> GraphProto:
+        """The nodes added since as a graph of their own."""
+        nodes, self._nodes = self._nodes, []
+        value = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+        return helper.make_graph(nodes, name, [], [value])
+
     def save(self) -> None:
-        """Writes the graph; its tensors are in the data file already."""
+        """Writes the graph, whose tensors are in the data file already."""
         self._data.flush()
-        os.fsync(self._data.fileno())  # once a minute's work: a power cut must not undo half of it
+        os.fsync(self._data.fileno())  # a power cut must not leave half of a minute's work
         graph: GraphProto = helper.make_graph(
             self._nodes, "decoder", self._inputs, self._outputs, self._tensors
         )

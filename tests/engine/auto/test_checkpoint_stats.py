@@ -1,4 +1,4 @@
-"""`decoding.json`: what comes with a checkpoint about decoding it."""
+"""`decoding.json`: a checkpoint's figures about decoding."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_stats_survive_its_file(
     assert read_stats(folder, is_released=False, has_drafter=False) == stats
 
 
-def test_figures_that_are_none_are_not_written(tmp_path: Path) -> None:
+def test_figures_that_are_not_positive_are_not_written(tmp_path: Path) -> None:
     for bad in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValidationError):
             write_stats(tmp_path, CheckpointStats({"block": ModeFigures(bad, 32)}))
@@ -67,7 +67,7 @@ def stored(**change: Any) -> str:
         stored(modes={"block": {"tokens_per_forward": 2}}),
     ],
 )
-def test_a_broken_file_is_read_over_and_told(
+def test_a_broken_file_is_ignored_and_logged(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FILE).write_text(text)
@@ -75,14 +75,14 @@ def test_a_broken_file_is_read_over_and_told(
     assert FILE in caplog.text
 
 
-def test_what_a_later_version_adds_is_read_over(tmp_path: Path) -> None:
+def test_keys_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(stored(measured_on="something"))
     stats = read_stats(tmp_path, is_released=True, has_drafter=False)
     assert stats is not None
     assert stats.modes == {"block": ModeFigures(2.0, 32.0)}
 
 
-def test_of_released_checkpoints_the_published_figures_are_known(tmp_path: Path) -> None:
+def test_released_checkpoints_have_the_published_figures(tmp_path: Path) -> None:
     with_drafter = read_stats(tmp_path, is_released=True, has_drafter=True)
     without = read_stats(tmp_path, is_released=True, has_drafter=False)
     assert with_drafter is not None
@@ -97,7 +97,7 @@ def test_of_other_checkpoints_nothing_is_known(tmp_path: Path) -> None:
     assert read_stats(tmp_path, is_released=False, has_drafter=True) is None
 
 
-def test_a_gguf_file_has_no_stats_beside_it_and_nothing_is_said(
+def test_a_gguf_file_has_no_stats_and_nothing_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "model.gguf"

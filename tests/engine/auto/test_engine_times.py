@@ -1,9 +1,10 @@
-"""The engine and its step-time curve: served before it exists, measured when idle, kept."""
+"""The engine measures its step-time curve while idle, keeps it, and serves requests before that."""
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,17 +43,20 @@ def measured(engine: Engine) -> StepTimes:
     return engine.info.step_times
 
 
+def measured_once(settings: EngineSettings, file: TimesFile) -> StepTimes:
+    """The curve that an engine measures and keeps in the file."""
+    with closing(Engine.load(settings, file)) as engine:
+        return measured(engine)
+
+
 def test_requests_are_served_before_the_curve_is_there(
     settings: EngineSettings, file: TimesFile
 ) -> None:
-    engine = Engine.load(settings, file)
-    try:
+    with closing(Engine.load(settings, file)) as engine:
         assert engine.info.step_times is None
         before = finished(engine)
         times = measured(engine)
         assert finished(engine).text == before.text
-    finally:
-        engine.close()
     assert times.is_measured
     assert file.path.is_file()
 
@@ -60,82 +64,60 @@ def test_requests_are_served_before_the_curve_is_there(
 def test_a_kept_curve_is_there_at_once_and_goes_into_the_strategies(
     settings: EngineSettings, file: TimesFile
 ) -> None:
-    first = Engine.load(settings, file)
-    times = measured(first)
-    first.close()
-    second = Engine.load(settings, file)
-    try:
+    times = measured_once(settings, file)
+    with closing(Engine.load(settings, file)) as second:
         assert second.info.step_times == times
         assert second._traits.costs == times
-    finally:
-        second.close()
 
 
 def test_a_curve_kept_from_a_busy_moment_is_mended(
     settings: EngineSettings, file: TimesFile
 ) -> None:
-    first = Engine.load(settings, file)
-    times = measured(first)
-    first.close()
+    times = measured_once(settings, file)
     stored = json.loads(file.path.read_text("utf-8"))
     stored["milliseconds"] = [1e6] * len(stored["milliseconds"])
     file.path.write_text(json.dumps(stored), encoding="utf-8")
-    second = Engine.load(settings, file)
-    try:
+    with closing(Engine.load(settings, file)) as second:
         assert second.info.step_times is not None, "a kept curve serves until then"
         give_up = time.monotonic() + SECONDS_MAX
         while measured(second).at(1) >= 1e6:
             assert time.monotonic() < give_up
             time.sleep(0.01)
         assert measured(second).rows == times.rows
-    finally:
-        second.close()
 
 
 @pytest.mark.parametrize("stale", ["version", "broken"])
 def test_a_stale_or_broken_curve_is_measured_anew(
     settings: EngineSettings, file: TimesFile, stale: str
 ) -> None:
-    first = Engine.load(settings, file)
-    measured(first)
-    first.close()
+    measured_once(settings, file)
     before = file.path.read_bytes()
     if stale == "version":
         file = replace(file, version="1.1")
     else:
         file.path.write_bytes(before[:-20])
-    second = Engine.load(settings, file)
-    try:
+    with closing(Engine.load(settings, file)) as second:
         assert second.info.step_times is None
         measured(second)
-    finally:
-        second.close()
     assert file.path.read_bytes() != before
 
 
 def test_without_a_file_nothing_is_measured(settings: EngineSettings) -> None:
-    engine = Engine.load(settings)
-    try:
+    with closing(Engine.load(settings)) as engine:
         time.sleep(0.5)
         assert engine.info.step_times is None
         assert not engine._traits.costs.is_measured
-    finally:
-        engine.close()
 
 
 def test_stats_come_with_the_checkpoint(settings: EngineSettings) -> None:
     stats = CheckpointStats({"block": ModeFigures(3.0, 32.0)}, 32, True, "decoding.json")
     write_stats(settings.checkpoint_path(), stats)
-    engine = Engine.load(settings)
-    engine.close()
-    assert engine.info.stats == stats
+    with closing(Engine.load(settings)) as engine:
+        assert engine.info.stats == stats
 
 
-def test_rows_are_counted_behind_the_prompt(settings: EngineSettings) -> None:
-    engine = Engine.load(settings)
-    try:
+def test_rows_after_the_prompt_are_counted(settings: EngineSettings) -> None:
+    with closing(Engine.load(settings)) as engine:
         usage = finished(engine).usage
-    finally:
-        engine.close()
     assert usage.rows >= usage.forwards > 0
     assert usage.tokens <= usage.rows + 1

@@ -1,4 +1,4 @@
-"""What "auto" picks: never what is expected to be slower than "ar", on hand-written curves."""
+"""Mode "auto" never picks a mode that is expected to be slower than "ar"."""
 
 from __future__ import annotations
 
@@ -163,9 +163,9 @@ def test_a_record_keeps_to_its_requests_means_and_fades(
     mean = record.tokens / record.forwards
     assert min(rates) * (1 - 1e-9) <= mean <= max(rates) * (1 + 1e-9)
     prior = ModeFigures(1.0, 1.0)
-    told = record.figures(prior).tokens_per_forward
-    assert min(mean, 1.0) * (1 - 1e-9) <= told <= max(mean, 1.0) * (1 + 1e-9)
-    assert PRIOR_FORWARDS < FORWARDS_MAX / 2  # else a record would never be believed
+    weighted = record.figures(prior).tokens_per_forward
+    assert min(mean, 1.0) * (1 - 1e-9) <= weighted <= max(mean, 1.0) * (1 + 1e-9)
+    assert PRIOR_FORWARDS < FORWARDS_MAX / 2  # else the prior would always outweigh a record
 
 
 def test_requests_without_a_forward_teach_nothing() -> None:

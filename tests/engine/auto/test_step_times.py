@@ -64,7 +64,7 @@ def test_the_least_of_two_curves_is_one_below_both_where_they_were_measured_alik
     assert one.least(StepTimes((1, 8), (1.0, 1.0), 256)) == one
 
 
-def test_between_and_behind_the_measured_counts_lies_a_line() -> None:
+def test_the_curve_is_linear_between_and_after_the_measured_counts() -> None:
     assert TIMES.at(1.5) == pytest.approx(1.25)
     assert TIMES.at(17) == pytest.approx(1.8)
     assert TIMES.at(62) == pytest.approx(2.7)
@@ -225,13 +225,12 @@ def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 def measured() -> StepTimes:
     """The curve of a small model."""
-    times: list[StepTimes] = []
-
-    def collect() -> Generator[None]:
-        times.append((yield from measure(TorchRuntime(seeded_model()))))
-
-    list(collect())
-    return times[0]
+    steps = measure(TorchRuntime(seeded_model()))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def test_slow_steps_end_the_measurement_early(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +239,7 @@ def test_slow_steps_end_the_measurement_early(monkeypatch: pytest.MonkeyPatch) -
 
 
 def take(monkeypatch: pytest.MonkeyPatch, time_of: Callable[[int], float]) -> list[float]:
-    """Has steps take so many milliseconds by their rows; returns what they took, as it grows."""
+    """Makes steps take the given milliseconds by rows; returns the growing list of times."""
     taken: list[float] = []
 
     def timed(runtime: TorchRuntime, cache: KVCache, step: Step) -> float:
@@ -253,7 +252,7 @@ def take(monkeypatch: pytest.MonkeyPatch, time_of: Callable[[int], float]) -> li
 
 
 def test_one_slow_step_among_fast_ones_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that was busy for a moment must not cost the curve its end."""
+    """A machine that was busy for a moment must not shorten the curve."""
     fed = CONTEXT // PREFILL_ROWS
     slow = {fed + 1, fed + 4}
     taken = take(monkeypatch, lambda rows: 400.0 if len(taken) in slow else 100.0)
@@ -266,8 +265,8 @@ def test_one_slow_step_among_fast_ones_ends_nothing(monkeypatch: pytest.MonkeyPa
 def test_a_large_models_measurement_is_short(
     monkeypatch: pytest.MonkeyPatch, row_ms: float
 ) -> None:
-    """Half a billion parameters without VNNI, and models of which a step takes up to 5 times as
-    long: the whole takes seconds, no step much longer than a slow one is allowed to."""
+    """For half a billion parameters without VNNI, and steps of up to 5 times that, the measurement
+    takes seconds, and no step takes much longer than a slow one may."""
     taken = take(monkeypatch, lambda rows: row_ms * CPU_TIMES.at(rows))
     times = measured()
     assert sum(taken) < 15_000

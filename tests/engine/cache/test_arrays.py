@@ -1,5 +1,5 @@
-"""The K/V store in numpy against a plain model: whatever is opened, kept and closed in any order, a
-workspace holds what was computed for its tokens, and nothing of anybody else's."""
+"""The K/V store in numpy against a plain model: in any order of opens, keeps and closes a workspace
+holds exactly what was computed for its tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS, CacheFull
 from engine.cache.shape import CacheShape
 from engine.step import CACHED, Step, chain, group
-from tests.engine.joined_steps import concatenate
+from tests.engine.steps import concatenate
 
 SHAPE = CacheShape(layers=2, kv_heads=3, head_dim=4)
 SIZE = (SHAPE.layers, 2, SHAPE.kv_heads, SHAPE.head_dim)
@@ -24,15 +24,15 @@ NUM_PAGES = 12
 
 
 def computed(path: tuple[int, ...], *, exact: bool) -> ndarray:
-    """(layers, 2, Hkv, D): what a network gives for the last token of a path. Numbers that fp16
-    holds, another set for every path and for each way of computing it."""
+    """(layers, 2, Hkv, D): keys and values for the last token of a path. They are exact in fp16 and
+    differ between paths and between the two ways of computing them."""
     seed = hashlib.sha256(repr((path, exact)).encode()).digest()
     generator = numpy.random.default_rng(list(seed[:8]))
     return generator.integers(-2000, 2000, SIZE).astype(numpy.float32)
 
 
 def new_of(paths: list[tuple[int, ...]], *, exact: bool) -> ndarray:
-    """(layers, 2, Hkv, R, D) of a step's rows."""
+    """(layers, 2, Hkv, R, D): keys and values for the rows of a step."""
     return numpy.stack([computed(path, exact=exact) for path in paths], axis=3)
 
 
@@ -48,7 +48,7 @@ def held(cache: ArrayCache, sequence: int) -> ndarray:
 
 
 class ArrayCacheLaws(RuleBasedStateMachine):
-    """Opens, steps of which some rows are kept, and closes; exact and fast ones side by side."""
+    """Exact and fast sequences are opened, computed with some rows kept, and closed."""
 
     sequences = Bundle("sequences")
     half = False
@@ -109,7 +109,7 @@ class ArrayCacheLaws(RuleBasedStateMachine):
 
     @rule(sequence=sequences, reach=st.integers(1, 20))
     def scribble(self, sequence: int, reach: int) -> None:
-        """What an exact tile does: the places behind the cached tokens are scratch."""
+        """What an exact tile does: the places after the cached tokens are scratch memory."""
         if sequence in self.tokens:
             space = self.cache.workspace(sequence)
             space.array[:, :, :, space.length : space.length + reach] = 7777.0
@@ -144,7 +144,7 @@ class ArrayCacheLaws(RuleBasedStateMachine):
 
 
 class HalfArrayCacheLaws(ArrayCacheLaws):
-    """Pages in fp16."""
+    """The same laws for pages in fp16."""
 
     half = True
 
@@ -155,7 +155,7 @@ TestWhole.settings = TestHalf.settings = _BRIEF
 
 
 def fed(cache: ArrayCache, tokens: tuple[int, ...], room: int, *, exact: bool = False) -> int:
-    """An open sequence that holds the tokens."""
+    """Opens a sequence and caches the tokens."""
     sequence, cached = cache.open(tokens, room, exact=exact)
     step = chain(tokens[cached:], cached, sequence=sequence)
     paths = [tokens[: place + 1] for place in range(cached, len(tokens))]

@@ -1,4 +1,4 @@
-"""Laws of the page table: nothing leaks, only equals are shared, nothing runs out midway."""
+"""Laws of the page table: no page leaks, only equals are shared, no request runs out of room."""
 
 from __future__ import annotations
 

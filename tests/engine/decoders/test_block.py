@@ -14,12 +14,12 @@ STRATEGY = BlockDiffusion()
 
 
 def readings_of(*wanted: tuple[int, float]) -> tuple[Reading, ...]:
-    """One row per (token, probability)."""
+    """One reading per (token, probability)."""
     return tuple(reading_of(*each) for each in wanted)
 
 
 def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> BlockState:
-    """A state whose prompt (5, 6) is fed and whose first block has the bonus token 7."""
+    """A state whose prompt (5, 6) is cached and whose first block has the bonus token 7."""
     request = Request(
         (5, 6),
         "block",
@@ -47,7 +47,7 @@ def drawn(state: BlockState) -> list[int | None]:
     return [place.token for place in state.progress.draft]
 
 
-def test_a_block_is_the_seed_and_masks_in_one_group_behind_the_cache() -> None:
+def test_a_block_is_the_bonus_token_and_masks_in_one_group_after_the_cache() -> None:
     step = STRATEGY.plan(begin())
     assert step.token == (7, MASK, MASK, MASK)
     assert step.position == (2, 3, 4, 5)
@@ -85,7 +85,7 @@ def test_the_leading_decided_run_is_committed() -> None:
     assert drawn(state) == [None, None]
 
 
-def test_a_full_block_is_fed_causally_and_gives_the_next_seed() -> None:
+def test_a_full_block_is_cached_causally_and_gives_the_next_bonus_token() -> None:
     state = advance(begin(), (4, 0.95), (5, 0.95), (6, 0.95))
     assert state.progress.committed == (7, 4, 5, 6)
     step = STRATEGY.plan(state)
@@ -106,7 +106,7 @@ def test_an_end_with_no_mask_before_it_ends_the_request() -> None:
     assert state.progress.committed == (7, 4)
 
 
-def test_places_behind_a_decided_end_are_neither_denoised_nor_shown() -> None:
+def test_places_after_a_decided_end_are_neither_denoised_nor_shown() -> None:
     state = advance(begin(5), (4, 0.3), (5, 0.95), (END, 0.95), (6, 0.95))
     assert state.progress.finished is None
     assert drawn(state) == [None, 5]
@@ -115,22 +115,22 @@ def test_places_behind_a_decided_end_are_neither_denoised_nor_shown() -> None:
     assert advance(state, (4, 0.3)).progress.finished == "end"
 
 
-def test_places_behind_the_length_limit_are_neither_denoised_nor_shown() -> None:
+def test_places_after_the_length_limit_are_neither_denoised_nor_shown() -> None:
     state = begin(4, tokens_max=3)
     assert STRATEGY.plan(state).read == (1, 2)
     state = advance(state, (4, 0.95), (5, 0.95))
     assert (state.progress.finished, state.progress.committed) == ("length", (7, 4, 5))
 
 
-def test_a_seed_that_is_an_end_ends_at_once() -> None:
+def test_a_bonus_token_that_is_an_end_ends_at_once() -> None:
     request = Request((5,), "block", stop_token_ids=(END,))
     state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=Traits(MASK)))
     state, _ = STRATEGY.resolve(state, STRATEGY.plan(state), readings_of((END, 0.9)))
     assert (state.progress.finished, state.progress.committed) == ("end", ())
 
 
-def test_a_likely_end_behind_undecided_places_waits_for_them() -> None:
-    """Else a block that ends early is decided from the back, one forward a place."""
+def test_a_likely_end_after_undecided_places_waits_for_them() -> None:
+    """Otherwise a block that ends early would be decided from the back, one place per forward."""
     state = advance(begin(), (8, 0.3), (END, 0.6), (END, 0.8))
     assert [place.token for place in state.block or ()] == [7, 8, None, None]
     state = advance(state, (END, 0.5), (END, 0.8))

@@ -27,8 +27,8 @@ from tests.engine.readings import readings_of
 from tests.engine.seeded import MASK_ID, empty_cache, prompt_of, run, seeded_model
 
 MASK, END = 0, 1
-FLAT = StepTimes((1, 256), (5.0, 5.0))  # a GPU far below its ridge
-DEAR = StepTimes((1, 2, 128), (1.0, 2.0, 128.0))  # each row costs what a step of one costs
+FLAT = StepTimes((1, 256), (5.0, 5.0))  # as on a GPU with few rows
+DEAR = StepTimes((1, 2, 128), (1.0, 2.0, 128.0))  # each row costs as much as a step of one row
 PROMPT = (9, 7, 11, 12, 13, 14, 9)  # and then 7: 9 7 stood before, followed by 11 12 13 14 9
 
 records = st.builds(CopyRecord, st.floats(0, 50), st.floats(0, 50))
@@ -55,7 +55,7 @@ def task_of(
 
 
 def begin(strategy, task: Task, bonus: int = 7):
-    """The state behind the prompt."""
+    """The state after the prompt."""
     state = strategy.start(task)
     return strategy.resolve(state, strategy.plan(state), readings_of(bonus))[0]
 
@@ -195,7 +195,7 @@ def test_linear_speculation_verifies_a_copy_instead_of_drafting_where_that_pays_
     assert kept == tuple(range(6))
     assert state.progress.committed == (7, 11, 12, 13, 14, 3, 20)
     assert not state.is_copied
-    assert state.window == window  # which tells how the model's own drafts do
+    assert state.window == window  # the window depends on the model's own drafts only
     assert strategy.plan(state).token == (20, *(MASK,) * (window - 1))
 
 

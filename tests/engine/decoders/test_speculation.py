@@ -29,7 +29,7 @@ def task_of(prompt: tuple[int, ...] = (5, 6), length: int = 4, tokens_max: int =
 
 
 def begin(strategy, task: Task):
-    """The state behind the prompt, with the bonus token 7."""
+    """The state after the prompt, with the bonus token 7."""
     state = strategy.start(task)
     state, kept = strategy.resolve(state, strategy.plan(state), readings_of(7))
     assert kept == tuple(range(len(task.request.prompt)))
@@ -75,7 +75,7 @@ def test_linear_drafts_in_a_group_with_the_drafter_and_verifies_in_a_chain_witho
         ((11, 12, 13, 24), (11, 12, 13, 24)),
     ],
 )
-def test_linear_keeps_the_seed_and_the_matches_and_goes_on_from_the_bonus(
+def test_linear_keeps_the_matches_and_continues_from_the_next_bonus_token(
     causal: tuple[int, ...], emitted: tuple[int, ...]
 ) -> None:
     state = begin(LINEAR, task_of())

@@ -1,8 +1,7 @@
-"""Checkpoints: what is written is read back, and whatever is wrong with a folder is named."""
+"""Checkpoints are read back as they were written, and errors name what is wrong with a folder."""
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,17 +38,6 @@ def test_a_saved_checkpoint_computes_the_same(folder: Path) -> None:
     assert read_config(folder) == CONFIG
 
 
-def test_a_checkpoint_saved_in_shards_computes_the_same(tmp_path: Path) -> None:
-    network = seeded_network().to(torch.bfloat16)
-    whole = sum(tensor.nbytes for tensor in network.state_dict().values())
-    save_checkpoint(tmp_path, network, shard_bytes=whole // 3)
-    files = sorted(tmp_path.glob("*.safetensors"))
-    assert len(files) > 3
-    assert all(sum(t.nbytes for t in load_file(file).values()) <= whole // 3 for file in files)
-    tokens = prompt_of(30)
-    assert torch.equal(causal_logits(load(tmp_path), tokens), causal_logits(network, tokens))
-
-
 @pytest.mark.parametrize("before", [None, 4096, 8192])
 @pytest.mark.parametrize("after", [None, 4096, 8192])
 def test_no_file_of_an_earlier_checkpoint_stays(
@@ -62,45 +50,6 @@ def test_no_file_of_an_earlier_checkpoint_stays(
     assert torch.equal(causal_logits(load(tmp_path), tokens), causal_logits(network, tokens))
     stored = [name for file in tmp_path.glob("*.safetensors") for name in load_file(file)]
     assert sorted(stored) == sorted(network.state_dict())
-
-
-def test_tensor_names_are_those_of_the_released_checkpoints(folder: Path) -> None:
-    names = set(load_file(folder / WEIGHTS))
-    layer = "encoder.layers.1."
-    assert {name for name in names if name.startswith(layer)} == {
-        f"{layer}{part}.weight"
-        for part in (
-            "input_layernorm",
-            "post_attention_layernorm",
-            *(f"self_attn.{p}_proj" for p in "qkvo"),
-            *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
-        )
-    }
-    outside = {name for name in names if not name.startswith("encoder.layers.")}
-    assert outside == {
-        "encoder.embed_tokens.weight",
-        "encoder.norm.weight",
-        "diffusion_head.weight",
-    }
-
-
-def test_a_sharded_checkpoint_equals_the_single_file(folder: Path) -> None:
-    expected = causal_logits(load(folder), prompt_of(9))
-    shard(folder)
-    assert torch.equal(causal_logits(load(folder), prompt_of(9)), expected)
-
-
-def shard(folder: Path) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    names = sorted(tensors)
-    index = {}
-    for number, part in enumerate((names[::2], names[1::2]), 1):
-        file = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, str(folder / file))
-        index.update(dict.fromkeys(part, file))
-    (folder / WEIGHTS).unlink()
-    text = json.dumps({"metadata": {}, "weight_map": index})
-    (folder / "model.safetensors.index.json").write_text(text)
 
 
 def test_a_tied_head_needs_no_tensor_of_its_own(tmp_path: Path) -> None:
@@ -117,18 +66,13 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     save_file(tensors, str(folder / WEIGHTS))
 
 
-def truncate(folder: Path) -> None:
-    data = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
-
-
 def lose_shard(folder: Path) -> None:
-    shard(folder)
-    (folder / "model-00002-of-00002.safetensors").unlink()
+    save_checkpoint(folder, seeded_network(), shard_bytes=30_000)
+    next(folder.glob("model-00002-*")).unlink()
 
 
 def escape(folder: Path) -> None:
-    shard(folder)
+    save_checkpoint(folder, seeded_network(), shard_bytes=30_000)
     path = folder / "model.safetensors.index.json"
     path.write_text(path.read_text().replace("model-00001", "../model-00001"))
 
@@ -149,10 +93,9 @@ BREAKAGES = {
         lambda f: edit_weights(f, lambda t: t.update({"lm_head.weight": torch.ones(5)})),
         "lm_head.weight",
     ),
-    "truncated file": (truncate, f"{WEIGHTS} is truncated or damaged"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "neither"),
     "pickle weights": (only_pickle, "pickle"),
-    "missing shard": (lose_shard, "model-00002-of-00002"),
+    "missing shard": (lose_shard, "model-00002-of-0000"),
     "shard outside the folder": (escape, r"\.\./model-00001"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), "cannot be read as JSON"),

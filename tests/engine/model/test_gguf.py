@@ -1,9 +1,8 @@
-"""GGUF files: the network that is read computes what transformers computes with the same weights,
-and every stored type is read as ggml's own library reads it."""
+"""A network from a GGUF file computes the same as transformers with the same weights, and every
+stored type is read as by ggml's own library."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as TensorType
+from numpy.typing import NDArray
 
 from engine.errors import CheckpointError
 from engine.model.checkpoint import load_network
@@ -55,7 +55,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> Network:
 
 
 def check(path: Path, peer: Any) -> Network:
-    """The same logits, and as many weights."""
+    """Checks that both networks have the same logits and the same number of weights."""
     network = load(path)
     with torch.inference_mode():
         expected = peer(torch.tensor([TOKENS])).logits[0]
@@ -100,12 +100,47 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 MINISTRAL = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}
 SCALED: dict[str, Any] = {
     "rope__scaling__type": "yarn",
     "rope__scaling__factor": 4.0,
     "rope__scaling__original_context_length": 64,
 }
+
+
+TEMPERATURE = {"attention__temperature_scale": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rope", "keys", "attention_factor"),
+    [
+        ("llama", LINEAR, {"rope__scaling__type": "linear", "rope__scaling__factor": 2.0}, 1.0),
+        ("llama", LINEAR, {"rope__scaling__factor": 2.0}, 1.0),
+        ("llama", LINEAR, {"rope__scale_linear": 2.0}, 1.0),
+        *((name, YARN, SCALED, 1.1386) for name in ("llama", "qwen2", "qwen3")),
+        ("mistral3", MINISTRAL, SCALED | TEMPERATURE, 1.0),
+        (
+            "mistral3",
+            MINISTRAL,
+            SCALED | TEMPERATURE | {"rope__scaling__yarn_log_multiplier": 1.0},
+            1.0,
+        ),
+    ],
+)
+def test_scaled_positions_are_read(
+    tmp_path: Path,
+    architecture: str,
+    rope: dict[str, Any],
+    keys: dict[str, Any],
+    attention_factor: float,
+) -> None:
+    """Linear scaling, YaRN with its attention factor, and Ministral's query scale without one."""
+    peer = seeded_peer(architecture, rope_parameters=rope)
+    found = check(write_peer(tmp_path / "m.gguf", peer, architecture, **keys), peer).config
+    assert found.rope.attention_factor == pytest.approx(attention_factor, abs=1e-4)
+    assert found.rope.query_scale_beta == (0.1 if architecture == "mistral3" else 0.0)
+    assert parse_config(to_json(found)).rope == found.rope
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
@@ -120,40 +155,6 @@ def test_llama3_frequency_factors_are_applied(tmp_path: Path, architecture: str)
         network.frequencies, peer.model.rotary_emb.inv_freq, rtol=1e-6, atol=0
     )
     assert parse_config(to_json(network.config)).rope == network.config.rope
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"rope__scaling__type": "linear", "rope__scaling__factor": 2.0},
-        {"rope__scaling__factor": 2.0},
-        {"rope__scale_linear": 2.0},
-    ],
-)
-def test_linear_scaling_is_applied(tmp_path: Path, keys: dict[str, Any]) -> None:
-    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
-    peer = seeded_peer("llama", rope_parameters=rope)
-    network = check(write_peer(tmp_path / "m.gguf", peer, "llama", **keys), peer)
-    assert parse_config(to_json(network.config)).rope == network.config.rope
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
-def test_yarn_is_applied_with_its_attention_factor(tmp_path: Path, architecture: str) -> None:
-    peer = seeded_peer(architecture, rope_parameters=YARN)
-    network = check(write_peer(tmp_path / "m.gguf", peer, architecture, **SCALED), peer)
-    assert network.config.rope.attention_factor == pytest.approx(1.1386, abs=1e-4)
-    assert parse_config(to_json(network.config)).rope == network.config.rope
-
-
-@pytest.mark.parametrize("more", [{}, {"rope__scaling__yarn_log_multiplier": 1.0}])
-def test_ministral_has_a_query_scale_and_no_attention_factor(
-    tmp_path: Path, more: dict[str, Any]
-) -> None:
-    peer = seeded_peer("mistral3", rope_parameters=MINISTRAL)
-    keys = {**SCALED, **more, "attention__temperature_scale": 0.1}
-    network = check(write_peer(tmp_path / "m.gguf", peer, "mistral3", **keys), peer)
-    assert network.config.rope.attention_factor == 1.0
-    assert network.config.rope.query_scale_beta == 0.1
 
 
 def test_rows_of_llamas_queries_and_keys_are_put_back_in_halves(tmp_path: Path) -> None:
@@ -230,15 +231,6 @@ def test_a_quantised_file_computes_what_its_dequantised_weights_do(
         assert not torch.equal(logits, causal_logits(load(original, dtype), TOKENS))
 
 
-def test_a_row_outside_the_matrix_is_an_error(tmp_path: Path) -> None:
-    weights = open_weights(write_peer(tmp_path / "m.gguf", seeded_peer("qwen2"), "qwen2"))
-    for rows in ([-1], [VOCABULARY], range(90, 97), range(-1, 3)):
-        with pytest.raises(IndexError):
-            weights.rows("encoder.embed_tokens.weight", rows)
-    with pytest.raises(KeyError):
-        weights.read("encoder.layers.2.mlp.up_proj.weight")
-
-
 def test_memory_is_estimated_before_loading(tmp_path: Path) -> None:
     peer = seeded_peer("qwen2")
     config = config_of(write_peer(tmp_path / "m.gguf", peer, "qwen2"))
@@ -261,7 +253,7 @@ NAMES = {3: "<|im_end|>", 4: "<|endoftext|>", 5: "</s>", 6: "<|eot_id|>", 7: "<|
         ({"eos_token_id": 9, "eot_token_id": 3, "eom_token_id": 8}, {}, (9, 3, 8)),
         ({"eos_token_id": 4, "eot_token_id": 4}, {3: 4, 6: 3}, (4, 3, 6)),
         ({"eos_token_id": 2**32 - 1}, {5: 3}, (5,)),
-        ({"eos_token_id": 2}, None, (2, 3, 4, 5, 6)),  # kinds are not told
+        ({"eos_token_id": 2}, None, (2, 3, 4, 5, 6)),  # a file without token types
     ],
 )
 def test_every_token_that_ends_a_text_is_found(
@@ -286,88 +278,50 @@ def test_a_window_of_attention_bounds_the_positions(tmp_path: Path) -> None:
     assert config_of(path).positions_max == 128
 
 
-Change = Callable[[dict[str, Any], dict[str, Any]], object]
-# What is changed in keys and arrays of a Qwen 2 file, and the key or tensor that is named.
-BREAKAGES: dict[str, tuple[Change, str]] = {
-    "unknown architecture": (
-        lambda k, _: k.update({"general.architecture": "mamba"}),
-        "general.architecture",
-    ),
-    "no layers told": (lambda k, _: k.pop("qwen2.block_count"), "qwen2.block_count"),
-    "layers in text": (lambda k, _: k.update({"qwen2.block_count": "2"}), "qwen2.block_count"),
-    "no layer": (lambda k, _: k.update({"qwen2.block_count": 0}), "qwen2.block_count"),
-    "endless layers": (lambda k, _: k.update({"qwen2.block_count": 2**30}), "qwen2.block_count"),
-    "heads by layer": (
-        lambda k, _: k.update({"qwen2.attention.head_count_kv": [2, 2]}),
-        "qwen2.attention.head_count_kv",
-    ),
-    "heads that do not divide": (
-        lambda k, _: k.update({"qwen2.attention.head_count_kv": 3}),
-        "qwen2.attention.head_count_kv",
-    ),
-    "half rotary": (
-        lambda k, _: k.update({"qwen2.rope.dimension_count": 32}),
-        "qwen2.rope.dimension_count",
-    ),
-    "experts": (lambda k, _: k.update({"qwen2.expert_count": 8}), "qwen2.expert_count"),
-    "no causal attention": (
-        lambda k, _: k.update({"qwen2.attention.causal": False}),
-        "qwen2.attention.causal",
-    ),
-    "longrope": (
-        lambda k, _: k.update({"qwen2.rope.scaling.type": "longrope"}),
-        "qwen2.rope.scaling.type",
-    ),
-    "no end": (
-        lambda k, _: k.pop("tokenizer.ggml.eos_token_id"),
-        "tokenizer.ggml.eos_token_id",
-    ),
-    "end outside": (
-        lambda k, _: k.update({"tokenizer.ggml.eos_token_id": VOCABULARY}),
-        "tokenizer.ggml.eos_token_id",
-    ),
-    "nan": (
-        lambda k, _: k.update({"qwen2.attention.layer_norm_rms_epsilon": float("nan")}),
-        "qwen2.attention.layer_norm_rms_epsilon",
-    ),
-    "adapter": (lambda k, _: k.update({"general.type": "adapter"}), "general.type"),
-    "part": (lambda k, _: k.update({"split.count": 3}), "split.count"),
-    "no embeddings": (lambda _, a: a.pop("token_embd.weight"), "token_embd.weight"),
-    "missing tensor": (lambda _, a: a.pop("blk.1.ffn_up.weight"), "blk.1.ffn_up.weight"),
-    "missing bias": (lambda _, a: a.pop("blk.0.attn_k.bias"), "blk.0.attn_k.bias"),
-    "misshapen tensor": (
-        lambda _, a: a.update({"blk.1.ffn_up.weight": a["blk.1.ffn_up.weight"].T.copy()}),
-        "blk.1.ffn_up.weight",
-    ),
-    "unknown tensor": (
-        lambda _, a: a.update({"blk.1.attn_sinks.weight": np.ones(4, np.float32)}),
-        "blk.1.attn_sinks.weight",
-    ),
-    "type that is no number": (
-        lambda _, a: a.update({"output_norm.weight": np.ones(256, np.int32)}),
-        "output_norm.weight",
-    ),
-    "factors of another count": (
-        lambda _, a: a.update({"rope_freqs.weight": np.ones(31, np.float32)}),
-        "rope_freqs.weight",
-    ),
-    "factors of zero": (
-        lambda _, a: a.update({"rope_freqs.weight": np.zeros(32, np.float32)}),
-        "rope_freqs.weight",
-    ),
-}
+# A key or tensor of a Qwen 2 file and what is put in its place; None removes it.
+BROKEN_KEYS: list[tuple[str, object]] = [
+    ("general.architecture", "mamba"),
+    ("general.type", "adapter"),
+    ("split.count", 3),
+    ("qwen2.block_count", None),
+    ("qwen2.block_count", "2"),
+    ("qwen2.block_count", 0),
+    ("qwen2.block_count", 2**30),
+    ("qwen2.attention.head_count_kv", [2, 2]),  # a number for each layer
+    ("qwen2.attention.head_count_kv", 3),  # does not divide the number of heads
+    ("qwen2.attention.causal", False),
+    ("qwen2.attention.layer_norm_rms_epsilon", float("nan")),
+    ("qwen2.rope.dimension_count", 32),  # half of a head
+    ("qwen2.rope.scaling.type", "longrope"),
+    ("qwen2.expert_count", 8),
+    ("tokenizer.ggml.eos_token_id", None),
+    ("tokenizer.ggml.eos_token_id", VOCABULARY),
+]
+BROKEN_TENSORS: list[tuple[str, NDArray[Any] | None]] = [
+    ("token_embd.weight", None),
+    ("blk.1.ffn_up.weight", None),
+    ("blk.0.attn_k.bias", None),
+    ("blk.1.ffn_up.weight", np.ones((256, 512), np.float32)),  # its transpose
+    ("blk.1.attn_sinks.weight", np.ones(4, np.float32)),  # unknown
+    ("output_norm.weight", np.ones(256, np.int32)),
+    ("rope_freqs.weight", np.ones(31, np.float32)),  # one too few
+    ("rope_freqs.weight", np.zeros(32, np.float32)),
+]
 
 
-@pytest.mark.parametrize("breakage", BREAKAGES)
-def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, breakage: str) -> None:
-    change, named = BREAKAGES[breakage]
+@pytest.mark.parametrize(("name", "value"), [*BROKEN_KEYS, *BROKEN_TENSORS])
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, name: str, value: object) -> None:
     peer = seeded_peer("qwen2")
-    keys, arrays = keys_of(peer, "qwen2"), dict(arrays_of(peer, "qwen2"))
-    change(keys, arrays)
+    keys, arrays = keys_of(peer, "qwen2"), arrays_of(peer, "qwen2")
+    changed: dict[str, Any] = arrays if name.endswith((".weight", ".bias")) else keys
+    if value is None:
+        changed.pop(name)
+    else:
+        changed[name] = value
     architecture = keys.pop("general.architecture", "qwen2")
     path = write_gguf(tmp_path / "m.gguf", architecture, arrays, keys)
     with pytest.raises(CheckpointError, match=r"m\.gguf") as error:
         open_weights(path)
-    assert error.value.param == named
-    assert named in error.value.message
+    assert error.value.param == name
+    assert name in error.value.message
     assert error.value.remedy

@@ -1,5 +1,5 @@
-"""Whatever the bytes of a GGUF file are, opening it ends at once, in a config or a CheckpointError,
-and takes no more memory than the file has."""
+"""Opening a GGUF file with any bytes ends soon in a config or a CheckpointError and takes little
+memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HUGE = (2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 1)
 
 @contextmanager
 def soon() -> Iterator[None]:
-    """Within seconds and a few megabytes."""
+    """Asserts that the block takes a few seconds and megabytes at most."""
     began = time.monotonic()
     tracemalloc.start()
     try:
@@ -80,7 +80,7 @@ def tensor(name: str, shape: tuple[int, ...], kind: int = 0, offset: int = 0) ->
 PAD = bytes(4096)
 STARTS = {
     "nothing": (b"", "cannot be read"),
-    "other magic": (b"PK\x03\x04" + PAD, "no GGUF file"),
+    "other magic": (b"PK\x03\x04" + PAD, "not a GGUF file"),
     "magic alone": (b"GGUF", "header ends"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + PAD, "big-endian"),
     "version 1": (header(version=1) + PAD, "version 1"),
@@ -92,7 +92,7 @@ STARTS = {
         "a is an array of the type 9",
     ),
     "key twice": (header(0, 2) + key("a", UINT8, b"1") * 2 + PAD, "a twice"),
-    "key that is no text": (header(0, 1) + struct.pack("<Q", 2) + b"\xff\xfe" + PAD, "no UTF-8"),
+    "key that is no text": (header(0, 1) + struct.pack("<Q", 2) + b"\xff\xfe" + PAD, "not UTF-8"),
     "alignment 0": (
         header(0, 1) + key("general.alignment", 4, struct.pack("<I", 0)) + PAD,
         "general.alignment is 0",
@@ -137,7 +137,7 @@ def test_huge_counts_are_refused_at_once(tmp_path: Path, count: int) -> None:
 
 
 def test_arrays_share_one_bound(tmp_path: Path) -> None:
-    """Many long arrays in a large file are no way round it."""
+    """Several long arrays cannot exceed the bound together either."""
     array = key("{}", ARRAY, struct.pack("<IQ", UINT8, 1 << 21) + bytes(1 << 21))
     data = header(0, 3) + b"".join(array.replace(b"{}", b"a%d" % number) for number in range(3))
     path = tmp_path / "m.gguf"

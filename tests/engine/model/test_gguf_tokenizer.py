@@ -1,4 +1,4 @@
-"""A tokenizer from GGUF metadata: text comes back, markers stay markers, damage is named."""
+"""A tokenizer from GGUF metadata returns text unchanged, and errors name damaged keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from engine.errors import CheckpointError
 from engine.model.gguf_tokenizer import tokenizer_from_gguf
-from engine.model.tokenizer import Tokenizer, read_tokenizer
+from engine.model.tokenizer import read_tokenizer
 from engine.prompt import SentinelFormat
+from tests.engine.model.test_tokenizer import check_round_trip
 from tests.vocabularies import (
     CONTROL,
     MARKERS,
@@ -34,7 +35,7 @@ _GEMMA = {
 
 
 def deepseek_metadata() -> dict[str, Any]:
-    """DeepSeek-Coder adds characters as tokens that elsewhere spell the bytes no text has."""
+    """DeepSeek-Coder adds characters as tokens that elsewhere spell bytes which no text has."""
     data = byte_level_metadata("deepseek-coder")
     tokens = data["tokenizer.ggml.tokens"]
     for character in "õöÀ":
@@ -72,21 +73,7 @@ def texts(name: str) -> st.SearchStrategy[str]:
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(data=st.data())
 def test_any_text_comes_back_and_no_marker_is_read_out_of_it(name: str, data: Any) -> None:
-    tokenizer = TOKENIZERS[name]
-    text = data.draw(texts(name))
-    ids, starts = tokenizer.encode_with_offsets(text)
-    assert ids == tokenizer.encode(text) == tokenizer.encode_batch([text])[0]
-    assert marked(name).keys().isdisjoint(ids)
-    assert tokenizer.decode(ids) == text
-    check_offsets(tokenizer, text, ids, starts)
-
-
-def check_offsets(tokenizer: Tokenizer, text: str, ids: list[int], starts: list[int]) -> None:
-    """Each start is the character in which, by the bytes before it, the token begins."""
-    at = 0
-    for token_id, start in zip(ids, starts, strict=True):
-        assert len(text[:start].encode()) <= at < len(text[: start + 1].encode())
-        at += len(tokenizer.to_bytes([token_id]))
+    check_round_trip(TOKENIZERS[name], data.draw(texts(name)), set(marked(name)))
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -146,7 +133,7 @@ def test_sentencepiece_pieces_begin_with_a_blank_only_where_the_text_does() -> N
 
 
 def test_runs_of_blanks_that_are_added_tokens_are_used() -> None:
-    """Of all added tokens only these can be meant as nothing but what they are."""
+    """They are the only added tokens that cannot be meant as markers."""
     for name in ("gemma", "default"):
         tokenizer = TOKENIZERS[name]
         assert tokenizer.encode("\n\n") == [tokenizer.id_of("\n\n")]
@@ -185,7 +172,7 @@ KEY = "tokenizer.ggml."
         ({"model": None}, "model is missing", "model"),
         ({"model": "bert"}, "is 'bert'", "model"),
         ({"model": 3}, "is of type int", "model"),
-        ({"pre": "chameleon"}, "'chameleon', a way of splitting", "pre"),
+        ({"pre": "chameleon"}, "'chameleon', an unknown way of splitting", "pre"),
         ({"tokens": None}, "tokens is missing", "tokens"),
         ({"tokens": ["a", 3]}, "not a list of str", "tokens"),
         ({"tokens": "ab"}, "not a list of str", "tokens"),
@@ -194,9 +181,9 @@ KEY = "tokenizer.ggml."
         ({"token_type": [1, 1]}, "has 2 items", "token_type"),
         ({"token_type": ["1"]}, "not a list of int", "token_type"),
         ({"merges": None}, "merges is missing", "merges"),
-        ({"merges": ["a ▁day"]}, "names '▁day', which is no token", "merges"),
-        ({"merges": ["ab"]}, "names 'ab', which is no token", "merges"),
-        ({"merges": ["a b c"]}, "names 'b c', which is no token", "merges"),
+        ({"merges": ["a ▁day"]}, "names '▁day', which is not a token", "merges"),
+        ({"merges": ["ab"]}, "names 'ab', which is not a token", "merges"),
+        ({"merges": ["a b c"]}, "names 'b c', which is not a token", "merges"),
         ({"merges": [("a", "b")]}, "not a list of str", "merges"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Joined projections: the same network with fewer products, and the same tensors by name."""
+"""Joined projections compute the same with fewer products and keep the tensors' names."""
 
 from __future__ import annotations
 

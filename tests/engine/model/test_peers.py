@@ -1,8 +1,7 @@
-"""The network equals implementations that nobody here wrote, layer by layer: transformers'
-Ministral 3, Llama and Qwen 2, on the same files.
+"""The network equals transformers' Ministral 3, Llama and Qwen 2 on the same files, layer by layer.
 
-fp32 is equal to 5e-5 of a token's size at every depth. In bf16 ours may be off by at most twice
-what theirs is, both against theirs in fp32.
+fp32 is equal to 5e-5 of a token's size at every depth. In bf16 our error may be at most twice
+theirs, both against theirs in fp32.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
 from engine.model.tokenizer import read_tokenizer
+from tests.engine.gguf_files import seeded_peer
 from tests.engine.nld import SIZES, write_nld
-from tests.engine.qwen2 import write_qwen2
 from tests.engine.seeded import CONFIG, CPU, causal_logits, prompt_of, seeded_network
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -128,7 +127,8 @@ def test_rotary_frequencies_equal_transformers(tmp_path: Path, factor: float) ->
 def test_every_layer_of_a_qwen2_checkpoint_equals_transformers(
     tmp_path: Path, tied: bool, dtype: torch.dtype
 ) -> None:
-    peer = write_qwen2(tmp_path, tied=tied)
+    peer = seeded_peer("qwen2", vocab_size=CONFIG.vocabulary, tie_word_embeddings=tied)
+    peer.save_pretrained(tmp_path)
     check(tmp_path, prompt_of(200), dtype, QWEN2)
     network = load(tmp_path, torch.float32)
     with torch.inference_mode():
@@ -159,7 +159,7 @@ def swapped_heads(weight: Tensor) -> Tensor:
 def test_a_mistake_in_one_layer_is_found_there(
     tmp_path: Path, change: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> None:
-    """The rule can fail: a projection by so much, or two heads in each other's place."""
+    """The comparison can fail: it finds a scaled projection and two exchanged heads."""
     save_checkpoint(tmp_path, seeded_network())
     peer = TransformersPeer.read(tmp_path, CPU, MINISTRAL)
     reference = peer.trace(prompt_of(80))

@@ -1,4 +1,4 @@
-"""Readings mean one thing, whoever computes them: numpy, torch, or the plainest code there is."""
+"""Readings from numpy, torch and plain Python have the same meaning."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from engine.reading import BEST_MAX, Reading
 from engine.step import Step, chain, group
 from tests.engine.readings import in_numpy
 
-# No share of 2 to 12 equal tokens: where a nucleus ends must not hang on the last bit.
+# Not a fraction of 2 to 12 equal tokens, so that the nucleus does not depend on the last bit.
 TOP_P = 0.6137
 
 
 @st.composite
 def drawn_logits(draw: st.DrawFn) -> Tensor:
-    """(N, V) fp32: of a few values, so that there are ties, or of any."""
+    """(N, V) fp32 with any values, or with few values so that there are ties."""
     rows, width = draw(st.integers(1, 5)), draw(st.integers(2, 12))
     value = draw(
         st.sampled_from(
@@ -65,7 +65,7 @@ def test_numpy_and_torch_read_the_same(
 
 
 def check(row: list[float], reading: Reading, sampling: Sampling, mask_id: int | None) -> None:
-    """One reading against its definition."""
+    """Compares one reading with its definition."""
     total = math.fsum(math.exp(value) for value in row)
     assert list(reading.best) == plain_best(row, mask_id)
     assert reading.token != mask_id

@@ -1,5 +1,5 @@
-"""One interface for every checkpoint: what is read of a folder, single, sharded or int8, and of a
-GGUF file; rows alone are the same as rows of the whole."""
+"""One interface for every checkpoint: a folder with one file, with shards or with int8, and a GGUF
+file. Rows that are read separately equal the rows of the whole tensor."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.errors import CheckpointError
 from engine.model import source
-from engine.model.adapter import DrafterAdapter, save_adapter
-from engine.model.adapter_weights import read_adapter
 from engine.model.checkpoint import save_checkpoint
 from engine.model.families import FAMILIES
 from engine.model.network import Network
@@ -34,7 +32,9 @@ FILE = "model.safetensors"
 
 
 def check_rows(weights: Weights) -> None:
-    """`rows` against `read`, of every matrix."""
+    """Compares `rows` with `read` for every matrix."""
+    with pytest.raises(KeyError):
+        weights.read("encoder.layers.99.mlp.up_proj.weight")
     for name in weights.names():
         whole = weights.read(name)
         assert whole.dtype == np.float32
@@ -96,7 +96,7 @@ def test_int8_is_multiplied_out(tmp_path: Path) -> None:
     check_rows(weights)
 
 
-def test_a_file_that_shrinks_behind_its_header_is_damaged(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_is_damaged(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, seeded_network())
     data = (tmp_path / FILE).read_bytes()
     for length in (0, 4, 8, 100, len(data) - 1):
@@ -129,7 +129,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "none")
     assert error.value.param == "engine.checkpoint"
     (tmp_path / "notes.txt").write_text("no model")
-    with pytest.raises(CheckpointError, match=r"notes\.txt is no GGUF file"):
+    with pytest.raises(CheckpointError, match=r"notes\.txt is not a GGUF file"):
         open_checkpoint(tmp_path / "notes.txt")
 
 
@@ -153,6 +153,7 @@ def test_a_gguf_file_is_opened_whole(gguf_path: Path) -> None:
     assert opened.metadata["qwen2.block_count"] == 2
     assert opened.weights.names() == network_tensors(opened.config).keys()
     assert opened.bytes_estimate("int8") < opened.bytes_estimate("bfloat16")
+    check_rows(opened.weights)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -172,19 +173,3 @@ def test_more_ids_than_embeddings_are_named(
     write_peer(gguf_path, peer, "qwen2")
     with pytest.raises(CheckpointError, match="the table of embeddings 96"):
         open_checkpoint(gguf_path)
-
-
-def test_the_factors_of_a_drafter_are_read(tmp_path: Path) -> None:
-    assert read_adapter(tmp_path, CONFIG) is None
-    assert read_adapter(tmp_path / "model.gguf", CONFIG) is None
-    adapter = DrafterAdapter(CONFIG, rank=4, alpha=16.0)
-    for parameter in adapter.parameters():
-        torch.nn.init.normal_(parameter)
-    save_adapter(tmp_path, adapter)
-    weights = read_adapter(tmp_path, CONFIG)
-    assert weights is not None
-    assert (weights.rank, weights.alpha) == (4, 16.0)
-    for ours, theirs in ((weights.down, adapter.down), (weights.up, adapter.up)):
-        assert len(ours) == CONFIG.layers
-        for one, other in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(one, other.detach().bfloat16().float().numpy())

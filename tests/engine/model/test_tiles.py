@@ -1,4 +1,4 @@
-"""Where exact mode puts a row follows from its position alone, for any tree of rows."""
+"""In exact mode the place of a row depends on its position only, for any tree of rows."""
 
 from __future__ import annotations
 
@@ -6,35 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.tiles import KEYS_MULTIPLE, TILE_ROWS, to_tiles
-from engine.step import CACHED, Step, chain, visible_rows
+from engine.step import Step, chain, visible_rows
+from tests.engine.steps import trees
 
 EXACT, OTHER = 4, 9
+STEPS = st.fixed_dictionaries({EXACT: st.integers(0, 70), OTHER: st.integers(0, 70)}).flatmap(
+    lambda lengths: trees(lengths, rows_max=60, groups=(*[0] * 9, 1), drafters=(*[False] * 9, True))
+)
 
 
-@st.composite
-def trees(draw: st.DrawFn) -> Step:
-    """Rows of two sequences: chains that branch, groups and drafters hung anywhere."""
-    lengths = {EXACT: draw(st.integers(0, 70)), OTHER: draw(st.integers(0, 70))}
-    sequence: list[int] = []
-    position: list[int] = []
-    parent: list[int] = []
-    group: list[int] = []
-    drafter: list[bool] = []
-    for row in range(draw(st.integers(1, 60))):
-        sequence.append(draw(st.sampled_from([EXACT, EXACT, OTHER])))
-        mine = [earlier for earlier in range(row) if sequence[earlier] == sequence[row]]
-        # Mostly behind the row before, so that paths grow long enough to fill tiles.
-        follow = draw(st.sampled_from(mine[-1:] * 8 + mine + [CACHED]))
-        parent.append(follow)
-        start = lengths[sequence[row]]
-        position.append(start if follow == CACHED else position[follow] + 1)
-        group.append(draw(st.sampled_from([0] * 9 + [1])))
-        drafter.append(draw(st.sampled_from([False] * 9 + [True])))
-    fields = (sequence, position, parent, group, drafter)
-    return Step((5,) * len(parent), *map(tuple, fields), read=())  # type: ignore[arg-type]
-
-
-@given(trees())
+@given(STEPS)
 def test_each_row_has_one_place_and_it_is_its_position(step: Step) -> None:
     tiles, rest = to_tiles(step, {EXACT})
     placed = [row for tile in tiles for row in tile.rows]
@@ -49,7 +30,7 @@ def test_each_row_has_one_place_and_it_is_its_position(step: Step) -> None:
         assert tile.keys % KEYS_MULTIPLE == 0
 
 
-@given(trees())
+@given(STEPS)
 def test_a_tile_sees_only_what_was_computed_before_it(step: Step) -> None:
     tiles, _ = to_tiles(step, {EXACT})
     done: set[int] = set()
@@ -62,7 +43,7 @@ def test_a_tile_sees_only_what_was_computed_before_it(step: Step) -> None:
         done.update(tile.rows)
 
 
-@given(trees())
+@given(STEPS)
 def test_what_is_outside_the_tiles_is_not_causal_or_not_exact(step: Step) -> None:
     _, rest = to_tiles(step, {EXACT})
     for row in rest:

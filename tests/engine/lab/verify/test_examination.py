@@ -24,8 +24,8 @@ from engine.model import runner
 from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import MLP
+from tests.engine.gguf_files import seeded_peer
 from tests.engine.nld import LORA, WEIGHTS, write_nld
-from tests.engine.qwen2 import write_qwen2
 from tests.engine.seeded import CPU
 from tests.tiny import sentinel_tokenizer
 
@@ -74,7 +74,8 @@ def int8(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen2")
     tokenizer = sentinel_tokenizer()
-    write_qwen2(folder, tied=True, vocabulary=tokenizer.size)
+    peer = seeded_peer("qwen2", tie_word_embeddings=True, vocab_size=tokenizer.size)
+    peer.save_pretrained(folder)
     tokenizer.save(folder)
     return folder
 

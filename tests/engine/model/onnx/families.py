@@ -1,4 +1,4 @@
-"""Seeded networks of every kind that the graph writer knows: rotary kinds, biases, norms, heads."""
+"""Seeded networks of every kind that the graph writer supports: rotary kinds, biases, norms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAMILIES: dict[str, ModelConfig] = {
 
 @cache
 def network_of(family: str) -> Network:
-    """Of FAMILIES; norms and biases are random too."""
+    """The network of one of FAMILIES, in which norms and biases are random too."""
     network = seeded_network(1, FAMILIES[family])
     generator = torch.Generator().manual_seed(2)
     for name, parameter in network.named_parameters():

@@ -1,5 +1,4 @@
-"""The decoder in plain numpy, its linear layers quantised as an int8 graph's are: no cache, no
-steps, no ONNX."""
+"""The decoder in plain numpy without cache, steps or ONNX, quantised like an int8 graph."""
 
 from __future__ import annotations
 
@@ -67,7 +66,7 @@ def oracle_logits(
         if config.family.qk_norm:
             query, key = norm(query, f"{at}.q_norm.weight"), norm(key, f"{at}.k_norm.weight")
         query = rotated(query) * query_scale(config.rope, range(len(x)))[:, None, None]
-        # What the cache keeps as fp16 is fp16 before anybody sees it.
+        # Keys and values are rounded to fp16 before they are used, as in the graph.
         key, value = (p.astype(numpy.float16).astype(numpy.float32) for p in (rotated(key), value))
         repeats = config.heads // config.kv_heads
         key, value = (numpy.repeat(part, repeats, axis=1) for part in (key, value))

@@ -1,5 +1,5 @@
-"""The graph computes what the torch network computes, step by step, whatever the rows see; and
-quantised, what plain numpy computes with the same integers."""
+"""The graph computes the same as the torch network for any step, and a quantised graph the same as
+plain numpy with the same integers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.api import Sampling
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
@@ -24,12 +23,12 @@ from engine.model.onnx.products import Linear
 from engine.model.onnx.sessions import open_session
 from engine.model.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.model.runner import ModelRunner
-from engine.step import CACHED, Step, chain, group
+from engine.step import chain, group
 from tests.engine.graphs import GraphModel, NetworkWeights, graph_model
-from tests.engine.joined_steps import concatenate
 from tests.engine.model.onnx.families import FAMILIES, drafter_of, network_of
 from tests.engine.model.onnx.oracle import oracle_logits, quantized_product
 from tests.engine.seeded import CPU, MASK_ID, prompt_of
+from tests.engine.steps import concatenate, trees
 
 EQUAL = 5e-5  # of a row's size, as the torch network equals transformers'
 DRAFTING = "nemotron: YaRN and query scale"
@@ -58,45 +57,10 @@ def stores(config: ModelConfig) -> tuple[KVCache, ArrayCache]:
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:
-    """Root mean square of the difference over that of the row, of the worst row."""
+    """The relative root mean square error of the worst row."""
     assert ours.shape == theirs.shape
     difference = (ours - theirs).square().mean(-1).sqrt()
     return float((difference / theirs.square().mean(-1).sqrt()).max())
-
-
-@st.composite
-def trees(draw: st.DrawFn, lengths: dict[int, int], *, drafts: bool, gaps: bool) -> Step:
-    """Rows of several sequences: chains that branch, groups hung anywhere.
-
-    Args:
-        lengths: cached tokens by sequence.
-        drafts: whether rows may have the drafter on.
-        gaps: whether positions may be left out, as no strategy does.
-    """
-    rows = draw(st.integers(1, 24))
-    sequence: list[int] = []
-    position: list[int] = []
-    parent: list[int] = []
-    for row in range(rows):
-        sequence.append(draw(st.sampled_from(sorted(lengths))))
-        mine = [earlier for earlier in range(row) if sequence[earlier] == sequence[row]]
-        # Mostly behind the row before, so that there are paths and not only siblings.
-        follow = draw(st.sampled_from(mine[-1:] * 6 + mine + [CACHED]))
-        parent.append(follow)
-        gap = draw(st.sampled_from([0] * 8 + [1, 5, 70, 700] * gaps))
-        before = lengths[sequence[row]] - 1 if follow == CACHED else position[follow]
-        position.append(before + 1 + gap)
-    flags = st.sampled_from([False] * 2 + [True] * drafts)
-    groups = st.sampled_from([0, 0, 0, 1, 2])
-    return Step(
-        token=tuple(draw(st.integers(0, 96)) for _ in range(rows)),
-        sequence=tuple(sequence),
-        position=tuple(position),
-        parent=tuple(parent),
-        group=tuple(draw(groups) for _ in range(rows)),
-        drafter=tuple(draw(flags) for _ in range(rows)),
-        read=tuple(draw(st.lists(st.integers(0, rows - 1), max_size=8, unique=True))),
-    )
 
 
 def compare(
@@ -128,7 +92,9 @@ def compare(
                 theirs.logits(fed, torch_store)
                 for each in (store, torch_store):
                     each.keep(fed, tuple(range(len(part))))
-    step = data.draw(trees(lengths, drafts=drafts, gaps=not exact))
+    drafters = (False, False, True) if drafts else (False,)
+    gaps = (0,) if exact else (*[0] * 8, 1, 5, 70, 700)  # no strategy leaves positions out
+    step = data.draw(trees(lengths, drafters=drafters, gaps=gaps))
     logits = ours.logits(step, store)
     assert logits.shape == (len(step.read), ours.network.config.vocabulary)
     expected = theirs.logits(step, torch_store)
@@ -152,7 +118,7 @@ def test_rows_with_the_drafter_on_equal_torchs_beside_plain_ones(data: st.DataOb
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_any_step_of_exact_sequences_equals_torchs(has_drafter: bool, data: st.DataObject) -> None:
-    """Tiles, what hangs on their rows, and other sequences beside them."""
+    """The steps have tiles, children of their rows, and other sequences."""
     compare(both(DRAFTING, has_drafter), data, drafts=has_drafter, exact=True)
 
 
@@ -171,25 +137,9 @@ def test_the_drafter_changes_its_own_rows_alone() -> None:
     assert error(together[3:], model.logits(off, store)) > 0.01
 
 
-@pytest.mark.parametrize("has_drafter", [False, True])
-def test_rows_with_the_drafter_on_are_refused_without_one(has_drafter: bool) -> None:
-    _, model = both(DRAFTING, has_drafter)
-    store = stores(model.network.config)[1]
-    sequence, _ = store.open((1,), 10)
-    step = group((5, MASK_ID), 0, read=(1,), sequence=sequence, drafter=True)
-    if has_drafter:
-        assert len(model(step, store, Sampling())) == 1
-    else:
-        with pytest.raises(AssertionError, match="adapter"):
-            model(step, store, Sampling())
-
-
-# --- Integers ---
-
-
 @pytest.fixture(params=QUANTIZED, scope="module")
 def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Product:
-    """Each that is exact on this processor; the engine takes no other."""
+    """The products that are exact on this processor; the engine uses no others."""
     if not is_exact(request.param, tmp_path_factory.mktemp("probe"), threads=1):
         pytest.skip(f"{request.param} products saturate on this processor")
     return request.param
@@ -200,7 +150,7 @@ def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_quantised_product_is_the_one_of_its_integers(
     product: Product, rows: int, width: int, out: int, tmp_path
 ) -> None:
-    """Activations of any size, rows of zeros and a row whose largest entry repeats included."""
+    """Includes rows of zeros, of any size, and with a repeated largest entry."""
     generator = numpy.random.default_rng(rows * width)
     weight = generator.standard_normal((out, width)).astype(numpy.float32)
     bias = generator.standard_normal(out).astype(numpy.float32)
@@ -256,9 +206,9 @@ def in_steps(model: GraphModel, tokens: tuple[int, ...], block: tuple[int, ...])
 def test_a_quantised_graph_is_the_decoder_with_quantised_rows(
     family: str, product: Product
 ) -> None:
-    """The last bits of a sum tip an activation over to the next integer now and then, and whoever
-    sees its row is off by a rounding from there on; all others are equal. fp32 is a few per cent
-    away, which is what eight bits cost in a network of 32 columns."""
+    """Now and then the last bits of a sum move an activation to the next integer, and rows that see
+    its row are then off by a rounding; all other rows are equal. The fp32 graph differs by a few
+    per cent, which is the cost of eight bits in a network of 32 columns."""
     network, weights = network_of(family), NetworkWeights(network_of(family))
     off, away = [], []
     block = (11, MASK_ID, MASK_ID, 12)

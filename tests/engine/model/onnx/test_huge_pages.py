@@ -1,4 +1,4 @@
-"""Huge pages: the numbers stay as they are, whatever the system makes of the request."""
+"""Huge pages: memory keeps its content, whether or not the system grants the request."""
 
 from __future__ import annotations
 

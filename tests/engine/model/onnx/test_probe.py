@@ -1,4 +1,4 @@
-"""Which product a machine takes: kept and read again, and never one that is not exact."""
+"""The choice of a product for a machine: it is kept and read again, and always exact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = "machine.json"
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Measures nothing: int8 is the faster one. The threads of each call are noted."""
+    """Replaces the measurement: int8 is faster. Returns the thread counts of the calls so far."""
     calls: list[int] = []
 
     def fake(threads: int) -> list[ProductTimes]:
@@ -97,8 +97,8 @@ def test_an_inexact_product_is_never_chosen_however_fast() -> None:
 
 
 def test_a_saturating_product_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As x86 without VNNI has it: pairs of products are added in 16 bits. Simulated by a graph
-    whose result is bounded there; all candidates but the other one are left."""
+    """x86 without VNNI adds pairs of products in 16 bits. A graph with a bounded result simulates
+    this, and only the other candidate remains."""
     write = Linear.write
 
     def saturating(self: Linear, name: str, x: str, weight, bias=None) -> str:

@@ -1,4 +1,4 @@
-"""The CPU's whole path, from files to text, runs where torch and transformers are not to be had."""
+"""The whole path of the CPU, from files to text, works without torch and transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ engine = Engine.load(settings, TimesFile(kept / "times.json", "nano", "test"))
 infill = engine.tokenizer.infill
 encode = engine.tokenizer.encode
 prompt = infill.prompt((), encode("def add(first, second):\\n    return "), encode("\\n"))
-for mode in ("ar", "block", "linear_spec", "copy_spec", "quadratic_spec"):
+for mode in ("ar", "block", "linear_spec", "copy_spec", "quadratic_spec", "pruned_spec"):
     for exact in {False, mode != "block"}:
         request = Request(
             prompt, mode, Limits(12), block=BlockOptions(8), exact=exact,
@@ -42,7 +42,7 @@ def test_the_bundled_model_decodes_in_every_mode_without_torch(tmp_path: Path, d
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     lines = [line.split(maxsplit=3) for line in run.stdout.splitlines()]
-    assert len(lines) == 9
+    assert len(lines) == 11
     assert {line[2] for line in lines} == {dtype}
     assert len({tuple(line[3:]) for line in lines if line[1] == "True"}) == 1
     assert all(line[3:] for line in lines if line[1] == "True")

@@ -1,0 +1,205 @@
+"""Trains a mask adapter on sequences that lie on the device, for a while or a number of rows.
+
+A run can be cut off anywhere and goes on from its last save. What it returns at its end is the
+average of its last weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.lab.training.mask_adapter.adapter import (
+    AdapterOptions,
+    MaskAdapter,
+    run_clean,
+    run_masks,
+)
+from engine.lab.training.mask_adapter.groups import LAYOUT, draw_groups
+from engine.lab.training.mask_adapter.loss import LATENT_WEIGHT, accepted, backward
+from engine.lab.training.mask_adapter.teacher import Written
+from engine.model.network import Network
+
+_WARM_UP_STEPS = 40
+_CLIP = 1.0
+_HELD_OUT_SIZE = 8
+_HELD_OUT_GROUPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How an adapter is trained.
+
+    Attributes:
+        rate: AdamW's peak learning rate; rises at first and falls to 0 along a cosine.
+        sequences: of a batch; each carries the rows of `layout`.
+        latent_weight: of the latent term.
+        average: decay of the running average per step.
+        seed: of the anchors and the order of sequences.
+    """
+
+    rate: float = 1e-3
+    sequences: int = 32
+    layout: tuple[int, ...] = LAYOUT
+    latent_weight: float = LATENT_WEIGHT
+    average: float = 0.99
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Figures over held-out groups of 8 mask rows.
+
+    Attributes:
+        drafts: accepted per cycle, the anchor's own exact token not counted.
+        by_offset: share of the groups with a label there whose drafts up to this offset were all
+            right.
+    """
+
+    drafts: float
+    by_offset: tuple[float, ...]
+
+
+class Session:
+    """One adapter in training."""
+
+    def __init__(
+        self,
+        network: Network,
+        adapter: MaskAdapter,
+        data: Sequence[Written],
+        options: SessionOptions,
+    ) -> None:
+        self.adapter, self.options = adapter, options
+        self.step, self.rows = 0, 0
+        self._network, self._data = network, data
+        self._parameters = dict(adapter.named_parameters())
+        self._average = {name: each.detach().clone() for name, each in self._parameters.items()}
+        device = network.encoder.embed_tokens.weight.device
+        # Factors start small and must be free to grow: nothing is decayed.
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0.0
+        )
+        self._generator = torch.Generator(device=device)
+        self._shares = np.array([len(each.tokens) for each in data], dtype=float)
+        self._shares /= self._shares.sum()
+
+    def train_step(self, share: float) -> dict[str, float]:
+        """One batch, where `share` of the run is done; loss figures."""
+        options = self.options
+        rng = np.random.default_rng([options.seed, self.step])
+        self._generator.manual_seed(options.seed * 1_000_003 + self.step)
+        written = self._data[rng.choice(len(self._data), p=self._shares)]
+        chosen = torch.from_numpy(rng.integers(len(written.tokens), size=options.sequences))
+        part = written.slice(chosen.to(written.tokens.device))
+        batch = draw_groups(part, options.layout, self._generator)
+        clean = run_clean(self._network, part)
+        hidden = run_masks(self._network, self.adapter, clean, batch, options.layout)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = backward(self.adapter, clean, hidden, batch, latent_weight=options.latent_weight)
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), _CLIP)
+        for group in self._optimizer.param_groups:
+            group["lr"] = options.rate * _schedule(self.step, share)
+        self._optimizer.step()
+        self._blend()
+        self.step += 1
+        self.rows += options.sequences * sum(options.layout)
+        return asdict(losses)
+
+    def run(
+        self, seconds: float, report: Callable[[dict[str, float]], None], *, every: int = 50
+    ) -> None:
+        """Trains for so long; reports every so many steps."""
+        start, first = time.monotonic(), self.rows
+        while (elapsed := time.monotonic() - start) < seconds:
+            figures = self.train_step(elapsed / seconds)
+            if self.step % every == 0:
+                rate = (self.rows - first) / (time.monotonic() - start)
+                report({"step": self.step, "rows": self.rows, "rows/s": rate, **figures})
+
+    def use_average(self) -> None:
+        """Takes the average of the last weights for the weights."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(self._average[name])
+
+    @torch.no_grad()
+    def _blend(self) -> None:
+        decay = min(self.options.average, (1 + self.step) / (10 + self.step))
+        for name, parameter in self._parameters.items():
+            self._average[name].lerp_(parameter, 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Writes parameters, averages, optimizer and position, in one step."""
+        state = {
+            "parameters": {name: each.detach() for name, each in self._parameters.items()},
+            "average": self._average,
+            "optimizer": self._optimizer.state_dict(),
+            "position": {"step": self.step, "rows": self.rows},
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Takes up what `save` wrote."""
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(state["parameters"][name])
+                self._average[name].copy_(state["average"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step, self.rows = state["position"]["step"], state["position"]["rows"]
+
+
+@torch.no_grad()
+def measure(
+    network: Network, adapter: MaskAdapter, data: Sequence[Written], *, sequences: int = 64
+) -> Acceptance:
+    """Drafts accepted at random places of the middles of held-out sequences."""
+    layout = (_HELD_OUT_SIZE,) * _HELD_OUT_GROUPS
+    device = network.encoder.embed_tokens.weight.device
+    generator = torch.Generator(device=device)
+    generator.manual_seed(5)
+    hits = torch.zeros(_HELD_OUT_SIZE, device=device)
+    tried = torch.zeros_like(hits)
+    for written in data:
+        for part in _parts(written, sequences):
+            batch = draw_groups(part, layout, generator, revealed_share=0.0, middles_only=True)
+            clean = run_clean(network, part)
+            hidden = run_masks(network, adapter, clean, batch, layout)
+            counts = accepted(adapter, hidden, batch, _HELD_OUT_SIZE)
+            hits, tried = hits + counts[0], tried + counts[1]
+    shares = (hits / tried.clamp(min=1)).tolist()
+    return Acceptance(float(hits.sum() / tried[0].clamp(min=1)), tuple(shares))
+
+
+def _parts(written: Written, size: int) -> Iterator[Written]:
+    for rows in torch.arange(len(written.tokens), device=written.tokens.device).split(size):
+        yield written.slice(rows)
+
+
+def _schedule(step: int, share: float) -> float:
+    warm = min(1.0, (step + 1) / _WARM_UP_STEPS)
+    return warm * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def new_adapter(network: Network, options: AdapterOptions, draft_ids: np.ndarray) -> MaskAdapter:
+    """An adapter at its beginning."""
+    return MaskAdapter(network, options, draft_ids)
+
+
+def log_line(figures: Mapping[str, object]) -> str:
+    """One line of JSON with short numbers."""
+    return json.dumps(
+        {key: round(each, 4) if isinstance(each, float) else each for key, each in figures.items()}
+    )

@@ -1,0 +1,204 @@
+"""Adapters that make an autoregressive checkpoint draft in parallel, and whose they are.
+
+An adapter runs at mask rows alone, so that every other row computes what the checkpoint computes.
+Its folder is in PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`) with extras that
+are named in the config under "dlm": mask vectors, a draft vocabulary, and a Markov head. Matrices
+may be int8 with a scale per row (`quantized.py`). It is loaded for the weights that it was trained
+on and refused for any others. Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import CheckpointError
+from engine.model.config import ModelConfig
+from engine.model.safetensors_file import SafetensorsWeights
+from engine.model.weights import Float32, Shape, Weights, network_tensors
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+EXTRAS = "dlm"
+MASKS, DRAFT_IDS, BEFORE, AFTER = (
+    f"{EXTRAS}.{name}" for name in ("mask_vectors", "draft_ids", "markov_before", "markov_after")
+)
+BUNDLED = Path(__file__).parent.parent / "assets" / "adapters"
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """One linear's low-rank addition: x gains up @ (down @ x) times the adapter's scale.
+
+    Attributes:
+        down: (rank, in) fp32.
+        up: (out, rank) fp32, the scale alpha / rank multiplied in.
+    """
+
+    down: Float32
+    up: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAdapterWeights:
+    """A whole adapter.
+
+    Attributes:
+        name: the model that it belongs to.
+        factors: by the network's name of the linear, such as "encoder.layers.0.mlp.up_proj".
+        mask_vectors: (K, hidden) fp32, the embeddings of mask rows by their offset from the anchor,
+            1 first; further offsets share the last.
+        draft_ids: (D,) int64, the tokens that may be drafted, ascending.
+        before: (D + 2, m) fp32, rows of the Markov head by the token before: row D stands for any
+            token outside the draft vocabulary, row D + 1 for one that is not known yet.
+        after: (m, D) fp32.
+    """
+
+    name: str
+    factors: dict[str, Factors]
+    mask_vectors: Float32
+    draft_ids: NDArray[np.int64]
+    before: Float32
+    after: Float32
+
+
+def find_adapter(
+    config: ModelConfig, weights: Weights, folders: Path = BUNDLED
+) -> MaskAdapterWeights | None:
+    """The adapter of exactly these weights among the folders in `folders`, or None.
+
+    Raises:
+        CheckpointError: it is there, but damaged.
+    """
+    if config.family.fills_masks or not folders.is_dir():
+        return None
+    own: str | None = None
+    for folder in sorted(path for path in folders.iterdir() if (path / CONFIG).is_file()):
+        raw = _read_json(folder / CONFIG)
+        base = raw[EXTRAS]["base"]
+        if base["layers"] != config.layers or base["hidden"] != config.hidden:
+            continue  # not worth reading rows of every tensor
+        own = own or fingerprint(config, weights)
+        if base["fingerprint"] == own:
+            return read_mask_adapter(folder, config, weights)
+    return None
+
+
+def bundled_stamp() -> str:
+    """Tells one set of bundled adapters from another: what was built of them belongs to them."""
+    configs = sorted(BUNDLED.glob(f"*/{CONFIG}"))
+    return "|".join(f"{path.parent.name}:{path.read_text('utf-8')}" for path in configs)
+
+
+def read_mask_adapter(folder: Path, config: ModelConfig, weights: Weights) -> MaskAdapterWeights:
+    """Reads an adapter for these weights.
+
+    Raises:
+        CheckpointError: it is incomplete, damaged, or belongs to other weights.
+    """
+    raw = _read_json(folder / CONFIG)
+    extras = raw[EXTRAS]
+    if extras["base"]["fingerprint"] != fingerprint(config, weights):
+        raise CheckpointError(
+            f"{folder} is an adapter of {extras['base']['name']}, and not of these weights.",
+            remedy="Use the checkpoint that the adapter was trained on, or another adapter.",
+            param=f"{CONFIG}: {EXTRAS}.base.fingerprint",
+        )
+    names = _names(config, int(raw["r"]), extras)
+    tensors = SafetensorsWeights([folder / WEIGHTS], names, quantized=True)
+    scale = np.float32(raw["lora_alpha"] / raw["r"])
+    factors = {
+        linear: Factors(tensors.read(down), tensors.read(up) * scale)
+        for linear, down, up in _linears(config)
+    }
+    return MaskAdapterWeights(
+        name=extras["base"]["name"],
+        factors=factors,
+        mask_vectors=tensors.read(MASKS),
+        draft_ids=np.flatnonzero(tensors.read(DRAFT_IDS)).astype(np.int64),
+        before=tensors.read(BEFORE),
+        after=np.ascontiguousarray(tensors.read(AFTER).T),
+    )
+
+
+def fingerprint(config: ModelConfig, weights: Weights) -> str:
+    """A hash that tells one set of weights from another, by the first row of every tensor.
+
+    Rows are compared as float32 numbers, so that the same weights in another file format have the
+    same fingerprint.
+    """
+    digest = hashlib.sha256()
+    for name, shape in network_tensors(config).items():
+        rows = weights.read(name) if len(shape) == 1 else weights.rows(name, range(1))
+        digest.update(f"{name}{shape}".encode())
+        digest.update(np.ascontiguousarray(rows, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def peft_name(config: ModelConfig, linear: str, part: str) -> str:
+    """PEFT's name of a factor; `part` is "A" or "B"."""
+    return f"base_model.model.{config.family.tensor_name(linear + '.')}lora_{part}.weight"
+
+
+def _linears(config: ModelConfig) -> Iterator[tuple[str, str, str]]:
+    """(the network's name, PEFT's names of A and B) of every linear of the layers."""
+    for name, shape in network_tensors(config).items():
+        if len(shape) == 2 and ".layers." in name:
+            linear = name.removesuffix(".weight")
+            yield linear, peft_name(config, linear, "A"), peft_name(config, linear, "B")
+
+
+def _names(config: ModelConfig, rank: int, extras: dict[str, Any]) -> dict[str, Shape]:
+    """Every tensor of an adapter's file and its shape.
+
+    The draft vocabulary is a row of ones and zeros, one for each token, which needs no dtype of its
+    own; `after` lies transposed, a row for each drafted token, since int8 has a scale per row.
+    """
+    shapes = network_tensors(config)
+    names: dict[str, Shape] = {}
+    for linear, down, up in _linears(config):
+        rows, columns = shapes[f"{linear}.weight"]
+        names[down], names[up] = (rank, columns), (rows, rank)
+    count, markov = extras["draft_vocabulary"], extras["markov_rank"]
+    return {
+        **names,
+        MASKS: (extras["masks"], config.hidden),
+        DRAFT_IDS: (1, config.vocabulary),
+        BEFORE: (count + 2, markov),
+        AFTER: (count, markov),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    def refuse(what: str, key: str) -> CheckpointError:
+        return CheckpointError(
+            f"{path}: {what}.", remedy="Copy the adapter again, or remove its folder.", param=key
+        )
+
+    try:
+        raw: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise refuse(f"cannot be read: {error}", CONFIG) from None
+    wanted = {"r": int, "lora_alpha": int | float, EXTRAS: dict}
+    for key, kind in wanted.items():
+        if not isinstance(raw, dict) or not isinstance(raw.get(key), kind):
+            raise refuse(f"{key} is missing or of the wrong kind", key)
+    extras: Any = raw[EXTRAS]
+    for key in ("masks", "draft_vocabulary", "markov_rank"):
+        if not isinstance(extras.get(key), int) or extras[key] < 0:
+            raise refuse(f"{EXTRAS}.{key} is missing or not a count", key)
+    base = extras.get("base")
+    if not isinstance(base, dict) or not all(
+        isinstance(base.get(key), kind)
+        for key, kind in {"name": str, "fingerprint": str, "layers": int, "hidden": int}.items()
+    ):
+        raise refuse(f"{EXTRAS}.base does not say which weights it belongs to", "base")
+    if raw["r"] < 1 or extras.get("shift") is not True:
+        raise refuse("only adapters whose rows predict the next token (shift) are read", "shift")
+    return raw
