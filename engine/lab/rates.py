@@ -1,7 +1,6 @@
-"""What a device can do at most, measured: the two ceilings that benchmarks and training runs are
-held against.
+"""The most that a device can do, as measured: copy bandwidth and matrix rate.
 
-Copy bandwidth counts bytes read and bytes written. Random data throughout: zeros can run faster.
+Copy bandwidth counts bytes read and bytes written. All data are random: zeros can be faster.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Rates:
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
-    """Median seconds of one call, the device's work waited for."""
+    """The median seconds of one call, up to the end of the device's work."""
     for _ in range(_WARM_UP):
         run()
     synchronize(device)
@@ -46,7 +45,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Copies far larger than any cache, and one large square product."""
+    """Measures copies far larger than any cache, and one large square product."""
     count = 2**30 if device.type == "cuda" else 2**26
     source = torch.randint(0, 255, (count,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -55,7 +54,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large square product: multiplications and additions."""
+    """The multiplications and additions per second of a large square product."""
     side = 8192 if device.type == "cuda" else 1024
     left = torch.randn(side, side, device=device, dtype=dtype)
     right = torch.randn(side, side, device=device, dtype=dtype)

@@ -1,6 +1,4 @@
-"""How benchmarks ask the engine: one request to its end and timed, the mode that "auto" means, the
-curve awaited, and a core kept busy beside it. No torch.
-"""
+"""How benchmarks ask the engine: a timed request, "auto", a core kept busy. No torch."""
 
 from __future__ import annotations
 
@@ -23,13 +21,13 @@ _CURVE_SECONDS_MAX = 120.0
 
 @contextmanager
 def idle() -> Iterator[None]:
-    """Nothing beside the measurement."""
+    """Keeps the machine idle."""
     yield
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """A second process that computes without end."""
+    """Keeps a core busy with a second process."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -45,7 +43,7 @@ def run_request(engine: Engine, request: Request, wanted: str = "") -> Timed:
         wanted: the text that stood in the hole.
 
     Raises:
-        EngineFailure: it failed.
+        EngineFailure: The request failed.
     """
     cycles, tokens, finished = 0, 0, None
     for event in engine.stream(request):
@@ -73,14 +71,14 @@ def run_request(engine: Engine, request: Request, wanted: str = "") -> Timed:
 
 @dataclass(slots=True)
 class AutoMode:
-    """Decodes as a host set to "auto" would: by step times, checkpoint stats and its own record."""
+    """Decodes as a host set to "auto": by step times, checkpoint stats and its own record."""
 
     engine: Engine
     times: StepTimes
     records: dict[str, ModeRecord] = field(default_factory=dict[str, ModeRecord])
 
     def __call__(self, request: Request, wanted: str = "") -> Timed:
-        """As `run_request`, in the mode that is chosen; the request's own does not matter."""
+        """As `run_request`, in the chosen mode instead of the request's own."""
         query = ModeQuery(request.limits.tokens_max, request.block.length, self.engine.info.modes)
         mode = select_mode(query, self.times, self.records, self.engine.info.stats).mode
         timed = run_request(self.engine, replace(request, mode=mode), wanted)
@@ -91,14 +89,14 @@ class AutoMode:
 
 
 def wait_for_curve(engine: Engine) -> StepTimes:
-    """The step-time curve, once the idle engine has measured it.
+    """The step times, once the idle engine has measured them.
 
     Raises:
-        EngineFailure: it never does.
+        EngineFailure: They were not measured in time.
     """
     give_up = time.monotonic() + _CURVE_SECONDS_MAX
     while engine.info.step_times is None:
         if time.monotonic() > give_up:
-            raise EngineFailure("The step-time curve was not measured in time.")
+            raise EngineFailure("The step times were not measured in time.")
         time.sleep(0.05)
     return engine.info.step_times

@@ -1,9 +1,9 @@
-"""The baseline of a card that kernel work is measured against, in one run of under ten minutes.
+"""The baseline for kernel work on a card, measured in one run of under ten minutes.
 
-Whole steps and whole cycles at the released shapes with seeded random weights, held against the
-card's own copy bandwidth and matrix rate, beside transformers and a compiled network in the same
-run; then the bundled model in every mode. What is done is written after every part, so that a run
-that is cut off still leaves its figures. Knows no plot: `engine.lab.bench.baseline_report` draws.
+The run measures the bundled model in every mode, then whole steps and cycles at the released shapes
+with seeded random weights, relative to the card's copy bandwidth and matrix rate, beside
+transformers and a compiled network. The figures are written after every part, so that an
+interrupted run keeps them; `engine.lab.bench.baseline_report` makes tables and plots of them.
 `python -m engine.lab.bench.baseline --out FOLDER` needs a CUDA card; `--device cpu` tries the code.
 """
 
@@ -46,7 +46,7 @@ _BUNDLED_SECONDS = 90.0
 
 
 class Baseline:
-    """The figures so far, and the file they are kept in."""
+    """The figures so far, and the file that holds them."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class Baseline:
         }
 
     def add(self, part: str, value: Any) -> None:
-        """Keeps one part's figures and writes the file."""
+        """Adds one part's figures and writes the file."""
         self.content.setdefault("seconds", {})[part] = round(time.monotonic() - self._began, 1)
         self.content[part] = value
         partial = self._path.with_suffix(".partial")
@@ -69,10 +69,10 @@ class Baseline:
     def measure_shape(
         self, name: str, config: ModelConfig, rates: Rates, rows: Sequence[int], contexts: list[int]
     ) -> None:
-        """Steps, cycles, peers and a profile of one shape, each kept as it comes.
+        """Measures steps, cycles, peers and a profile of one shape.
 
         Raises:
-            EngineError: the shape does not fit on the device.
+            EngineError: The shape does not fit on the device.
         """
         network = random_network(config, device=self.device, dtype=self.dtype)
         adapter = random_adapter(config, device=self.device, dtype=self.dtype)
@@ -90,7 +90,7 @@ class Baseline:
         self.add(f"transformers {name}", self._transformers(model, contexts[0]))
 
     def _transformers(self, model: ModelRunner, context: int) -> dict[str, float]:
-        """Milliseconds per token of its greedy decoding, static cache and compiled on CUDA."""
+        """Milliseconds per token of greedy decoding with a static cache, compiled on CUDA."""
         peer = TransformersPeer.sharing(model.network)
         prompt = seeded_tokens(model, context)
         request = Request(prompt=prompt, mode="ar", limits=Limits(tokens_max=_PEER_TOKENS))
@@ -100,17 +100,19 @@ class Baseline:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the baseline; 0, or 1 with the error on stderr."""
+    """Runs the baseline; returns 0, or 1 with the error on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m engine.lab.bench.baseline", description=__doc__
     )
     parser.add_argument("--sizes", nargs="*", choices=sorted(RELEASED), default=["8B", "3B", "14B"])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--corpus", type=Path, help="the recipe's corpus folder; default: made")
+    parser.add_argument(
+        "--corpus", type=Path, help="the recipe's corpus folder; default: a new one"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("engine.lab.bench.baseline: no CUDA device is here.", file=sys.stderr)
+        print("engine.lab.bench.baseline: no CUDA device was found.", file=sys.stderr)
         return 1
     baseline = Baseline(options.out, torch.device(options.device), torch.bfloat16)
     try:
@@ -129,10 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_bundled(baseline: Baseline, corpus: Path | None) -> None:
-    """The bundled model in every mode on held-out holes.
+    """Measures the bundled model in every mode on held-out holes.
 
     Raises:
-        EngineError: there are no held-out packages here, or the model does not load.
+        EngineError: No held-out package is installed, or the model does not load.
     """
     condition = Condition(1, is_busy=False, device=baseline.device.type)
     rows, _ = measure(None, held_out_holes(corpus, 10), condition, _BUNDLED_SECONDS, VARIANTS)
@@ -140,7 +142,7 @@ def measure_bundled(baseline: Baseline, corpus: Path | None) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """The card's own name, or the device's kind."""
+    """The card's name, or the kind of the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

@@ -1,7 +1,7 @@
-"""A baseline's figures as a table and a plot.
+"""The figures of a baseline as tables and a plot.
 
 `python -m engine.lab.bench.baseline_report benchmarks` reads `baseline.json` there and writes
-`baseline.md` and `baseline.svg` beside it. Measures nothing.
+`baseline.md` and `baseline.svg` beside it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from engine.lab.bench.conditions import to_sentence
+from engine.lab.tables import to_table
+
 _LEGEND = """\
-A step is a causal chain of so many rows behind so many cached tokens, all logits read, through the
-engine's own runner and cache. `of reading` is the time that reading the weights once takes at the
-measured copy bandwidth, over the step's time: 100 % would be a step that does nothing else. A cycle
-is a forward, or for linear speculation two, that emits; with random weights nearly every draft is
-rejected, so that cycles per second are costs and no speed."""
+A step is a causal chain of rows after cached tokens, with all logits read, computed by the engine's
+own runner and cache. `of reading` is the time of reading the weights once at the measured copy
+bandwidth, divided by the time of the step: a step of 100 % does nothing else. A cycle is a forward
+that emits, or two for linear speculation. Random weights reject nearly every draft, so that cycles
+per second show costs and not speed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes both files; 0, or 1 where there are no figures."""
+    """Writes both files; returns 0, or 1 if there are no figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args(arguments).folder
@@ -39,9 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def to_markdown(content: dict[str, Any]) -> list[str]:
-    """The lines of `baseline.md`; parts that a run did not reach are left out."""
-    facts = ", ".join(f"{name} {value}" for name, value in content["conditions"].items())
-    lines = ["# The baseline", "", f"{facts}.", "", _LEGEND]
+    """The lines of `baseline.md`, without the parts that a run did not reach."""
+    lines = ["# The baseline", "", to_sentence(content["conditions"]), "", _LEGEND]
     if "rates" in content:
         rates = content["rates"]
         lines += [
@@ -58,12 +60,12 @@ def to_markdown(content: dict[str, Any]) -> list[str]:
 
 
 def sizes(content: dict[str, Any]) -> list[str]:
-    """Shapes whose steps were measured, in order."""
+    """The shapes whose steps were measured, in order."""
     return [name.removeprefix("steps ") for name in content if name.startswith("steps ")]
 
 
 def plot(path: Path, content: dict[str, Any]) -> None:
-    """Milliseconds per step over rows, a line per context, a panel per shape."""
+    """Plots milliseconds per step over rows: a line for each context, a panel for each shape."""
     names = sizes(content)
     figure = Figure(figsize=(2 + 3.6 * max(1, len(names)), 3.6))
     panels = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
@@ -86,21 +88,13 @@ def plot(path: Path, content: dict[str, Any]) -> None:
 
 
 def _steps(steps: list[dict[str, Any]]) -> list[str]:
-    contexts = list(dict.fromkeys(step["context"] for step in steps))
-    lines = [
-        "| rows | "
-        + " | ".join(f"{context} cached: ms (of reading)" for context in contexts)
-        + " |",
-        "|---" * (len(contexts) + 1) + "|",
-    ]
-    for rows in dict.fromkeys(step["rows"] for step in steps):
-        cells = [
-            f"{step['milliseconds']:.2f} ({step['weights_share']:.0%})"
-            for step in steps
-            if step["rows"] == rows
-        ]
-        lines.append(f"| {rows} | " + " | ".join(cells) + " |")
-    return lines
+    contexts = dict.fromkeys(step["context"] for step in steps)
+    names = ["rows", *(f"{context} cached: ms (of reading)" for context in contexts)]
+    cells: dict[int, list[str]] = {}
+    for step in steps:
+        cell = f"{step['milliseconds']:.2f} ({step['weights_share']:.0%})"
+        cells.setdefault(step["rows"], []).append(cell)
+    return to_table(names, [(rows, *found) for rows, found in cells.items()])
 
 
 def _peers(content: dict[str, Any], size: str) -> list[str]:
@@ -118,43 +112,32 @@ def _peers(content: dict[str, Any], size: str) -> list[str]:
 
 
 def _cycles(cycles: list[dict[str, Any]]) -> list[str]:
-    if not cycles:
-        return []
-    return [
-        "| mode | cycles/s | forwards/s |",
-        "|---|---|---|",
-        *(
-            f"| {one['mode']} | {one['cycles_per_second']:.1f} | {one['forwards_per_second']:.1f} |"
-            for one in cycles
-        ),
+    rows = [
+        (one["mode"], f"{one['cycles_per_second']:.1f}", f"{one['forwards_per_second']:.1f}")
+        for one in cycles
     ]
+    return to_table(("mode", "cycles/s", "forwards/s"), rows) if rows else []
 
 
 def _kernels(kernels: list[dict[str, Any]]) -> list[str]:
-    if not kernels:
-        return []
-    return [
-        "| kernel, 32 rows | ms | calls |",
-        "|---|---|---|",
-        *(f"| `{one['name']}` | {one['milliseconds']:.3f} | {one['calls']} |" for one in kernels),
-    ]
+    rows = [(f"`{one['name']}`", f"{one['milliseconds']:.3f}", one["calls"]) for one in kernels]
+    return to_table(("kernel, 32 rows", "ms", "calls"), rows) if rows else []
 
 
 def _bundled(rows: list[dict[str, Any]]) -> list[str]:
-    if not rows:
-        return []
-    return [
-        "",
-        "## The bundled model on held-out holes",
-        "",
-        "| mode | tokens/s | against ar | tokens per forward | same text |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row['variant']} | {row['tokens_per_second']:.0f} | {row['against_ar']:.2f} "
-            f"| {row['tokens_per_forward']:.2f} | {row['same_as_ar']:.0%} |"
-            for row in rows
-        ),
+    cells = [
+        (
+            row["variant"],
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['against_ar']:.2f}",
+            f"{row['tokens_per_forward']:.2f}",
+            f"{row['same_as_ar']:.0%}",
+        )
+        for row in rows
     ]
+    names = ("mode", "tokens/s", "against ar", "tokens per forward", "same text")
+    title = ["", "## The bundled model on held-out holes", ""]
+    return [*title, *to_table(names, cells)] if cells else []
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A step as `torch.compile` runs it, without the engine around it: what compiling alone reaches.
+"""A step as `torch.compile` runs it, without the engine: what compiling alone achieves.
 
-A causal chain behind a K/V cache of one fixed length, whose new keys are put in place. On CUDA the
-compiled function is replayed as a graph.
+The step is a causal chain after a K/V cache of one fixed length. On CUDA the compiled function is
+replayed as a graph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.model.network import Network
 
 
 class CompiledStep:
-    """Steps of one network behind `context` tokens of seeded K/V."""
+    """Steps of one network after `context` tokens of random K/V."""
 
     def __init__(self, network: Network, context: int, backend: str = "inductor") -> None:
         config = network.config
@@ -30,7 +30,7 @@ class CompiledStep:
         self._step = torch.compile(self._forward, backend=backend, mode=mode, dynamic=False)
 
     def prepared(self, rows: int) -> Callable[[], Tensor]:
-        """A step of so many rows, all of whose logits are read; compiled at its first call."""
+        """A step of so many rows with all logits read, compiled at its first call."""
         device = self._keys.device
         tokens = torch.arange(rows, device=device)
         positions = torch.arange(self._context, self._context + rows, device=device)

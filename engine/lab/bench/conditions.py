@@ -1,31 +1,30 @@
-"""What a measured figure depends on besides the code: the date, the commit, the machine.
-
-Names no path and no host.
-"""
+"""The conditions of a measurement: the date, the commit, the machine. No path and no host."""
 
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from engine.device import cpu_name
+
 
 def machine() -> dict[str, str | int | None]:
-    """Conditions of a run, for its results file."""
+    """The conditions of a run, for its results file."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "torch": installed("torch"),
     }
 
 
 def commit() -> str:
-    """The commit, marked where the tree has changes; "unknown" outside a repository."""
+    """The commit, marked if the tree has changes; "unknown" outside a repository."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--exclude", "*"],
         capture_output=True,
@@ -37,18 +36,13 @@ def commit() -> str:
 
 
 def installed(package: str) -> str | None:
-    """A package's version, without importing it; None where it is not installed."""
+    """A package's version, without importing it; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def to_sentence(conditions: Mapping[str, object]) -> str:
+    """The conditions as a line of a report."""
+    return ", ".join(f"{name} {value}" for name, value in conditions.items()) + "."

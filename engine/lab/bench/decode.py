@@ -1,11 +1,10 @@
 """How fast every decoding mode is, beside `transformers.generate` on the same weights.
 
-Fills held-out holes greedily, every mode in turn on each hole, so that whatever the machine does
-meets all of them alike; the prompt's prefill is left out of every figure, theirs and ours. Measured
-with the machine idle and with a second process keeping one core busy. "auto" chooses as the host
-does, by the curve measured under the same condition and its own record.
-`python -m engine.lab.bench.decode --out benchmarks` writes a table, JSON and plots; with `--advise`
-the figures also go into the checkpoint's `decoding.json`, which "auto" starts from.
+Held-out holes are filled greedily, each by all modes in turn, so that other load affects all modes
+alike. No figure includes the prefill of the prompt. The machine is idle, or a second process
+keeps one core busy. "auto" chooses as the host does, by the step times under the same condition and
+its own record. `python -m engine.lab.bench.decode --out benchmarks` writes a table, JSON and plots;
+with `--advise` it also writes the checkpoint's `decoding.json`, which "auto" starts from.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ from engine.lab.bench.conditions import machine
 from engine.lab.bench.decode_report import DecodeReport, write
 from engine.lab.bench.decode_rows import Condition, Timed, VariantRow, to_row
 from engine.lab.bench.parity import Parity, compare
-from engine.lab.data.corpus import HELD, build_corpus, default_roots, read_sources
-from engine.lab.evaluation.infill_eval import Hole, draw_holes, to_request
+from engine.lab.data.holes import Hole, kinds_in_turn
+from engine.lab.evaluation.infill_eval import draw_holes, to_request
+from engine.lab.evaluation.suites import held_out_sources
 from engine.lab.verify.peer import TransformersPeer
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import load_network
@@ -44,14 +44,14 @@ from engine.model.runner import ModelRunner
 TOKENS_MAX = 64
 PEER = "transformers.generate"
 _HOLES_MIN = 2
-_NEAR_TIES_LENGTH = 8  # of blocks: quadratic_spec's steps grow with its square
-_ON_PAR = 0.01  # of the holes: block diffusion that fills so many fewer is as good as "ar"
+_NEAR_TIES_LENGTH = 8  # of blocks: the steps of quadratic_spec grow with its square
+_ON_PAR = 0.01  # the share of holes that block diffusion may fill less often than "ar"
 _ON_PAR_HOLES_MIN = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A mode with its knobs."""
+    """A mode with its settings."""
 
     mode: str
     length: int = 32
@@ -76,16 +76,21 @@ VARIANTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; 0, or 1 with the error on stderr."""
+    """Runs the benchmark; returns 0, or 1 with the error on stderr."""
     parser = argparse.ArgumentParser(prog="python -m engine.lab.bench.decode", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="default: the bundled model")
-    parser.add_argument("--corpus", type=Path, help="the recipe's corpus folder; default: made")
+    parser.add_argument(
+        "--corpus", type=Path, help="the recipe's corpus folder; default: a new one"
+    )
     parser.add_argument("--holes", type=int, default=25, help="holes of each kind")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
-        "--seconds", type=float, default=240, help="per condition; what is done by then counts"
+        "--seconds",
+        type=float,
+        default=240,
+        help="time per condition; the holes filled by then count",
     )
-    parser.add_argument("--advise", action="store_true", help="write decoding.json as well")
+    parser.add_argument("--advise", action="store_true", help="also write decoding.json")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     options = parser.parse_args(arguments)
     conditions = [Condition(n, is_busy) for n in options.threads for is_busy in (False, True)]
@@ -111,15 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def held_out_holes(corpus: Path | None, per_kind: int) -> list[Hole]:
-    """Holes in held-out packages, kinds in turn: of a corpus made before, or of what is here."""
-    if corpus is not None:
-        holes = draw_holes(read_sources(corpus, HELD), per_kind)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            build_corpus(default_roots(), Path(folder))
-            holes = draw_holes(read_sources(Path(folder), HELD), per_kind)
-    kinds = len(holes) // per_kind
-    return [holes[kind * per_kind + index] for index in range(per_kind) for kind in range(kinds)]
+    """Holes in held-out packages of a corpus, or of what is installed here; their kinds in turn."""
+    return kinds_in_turn(draw_holes(held_out_sources(corpus, None), per_kind), per_kind)
 
 
 def measure(
@@ -129,14 +127,14 @@ def measure(
     seconds: float,
     variants: Sequence[Variant],
 ) -> tuple[list[VariantRow], StepTimes]:
-    """One row per variant, and one for transformers, under one condition, and its curve.
+    """A row for each variant and one for transformers under one condition, and its step times.
 
     Args:
-        holes: taken in order until `seconds` are spent, two at least. The first is decoded once
-            more before, to warm up, and not counted.
+        holes: taken in order until `seconds` are spent, at least two. The first one is decoded once
+            before, to warm up.
 
     Raises:
-        EngineError: the checkpoint cannot be run.
+        EngineError: The checkpoint cannot be run.
     """
     settings = EngineSettings(checkpoint, device=condition.device, threads=condition.threads)
     with busy_core() if condition.is_busy else idle(), tempfile.TemporaryDirectory() as folder:
@@ -144,8 +142,7 @@ def measure(
         try:
             times = wait_for_curve(engine)
             runs: dict[str, Callable[[Hole], Timed]] = {
-                one.label: _auto(engine, times) if one.mode == "auto" else _ours(engine, one)
-                for one in variants
+                one.label: _ours(engine, one, times) for one in variants
             }
             runs[PEER] = _theirs(engine, settings)
             results = _in_turn(runs, holes, seconds)
@@ -156,10 +153,10 @@ def measure(
 
 
 def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
-    """How often the fast speculative modes leave "ar" on these holes, and whether at near-ties.
+    """How often the fast speculative modes differ from "ar", and whether at near-ties.
 
     Raises:
-        EngineError: the checkpoint cannot be run.
+        EngineError: The checkpoint cannot be run.
     """
     settings = resolve(replace(settings, backend="torch"))
     network = _network(settings)
@@ -177,9 +174,9 @@ def near_ties(settings: EngineSettings, holes: Sequence[Hole]) -> list[Parity]:
 
 
 def stats_of(rows: Sequence[VariantRow]) -> CheckpointStats:
-    """What the rows of one condition say of the checkpoint, at the block length that is usual.
+    """The checkpoint's figures from the rows of one condition, at the usual block length.
 
-    Block diffusion counts as good as "ar" only where enough holes were filled to know.
+    Block diffusion is on par with "ar" only if enough holes were filled to tell.
     """
     by_name = {row.variant: row for row in rows}
     length = Variant("block").length
@@ -197,27 +194,21 @@ def stats_of(rows: Sequence[VariantRow]) -> CheckpointStats:
     return CheckpointStats(modes, length, is_on_par)
 
 
-def _ours(engine: Engine, variant: Variant) -> Callable[[Hole], Timed]:
-    def run(hole: Hole) -> Timed:
-        request = to_request(engine, hole.pieces, variant.mode, TOKENS_MAX)
-        block = BlockOptions(variant.length, variant.threshold)
-        return run_request(engine, replace(request, block=block), hole.pieces.middle)
-
-    return run
-
-
-def _auto(engine: Engine, times: StepTimes) -> Callable[[Hole], Timed]:
+def _ours(engine: Engine, variant: Variant, times: StepTimes) -> Callable[[Hole], Timed]:
     auto = AutoMode(engine, times)
+    block = BlockOptions(variant.length, variant.threshold)
 
     def run(hole: Hole) -> Timed:
-        request = to_request(engine, hole.pieces, "ar", TOKENS_MAX)
-        return auto(replace(request, block=BlockOptions()), hole.pieces.middle)
+        mode, wanted = variant.mode, hole.pieces.middle
+        request = to_request(engine, hole.pieces, "ar" if mode == "auto" else mode, TOKENS_MAX)
+        request = replace(request, block=block)
+        return auto(request, wanted) if mode == "auto" else run_request(engine, request, wanted)
 
     return run
 
 
 def _network(settings: EngineSettings) -> Network:
-    """The checkpoint's network. `settings` are resolved ones."""
+    """The checkpoint's network; the settings are resolved."""
     folder = settings.checkpoint_path()
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     return load_network(folder, read_config(folder), device=device, dtype=dtype)
@@ -252,7 +243,7 @@ def _theirs(engine: Engine, settings: EngineSettings) -> Callable[[Hole], Timed]
 def _in_turn(
     runs: dict[str, Callable[[Hole], Timed]], holes: Sequence[Hole], seconds: float
 ) -> dict[str, list[Timed]]:
-    """Every run on every hole until the time is over, each hole beginning with another one."""
+    """Every run on every hole until the time is over; each hole begins with another run."""
     for run in runs.values():
         run(holes[0])
     names = list(runs)

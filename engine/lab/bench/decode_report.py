@@ -1,7 +1,4 @@
-"""The decoding benchmark's results as JSON, a table and plots, with the conditions beside them.
-
-Owns how figures are shown; knows nothing of how they were measured.
-"""
+"""The results of the decoding benchmark as JSON, tables and plots, with their conditions."""
 
 from __future__ import annotations
 
@@ -13,21 +10,23 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from engine.auto.step_times import StepTimes
+from engine.lab.bench.conditions import to_sentence
 from engine.lab.bench.decode_rows import VariantRow
 from engine.lab.bench.parity import Parity
+from engine.lab.tables import to_table
 
 _LEGEND = """\
-Every mode fills each hole in turn, greedily, one request at a time; the prefill is left out. Tokens
-per second count what the forwards behind the prompt decided. `against ar` is the ratio of tokens
-per second, with the middle 95 % over resampled holes. A cycle is a forward that emits: for the
-speculative modes its tokens are the accepted drafts plus one. `same text` is the share of holes
-filled exactly as `ar` fills them; speculation may part from it at near-ties in bf16, block
-diffusion decodes otherwise. `exact` is the share filled as the file had it."""
+Each hole is filled by all modes in turn, greedily, one request at a time. No figure includes the
+prefill: tokens per second count the tokens that the forwards after the prompt decided. `against ar`
+is the ratio of tokens per second, with the middle 95 % over resampled holes. A cycle is a forward
+that emits; for speculative modes its tokens are the accepted drafts plus one. `same text` is the
+share of holes filled exactly as `ar` fills them. Speculation may differ from `ar` at near-ties in
+bf16; block diffusion decodes differently. `exact` is the share filled as the file had it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeReport:
-    """All of a run and what it was measured on. `curves` are step times by condition."""
+    """The results of a run; `curves` are step times by condition."""
 
     conditions: Mapping[str, str | int | None]
     rows: Sequence[VariantRow]
@@ -36,7 +35,7 @@ class DecodeReport:
 
 
 def write(folder: Path, report: DecodeReport) -> None:
-    """`decode.json`, `decode.md`, `decode.svg` and `steps.svg`."""
+    """Writes `decode.json`, `decode.md`, `decode.svg` and `steps.svg`."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "conditions": dict(report.conditions),
@@ -45,12 +44,12 @@ def write(folder: Path, report: DecodeReport) -> None:
         "parity": [asdict(parity) for parity in report.parity],
     }
     (folder / "decode.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    facts = ", ".join(f"{name} {value}" for name, value in report.conditions.items())
-    lines = ["# Decoding modes, measured side by side", "", f"{facts}.", "", _LEGEND]
+    facts = to_sentence(report.conditions)
+    lines = ["# Decoding modes, measured side by side", "", facts, "", _LEGEND]
     lines += ["", "![tokens per second over that of ar](decode.svg)"]
     for condition in dict.fromkeys(row.condition for row in report.rows):
         chosen = [row for row in report.rows if row.condition == condition]
-        lines += ["", f"## {condition}, {chosen[0].holes} holes", "", *to_table(chosen)]
+        lines += ["", f"## {condition}, {chosen[0].holes} holes", "", *rows_table(chosen)]
         lines += ["", *_auto(chosen)]
     lines += ["", *_parity(report.parity), "", *_curves(report.curves)]
     (folder / "decode.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -58,25 +57,29 @@ def write(folder: Path, report: DecodeReport) -> None:
     plot_curves(folder / "steps.svg", report.curves)
 
 
-def to_table(rows: Sequence[VariantRow]) -> list[str]:
-    """Markdown lines."""
-    return [
-        "| mode | tokens/s | against ar | tokens per forward | per cycle | rows per forward "
-        "| forwards | same text | exact |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(
-            f"| {row.variant} | {row.tokens_per_second:.0f} | {row.against_ar:.2f} "
-            f"({row.against_ar_range[0]:.2f}–{row.against_ar_range[1]:.2f}) "
-            f"| {row.tokens_per_forward:.2f} | {row.accepted_per_cycle:.2f} "
-            f"| {row.rows_per_forward:.1f} | {row.forwards:.1f} | {row.same_as_ar:.0%} "
-            f"| {row.exact:.0%} |"
-            for row in rows
-        ),
+def rows_table(rows: Sequence[VariantRow]) -> list[str]:
+    """The figures of one condition as a Markdown table."""
+    names = ["mode", "tokens/s", "against ar", "tokens per forward", "per cycle"]
+    names += ["rows per forward", "forwards", "same text", "exact"]
+    cells = [
+        (
+            row.variant,
+            f"{row.tokens_per_second:.0f}",
+            f"{row.against_ar:.2f} ({row.against_ar_range[0]:.2f}–{row.against_ar_range[1]:.2f})",
+            f"{row.tokens_per_forward:.2f}",
+            f"{row.accepted_per_cycle:.2f}",
+            f"{row.rows_per_forward:.1f}",
+            f"{row.forwards:.1f}",
+            f"{row.same_as_ar:.0%}",
+            f"{row.exact:.0%}",
+        )
+        for row in rows
     ]
+    return to_table(names, cells)
 
 
 def plot_speeds(path: Path, rows: Sequence[VariantRow]) -> None:
-    """Speed against ar of every variant, one panel per condition, with the ranges."""
+    """Plots every variant's speed against ar with its range, a panel for each condition."""
     conditions = list(dict.fromkeys(row.condition for row in rows))
     figure = Figure(figsize=(4 + 3.2 * len(conditions), 0.28 * len(rows) / len(conditions) + 1.6))
     panels = figure.subplots(1, len(conditions), sharey=True, squeeze=False)[0]
@@ -97,7 +100,7 @@ def plot_speeds(path: Path, rows: Sequence[VariantRow]) -> None:
 
 
 def plot_curves(path: Path, curves: Mapping[str, StepTimes]) -> None:
-    """Milliseconds per step over its rows, a line per condition."""
+    """Plots milliseconds per step over rows, with a line for each condition."""
     figure = Figure(figsize=(5, 3.4))
     panel = figure.subplots()
     for label, curve in curves.items():
@@ -111,34 +114,32 @@ def plot_curves(path: Path, curves: Mapping[str, StepTimes]) -> None:
 
 
 def _auto(rows: Sequence[VariantRow]) -> list[str]:
-    """What "auto" took."""
+    """The modes that "auto" chose."""
     took = {row.variant: row.modes for row in rows}.get("auto", {})
     said = ", ".join(f"{mode} on {count}" for mode, count in took.items())
     return [f"`auto` took {said} holes."] if said else []
 
 
 def _parity(parity: Sequence[Parity]) -> list[str]:
-    """How often fast speculation left ar's tokens, and at which gaps."""
+    """How often fast speculation differed from ar, and at which gaps."""
     if not parity:
         return []
-    noise = max(one.noise for one in parity)
-    lines = [
-        "## Fast mode beside ar, token for token",
-        "",
-        f"Without a stop token, {parity[0].requests} prompts of up to 64 tokens. One-row and "
-        f"32-row logits of the same tokens differ by up to {noise:.3f}; a first difference at a "
-        "gap of at most twice that is a near-tie.",
-        "",
-        "| mode | prompts that differ | share | largest gap | all near-ties |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for one in parity:
         gap = max((difference.gap for difference in one.differences), default=0.0)
         verdict = "yes" if one.is_rounding else "no"
-        lines.append(
-            f"| {one.mode} | {len(one.differences)} | {one.share:.1%} | {gap:.3f} | {verdict} |"
-        )
-    return lines
+        rows.append((one.mode, len(one.differences), f"{one.share:.1%}", f"{gap:.3f}", verdict))
+    names = ("mode", "prompts that differ", "share", "largest gap", "all near-ties")
+    return [
+        "## Fast mode beside ar, token for token",
+        "",
+        f"{parity[0].requests} prompts of up to 64 tokens without a stop token. The logits of the "
+        f"same tokens in steps of one row and of 32 rows differ by up to "
+        f"{max(one.noise for one in parity):.3f}; a first difference at a gap of at most twice "
+        "that is a near-tie.",
+        "",
+        *to_table(names, rows),
+    ]
 
 
 def _curves(curves: Mapping[str, StepTimes]) -> list[str]:
@@ -146,15 +147,8 @@ def _curves(curves: Mapping[str, StepTimes]) -> list[str]:
     if not curves:
         return []
     rows = next(iter(curves.values())).rows
-    lines = [
-        "## Step times, ms by rows",
-        "",
-        "![ms per step over its rows](steps.svg)",
-        "",
-        "| condition | " + " | ".join(map(str, rows)) + " |",
-        "|---" * (len(rows) + 1) + "|",
+    cells = [
+        (label, *(f"{curve.at(count):.2f}" for count in rows)) for label, curve in curves.items()
     ]
-    for label, curve in curves.items():
-        cells = [f"{curve.at(count):.2f}" for count in rows]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return lines
+    title = ["## Step times, ms by rows", "", "![ms per step over its rows](steps.svg)", ""]
+    return [*title, *to_table(("condition", *rows), cells)]

@@ -1,7 +1,4 @@
-"""What the decoding benchmark's figures mean: from timed holes to one row per variant.
-
-Pure arithmetic; knows no engine.
-"""
+"""The figures of the decoding benchmark: from timed holes to one row for each variant. Pure."""
 
 from __future__ import annotations
 
@@ -35,15 +32,14 @@ class Timed:
     """One decoded hole.
 
     Attributes:
-        mode: that decoded it.
-        tokens: emitted.
-        decided: by the forwards behind the prompt: all but the first, and a stop token.
+        mode: the mode that decoded it.
+        tokens: the emitted tokens.
+        decided: the tokens that forwards after the prompt decided: all but the first, and a stop.
         cycles: forwards that emitted or ended, the prompt's included.
-        forwards, rows: behind the prompt.
-        seconds: behind the prompt.
-        is_exact: the text is what stood in the hole.
-        prefill_seconds: until the prompt was computed, the first token with it.
-        cached: prompt tokens that were not computed.
+        forwards, rows, seconds: those after the prompt.
+        is_exact: whether the text is what stood in the hole.
+        prefill_seconds: the time until prompt and first token were computed.
+        cached: the prompt tokens that were in the cache.
     """
 
     mode: str
@@ -64,17 +60,17 @@ class VariantRow:
     """One variant under one condition, over all holes.
 
     Attributes:
-        condition: CPU threads, and whether another process keeps one core busy.
-        modes: the mode it took on how many holes.
-        tokens_per_second: decided tokens over the seconds behind the prefill, all holes summed.
-        against_ar, against_ar_range: that over the figure of "ar" in the same condition, and the
-            middle 95 % over resampled holes.
+        condition: the label of a `Condition`.
+        modes: the number of holes by the mode that decoded them.
+        tokens_per_second: decided tokens over the seconds after the prefill, over all holes.
+        against_ar, against_ar_range: the ratio of that to the figure of "ar" under the same
+            condition, and its middle 95 % over resampled holes.
         tokens_per_forward: decided tokens over forwards.
         accepted_per_cycle: decided tokens over the forwards that emitted or ended.
         rows_per_forward: computed rows over forwards.
-        forwards: mean over the holes.
-        same_as_ar: share of holes with exactly the text of "ar".
-        exact: share of holes with exactly the text that stood there.
+        forwards: the mean over the holes.
+        same_as_ar: the share of holes with exactly the text of "ar".
+        exact: the share of holes with exactly the text that stood there.
     """
 
     condition: str
@@ -95,7 +91,7 @@ class VariantRow:
 def to_row(
     condition: Condition, name: str, timed: Sequence[Timed], reference: Sequence[Timed]
 ) -> VariantRow:
-    """Sums one variant's holes up; `reference` are those of "ar", hole by hole."""
+    """Summarizes a variant's holes; `reference` has the same holes decoded by "ar"."""
     decided = sum(each.decided for each in timed)
     forwards = max(1, sum(each.forwards for each in timed))
     same = sum(one.text == other.text for one, other in zip(timed, reference, strict=True))
@@ -117,7 +113,7 @@ def to_row(
 
 
 def _ratio_range(timed: Sequence[Timed], reference: Sequence[Timed]) -> tuple[float, float]:
-    """The middle 95 % of the ratio of speeds over resampled holes, each with both its runs."""
+    """The middle 95 % of the ratio of speeds over resampled holes."""
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(_RESAMPLES):
@@ -129,6 +125,6 @@ def _ratio_range(timed: Sequence[Timed], reference: Sequence[Timed]) -> tuple[fl
 
 
 def _speed(timed: Sequence[Timed]) -> float:
-    """Decided tokens per second behind the prefill; never 0, so that a ratio can be taken."""
+    """Decided tokens per second after the prefill; never 0, so that a ratio can be taken."""
     seconds = sum(each.seconds for each in timed)
     return max(sum(each.decided for each in timed), 1e-9) / max(seconds, 1e-9)

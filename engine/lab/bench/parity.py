@@ -1,9 +1,8 @@
-"""How often a mode's tokens leave those of "ar" although it should emit the same, and whether
-rounding explains it.
+"""How often speculative modes emit other tokens than "ar", and whether rounding explains it.
 
-A row's logits depend in their last bits on how many rows were computed with it, so a speculative
-mode may decide a near-tie otherwise than "ar" does; `engine.lab.verify.modes` judges. With
-`Request.exact` the noise is 0 and no token may differ. Greedy; knows neither files nor holes.
+The last bits of a row's logits depend on how many rows are computed with it, so that a mode may
+decide a near-tie differently; `engine.lab.verify.modes` judges that. With `Request.exact` the noise
+is 0 and no token may differ. All requests are greedy.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from engine.api import EXACT_MODES, Request
-from engine.lab.verify.modes import Difference, Runner, first_difference
+from engine.api import Request
+from engine.lab.verify.modes import LOSSLESS, Difference, Runner, first_difference
 from engine.model.runner import ModelRunner
-
-SPECULATIVE = EXACT_MODES[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +20,7 @@ class Parity:
     """One mode against "ar" over all requests.
 
     Attributes:
-        noise: most that a one-row and a 32-row logit of the same place differed by, anywhere.
+        noise: the largest difference of a logit in steps of one row and of 32 rows.
         differences: one for each request whose tokens differ, judged by that noise.
     """
 
@@ -34,7 +31,7 @@ class Parity:
 
     @property
     def share(self) -> float:
-        """Of the requests whose tokens differ."""
+        """The share of the requests whose tokens differ."""
         return len(self.differences) / max(1, self.requests)
 
     @property
@@ -44,13 +41,12 @@ class Parity:
 
 
 def compare(
-    model: ModelRunner, requests: Sequence[Request], modes: Sequence[str] = SPECULATIVE
+    model: ModelRunner, requests: Sequence[Request], modes: Sequence[str] = LOSSLESS
 ) -> list[Parity]:
-    """Decodes every request in "ar" and in each mode, up to its limit (stops are left out).
+    """Decodes every request up to its limit, without its stops, in "ar" and in each mode.
 
     Args:
-        requests: greedy ones; their own mode does not matter.
-        modes: of EXACT_MODES.
+        requests: greedy requests, whose own mode does not matter.
     """
     assert all(request.sampling.temperature == 0 for request in requests)
     runner = Runner(model)

@@ -1,7 +1,7 @@
-"""The released checkpoints' shapes with seeded random weights: what a card's step times depend on.
+"""Networks with the released checkpoints' shapes and seeded random weights, to be timed.
 
-Weights are drawn on the device, so that 14 B need neither a file nor the host's memory. Such a
-network says nothing worth reading; its activations stay finite, and that is all timing needs.
+Weights are drawn on the device, so that 14 B parameters need neither a file nor the host's memory.
+The activations stay finite, which is all that timing needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DRAFTER_RANK, _DRAFTER_ALPHA = 128, 512.0
 
 
 def released_config(size: str) -> ModelConfig:
-    """The config of one of RELEASED, as its published `config.json` gives it."""
+    """The config of one of RELEASED, as in its published `config.json`."""
     layers, hidden, intermediate = RELEASED[size]
     return ModelConfig(
         vocabulary=131_072,
@@ -50,7 +50,7 @@ def released_config(size: str) -> ModelConfig:
 
 
 def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of weights that a step reads: all but the embedding, of which it reads a few rows."""
+    """The bytes of weights that a step reads: all except the embedding's, of which it reads few."""
     embedding = config.vocabulary * config.hidden
     return (config.parameters() - embedding) * dtype.itemsize
 
@@ -59,7 +59,7 @@ def random_network(config: ModelConfig, *, device: torch.device, dtype: torch.dt
     """A network with seeded normal weights of variance 1 / fan-in.
 
     Raises:
-        MemoryExhausted: it does not fit on the device; says how much it needs.
+        MemoryExhausted: It does not fit on the device.
     """
     with torch.device("meta"):
         network = Network(config).to(dtype)
@@ -84,7 +84,7 @@ def random_network(config: ModelConfig, *, device: torch.device, dtype: torch.dt
 def random_adapter(
     config: ModelConfig, *, device: torch.device, dtype: torch.dtype
 ) -> DrafterAdapter:
-    """A drafter LoRA of the released rank; its second factor is zero, as before training."""
+    """A drafter LoRA of the released rank whose second factor is zero, as before training."""
     rank = min(_DRAFTER_RANK, config.hidden)
     adapter = DrafterAdapter(config, rank, _DRAFTER_ALPHA).to(device=device, dtype=dtype)
     generator = torch.Generator(device).manual_seed(_SEED)

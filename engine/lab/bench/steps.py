@@ -1,7 +1,7 @@
 """How long whole steps and whole decoding cycles take at one network shape on one device.
 
-Runs the engine's own runner, cache and decoding loop, so that what a step costs around its matrix
-products is in the figures. Knows no checkpoint and no text.
+The engine's own runner, cache and decoding loop are measured, so that the figures include what a
+step costs besides its matrix products.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from engine.api import BlockOptions, Limits, Request
-from engine.cache.shape import CacheShape
-from engine.cache.storage import KVCache
 from engine.lab.bench.shapes import weight_bytes
 from engine.lab.rates import Rates, seconds_of, synchronize
 from engine.lab.verify.modes import Runner
@@ -37,10 +35,10 @@ _MODES = (
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: a causal chain of `rows` behind `context` cached tokens, up to all rows' logits.
+    """One step: a causal chain of `rows` after `context` cached tokens, with all logits.
 
-    `weights_share`: the time that reading the weights takes at the copy bandwidth (bytes counted
-    once), over the step's.
+    Attributes:
+        weights_share: the time of reading the weights once at the copy bandwidth, over the step's.
     """
 
     rows: int
@@ -51,7 +49,7 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class CycleTime:
-    """Decoding in one mode: forwards that emitted, and all forwards, per second."""
+    """Decoding in one mode: forwards that emitted and all forwards, per second."""
 
     mode: str
     cycles_per_second: float
@@ -60,7 +58,7 @@ class CycleTime:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel's part of a step's device time."""
+    """The part of a step's device time that one kernel takes."""
 
     name: str
     milliseconds: float
@@ -70,10 +68,10 @@ class Kernel:
 def measure_steps(
     model: ModelRunner, rates: Rates, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
 ) -> Iterator[StepTime]:
-    """Every count of rows behind every context; one prompt grows from context to context."""
+    """Measures every number of rows after every context, along one growing prompt."""
     weights = next(model.network.parameters())
     reading = weight_bytes(model.network.config, weights.dtype) / (rates.copy / 2)
-    cache = _cache(model, max(contexts) + _ROOM)
+    cache = Runner(model).new_cache(max(contexts) + _ROOM)
     prompt = seeded_tokens(model, max(contexts) + 1)
     sequence, _ = cache.open(prompt, max(contexts) + _ROOM)
     cached = 0
@@ -94,10 +92,9 @@ def measure_steps(
 def measure_cycles(
     model: ModelRunner, context: int = CONTEXTS[0], tokens: int = 64
 ) -> Iterator[CycleTime]:
-    """The decoding loop itself, mode after mode, on a prompt of `context` tokens.
+    """Measures the decoding loop in every mode on a prompt of `context` tokens.
 
-    Random weights accept next to nothing, so that a cycle here is a whole one but its yield means
-    nothing.
+    Random weights accept almost no draft: the cost of a cycle is real, its yield means nothing.
     """
     runner = Runner(model)
     for mode, length in _MODES:
@@ -113,8 +110,8 @@ def measure_cycles(
 
 
 def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:
-    """The kernels of one step by their device time, the longest first."""
-    cache = _cache(model, context + _ROOM)
+    """The kernels of one step, those with the most device time first."""
+    cache = Runner(model).new_cache(context + _ROOM)
     sequence, _ = cache.open(seeded_tokens(model, context + 1), context + _ROOM)
     step = chain(seeded_tokens(model, context), 0, sequence=sequence)
     model.logits(step, cache)
@@ -147,10 +144,3 @@ def seeded_tokens(model: ModelRunner, count: int) -> tuple[int, ...]:
 
 def _verify(tokens: tuple[int, ...], position: int, sequence: int) -> Step:
     return chain(tokens, position, read=tuple(range(len(tokens))), sequence=sequence)
-
-
-def _cache(model: ModelRunner, tokens: int) -> KVCache:
-    config = model.network.config
-    shape = CacheShape.of(config)
-    dtype = next(model.network.parameters()).dtype
-    return KVCache(shape, tokens, device=model.device, dtype=dtype)

@@ -1,4 +1,1 @@
-"""The text that models are trained and judged on: where it comes from, and how holes are cut in it.
-
-The common ground of training, evaluation and benchmarks, none of which it imports.
-"""
+"""The texts that training, evaluation and benchmarks use: their sources, and holes cut in them."""

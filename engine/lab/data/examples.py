@@ -1,9 +1,8 @@
-"""Cuts training examples out of source files: where the cursor stands, and what was to be typed.
+"""Cuts training examples out of source files: a cursor, and the text to be typed there.
 
-Owns the distribution of holes. Every cut is by character, as serving cuts; the pieces are
-tokenised afterwards, each alone. A scene holds several holes above one far suffix, as typing and
-moving about leave them, so that their long context has to be read but once. Knows nothing of token
-ids, sampling or losses.
+This module owns the distribution of holes. Cuts are between characters, as in serving; the pieces
+are then tokenised separately. A scene has several holes above one far suffix, as typing and moving
+the cursor leave them, so that their long context is computed only once.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from engine.lab.data.corpus import Source
 
-# A scene's surroundings: bounds the work per example on long files.
+# Bounds a scene, and with it the work per example, in long files.
 _REACH_CHARS = 4_500
 _MIDDLE_CHARS_MAX = 400
 _LINES_BELOW = 2
@@ -26,22 +25,22 @@ CURSORS = ("line_tail", "word", "line_start", "column_zero", "line_end")
 _CURSOR_SHARES = (0.42, 0.14, 0.32, 0.04, 0.08)
 ENDS = ("line", "lines", "scope", "closer", "anywhere")
 _END_SHARES = (0.68, 0.15, 0.06, 0.08, 0.03)
-# Lines after the first. A middle has to become likelier to end with every line: where the next
-# line break is always the likelier token, greedy decoding never ends.
+# Lines after the first. A middle has to become likelier to end with every line: greedy decoding
+# never ends if the next line break is always the likelier token.
 _EXTRA_LINES = (1, 2, 3, 5)
 _EXTRA_LINE_SHARES = (0.45, 0.25, 0.2, 0.1)
 _SCOPE_LINES_MAX = 6
 _CLOSERS = re.compile(r"[)\]}\"'>]+[:,;]?$")
 _NO_SUFFIX_SHARE = 0.04
-# Of the cursors behind a whole line: those where nothing is missing.
+# The share of the cursors after a whole line where nothing is missing.
 _EMPTY_SHARE = 0.5
-# Of a scene's holes: those that end on the line below which the far suffix was set.
+# The share of a scene's holes that end on the line for which the far suffix was set.
 _ANCHORED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """The four texts of an infilling example; in the file's order prefix, middle, near, far."""
+    """The four texts of an infilling example; the file has prefix, middle, near, far."""
 
     far: str
     prefix: str
@@ -54,8 +53,8 @@ class Scene:
     """Holes of one text that share a far suffix.
 
     Attributes:
-        far_start: offset of the far suffix; None where no text stands behind any hole.
-        holes: (start, end) offsets of what was to be typed, by start; at least one, none twice.
+        far_start: the offset of the far suffix; None if no text follows any hole.
+        holes: the (start, end) offsets of at least one hole, in order, without duplicates.
     """
 
     text: str
@@ -75,7 +74,7 @@ class Scene:
 
 
 class LineIndex:
-    """Starts of the lines of a text; line i is text[start(i):end(i)], its line break left out."""
+    """The lines of a text; line i is text[start(i):end(i)], without its line break."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -85,28 +84,28 @@ class LineIndex:
         return len(self._starts)
 
     def start(self, line: int) -> int:
-        """Offset of a line's first character; the text's length past the last line."""
+        """The offset of a line's first character; after the last line the text's length."""
         return self._starts[line] if line < len(self._starts) else len(self.text)
 
     def end(self, line: int) -> int:
-        """Offset behind a line's last character, before its line break."""
+        """The offset after a line's last character, before its line break."""
         return self.start(line + 1) - 1 if line + 1 < len(self._starts) else len(self.text)
 
     def line_of(self, offset: int) -> int:
-        """The line an offset lies on."""
+        """The line on which an offset lies."""
         return bisect_right(self._starts, offset) - 1
 
     def indentation(self, line: int) -> int:
-        """Blanks before the line's first other character; -1 for a blank line."""
+        """The number of blanks at the line's start; -1 for a blank line."""
         content = self.text[self.start(line) : self.end(line)]
         stripped = content.lstrip(" \t")
         return len(content) - len(stripped) if stripped else -1
 
 
 def draw_scene(source: Source, rng: np.random.Generator, holes: int) -> Scene:
-    """A random place of a file with up to `holes` holes.
+    """A random part of a file with up to `holes` holes.
 
-    The far suffix starts two lines below one of the lines when its mark was just set, one to eight
+    The far suffix starts two lines below a hole if its mark was just set, or one to eight lines
     after some typing; the other holes end one to eight lines above it.
     """
     text = _neighbourhood(source.text, rng)
@@ -126,7 +125,7 @@ def draw_scene(source: Source, rng: np.random.Generator, holes: int) -> Scene:
 
 
 def _hole(lines: LineIndex, last: int, mark: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A hole that ends on line `last`, or for some kinds below it, but above line `mark`."""
+    """A hole that ends on line `last` or, for some kinds, between it and line `mark`."""
     cursor_kind = CURSORS[rng.choice(len(CURSORS), p=_CURSOR_SHARES)]
     end_kind = ENDS[rng.choice(len(ENDS), p=_END_SHARES)]
     extra = int(rng.choice(_EXTRA_LINES, p=_EXTRA_LINE_SHARES))
@@ -143,7 +142,7 @@ def _hole(lines: LineIndex, last: int, mark: int, rng: np.random.Generator) -> t
 
 
 def _random_line(lines: LineIndex, low: int, high: int, rng: np.random.Generator) -> int:
-    """A line of low..high-1, a blank one only where tries for another fail."""
+    """A line of low..high-1, preferably not a blank one."""
     low = max(low, 0)
     line = int(rng.integers(low, high))
     for _ in range(8):
@@ -154,7 +153,7 @@ def _random_line(lines: LineIndex, low: int, high: int, rng: np.random.Generator
 
 
 def place_cursor(lines: LineIndex, line: int, kind: str, rng: np.random.Generator) -> int:
-    """Offset of a cursor on a line."""
+    """The offset of a cursor on a line."""
     text = lines.text
     start, end = lines.start(line), lines.end(line)
     first = start + max(lines.indentation(line), 0)
@@ -173,13 +172,13 @@ def place_cursor(lines: LineIndex, line: int, kind: str, rng: np.random.Generato
         boundaries = [m.end() for m in re.finditer(r"\w+|[^\w\s]+ ?| ", text[first:end])][:-1]
         if boundaries:
             return first + boundaries[rng.integers(len(boundaries))]
-    # Behind the last character is "line_end", which is as rare as it is where people type: a model
-    # that has not learnt much yet ends at once wherever that is the likeliest single token.
+    # The place after the last character is "line_end", which has to stay as rare as in real typing:
+    # a model that has not learnt much yet ends at once if the end is its likeliest token.
     return int(rng.integers(first, max(end, first + 1)))
 
 
 def place_end(lines: LineIndex, cursor: int, kind: str, rng: np.random.Generator) -> int:
-    """Offset where the text to be typed ends, for a cursor before its line's end."""
+    """The offset where the text to be typed ends, for a cursor before its line's end."""
     line = lines.line_of(cursor)
     line_end = lines.end(line)
     if kind == "scope":
@@ -193,7 +192,7 @@ def place_end(lines: LineIndex, cursor: int, kind: str, rng: np.random.Generator
 
 
 def _scope_end(lines: LineIndex, line: int) -> int:
-    """End of the run of lines from `line` on that are indented at least as far; at most 6."""
+    """The end of at most 6 lines from `line` on that are indented at least as far."""
     depth = max(lines.indentation(line), 0)
     last = line
     for following in range(line + 1, min(line + _SCOPE_LINES_MAX, len(lines))):
@@ -206,7 +205,7 @@ def _scope_end(lines: LineIndex, line: int) -> int:
 
 
 def _neighbourhood(text: str, rng: np.random.Generator) -> str:
-    """Whole lines of the file around a random place; the file's own end stays an end."""
+    """Whole lines around a random place of the file; the file's end stays the end."""
     if len(text) <= 2 * _REACH_CHARS:
         return text
     centre = int(rng.integers(len(text)))

@@ -1,6 +1,6 @@
-"""Holes in source files: what a user would have typed, cut out where they would have typed it.
+"""Holes in source files: text that a user would have typed, cut out at its place.
 
-Owns the kinds of holes and how they are drawn with a fixed seed. Knows nothing of who fills them.
+This module owns the kinds of holes and how they are drawn with a fixed seed.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _TRIES_MAX = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Text around a hole, and what stood in it; `source` is its "package/path:line"."""
+    """A hole with its surrounding text; `source` is its "package/path:line"."""
 
     kind: str
     pieces: Pieces
     source: str = ""
 
 
-# Where a hole on a line lies, as [start, end) in the file; None where the line has none.
+# The offsets [start, end) of a hole on a line; None if the line has no such hole.
 Cut = Callable[[LineIndex, int, np.random.Generator], tuple[int, int] | None]
 
 
 def whole_line(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
-    """From behind the indentation to the line's end."""
+    """From the end of the indentation to the line's end."""
     del rng
     return lines.start(line) + lines.indentation(line), lines.end(line)
 
 
 def line_tail(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int]:
-    """From behind a random word or sign inside the line to the line's end."""
+    """From the end of a random word or sign to the line's end."""
     first, end = lines.start(line) + lines.indentation(line), lines.end(line)
     places = [match.end() for match in re.finditer(r"\w+|[^\w\s]", lines.text[first : end - 1])]
     return first + places[rng.integers(len(places))], end
@@ -60,7 +60,7 @@ def mid_word(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int
 
 
 def several_lines(most: int) -> Cut:
-    """Cuts from behind the indentation to the end of the second to `most`-th line from there."""
+    """A cut from the end of the indentation to the end of one of the next lines, at most `most`."""
 
     def cut(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int] | None:
         last = min(line + int(rng.integers(1, most)), len(lines) - 1)
@@ -72,7 +72,7 @@ def several_lines(most: int) -> Cut:
 
 
 def block(lines: LineIndex, line: int, rng: np.random.Generator) -> tuple[int, int] | None:
-    """The whole run of lines, two at least, that are indented as far as this one or further."""
+    """All of at least two lines around this one that are indented at least as far."""
     del rng
     depth = lines.indentation(line)
     first = last = line
@@ -104,7 +104,7 @@ def draw_holes(
     """`per_kind` holes of each kind, spread evenly over the packages that have such holes.
 
     Raises:
-        ConfigError: none of them has holes of some kind.
+        ConfigError: No package has holes of some kind.
     """
     packages: dict[str, list[Source]] = {}
     for source in sources:
@@ -131,9 +131,15 @@ def draw_holes(
     return holes
 
 
+def kinds_in_turn(holes: Sequence[Hole], per_kind: int) -> list[Hole]:
+    """The holes that `draw_holes` returned, one of each kind after the other."""
+    kinds = len(holes) // per_kind
+    return [holes[kind * per_kind + index] for index in range(per_kind) for kind in range(kinds)]
+
+
 def _draw(sources: Sequence[Source], kind: str, cut: Cut, rng: np.random.Generator) -> Hole | None:
-    """A hole on a random line with content and some lines above it, in a random file; None where
-    many tries found none."""
+    """A hole on a random line with content and some lines above it, in a random file; None if many
+    tries found none."""
     sizes = np.cumsum([len(source.text) for source in sources])
     for _ in range(_TRIES_MAX):
         place = rng.integers(sizes[-1])

@@ -1,7 +1,4 @@
-"""Which languages a corpus holds: how their files are told apart, and how often each is trained on.
-
-Owns the shares. Knows nothing of packages or licences.
-"""
+"""The languages of a corpus: the suffixes of their files, and their shares of the examples."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from pathlib import PurePosixPath
 
 PYTHON = "python"
 
-# Of the examples drawn. A language that a corpus lacks gives its share to the others, in
+# Shares of the examples. The share of a language that a corpus lacks goes to the others, in
 # proportion.
 SHARES: Mapping[str, float] = {
     PYTHON: 0.73,
@@ -48,12 +45,12 @@ _BY_SUFFIX: Mapping[str, str] = {
 
 
 def language_of(path: str) -> str | None:
-    """The language of a file by its name's ending; None for one that is not trained on."""
+    """The language of a file by its suffix; None if files with that suffix are not used."""
     return _BY_SUFFIX.get(PurePosixPath(path).suffix)
 
 
 def shares_of(languages: Sequence[str]) -> dict[str, float]:
-    """The share of each language that is there; they sum to 1."""
+    """The shares of these languages, which sum to 1."""
     present = {language: SHARES[language] for language in languages}
     total = sum(present.values())
     return {language: share / total for language, share in present.items()}

@@ -1,8 +1,8 @@
-"""Which licence an installed package states, and whether we may train on it.
+"""The licence that an installed package states, and whether it permits training.
 
-Reads only packaging metadata: of Python packages `License-Expression`, `License` and classifiers,
-of npm packages `license` and the older `licenses`. Whatever is not recognised as permissive is
-refused: unknown counts as no. Knows nothing of files or text.
+Only packaging metadata are read: `License-Expression`, `License` and classifiers of Python
+packages, `license` and the older `licenses` of npm packages. An unknown licence counts as not
+permissive.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PERMISSIVE = frozenset(
     }
 )
 
-# Free text of the older `License` field and of classifiers, lower case, to an identifier.
+# From the free text of the older `License` field and of classifiers, in lower case, to identifiers.
 _SPELLINGS = (
     (r"(the )?(mit|expat)( license)?( \(mit\))?", "MIT"),
     (
@@ -52,7 +52,7 @@ _SPELLINGS = (
 
 
 def stated_licence(distribution: Distribution) -> str | None:
-    """The licence as one expression, or None where the metadata states none in a known form.
+    """The licence as one expression, or None if the metadata states none in a known form.
 
     Several licence classifiers are joined with AND, the stricter reading.
     """
@@ -74,7 +74,7 @@ def stated_licence(distribution: Distribution) -> str | None:
 
 
 def stated_npm_licence(package: Mapping[str, object]) -> str | None:
-    """The licence that a package.json states, or None where it states none in a known form.
+    """The licence that a package.json states, or None if it states none in a known form.
 
     Several entries of the older `licenses` are joined with AND, the stricter reading.
     """
@@ -88,13 +88,13 @@ def stated_npm_licence(package: Mapping[str, object]) -> str | None:
 
 
 def normalised(expression: str) -> str:
-    """Common free-text spellings as SPDX identifiers; operators and unknown names kept."""
+    """Common spellings as SPDX identifiers; operators and unknown names are kept."""
     parts = re.split(r"(\s+(?:AND|OR)\s+|\s*/\s*|[()])", expression.strip())
     return "".join(_identifier(part) for part in parts).strip()
 
 
 def is_permissive(expression: str | None) -> bool:
-    """True where every way to read the expression's AND terms is permissive, in one OR branch."""
+    """Whether all AND terms of one OR branch are permissive, however the expression is read."""
     if not expression:
         return False
     flat = expression.replace("(", " ").replace(")", " ")

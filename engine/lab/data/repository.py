@@ -1,8 +1,8 @@
 """The user's own source trees as training data: which files are read, and which are held out.
 
-A tree is listed by git, so that whatever `.gitignore` names stays unread. Files that look as if
-they held secrets, by name or by content, are left out, as is what nobody typed. Which files are
-held out depends on their paths alone: a later run holds out the same ones. Knows nothing of tokens.
+git lists a tree, so that files that `.gitignore` names are not read. Files whose name or content
+looks like secrets are left out, and so are generated ones. The path of a file alone decides whether
+it is held out, so that a later run holds out the same files.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.lab.data.corpus import HELD, TRAIN, Source, read_sources
+from engine.lab.data.corpus import HELD, TRAIN, Source, clean, read_sources
 from engine.lab.data.languages import language_of
 from engine.secrets import is_secret
 
-HELD_OUT_PART = 10  # one file in so many
+HELD_OUT_PART = 10  # one file in so many is held out
 
 _BYTES_MIN, _BYTES_MAX = 100, 200_000
 _LINE_MAX, _LINE_MEAN_MAX = 1_000, 120
-# Keys that stand in a file of any name. Well-known prefixes, long enough to be no accident.
+# Keys in a file of any name: well-known prefixes that are long enough to be no accident.
 _SECRET_TEXT = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
@@ -34,13 +34,13 @@ _SECRET_TEXT = re.compile(
     r"|\b(?:sk|rk)_live_\w{20}|\bsk-(?:ant-|proj-)?[\w-]{40}|\bAIza[\w-]{35}\b"
 )
 _GENERATED = re.compile(r"@generated|automatically generated|do not edit", re.IGNORECASE)
-# fsmonitor is a command that a repository's own configuration may name.
+# A repository's own configuration may name any command as fsmonitor.
 _GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Files to train on and files to measure on; `dropped` counts the others by reason."""
+    """Files to train and to measure on; `dropped` counts the others by reason."""
 
     train: tuple[Source, ...]
     held_out: tuple[Source, ...]
@@ -48,10 +48,10 @@ class Data:
 
 
 def read_data(folders: Sequence[Path]) -> Data:
-    """Reads repositories and folders that a recipe's corpus stage wrote.
+    """Reads repositories, and folders that `build_corpus` wrote.
 
     Raises:
-        ConfigError: one is no folder, git is missing, or nothing is left to train or measure on.
+        ConfigError: One is not a folder, git is missing, or too few files are left.
     """
     train: list[Source] = []
     held_out: list[Source] = []
@@ -70,7 +70,7 @@ def read_data(folders: Sequence[Path]) -> Data:
         for source in read_repository(folder, dropped):
             (held_out if is_held_out(source.path) else train).append(source)
     if not held_out and len(train) > 1:
-        # Too few files for one in ten: the one that would have been next.
+        # With too few files for one in ten, the one with the smallest hash.
         held_out.append(train.pop(min(range(len(train)), key=lambda i: _hash(train[i].path))))
     if not train or not held_out:
         raise ConfigError(
@@ -83,7 +83,7 @@ def read_data(folders: Sequence[Path]) -> Data:
 
 
 def read_repository(folder: Path, dropped: Counter[str]) -> Iterator[Source]:
-    """The files of one tree that can be trained on; the others are counted in `dropped`.
+    """The files of one tree that can be used; the others are counted in `dropped`.
 
     Raises:
         ConfigError: git is missing or cannot list the folder.
@@ -110,14 +110,13 @@ def read_repository(folder: Path, dropped: Counter[str]) -> Iterator[Source]:
         if reason is not None:
             dropped[reason] += 1
             continue
-        text = data.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
-        yield Source(root.name, path, text, language)
+        yield Source(root.name, path, clean(data.decode("utf-8")), language)
 
 
 def list_files(root: Path) -> list[str]:
-    """Paths relative to the tree, with forward slashes, of all files that git would not ignore.
+    """The paths of all files that git does not ignore, relative to the tree, with forward slashes.
 
-    A folder that is no repository is read with its `.gitignore` files as if it were one.
+    A folder that is no repository is read as if it were one, with its `.gitignore` files.
 
     Raises:
         ConfigError: git is missing or fails.
@@ -131,7 +130,7 @@ def list_files(root: Path) -> list[str]:
             )
         except FileNotFoundError:
             raise ConfigError(
-                "git is not installed; it says which files of a folder are ignored.",
+                "git is not installed; it decides which files of a folder are ignored.",
                 remedy="Install git.",
                 param="data",
             ) from None
@@ -153,7 +152,7 @@ def list_files(root: Path) -> list[str]:
 
 
 def refusal(data: bytes) -> str | None:
-    """Why a file's content is not trained on, or None."""
+    """Why a file is not used for its content, or None."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -167,7 +166,7 @@ def refusal(data: bytes) -> str | None:
 
 
 def is_held_out(path: str) -> bool:
-    """Whether a file is measured on rather than trained on; a function of its path alone."""
+    """Whether a file is held out, by its path alone."""
     return _hash(path) % HELD_OUT_PART == 0
 
 

@@ -1,17 +1,17 @@
 """Turns scenes into token sequences with weights, and packs them into flat batches.
 
-An example is a trunk, the text that its holes share, and a branch for each hole: what of the
-prompt is the hole's own, and the middle. A hole sees its branch and the trunk up to its cursor, so
-that branch behind trunk is the very prompt that serving lays out. Nothing attends from one example
-to another, nor from one hole to another (engine.lab.training.loss.objective sees to that).
+An example is a trunk, the text that its holes share, and a branch for each hole: the hole's own
+part of the prompt, and the middle. A hole sees its branch and the trunk up to its cursor, so that
+the trunk followed by the branch is exactly the prompt that serving lays out. No example and no hole
+attends to another (`engine.lab.training.batch.rows` has the rule).
 
-Owns how often which budget is drawn. Draws depend on the caller's
-generator alone, so that an interrupted run goes on with exactly the batches it would have had.
+This module owns how often each budget is drawn. Draws depend on the caller's generator alone, so
+that an interrupted run resumes with exactly the batches that it would have had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +31,14 @@ from engine.prompt import (
 MIDDLE_TOKENS_MAX = 192
 PLAIN_TOKENS_MAX = 768
 
-# Budgets of a scene: all of it, as in a long file; a middling part, or little.
+# The budgets of a scene: the full ones, as in a long file; medium or small ones.
 _BUDGET_SHARES = (0.2, 0.45, 0.35)
 _PREFIX_BUDGETS = ((PREFIX_TOKENS_MAX, PREFIX_TOKENS_MAX), (128, 512), (8, 128))
 _FAR_BUDGETS = ((0, FAR_TOKENS_MAX), (0, 192), (0, 48))
-# Of the scenes with the whole prefix: those with the whole far suffix, too.
+# The share of the scenes with the full prefix budget that also have the full far budget.
 _FULL_FAR_SHARE = 0.5
-# Characters taken per token of budget before counting: of a prefix as many as Python has in this
-# vocabulary, so that few tries are needed; of a far suffix as many as the host takes.
+# Characters taken for each token of a budget: for a prefix as many as Python has on average, so
+# that few tries are needed; for a far suffix as many as the host takes.
 _CHARS_PER_TOKEN = 4
 _FAR_CHARS_PER_TOKEN = 12
 _MIDDLE_LENGTH = 16
@@ -46,13 +46,13 @@ _MIDDLE_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What a stage's batches are made of.
+    """What a stage's batches consist of.
 
     Attributes:
-        plain_share: examples that are ordinary text rather than holes.
+        plain_share: the share of examples that are ordinary text rather than holes.
         holes: holes drawn for one scene.
-        context_weight: weight in the AR loss of everything but the middles, which weigh about 1.
-        end_weight: weight of end-of-middle, in those of its middle.
+        context_weight: the weight of the context in the AR loss; middles weigh about 1.
+        end_weight: the weight of end-of-middle relative to the other tokens of its middle.
     """
 
     plain_share: float
@@ -68,14 +68,14 @@ HOLES = Mix(plain_share=0.03, holes=9, context_weight=0.5)
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One branch; B tokens behind the trunk's first `seen`.
+    """One branch: B tokens that follow the trunk's first `seen`.
 
     Attributes:
-        tokens: (B,) int64: the rest of the prefix where its last token is cut, the near suffix, the
+        tokens: (B,) int64: the rest of the prefix if its last token is cut, the near suffix, the
             middle and end-of-middle, with the markers between them.
-        weights: (B,) float32; of predicting tokens[i] from what stands before it, 0 for the first
-            token and for markers that the prompt brings.
-        middle: index of the first middle token.
+        weights: (B,) float32, the weights of predicting tokens[i] from what stands before it; 0 for
+            the first token and for the prompt's markers.
+        middle: the index of the first middle token.
     """
 
     seen: int
@@ -90,7 +90,7 @@ class Example:
 
     Attributes:
         tokens: (T,) int64.
-        weights: (T,) float32; as a hole's.
+        weights: (T,) float32, as in `Branch`.
     """
 
     tokens: np.ndarray
@@ -99,8 +99,37 @@ class Example:
 
     @property
     def rows(self) -> int:
-        """Clean rows of the whole example."""
+        """The number of clean rows of the whole example."""
         return len(self.tokens) + sum(len(hole.tokens) for hole in self.holes)
+
+
+# Draws the examples of one forward, as a function of the generator alone.
+Draw = Callable[[np.random.Generator], list[Example]]
+
+
+class Files:
+    """Draws files by their weights. Immutable; every draw takes its own generator."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._cumulative = np.cumsum(file_weights(sources))
+
+    def draw(self, rng: np.random.Generator) -> Source:
+        """One file."""
+        place = rng.random() * self._cumulative[-1]
+        return self._sources[int(np.searchsorted(self._cumulative, place, side="right"))]
+
+
+def take_tokens(examples: Iterable[Example], tokens: int) -> list[Example]:
+    """The first examples of an endless stream, with at most this many tokens or a single one."""
+    chosen: list[Example] = []
+    total = 0
+    for example in examples:
+        if chosen and total + example.rows > tokens:
+            break
+        chosen.append(example)
+        total += example.rows
+    return chosen
 
 
 class ExampleSampler:
@@ -112,27 +141,19 @@ class ExampleSampler:
         end = tokenizer.id_of(END)
         if not isinstance(infill, InfillFormat) or end is None:
             raise ValueError("the tokenizer has no infilling markers")
-        self._sources = sources
+        self._files = Files(sources)
         self._tokenizer = tokenizer
         self._infill: InfillFormat = infill
         self._end = end
-        self._cumulative = np.cumsum(file_weights(sources))
 
     def batch(self, rng: np.random.Generator, tokens: int, mix: Mix = LANGUAGE) -> list[Example]:
-        """Examples with about this many tokens in all; never more, but for a single one."""
-        chosen: list[Example] = []
-        total = 0
-        for example in self._draw(rng, mix):
-            if chosen and total + example.rows > tokens:
-                return chosen
-            chosen.append(example)
-            total += example.rows
-        raise AssertionError("draws never end")
+        """As `take_tokens`."""
+        return take_tokens(self._draw(rng, mix), tokens)
 
     def infilling(
         self, scene: Scene, rng: np.random.Generator, mix: Mix = LANGUAGE
     ) -> Example | None:
-        """The example of this scene under random budgets; None if no hole fits them."""
+        """The example of this scene with random budgets; None if no hole fits into them."""
         prefix_budget, far_budget = draw_budgets(rng)
         infill = self._infill
         far = self._tokenizer.encode(scene.far[: far_budget * _FAR_CHARS_PER_TOKEN])[:far_budget]
@@ -154,7 +175,7 @@ class ExampleSampler:
         return Example(tokens, weights, kept)
 
     def plain(self, source: Source, rng: np.random.Generator, mix: Mix = LANGUAGE) -> Example:
-        """Ordinary text from a line start on; ends with end-of-text only where the file ends."""
+        """Ordinary text from a line's start; it ends with end-of-text only where the file ends."""
         start = int(rng.integers(len(source.text)))
         start = source.text.rfind("\n", 0, start) + 1 if rng.random() < 0.7 else 0
         budget = int(rng.integers(64, PLAIN_TOKENS_MAX))
@@ -169,8 +190,7 @@ class ExampleSampler:
 
     def _draw(self, rng: np.random.Generator, mix: Mix) -> Iterator[Example]:
         while True:
-            place = rng.random() * self._cumulative[-1]
-            source = self._sources[int(np.searchsorted(self._cumulative, place, side="right"))]
+            source = self._files.draw(rng)
             if rng.random() < mix.plain_share:
                 yield self.plain(source, rng, mix)
             else:
@@ -181,8 +201,8 @@ class ExampleSampler:
 
 @dataclass(frozen=True, slots=True)
 class _Branches:
-    """Makes the holes of one scene whose prefix starts at `start` and has the tokens `shared`
-    behind a trunk's first `head`."""
+    """Makes the branches of one scene whose prefix starts at `start`; its tokens `shared` follow
+    the first `head` tokens of the trunk."""
 
     tokenizer: Tokenizer
     infill: InfillFormat
@@ -212,8 +232,8 @@ class _Branches:
 def middle_weights(tokens: int, end_weight: float) -> np.ndarray:
     """(tokens,) float32 weights of a middle, whose last token is its end.
 
-    Between a weight per token and one per middle: with the root of its length, so that long middles
-    do not drown the short ones, which are the most.
+    A middle weighs as the root of its length, a compromise between a weight for each token and one
+    for each middle: long middles must not outweigh the short ones, which are more frequent.
     """
     each = np.float32(min(2.0, (_MIDDLE_LENGTH / tokens) ** 0.5))
     weights = np.full(tokens, each, dtype=np.float32)
@@ -222,7 +242,7 @@ def middle_weights(tokens: int, end_weight: float) -> np.ndarray:
 
 
 def draw_budgets(rng: np.random.Generator) -> tuple[int, int]:
-    """Most tokens of prefix and far suffix of one scene."""
+    """The most tokens of prefix and far suffix of one scene."""
     kind = int(rng.choice(len(_BUDGET_SHARES), p=_BUDGET_SHARES))
     prefix = int(rng.integers(*_PREFIX_BUDGETS[kind], endpoint=True))
     if kind == 0 and rng.random() < _FULL_FAR_SHARE:
@@ -233,9 +253,10 @@ def draw_budgets(rng: np.random.Generator) -> tuple[int, int]:
 def prompt_tokens(
     pieces: Pieces, tokenizer: Tokenizer, prefix_budget: int, far_budget: int
 ) -> tuple[int, ...]:
-    """The prompt of these pieces: prefix and far suffix cut to their budgets, the near one whole.
+    """The prompt of these pieces, with prefix and far suffix cut to their budgets.
 
-    Raises ValueError if the tokenizer lacks the infilling markers.
+    Raises:
+        ValueError: The tokenizer lacks the infilling markers.
     """
     infill = tokenizer.infill
     if infill is None:
@@ -246,16 +267,16 @@ def prompt_tokens(
 
 
 def prefix_tokens(text: str, tokenizer: Tokenizer, budget: int) -> list[int]:
-    """The end of `text` from a line start on, in at most `budget` tokens; of a single line that is
-    longer, its end."""
+    """The end of `text` in at most `budget` tokens; it begins at a line, unless the last line alone
+    is too long."""
     ids = tokenizer.encode(text[prefix_start(text, tokenizer, budget) :])
     return ids[max(0, len(ids) - budget) :]
 
 
 def prefix_start(text: str, tokenizer: Tokenizer, budget: int) -> int:
-    """The line start from which on `text` has at most `budget` tokens.
+    """The start of a line from which `text` has at most `budget` tokens.
 
-    While it is too long the oldest quarter goes, at a line; a single line stays.
+    While the text is too long, its oldest quarter is dropped, at a line; a single line stays.
     """
     start = _next_line(text, len(text) - budget * _CHARS_PER_TOKEN)
     while len(tokenizer.encode(text[start:])) > budget:
@@ -267,10 +288,11 @@ def prefix_start(text: str, tokenizer: Tokenizer, budget: int) -> int:
 
 
 def file_weights(sources: Sequence[Source]) -> np.ndarray:
-    """(files,) float64 chance of each file, not normalised.
+    """(files,) float64 probability of each file, not normalised.
 
-    Each language has its share. Within it a package counts with the 0.6th power of its size, so
-    that a few large ones do not drown the many small; inside a package files count by size.
+    Each language has its share. Within a language a package counts with the 0.6th power of its
+    size, so that a few large ones do not outweigh the many small ones; within a package files count
+    by size.
     """
     keys = [(source.language, source.package) for source in sources]
     sizes = np.array([len(source.text) for source in sources], dtype=np.float64)
@@ -293,7 +315,7 @@ def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _next_line(text: str, start: int) -> int:
-    """The first line start at or after `start`; the last line's where there is none."""
+    """The first start of a line at or after `start`, or else the start of the last line."""
     if start <= 0:
         return 0
     found = text.find("\n", start - 1)

@@ -1,8 +1,7 @@
-"""Trains the byte-level BPE vocabulary of a model that we make ourselves.
+"""Trains the byte-level BPE vocabulary of the models that this project makes.
 
-Owns how text is split before merging. A newline is always a token of its own and indentation a
-token of its own, so that a hole that starts after a line break or after the indentation looks in
-serving as it did in training. Knows nothing of examples or models.
+This module owns how text is split before merging. Line breaks and indentation are always separate
+tokens, so that a hole after either of them looks in serving as it did in training.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from tokenizers import Tokenizer as Backend
 from engine.model.tokenizer import Tokenizer
 from engine.prompt import SPECIAL_TOKENS
 
-# In order: a line break; a word with the one blank before it; one digit; punctuation likewise; a
-# run of blanks. No look-around: a piece that starts anywhere is split as the whole text would be,
-# but for the token that is cut.
+# In order: a line break; a word with the blank before it; one digit; punctuation with the blank
+# before it; a run of blanks. Without look-around, a part of a text is split as the whole text is,
+# except for the token that is cut.
 PATTERN = r"\n| ?[\p{L}\p{M}_]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}_]+|[^\S\n]+"
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """A tokenizer with `size` ids, SPECIAL_TOKENS first (padding is 0)."""
+    """A tokenizer with `size` ids, of which SPECIAL_TOKENS are the first (padding is 0)."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,5 +1,4 @@
-"""How good completions are: what is asked, how an answer is judged, and what the figures mean.
+"""How good completions are: the tasks, how an answer is judged, and what the figures mean.
 
-Torch-free, and pure but for `infill_eval`, which asks an engine of its own; otherwise whoever
-answers, an engine behind a host or a trivial baseline, is outside.
+Torch-free. Only `infill_eval` asks an engine; otherwise the caller brings the answers.
 """

@@ -1,8 +1,7 @@
-"""Completions that need no model: what a figure has to be beaten by to mean something.
+"""Completions without a model, which a model has to surpass.
 
-`previous_line` repeats what stands above; `frequent_line` writes the most frequent line. Both know
-where the reference ends only in that they write one line; where holes are whole lines, one with the
-indentation of the line above and a line break.
+`previous_line` repeats what stands above, `FrequentLines` writes the most frequent line. Both write
+one line; if holes are whole lines, with the indentation of the line above and a line break.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ BASELINES = (PREVIOUS_LINE, FREQUENT_LINE)
 
 
 def previous_line(task: Task) -> str:
-    """What follows the cursor's words on the nearest line above that begins with them; where none
-    does, the nearest line above."""
+    """What follows the cursor's words on the nearest line above that begins with them, or else the
+    nearest line above."""
     *above, current = task.prefix.split("\n")
     start = current.lstrip()
     contents = [line.strip() for line in reversed(above) if line.strip()]
@@ -30,10 +29,9 @@ def previous_line(task: Task) -> str:
 
 
 class FrequentLines:
-    """The lines of all files that the tasks are cut from, by frequency; indentation aside.
+    """The lines of all files of the tasks by frequency, without indentation.
 
-    A task's own file does not count for it: what stands in its hole stands there, and other tasks'
-    contexts show it.
+    A task's own file does not count for it, because it contains the text of the hole.
     """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
@@ -42,19 +40,19 @@ class FrequentLines:
         self._by_name = sorted(counts.items())
 
     def complete(self, task: Task) -> str:
-        """The rest of the most frequent line that begins with the cursor's words; "" of none."""
+        """The rest of the most frequent line that begins with the cursor's words, or ""."""
         start = task.prefix.rpartition("\n")[2].lstrip()
         own = Counter(_lines(_file(task)))
         best, most = "", 0
         for line, count in self._starting(start):
             if count <= most and not start:
-                break  # they come by count
+                break  # they are sorted by count
             if count - own[line] > most and line != start.rstrip():
                 best, most = line, count - own[line]
         return _as_line(task, best[len(start) :])
 
     def _starting(self, start: str) -> Iterator[tuple[str, int]]:
-        """The lines with this start, and how often they stand anywhere."""
+        """The lines with this start and their counts."""
         if not start:
             yield from self._by_count
             return
@@ -65,7 +63,7 @@ class FrequentLines:
 
 
 def _as_line(task: Task, content: str) -> str:
-    """The content as the kind of hole wants it."""
+    """The content as the kind of hole needs it."""
     if not task.ends_line or not content:
         return content
     *above, current = task.prefix.split("\n")

@@ -1,4 +1,4 @@
-"""What the records of a run come to: shares, means, percentiles by suite, kind, length and mode."""
+"""The figures of a run: shares, means and percentiles by suite, kind, length and mode."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Figures:
     """Shares and means over the tasks of one kind, or of one length, in one mode.
 
     Attributes:
-        passed: pass@1, the share of programs that ended well; None where none was run.
-        endless: share that did not end by itself.
+        passed: pass@1, the share of programs that passed; None if none was run.
+        endless: the share that did not end by itself.
         tokens_per_forward, ms_p50, ms_p95, prompt_ms_p50: None for a baseline.
-        took: tasks by the mode that the engine decoded in; empty for a baseline.
+        took: the number of tasks by the mode that the engine chose; empty for a baseline.
     """
 
     suite: str
@@ -47,10 +47,10 @@ class ReplayFigures:
 
     Attributes:
         right: the whole suggestion is what was typed next.
-        partly: its first line is.
-        wrong, silent: it is not; there was none. The four come to 1.
-        unwanted: share of the requests at places with nothing to type that showed something.
-        keys_saved: of the keys that the text takes without suggestions.
+        partly: only its first line is.
+        wrong, silent: neither is; there was no suggestion. The four shares sum to 1.
+        unwanted: the share of the requests without anything to type that showed something.
+        keys_saved: the share of the keys that the text takes without suggestions.
     """
 
     suite: str
@@ -68,7 +68,7 @@ class ReplayFigures:
 
 
 def by_kind(records: Iterable[AnyRecord]) -> list[Figures]:
-    """Figures of every suite, kind and mode, in the order they came; a suite's whole last."""
+    """The figures of every suite, kind and mode in their order; those of a whole suite last."""
     found = [record for record in records if isinstance(record, Record)]
     suites = dict.fromkeys(record.suite for record in found)
     figures: list[Figures] = []
@@ -83,7 +83,7 @@ def by_kind(records: Iterable[AnyRecord]) -> list[Figures]:
 
 
 def by_length(records: Iterable[AnyRecord]) -> list[Figures]:
-    """Figures of every suite, bucket of lengths and mode, shortest first."""
+    """The figures of every suite, bucket of lengths and mode, the shortest first."""
     found = [record for record in records if isinstance(record, Record)]
     figures: list[Figures] = []
     for suite in dict.fromkeys(record.suite for record in found):
@@ -97,7 +97,7 @@ def by_length(records: Iterable[AnyRecord]) -> list[Figures]:
 
 
 def of_replays(records: Iterable[AnyRecord]) -> list[ReplayFigures]:
-    """Figures of every mode in which files were typed."""
+    """The figures of every mode in which files were typed."""
     found = [record for record in records if isinstance(record, ReplayRecord)]
     modes = dict.fromkeys((record.suite, record.mode) for record in found)
     return [

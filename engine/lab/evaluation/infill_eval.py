@@ -1,9 +1,8 @@
-"""How often a checkpoint fills a real hole exactly, on files that it was never trained on.
+"""How often a checkpoint fills a real hole exactly, in files that it was never trained on.
 
-Runs holes of fixed kinds (engine.lab.data.holes) through the real engine and compares texts: the
-short measurement of a training run, before and after; `dlm-lsp eval` is the long one. A checkpoint
-that knows no infilling can be asked to continue the prefix up to the line's end. Owns the figures;
-knows nothing of how an engine decodes, nor of training.
+The real engine fills holes of fixed kinds (`engine.lab.data.holes`), and the texts are compared.
+This is the short measurement before and after a training run; `dlm-lsp eval` is the long one. A
+checkpoint that knows no infilling continues the prefix up to the line's end.
 `python -m engine.lab.evaluation.infill_eval --corpus runs/nano/corpus` prints a table, or JSON with
 --json.
 """
@@ -36,11 +35,12 @@ from engine.lab.data.holes import (
 from engine.lab.data.holes import draw_holes as draw
 from engine.lab.data.languages import PYTHON
 from engine.lab.data.sampler import prefix_tokens, prompt_tokens
+from engine.lab.tables import to_table
 from engine.model.config import read_config
 from engine.prompt import FAR_TOKENS_MAX, PREFIX_TOKENS_MAX, prompt_of
 
 MODES = ("ar", "block")
-# Those that the published figures are of.
+# The kinds of the published figures.
 KINDS: dict[str, Cut] = {
     "whole_line": whole_line,
     "line_tail": line_tail,
@@ -48,9 +48,10 @@ KINDS: dict[str, Cut] = {
     "multi_line": several_lines(4),
 }
 SINGLE_LINE_KINDS = {kind: KINDS[kind] for kind in ("whole_line", "line_tail", "mid_word")}
-ALL_KINDS = "all"  # of figures that tell no kinds apart
+ALL_KINDS = "all"  # the kind of figures over all kinds
 _TOKENS_MAX, _TOKENS_MAX_SINGLE_LINE = 192, 64
 _LINES_MIN = 8
+_SHARES = ("holes", "exact", "first line", "endless")
 _MODULE = "engine.lab.evaluation.infill_eval"
 
 
@@ -59,12 +60,12 @@ class InfillFigures:
     """Means over holes in one mode.
 
     Attributes:
-        exact: share whose text equals what stood there, to the character.
-        first_line: share whose first line does.
-        endless: share that did not end by itself within the tokens it was given.
+        exact: the share whose text equals what stood there, to the last character.
+        first_line: the share whose first line does.
+        endless: the share that did not end by itself within its tokens.
         tokens_per_forward: all emitted tokens over all forwards.
         infilling: whether the text after the hole was in the prompt.
-        kind: of the holes, or ALL_KINDS.
+        kind: the kind of the holes, or ALL_KINDS.
         forwards: device calls after the prompt.
     """
 
@@ -80,12 +81,12 @@ class InfillFigures:
 
 
 def draw_holes(sources: Sequence[Source], per_kind: int, seed: int = SEED) -> list[Hole]:
-    """`per_kind` holes of each kind, spread evenly over the packages."""
+    """`per_kind` holes of each of KINDS, spread evenly over the packages."""
     return draw(sources, per_kind, seed, KINDS)
 
 
 def draw_single_lines(sources: Sequence[Source], per_kind: int) -> list[Hole]:
-    """Holes within one line, in the files that can have some; none where no file can."""
+    """Holes within one line, in the files that can have them; none if no file can."""
     fit = [source for source in sources if _has_lines(source.text)]
     return draw(fit, per_kind, kinds=SINGLE_LINE_KINDS) if fit and per_kind > 0 else []
 
@@ -93,27 +94,30 @@ def draw_single_lines(sources: Sequence[Source], per_kind: int) -> list[Hole]:
 def measure(
     engine: Engine, holes: Sequence[Hole], modes: Sequence[str] = MODES
 ) -> list[InfillFigures]:
-    """Runs every hole in every mode, greedily, one at a time; figures by mode and kind.
+    """Fills every hole in every mode, greedily, one at a time; the figures by mode and kind.
 
     Raises:
-        EngineError: the checkpoint knows no infilling, or decoding failed.
+        EngineError: The checkpoint knows no infilling, or decoding failed.
     """
     figures = []
     for mode in modes:
         for kind in KINDS:
             chosen = [hole for hole in holes if hole.kind == kind]
             if chosen:
-                results = [complete(engine, hole.pieces, mode) for hole in chosen]
+                results = [
+                    engine.generate(to_request(engine, hole.pieces, mode, _TOKENS_MAX))
+                    for hole in chosen
+                ]
                 figures.append(_figures(mode, chosen, results, kind=kind))
     return figures
 
 
 def measure_checkpoint(settings: EngineSettings, holes: Sequence[Hole]) -> list[InfillFigures]:
-    """Loads a checkpoint, which need not know infilling, and fills single-line holes with it in
-    `ar` and, where it fills masks, in `block`; figures by mode.
+    """Fills single-line holes with a checkpoint, which need not know infilling, in `ar` and, if it
+    fills masks, in `block`; the figures by mode.
 
     Raises:
-        EngineError: the checkpoint cannot be loaded, or decoding failed.
+        EngineError: The checkpoint cannot be loaded, or decoding failed.
     """
     if not holes:
         return []
@@ -137,20 +141,11 @@ def measure_checkpoint(settings: EngineSettings, holes: Sequence[Hole]) -> list[
     return figures
 
 
-def complete(engine: Engine, pieces: Pieces, mode: str) -> Finished:
-    """One completion by the real engine under the full token budgets.
-
-    Raises:
-        EngineError: as `measure`.
-    """
-    return engine.generate(to_request(engine, pieces, mode, _TOKENS_MAX))
-
-
 def to_request(engine: Engine, pieces: Pieces, mode: str, tokens_max: int) -> Request:
-    """A greedy request under the full token budgets.
+    """A greedy request with the full token budgets.
 
     Raises:
-        EngineFailure: the checkpoint knows no infilling.
+        EngineFailure: The tokenizer has no infilling markers.
     """
     infill = engine.tokenizer.infill
     if infill is None:
@@ -163,49 +158,41 @@ def to_request(engine: Engine, pieces: Pieces, mode: str, tokens_max: int) -> Re
     )
 
 
-def to_table(figures: Sequence[InfillFigures]) -> str:
-    """Markdown."""
+def figures_table(figures: Sequence[InfillFigures]) -> str:
+    """The figures as a Markdown table."""
+    names = ("mode", "hole", *_SHARES, "forwards", "tokens/forward")
     rows = [
-        "| mode | hole | holes | exact | first line | endless | forwards | tokens/forward |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for each in figures:
-        rows.append(
-            f"| {each.mode} | {each.kind.replace('_', ' ')} | {_shares(each)} "
-            f"| {each.forwards:.1f} | {each.tokens_per_forward:.2f} |"
+        (
+            *(each.mode, each.kind.replace("_", " "), *_shares(each)),
+            *(f"{each.forwards:.1f}", f"{each.tokens_per_forward:.2f}"),
         )
-    return "\n".join(rows)
+        for each in figures
+    ]
+    return "\n".join(to_table(names, rows))
 
 
 def to_comparison(figures: Mapping[str, Sequence[InfillFigures]]) -> str:
-    """Markdown, the modes of several checkpoints below each other.
-
-    Args:
-        figures: by the checkpoint's name.
-    """
+    """The figures of several checkpoints, by their names, as one Markdown table."""
     rows = [
-        "| checkpoint | mode | sees | holes | exact | first line | endless | tokens/forward |",
-        "|---|---|---|---|---|---|---|---|",
+        (
+            *(name, each.mode, "both sides" if each.infilling else "prefix"),
+            *(*_shares(each), f"{each.tokens_per_forward:.2f}"),
+        )
+        for name, of_checkpoint in figures.items()
+        for each in of_checkpoint
     ]
-    for name, of_checkpoint in figures.items():
-        for each in of_checkpoint:
-            sees = "both sides" if each.infilling else "prefix"
-            rows.append(
-                f"| {name} | {each.mode} | {sees} | {_shares(each)} "
-                f"| {each.tokens_per_forward:.2f} |"
-            )
-    return "\n".join(rows)
+    return "\n".join(to_table(("checkpoint", "mode", "sees", *_SHARES, "tokens/forward"), rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the figures; 0, or 1 with the error on stderr."""
+    """Prints the figures; returns 0, or 1 with the error on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m engine.lab.evaluation.infill_eval", description=__doc__
     )
     parser.add_argument("--corpus", type=Path, required=True, help="the recipe's corpus folder")
     parser.add_argument("--checkpoint", type=Path, help="default: the bundled model")
     parser.add_argument("--holes", type=int, default=100, help="holes of each kind")
-    parser.add_argument("--language", default=PYTHON, help="of the files; default: python")
+    parser.add_argument("--language", default=PYTHON, help="language of the files; default: python")
     parser.add_argument("--mode", choices=MODES, action="append", help="repeatable; default: all")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -213,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = read_sources(options.corpus, HELD, options.language)
         if not sources:
             raise ConfigError(
-                f"The held-out files hold no {options.language}.",
+                f"There are no held-out files in {options.language}.",
                 remedy="Give another --language or --corpus.",
                 param="language",
             )
@@ -226,7 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EngineError as error:
         print(f"{_MODULE}: {error}", file=sys.stderr)
         return 1
-    print(json.dumps([asdict(each) for each in figures]) if options.json else to_table(figures))
+    print(
+        json.dumps([asdict(each) for each in figures]) if options.json else figures_table(figures)
+    )
     return 0
 
 
@@ -254,8 +243,10 @@ def _figures(
     )
 
 
-def _shares(each: InfillFigures) -> str:
-    return f"{each.holes} | {each.exact:.1%} | {each.first_line:.1%} | {each.endless:.1%}"
+def _shares(each: InfillFigures) -> tuple[object, ...]:
+    """The cells of the columns _SHARES."""
+    shares = (each.exact, each.first_line, each.endless)
+    return each.holes, *(f"{share:.1%}" for share in shares)
 
 
 def _first_line(text: str) -> str:

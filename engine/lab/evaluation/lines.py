@@ -1,9 +1,9 @@
-"""Lines of a solution as holes: how an infilling suite is made of whole programs.
+"""Lines of a solution as holes, which turn whole programs into an infilling suite.
 
-As the single-line and multi-line suites of HumanEval-Infilling (Bavarian et al., arXiv 2207.14255)
-are made of HumanEval: 1,033 and 5,815 holes of its 164 problems, with the same names. In one thing
-the published files differ: where the hole begins with line L0, their prompt ends with one further
-line break. Here the three pieces always join to the program. Pure; knows no tasks or files.
+The single-line and multi-line suites of HumanEval-Infilling (Bavarian et al., arXiv 2207.14255) are
+made of HumanEval in this way: 1,033 and 5,815 holes of its 164 problems, with the same names. One
+difference: if a hole begins with line L0, the prompt of the published files ends with one more line
+break. Here the three pieces always join to the program.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 Infilling = Literal["single-line", "multi-line"]
 INFILLINGS: tuple[Infilling, ...] = get_args(Infilling)
-# What the names of tasks begin with, in the published files too.
+# The first part of the names of tasks, as in the published files.
 KINDS: dict[Infilling, str] = {
     "single-line": "SingleLineInfilling",
     "multi-line": "MultiLineInfilling",
@@ -25,11 +25,11 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 @dataclass(frozen=True, slots=True)
 class LineHole:
-    """Whole lines of a solution, up to and with the line break of the last.
+    """Whole lines of a solution, with the line break of the last one.
 
     Attributes:
         name: "L3" is the line with index 3, "L3_L5" the lines 3 to 5; blank lines count.
-        before, hole, after: join to the solution.
+        before, hole, after: the three pieces of the solution.
     """
 
     name: str
@@ -39,10 +39,8 @@ class LineHole:
 
 
 def cut_lines(solution: str, infilling: Infilling) -> list[LineHole]:
-    """Every line that is not blank as a hole, or every run of lines from one such line to another.
-
-    In the solution's order; none where it has only blank lines.
-    """
+    """Every line that is not blank as a hole, or every run of lines between two such lines, in the
+    solution's order."""
     lines = _LINE.findall(solution)
     chosen = [index for index, line in enumerate(lines) if line.strip()]
     if infilling == "single-line":

@@ -1,7 +1,7 @@
-"""How one completion is compared with what stood in the hole, and what many comparisons come to.
+"""How a completion is compared with the text that stood in the hole. Pure.
 
-Words here are identifiers, numbers and single signs, not tokens: figures of checkpoints with
-different tokenizers stay comparable. White space at the end of a text never counts. Pure.
+Words are identifiers, numbers and single signs instead of tokens, so that checkpoints with
+different tokenizers can be compared. White space at the end of a text never counts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Comparison:
     """A completion beside its reference.
 
     Attributes:
-        exact: equal.
-        first_line: the first lines are.
+        exact: whether the texts are equal.
+        first_line: whether their first lines are.
         similarity: 1 - Levenshtein distance / length of the longer text; 1 for two empty ones.
         wrong_length: see `has_wrong_length`.
     """
@@ -35,7 +35,7 @@ class Comparison:
 
 
 def compare(completion: str, reference: str) -> Comparison:
-    """Judges a completion by its text alone."""
+    """Compares a completion with its reference."""
     one, other = completion.rstrip(), reference.rstrip()
     return Comparison(
         exact=one == other,
@@ -46,10 +46,10 @@ def compare(completion: str, reference: str) -> Comparison:
 
 
 def has_wrong_length(completion: str, reference: str) -> bool:
-    """Whether a completion ends elsewhere than it should, whatever it says.
+    """Whether a completion has the wrong length, whatever it says.
 
-    Of several lines: it has another number of lines, blank ones left out. Of a single line: it
-    has further lines, or its words are more than 2 and more than half of the reference's off.
+    It has another number of lines, without blank ones, or it has one line as the reference, and the
+    numbers of words differ by more than 2 and by more than half of the reference's.
     """
     lines, wanted = (
         sum(bool(line.strip()) for line in text.split("\n")) for text in (completion, reference)
@@ -69,7 +69,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def edit_distance(one: str, other: str) -> int:
-    """Levenshtein's: fewest insertions, deletions and replacements of one character."""
+    """Levenshtein's: the fewest insertions, deletions and replacements of a character."""
     codes = np.array([ord(character) for character in other], dtype=np.int64)
     steps = np.arange(len(other) + 1)
     row = steps
@@ -81,12 +81,12 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def count_words(text: str) -> int:
-    """Identifiers, numbers and single signs."""
+    """The number of identifiers, numbers and single signs."""
     return len(_WORD.findall(text))
 
 
 def length_bucket(reference: str) -> str:
-    """The bucket of lengths that a reference falls into, such as "4-8 words"."""
+    """The bucket of a reference's length, such as "4-8 words"."""
     count = count_words(reference)
     for low, high in _LENGTHS:
         if high is None:
@@ -97,7 +97,7 @@ def length_bucket(reference: str) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that at least this share of the values reach down to; None of none."""
+    """The smallest value that this share of the values does not exceed; None without values."""
     if not values:
         return None
     return float(np.percentile(values, share * 100, method="inverted_cdf"))

@@ -1,4 +1,4 @@
-"""Rows of parquet files, where pyarrow is installed."""
+"""The rows of parquet files, if pyarrow is installed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of a parquet file, in its order.
 
     Raises:
-        ConfigError: pyarrow is not installed, or the file is no parquet.
-        OSError: the file cannot be read.
+        ConfigError: pyarrow is not installed, or the file is not parquet.
+        OSError: The file cannot be read.
     """
     if _parquet is None or ArrowException is None:
         raise ConfigError(
@@ -33,5 +33,5 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from batch.to_pylist()
     except ArrowException as error:
         raise ConfigError(
-            f"{path} is no parquet file: {error}.", remedy="Give another file.", param="suite"
+            f"{path} is not a parquet file: {error}.", remedy="Give another file.", param="suite"
         ) from None

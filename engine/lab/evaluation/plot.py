@@ -1,4 +1,4 @@
-"""Quality against speed as a picture, where matplotlib is installed."""
+"""A plot of quality against speed, if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def can_draw() -> bool:
 
 
 def draw(figures: Sequence[Figures], path: Path) -> None:
-    """Writes an SVG: a panel per suite, a point per mode, the thresholds of "block" joined.
+    """Writes an SVG with a panel for each suite, a point for each mode, and a line through the
+    thresholds of "block".
 
     Args:
-        figures: one for each suite and mode, of all its tasks.
+        figures: one for each suite and mode, over all its tasks.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -40,7 +41,7 @@ def draw(figures: Sequence[Figures], path: Path) -> None:
             "A plot needs matplotlib.", remedy="pip install 'dlm-lsp[eval]'.", param="out"
         )
     suites = list(dict.fromkeys(each.suite for each in figures))
-    # Text as text and fixed ids: small, and the same for the same figures.
+    # With text as text and fixed ids the file is small, and the same for the same figures.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "dlm-lsp", "font.size": 9}):
         figure = Figure(figsize=(5.2 * len(suites), 3.8), layout="constrained")
         panels = figure.subplots(1, len(suites), squeeze=False)[0]
@@ -52,7 +53,7 @@ def draw(figures: Sequence[Figures], path: Path) -> None:
 def _panel(panel: Axes, suite: str, figures: Sequence[Figures]) -> None:  # type: ignore[valid-type]
     is_run = any(each.passed is not None for each in figures)
     curve: list[tuple[float, float, float]] = []
-    # Modes often lie on each other: told apart by marks and a legend, not by words beside them.
+    # Modes often overlap: marks and a legend tell them apart better than words beside them.
     marks = cycle("osD^vP*X<>")
     for each in figures:
         quality = each.exact if each.passed is None else each.passed

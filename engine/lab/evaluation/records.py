@@ -1,7 +1,7 @@
-"""What a run of the evaluation has found so far, kept on disk so that an interrupted one goes on.
+"""The records of an evaluation, which are kept on disk so that an interrupted run can resume.
 
 A folder holds `run.json`, the arguments, and `records.jsonl`, one line for each answered task and
-each replayed file, written as soon as it is known. Knows nothing of what the figures mean.
+each replayed file, written at once.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.lab.run_folder import check_options
 
 RUN, RECORDS = "run.json", "records.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One completion of one task, judged.
+    """One judged completion of one task.
 
     Attributes:
-        mode: how it was decoded, or the name of a baseline.
-        bucket: of the reference's length.
+        mode: the mode that was asked for, or the name of a baseline.
+        bucket: the bucket of the reference's length.
         text: the completion.
-        ended: by itself, before its most tokens.
-        outcome: of its program; None where none was run.
+        ended: whether it ended by itself within its tokens.
+        outcome: the outcome of its program; None if none was run.
         tokens, forwards: emitted tokens, and device calls after the prompt.
-        prompt_ms: bringing the prompt into an empty cache.
-        ms: from the request to the whole text, the prompt being in the cache.
-        took: the mode that the engine decoded in, which "auto" leaves to it; "" of a baseline.
+        prompt_ms: the time to compute the prompt with an empty cache.
+        ms: the time from the request to the whole text with the prompt in the cache.
+        took: the mode that the engine decoded in; "" for a baseline.
     """
 
     suite: str
@@ -53,15 +54,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ReplayRecord:
-    """One file typed in one mode. Counts; see `dlm_lsp.evaluation.replay` for what is counted.
+    """The counts of one file typed in one mode; `dlm_lsp.evaluation.replay` has the rules.
 
     Attributes:
-        asks: requests while the text so far was as the file has it.
-        right, partly, wrong, silent: how they were answered; their sum is `asks`.
-        keys: that were pressed, those that accept included.
-        keys_without: that the same text takes without suggestions; in what was accepted, no typos.
-        elsewhere, unwanted: requests where nothing is to be typed, and how many showed something.
-        ms: from each request to its answer.
+        asks: requests while the text so far was that of the file.
+        right, partly, wrong, silent: how the requests were answered; their sum is `asks`.
+        keys: the pressed keys, with those that accept a suggestion.
+        keys_without: the keys of the same text without suggestions, with no typos where one was
+            accepted.
+        elsewhere, unwanted: requests without anything to type, and how many showed something.
+        ms: the time from each request to its answer.
     """
 
     suite: str
@@ -85,19 +87,19 @@ Key = tuple[str, str, str]
 
 
 def key_of(record: AnyRecord) -> Key:
-    """What no two records of a run share."""
+    """The key of a record, which is unique in a run."""
     return record.suite, record.id, record.mode
 
 
 class Records:
-    """The records of one run, in memory and, with a folder, on disk."""
+    """The records of one run, in memory and, if it has a folder, on disk."""
 
     def __init__(self, folder: Path | None, arguments: Mapping[str, object]) -> None:
-        """Begins a run, or goes on with the folder's.
+        """Begins a run, or resumes that of the folder.
 
         Raises:
-            ConfigError: the folder holds a run with other arguments, names the first that differs;
-                or it cannot be used.
+            ConfigError: The folder cannot be used, or holds a run with other arguments, of which
+                the first is named.
         """
         self.all: dict[Key, AnyRecord] = {}
         self._tasks: dict[tuple[str, str], list[Record]] = {}
@@ -105,8 +107,7 @@ class Records:
         if folder is None:
             return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _check(folder / RUN, json.loads(json.dumps(arguments)))
+            check_options(folder / RUN, arguments)
             for record in _read(folder / RECORDS):
                 self._keep(record)
         except OSError as error:
@@ -117,7 +118,7 @@ class Records:
             ) from None
 
     def add(self, record: AnyRecord) -> None:
-        """Keeps a record; it survives whatever happens to this process."""
+        """Adds a record, also to the file, so that it survives the process."""
         self._keep(record)
         if self._path is not None:
             kind = "replay" if isinstance(record, ReplayRecord) else "task"
@@ -130,38 +131,16 @@ class Records:
             self._tasks.setdefault((record.suite, record.id), []).append(record)
 
     def of_task(self, suite: str, task_id: str) -> list[Record]:
-        """What is known of a task, in every mode and by every baseline."""
+        """The records of a task, in every mode and of every baseline."""
         return self._tasks.get((suite, task_id), [])
 
     def has(self, suite: str, task_id: str, mode: str) -> bool:
-        """Whether this was found before."""
+        """Whether there is such a record."""
         return (suite, task_id, mode) in self.all
 
 
-def _check(path: Path, arguments: Mapping[str, object]) -> None:
-    """Writes the arguments down, or compares them with those that were."""
-    if not path.exists():
-        path.write_text(json.dumps(arguments, indent=1) + "\n", encoding="utf-8")
-        return
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-        assert isinstance(earlier, dict)
-    except (ValueError, AssertionError):
-        raise ConfigError(
-            f"{path} is damaged.", remedy="Remove its folder or give another --out.", param="out"
-        ) from None
-    for name in sorted({*earlier, *arguments}):
-        if earlier.get(name) != arguments.get(name):
-            raise ConfigError(
-                f"{path.parent} holds a run with other arguments: {name} was "
-                f"{json.dumps(earlier.get(name))}, now it is {json.dumps(arguments.get(name))}.",
-                remedy="Give another --out, or the same arguments to go on.",
-                param="out",
-            )
-
-
 def _read(path: Path) -> list[AnyRecord]:
-    """The whole lines of a file; what a killed process left of its last one is cut off."""
+    """The records of a file; an incomplete last line of a killed process is cut off."""
     if not path.exists():
         return []
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The figures of a run as Markdown tables with their legend, and as one JSON object."""
+"""The figures of a run as Markdown tables with a legend, and as one JSON object."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from engine.lab.evaluation.figures import Figures, ReplayFigures, by_kind, by_le
 from engine.lab.evaluation.records import AnyRecord
 
 LEGEND = """\
-exact: the text is what stood there, white space at its end aside. first line: its first line is.
-similarity: 1 - Levenshtein distance / longer length, the mean. pass@1: the program with the
-completion as it is ran to its end. wrong length: another number of lines; on one line, its words
-and signs are off by more than 2 and more than half. endless: did not end by itself within its
-tokens, which are 64 and one for each character of the reference, up to --max-tokens.
-tokens/forward: emitted tokens over forwards behind the prompt. prompt ms: to bring a prompt into
-the cache, median. ms: from request to whole text with the prompt in the cache, as while typing.
-A share of N tasks is uncertain by up to 1/sqrt(N): 10 points for 100 tasks, 3 for 1000."""
+exact: the text is what stood there, except for white space at its end. first line: the first line
+is. similarity: 1 - Levenshtein distance / longer length, the mean. pass@1: the program with the
+unchanged completion ran to its end. wrong length: another number of lines; on one line, the numbers
+of words and signs differ by more than 2 and by more than half. endless: it did not end within its
+tokens: 64 and one for each character of the reference, up to --max-tokens. tokens/forward: emitted
+tokens over forwards after the prompt. prompt ms: the median time to compute a prompt. ms: the time
+from request to whole text with the prompt in the cache, as while typing. A share of N tasks is
+uncertain by up to 1/sqrt(N): 10 points for 100 tasks, 3 for 1000."""
 REPLAY_LEGEND = """\
 right: the whole suggestion is what was typed next. partly: only its first line is. wrong: neither.
-silent: there was no suggestion. unwanted: suggestions where nothing was to be typed. keys saved: of
-the keys that the text takes without suggestions, each right one accepted with one key. ms: from
-request to answer, what was shown before and typed through included."""
+silent: there was no suggestion. unwanted: suggestions where nothing was to be typed. keys saved:
+the share of the keys that the text takes without suggestions, if one key accepts each right one.
+ms: the time from request to answer, also for a suggestion that was shown before and is typed
+through."""
 
 
 def to_markdown(records: Iterable[AnyRecord], notes: Mapping[str, str] | None = None) -> str:
-    """Every table, by suite, with a legend under those that are there.
+    """All tables by suite, with a legend.
 
     Args:
-        notes: what is to be said of a suite above its table, by its name.
+        notes: a note above the table of a suite, by the suite's name.
     """
     records = list(records)
     kinds, lengths, replays = by_kind(records), by_length(records), of_replays(records)
@@ -49,7 +50,7 @@ def to_markdown(records: Iterable[AnyRecord], notes: Mapping[str, str] | None = 
 
 
 def to_object(arguments: Mapping[str, object], records: Iterable[AnyRecord]) -> dict[str, object]:
-    """What `--json` prints: shares from 0 to 1, times in milliseconds."""
+    """The object that `--json` prints: shares from 0 to 1, times in milliseconds."""
     records = list(records)
     return {
         "arguments": dict(arguments),
@@ -65,7 +66,7 @@ def _heading(suite: str, notes: Mapping[str, str] | None) -> list[str]:
 
 
 def _taken(figures: Sequence[Figures]) -> list[str]:
-    """What the engine chose for modes that leave it the choice."""
+    """The modes that the engine chose for modes such as "auto"."""
     whole = {each.mode: each for each in figures}  # a suite's whole comes last
     lines: list[str] = []
     for mode, each in whole.items():
@@ -95,7 +96,7 @@ def _table(group: str, figures: Sequence[Figures]) -> list[str]:
 
 
 def _length_table(figures: Sequence[Figures]) -> list[str]:
-    """One row per bucket, the modes side by side: pass@1, or exact where nothing was run."""
+    """A row for each bucket, with the modes side by side: pass@1, or exact if nothing was run."""
     modes = list(dict.fromkeys(each.mode for each in figures))
     buckets = list(dict.fromkeys(each.group for each in figures))
     found = {(each.group, each.mode): each for each in figures}
@@ -126,7 +127,7 @@ def _replay_table(figures: Sequence[ReplayFigures]) -> list[str]:
 
 
 def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns are padded, so that the table can be read in a terminal as it is."""
+    """The table with padded columns, so that it can be read in a terminal."""
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,11 +1,10 @@
-"""Runs a Python program that nobody has read, so that it can harm nothing.
+"""Runs an untrusted Python program so that it can do no harm.
 
-Isolated, the program has no network, sees no file but Python's own (read-only), writes into 16 MB
-of memory at most, and is bounded in time, memory and processes; `sandbox_child` says how. Without
-isolation only the bounds hold. That a program passed is told by a nonce that it cannot guess,
-behind its last line: ending early or printing whatever is no pass. (A program written to cheat
-could read the nonce as the runner does: the sandbox protects the machine, not the figure.)
-Knows nothing of tasks.
+Isolated, the program has no network, sees only Python's own files (read-only), writes at most 16 MB
+into memory, and is bounded in time, memory and processes; `sandbox_child` has the details. Without
+isolation only the bounds hold. After its last line a program passes by answering with a nonce that
+it cannot guess: neither ending early nor printing anything is a pass. (A program that is written to
+cheat could read the nonce as the runner does: the sandbox protects the machine, not the figure.)
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ PASSED, TIMEOUT, ENDED = "passed", "timeout", "ended early"
 
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _MACHINES = ("x86_64", "aarch64")
-_START_SECONDS = 5.0  # for interpreters to start on a busy machine, beside the program's own time
-_EXIT_TIMEOUT = 3  # as sandbox_child has it
+_START_SECONDS = 5.0  # for starting interpreters on a busy machine
+_EXIT_TIMEOUT = 3  # as in sandbox_child
 _NONCE_BYTES, _RESULT_BYTES_MAX, _ERROR_BYTES_MAX = 32, 256, 2000
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache")
-# What a jail must keep in and out, tried once before it is trusted.
+# Tries once what a jail must prevent, before it is trusted.
 _PROBE = """
 import os, socket
 assert os.getuid() != 0 and os.getppid() == 1
@@ -57,7 +56,7 @@ open("mine", "w").close()
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one program may use. `seconds` of wall clock; memory of each of its processes."""
+    """What one program may use: wall clock time, and memory of each of its processes."""
 
     seconds: float = 5.0
     memory_bytes: int = 512 << 20
@@ -67,7 +66,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a program ended: `reason` is PASSED, TIMEOUT, ENDED or the name of what it raised."""
+    """How a program ended: `reason` is PASSED, TIMEOUT, ENDED or the name of its exception."""
 
     reason: str
 
@@ -80,7 +79,7 @@ def run_program(program: str, bounds: Bounds = Bounds(), *, is_isolated: bool = 
     """Runs a program in a process of its own, to its end or its bounds.
 
     Raises:
-        EngineFailure: the jail cannot be built here; nothing was run.
+        EngineFailure: The jail cannot be built; nothing was run.
     """
     nonce = secrets.token_bytes(_NONCE_BYTES)
     with tempfile.TemporaryDirectory(prefix="dlm-eval-", ignore_cleanup_errors=True) as folder:
@@ -113,10 +112,10 @@ def run_program(program: str, bounds: Bounds = Bounds(), *, is_isolated: bool = 
 
 
 def check_isolation() -> None:
-    """Returns where programs can be isolated.
+    """Returns if programs can be isolated.
 
     Raises:
-        ConfigError: they cannot be; says why, and what else can be done.
+        ConfigError: They cannot be isolated; the error says why, and what else can be done.
     """
     try:
         if sys.platform != "linux" or platform.machine() not in _MACHINES:
@@ -137,7 +136,7 @@ def check_isolation() -> None:
 def _outcome(
     process: subprocess.Popen[bytes], result: int, nonce: bytes, bounds: Bounds
 ) -> Outcome:
-    """Waits for the program's word, ends everything, and reads the word."""
+    """Waits for the program's answer, ends all processes, and judges the answer."""
     assert process.stderr is not None
     deadline = time.monotonic() + bounds.seconds + _START_SECONDS
     answer = _read(result, _RESULT_BYTES_MAX, deadline)
@@ -153,7 +152,7 @@ def _outcome(
 
 
 def _kill(process: subprocess.Popen[bytes], grace_seconds: float) -> int:
-    """Ends the process and all that it started; returns its exit code. It may end by itself."""
+    """Ends the process and all that it started, after a grace period; returns its exit code."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(grace_seconds)
     with contextlib.suppress(ProcessLookupError):
@@ -162,7 +161,7 @@ def _kill(process: subprocess.Popen[bytes], grace_seconds: float) -> int:
 
 
 def _read(descriptor: int, most: int, deadline: float) -> bytes:
-    """What arrives until the end, the deadline or `most` bytes."""
+    """The bytes that arrive until the end, the deadline or `most` bytes."""
     data = b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
@@ -193,12 +192,12 @@ def _options(folder: str, bounds: Bounds, is_isolated: bool) -> dict[str, object
 
 
 def _python() -> str:
-    """The interpreter itself, not a virtual environment's link to it."""
+    """The interpreter itself instead of a virtual environment's link to it."""
     return os.path.realpath(sys.executable)
 
 
 def _python_files() -> tuple[list[str], list[tuple[str, str]]]:
-    """What Python needs to start: paths to be seen as they are, and symbolic links to be made."""
+    """What Python needs to start: paths to be mounted, and symbolic links to be created."""
     names = ("stdlib", "platstdlib")
     wanted = [_python(), *(sysconfig.get_path(name) for name in names), *_LIBRARIES]
     library = sysconfig.get_config_var("LIBDIR")

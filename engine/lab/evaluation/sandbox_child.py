@@ -1,11 +1,11 @@
-"""The inner side of the sandbox: a script of its own, which turns its process into the jail.
+"""The inner side of the sandbox: a script that turns its process into the jail.
 
     sandbox (outside) -> this script: new namespaces -> process 1: file system, deadline
                                                       -> the program: no rights, limits, filter
 
 Process 1 of the jail stays trusted: the kernel ends everything in the jail with it, and it ends at
-the deadline or with this script. Run by path, with the standard library alone, never imported by
-the engine. What goes wrong before the program starts is said on stderr. Linux on x86-64 and arm64.
+the deadline or with this script. The script is run by path, uses only the standard library and is
+never imported. It writes errors before the program's start to stderr. Linux on x86-64 and arm64.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SECCOMP_MODE_FILTER = 2
 SYS_MOUNT_SETATTR = 442  # the same on every architecture
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 
-# Audit architecture, clone, clone3, and the calls that are refused: shared memory that no limit
-# bounds, other processes, mounts, namespaces, and doors into the kernel that no Python needs.
+# Audit architecture, clone, clone3, and the refused calls: shared memory that no limit bounds,
+# other processes, mounts, namespaces, and kernel interfaces that Python does not need.
 # Order: shmget shmctl shmat semget msgget mq_open memfd_create memfd_secret ptrace
 # process_vm_readv process_vm_writev unshare setns mount umount2 pivot_root chroot
 # open_by_handle_at io_uring_setup bpf perf_event_open userfaultfd keyctl add_key request_key
@@ -62,8 +62,8 @@ FILTERS = {
     ),
 }
 
-# The nonce is read only once the program has come to its end; a program that ends in any other
-# way leaves no answer, or the name of what it raised.
+# The nonce is read only after the program's end; a program that ends in another way leaves no
+# answer, or the name of its exception.
 RUNNER = f"""
 import os
 with open("program.py", encoding="utf-8", errors="surrogatepass") as file:
@@ -82,7 +82,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> int:
-    """Runs one program; 0 once it has ended, EXIT_TIMEOUT where its time was over."""
+    """Runs one program; returns 0 after its end, or EXIT_TIMEOUT if its time was over."""
     options = json.loads(sys.argv[1])
     with open(os.path.join(options["folder"], "program.py"), "rb") as file:
         program = file.read()
@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def _enter_namespaces() -> None:
-    """From here on there is no network, and children see neither processes nor mounts of others."""
+    """Leaves the network; children see no processes and mounts of others."""
     if os.geteuid() == 0:
         _call("unshare", NEW_NAMESPACES)
         return
@@ -115,7 +115,7 @@ def _be_first(options: dict[str, Any], program: bytes) -> NoReturn:
     """Process 1 of the jail: builds it, starts the program, ends with it or at the deadline."""
     try:
         _die_with_parent()
-        _write("/proc/self/oom_score_adj", "1000")  # if memory runs out, this is what goes
+        _write("/proc/self/oom_score_adj", "1000")  # ended first if memory runs out
         _call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
         _build_jail(options, program)
         signal.signal(signal.SIGALRM, _end)
@@ -136,7 +136,7 @@ def _be_first(options: dict[str, Any], program: bytes) -> NoReturn:
 
 
 def _build_jail(options: dict[str, Any], program: bytes) -> None:
-    """A file system of Python alone, read-only but for a small folder in memory, as the root."""
+    """Makes a file system of Python alone the root: read-only, with a small folder in memory."""
     folder = options["folder"]
     jail = folder + "/jail"
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -159,7 +159,7 @@ def _build_jail(options: dict[str, Any], program: bytes) -> None:
     _call("pivot_root", folder.encode(), (folder + "/old").encode())
     os.chdir("/")
     _call("umount2", b"/old", MNT_DETACH)
-    # A changed root below the namespace's own: nobody in it can make user namespaces any more.
+    # With a root below the namespace's own, no process in it can create user namespaces.
     os.chroot("/jail")
     os.chdir("/tmp")
 
@@ -177,7 +177,7 @@ def _bind(path: str, target: str) -> None:
 def _become(options: dict[str, Any], program_folder: str) -> NoReturn:
     """Gives up every right and becomes the program's interpreter."""
     try:
-        # By way of high numbers, so that neither copy closes the other's original.
+        # Through high numbers, so that neither copy closes the other's original.
         nonce, result = (
             os.dup2(options[name], 100 + options[name]) for name in ("nonce_fd", "result_fd")
         )
@@ -205,7 +205,7 @@ def _become(options: dict[str, Any], program_folder: str) -> NoReturn:
 
 
 def _limit(options: dict[str, Any]) -> None:
-    """Bounds that the kernel keeps, for this process and what it becomes."""
+    """Sets the kernel's limits for this process and the program that it becomes."""
     limits = {
         "RLIMIT_AS": options["memory"],
         "RLIMIT_FSIZE": options["disk"],

@@ -7,7 +7,7 @@
     SantaCoder-FIM (Ben Allal et al., arXiv 2301.03988): prompt, suffix, canonical_solution, tests,
         and language, of which only Python is run
 
-Reads local files only and downloads nothing. Knows neither models nor how a task is judged.
+Only local files are read; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,12 +47,12 @@ class Task:
 
     Attributes:
         id: unique in its suite.
-        kind: what its figures are grouped by.
+        kind: the group of its figures.
         reference: what stood in the hole.
-        tests: what follows the completed text in a program that ends well only if the completion
-            is right; None where there is nothing to run.
-        language: as the corpus calls it, which is mostly what editors do.
-        ends_line: as all of its kind the hole ends behind a line break, whatever stands in it.
+        tests: the code after the completed text in a program that passes only if the completion is
+            right; None if there is nothing to run.
+        language: the name that the corpus uses, mostly that of editors too.
+        ends_line: whether holes of this kind end after a line break.
     """
 
     suite: str
@@ -65,7 +66,7 @@ class Task:
     language: str = PYTHON
 
     def program(self, completion: str) -> str:
-        """The Python program that judges a completion. Only for tasks with tests."""
+        """The Python program that judges a completion, for tasks with tests."""
         assert self.tests is not None
         return f"{self.prefix}{completion}{self.suffix}\n{self.tests}"
 
@@ -77,14 +78,14 @@ def hole_tasks(sources: Sequence[Source], per_kind: int, seed: int) -> list[Task
 
 
 def held_out_sources(corpus: Path | None, out: Path | None) -> list[Source]:
-    """The files of held-out packages: of a corpus made before, or of what is installed here.
+    """The files of held-out packages, from a corpus or from the installed packages.
 
     Args:
-        corpus: a folder that `build_corpus` filled.
-        out: the folder of a run, which keeps the files of its first time.
+        corpus: a folder that `build_corpus` wrote.
+        out: the folder of a run, in which the files of the first run are kept.
 
     Raises:
-        ConfigError: there is no such corpus, or none can be made here.
+        ConfigError: There is no such corpus, or none can be built.
     """
     kept = [folder for folder in (corpus, out) if folder and (folder / _HELD_FILE).exists()]
     if kept:
@@ -107,11 +108,11 @@ def read_suites(path: Path, infillings: Sequence[Infilling] = ()) -> dict[str, l
     """The tasks of a .jsonl, .jsonl.gz or .parquet file, in its order, by the name of their suite.
 
     Args:
-        infillings: what HumanEval's problems become, a suite of each; single lines if empty.
+        infillings: the kinds of holes that become suites of HumanEval's problems; single lines if
+            empty.
 
     Raises:
-        ConfigError: the file cannot be read, or holds a row of another format than its first
-            row's; names the row.
+        ConfigError: The file cannot be read, or a row has another format than the first one.
     """
     rows = list(_rows(path))
     if not rows:
@@ -127,13 +128,13 @@ def read_suites(path: Path, infillings: Sequence[Infilling] = ()) -> dict[str, l
 
 
 def is_problem(row: Mapping[str, object]) -> bool:
-    """Whether a row is, or is meant to be, a whole problem of HumanEval."""
+    """Whether a row looks like a whole problem of HumanEval."""
     return "entry_point" in row and "suffix" not in row
 
 
 def sample(tasks: Sequence[Task], count: int | None, seed: int) -> list[Task]:
-    """So many of the tasks at most, in their order: one at random of each of as many stretches of
-    equal length, so that every problem and length has its share. The same for the same seed."""
+    """At most `count` of the tasks, in their order: a random one of each of `count` equal parts, so
+    that every problem and length has its share. The same for the same seed."""
     if count is None or count >= len(tasks):
         return list(tasks)
     rng = np.random.default_rng([seed, len(tasks)])
@@ -142,7 +143,7 @@ def sample(tasks: Sequence[Task], count: int | None, seed: int) -> list[Task]:
 
 
 def digest(tasks: Sequence[Task]) -> str:
-    """Hexadecimal; changes with anything in the tasks."""
+    """A hexadecimal hash of everything in the tasks."""
     return sha256(repr(tasks).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -168,20 +169,16 @@ def _problem_tasks(
     names: list[tuple[int, str]] = []
     for number, row in enumerate(rows, start=1):
         if "suffix" in row:
-            raise ConfigError(
-                f"{path}, row {number} has a suffix, and the first row has none.",
-                remedy="Keep whole problems and holes in files of their own.",
-                param="suffix",
+            what = " has a suffix, and the first row has none."
+            raise _wrong(
+                path, number, what, "suffix", "Put problems and holes into separate files."
             )
         fields = _fields(path, number, row, _PROBLEM)
         tests = _human_eval_tests(path, number, fields)
         holes = cut_lines(fields["canonical_solution"], infilling)
         if not holes:
-            raise ConfigError(
-                f"{path}, row {number}: canonical_solution has no lines.",
-                remedy="Holes are cut out of it.",
-                param="canonical_solution",
-            )
+            what = ": canonical_solution has no lines."
+            raise _wrong(path, number, what, "canonical_solution", "Holes are made of its lines.")
         names.append((number, fields["task_id"]))
         tasks += [
             Task(
@@ -201,15 +198,12 @@ def _problem_tasks(
 
 
 def _check_ids(path: Path, names: Sequence[tuple[int, str]]) -> None:
-    """Raises ConfigError where two rows have the same name."""
+    """Raises ConfigError if two rows have the same name."""
     seen: set[str] = set()
     for number, name in names:
         if name in seen:
-            raise ConfigError(
-                f"{path}, row {number}: the task {name!r} stands there twice.",
-                remedy="Remove one of them.",
-                param="task_id",
-            )
+            what = f": the task {name!r} stands there twice."
+            raise _wrong(path, number, what, "task_id", "Remove one of them.")
         seen.add(name)
 
 
@@ -240,29 +234,28 @@ def _task(path: Path, number: int, row: Mapping[str, object]) -> Task:
 def _fields(
     path: Path, number: int, row: Mapping[str, object], names: Sequence[str]
 ) -> dict[str, str]:
-    """These fields of a row. Raises ConfigError where one is missing or no text."""
+    """These fields of a row. Raises ConfigError if one is missing or not a text."""
     fields: dict[str, str] = {}
     for name in names:
         value = row.get(name)
         if not isinstance(value, str):
             formats = "; or ".join(", ".join(each) for each in (_PROBLEM, _HUMAN_EVAL, _SANTACODER))
-            raise ConfigError(
-                f"{path}, row {number}: {name} is {'not a text' if name in row else 'missing'}.",
-                remedy=f"Rows have {formats}.",
-                param=name,
-            )
+            what = f": {name} is {'not a text' if name in row else 'missing'}."
+            raise _wrong(path, number, what, name, f"Rows have {formats}.")
         fields[name] = value
     return fields
+
+
+def _wrong(path: Path, number: int, what: str, param: str, remedy: str) -> ConfigError:
+    """The error of a row; `what` follows the words "row NUMBER"."""
+    return ConfigError(f"{path}, row {number}{what}", remedy=remedy, param=param)
 
 
 def _human_eval_tests(path: Path, number: int, fields: Mapping[str, str]) -> str:
     entry = fields["entry_point"]
     if not entry.isidentifier():
-        raise ConfigError(
-            f"{path}, row {number}: entry_point is {entry!r}.",
-            remedy="It is the name of the function under test.",
-            param="entry_point",
-        )
+        what = f": entry_point is {entry!r}."
+        raise _wrong(path, number, what, "entry_point", "Give the name of the function under test.")
     return f"{fields['test']}\ncheck({entry})\n"
 
 
@@ -275,9 +268,9 @@ def _rows(path: Path) -> Iterator[Mapping[str, object]]:
             yield from _json_rows(path)
         else:
             raise ConfigError(
-                f"{path} is no suite.",
+                f"{path} is not a suite.",
                 remedy='Give "holes", "replay" or a .jsonl, .jsonl.gz or .parquet file; with ":60" '
-                "behind it a sample of 60.",
+                "after it a sample of 60.",
                 param="suite",
             )
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
@@ -292,18 +285,16 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, object]]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            row: Any = None
             try:
                 row = json.loads(line)
+                fault = "" if isinstance(row, dict) else "is not a JSON object"
             except json.JSONDecodeError as error:
+                fault = f"is not JSON: {error.msg}"
+            if fault:
                 raise ConfigError(
-                    f"{path}, line {number} is not JSON: {error.msg}.",
-                    remedy="One JSON object stands on each line.",
-                    param=str(path),
-                ) from None
-            if not isinstance(row, dict):
-                raise ConfigError(
-                    f"{path}, line {number} is no JSON object.",
-                    remedy="One JSON object stands on each line.",
+                    f"{path}, line {number} {fault}.",
+                    remedy="Each line holds one JSON object.",
                     param=str(path),
                 )
             yield row

@@ -1,5 +1,4 @@
 """The recipe that makes the bundled models: corpus, tokenizer, two training stages, export.
 
-`python -m engine.lab.training --preset nano --out runs/nano` runs all of it; nothing that serves a
-request imports this package.
+`python -m engine.lab.training --preset nano --out runs/nano` runs all of it.
 """

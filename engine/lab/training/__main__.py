@@ -1,7 +1,7 @@
-"""`python -m engine.lab.training`: makes a model from source trees, one command from end to end.
+"""`python -m engine.lab.training`: makes a model from source trees, from end to end.
 
-Owns the command line and the order of the pieces; a piece whose result is in the output folder is
-not made again. The result is a checkpoint folder with its model card.
+This module owns the command line and the order of the stages; a stage whose result is in the output
+folder is not run again. The result is a checkpoint folder with its model card.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from engine.config import EngineSettings
-from engine.device import cpu_has_bfloat16, default_threads
+from engine.device import default_threads
 from engine.engine import Engine
 from engine.errors import EngineError
 from engine.lab.data.corpus import HELD, TRAIN, build_corpus, default_roots, read_sources
@@ -35,7 +35,7 @@ from engine.lab.training.export import (
 )
 from engine.lab.training.jobs.recipe_job import RecipeJob, drawing, held_out_batches
 from engine.lab.training.loss.objective import Batch, rows_multiple
-from engine.lab.training.memory import keep_freed_memory
+from engine.lab.training.memory import compute_dtype, keep_freed_memory
 from engine.lab.training.recipe import PRESETS, Recipe, model_config, preset
 from engine.lab.training.run import Budget, RunOptions, run_job
 from engine.lab.training.trainer import Trainer
@@ -45,14 +45,14 @@ from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import MASK
 
-# Languages of which the held-out packages have enough for the card's figures.
+# The languages that the held-out packages have enough of for the card's figures.
 MEASURED = ("python", "javascript", "typescript")
 STAGES = ("corpus", "tokenizer", "ar", "joint", "export")
 _SAVE_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the recipe; 0, or 1 with the error on stderr."""
+    """Runs the recipe; returns 0, or 1 with the error on stderr."""
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     keep_freed_memory()
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, checked as far as argparse can."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m engine.lab.training", description=__doc__)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="nano")
     parser.add_argument("--out", type=Path, required=True, help="folder for all results")
@@ -75,47 +75,49 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         dest="base",
         metavar="CHECKPOINT",
-        help="go on from these weights and this tokenizer, with a schedule of its own",
+        help="continue from these weights and this tokenizer, with a shorter schedule",
     )
     parser.add_argument(
         "--corpus",
         type=Path,
         action="append",
-        help="source tree, repeatable; default: this Python's library and packages",
+        help="a source tree, repeatable; default: this Python's library and packages",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="training time; default: the preset's")
     budget.add_argument("--tokens", type=int, help="training tokens, instead of a time")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: as the engine's")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: as the engine")
     parser.add_argument(
         "--compile", action="store_true", help="compile the layers; needs a C++ compiler"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
-        "--shard-megabytes", type=int, help="most of a weights file; default: one file for all"
+        "--shard-megabytes",
+        type=int,
+        help="largest size of a weights file; default: one file for all weights",
     )
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
         default=WEIGHTS[0],
-        help="how matrices are stored; int8 halves the file, its loss is measured; default: bf16",
+        help="how matrices are stored; int8 halves the file; default: bf16",
     )
     parser.add_argument(
-        "--workers", type=int, default=0, help="processes that draw batches ahead (0: none)"
+        "--workers", type=int, default=0, help="processes that draw batches ahead; default: 0"
     )
     parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), help="default: bfloat16 where it is native"
+        "--dtype", choices=("bfloat16", "float32"), help="default: bfloat16 if native"
     )
-    parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help="the last to run")
+    parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help="the last stage to run")
     parser.add_argument("--holes", type=int, default=100, help="held-out holes of each kind")
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Every stage up to `options.stage`, those already done left out.
+    """Runs every stage up to `options.stage` that has not been run yet.
 
     Raises:
-        EngineError: an option, a source tree or a stored piece is wrong.
+        EngineError: An option, a source tree or a stored result is wrong.
     """
     recipe = preset(options.preset)
     if options.base is not None:
@@ -140,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
     assert mask_id is not None
     multiple = rows_multiple(torch.device(options.device))
     draw = drawing(recipe, ExampleSampler(sources, tokenizer), mask_id, multiple)
-    # Before the trainer: its processes are forked, which they must be before CUDA is there.
+    # Before the trainer: its processes have to be forked before CUDA starts.
     with Prefetch(draw, options.workers) if options.workers else nullcontext(draw) as drawn:
         trainer = new_trainer(recipe, tokenizer, options)
         if options.compile:
@@ -174,10 +176,10 @@ def export(
     """Writes `checkpoint/` with weights, measures them through the engine, then writes the card.
 
     Args:
-        batches: held out, to measure what int8 costs.
+        batches: held-out batches that measure what int8 costs.
 
     Raises:
-        EngineError: the engine cannot run what was written.
+        EngineError: The engine cannot run what was written.
     """
     out: Path = options.out
     folder = out / "checkpoint"
@@ -205,15 +207,13 @@ def export(
 def new_trainer(recipe: Recipe, tokenizer: Tokenizer, options: argparse.Namespace) -> Trainer:
     """A trainer with fresh weights, or those of `--from`.
 
-    A small corpus may fill less than the vocabulary.
-
     Raises:
-        EngineError: `--from` is no checkpoint that can be read.
+        EngineError: The checkpoint of `--from` cannot be read.
     """
-    native = options.device != "cpu" or cpu_has_bfloat16()
-    dtype = getattr(torch, options.dtype or ("bfloat16" if native else "float32"))
+    dtype = compute_dtype(options.device, options.dtype)
     device = torch.device(options.device)
     if options.base is None:
+        # The tokenizer of a small corpus may be smaller than the recipe's vocabulary.
         shape = replace(recipe.shape, vocabulary=tokenizer.size)
         return Trainer(Network(model_config(shape)), recipe, device=device, dtype=dtype)
     config = read_config(options.base)

@@ -1,8 +1,8 @@
-"""`adapt`, `convert` and `train-drafter`: from a user's checkpoint and files to a new checkpoint.
+"""`adapt`, `convert` and `train-drafter`: make a new checkpoint from a user's checkpoint and files.
 
-Owns the order of the pieces: data, memory, figures before, training, the result, figures after.
-`--out` holds the run's state; `--out/checkpoint` is what the engine loads. The checkpoint started
-from is only read.
+This module owns the order of the parts: data, memory, figures before, training, the result, figures
+after. `--out` holds the run's state, and the engine loads `--out/checkpoint`. The checkpoint that a
+run starts from is only read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,24 +22,32 @@ import numpy as np
 import torch
 
 from engine.config import EngineSettings
-from engine.device import cpu_has_bfloat16, default_threads
+from engine.device import default_threads
 from engine.errors import CheckpointError, ConfigError, EngineError
-from engine.lab.data.corpus import Source
 from engine.lab.data.repository import Data, read_data
-from engine.lab.data.sampler import HOLES, Example, ExampleSampler, prefix_tokens, prompt_tokens
+from engine.lab.data.sampler import (
+    HOLES,
+    Draw,
+    Example,
+    ExampleSampler,
+    prefix_tokens,
+    prompt_tokens,
+)
 from engine.lab.evaluation.infill_eval import (
     InfillFigures,
     draw_single_lines,
     measure_checkpoint,
     to_comparison,
 )
+from engine.lab.run_folder import check_options
+from engine.lab.tables import to_table
 from engine.lab.training.batch.plain_text import PlainTexts
 from engine.lab.training.jobs.acceptance import measure_acceptance
 from engine.lab.training.jobs.adapt import AdaptJob
 from engine.lab.training.jobs.convert import ConvertJob, ConvertOptions, diffusion_config
 from engine.lab.training.jobs.drafter import DrafterJob, new_adapter
 from engine.lab.training.jobs.lora import LowRank, parameters_at
-from engine.lab.training.memory import Demand, check_memory, keep_freed_memory
+from engine.lab.training.memory import Demand, check_memory, compute_dtype, keep_freed_memory
 from engine.lab.training.options import (
     COMMANDS,
     EXAMPLES,
@@ -47,7 +55,7 @@ from engine.lab.training.options import (
     TrainingOptions,
     add_options,
 )
-from engine.lab.training.run import Budget, Job, RunOptions, check_plan, run_job
+from engine.lab.training.run import PLAN, Budget, Job, RunOptions, run_job
 from engine.lab.training.special_tokens import (
     INFILLING,
     MASKING,
@@ -66,19 +74,17 @@ from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import END, FAR_TOKENS_MAX, MASK, PREFIX_TOKENS_MAX, InfillFormat, prompt_of
 
 _MINUTES = 60.0
-# The recipe weighs ends 1.5. A model that has not yet learnt where they belong then ends at once:
-# of all first tokens of a middle the end is the likeliest (benchmarks/adapters.md).
+# With a larger weight a model that has not yet learnt where ends belong ends at once, because the
+# end is the most frequent first token of a middle (benchmarks/adapters.md).
 _MIX = replace(HOLES, end_weight=0.7)
 _BEFORE = "before.json"
 _INTERRUPTED = 130
-# Keys of a config that are written anew, or that name code beside it.
+# Keys of a config that are written again, or that name code beside it.
 _REWRITTEN = ("vocab_size", "eos_token_id", "mask_token_id", "model_type", "auto_map")
-
-Draw = Callable[[np.random.Generator], list[Example]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0, 1 with the error on stderr, or 130 where it was ended early."""
+    """Runs one command; returns 0, 1 with the error on stderr, or 130 if it was ended early."""
     options = TrainingOptions.of(_parser().parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     keep_freed_memory()
@@ -95,7 +101,7 @@ def adapt(options: TrainingOptions) -> int:
     """Teaches the infilling layout; the LoRA is merged into a checkpoint of the same family.
 
     Raises:
-        EngineError: an option, the data or the checkpoint is wrong, or memory is too small.
+        EngineError: An option, the data or the checkpoint is wrong, or memory is too small.
     """
     config, data = _begin(options)
     vocabulary = with_tokens(options.checkpoint, config, INFILLING)
@@ -118,11 +124,7 @@ def adapt(options: TrainingOptions) -> int:
 
 
 def convert(options: TrainingOptions) -> int:
-    """Makes a diffusion model, in NLD's layout, by training all weights.
-
-    Raises:
-        EngineError: as `adapt`.
-    """
+    """Makes a diffusion model in NLD's layout by training all weights. Raises as `adapt`."""
     config, data = _begin(options)
     names = (*INFILLING, *MASKING) if options.infilling else MASKING
     vocabulary = with_tokens(options.checkpoint, config, names)
@@ -144,10 +146,10 @@ def convert(options: TrainingOptions) -> int:
 
 
 def train_drafter(options: TrainingOptions) -> int:
-    """Trains the drafter; the result is the checkpoint with the adapter beside it.
+    """Trains the drafter; the result is a copy of the checkpoint with the adapter beside it.
 
     Raises:
-        EngineError: as `adapt`; also where the checkpoint fills no masks.
+        EngineError: As `adapt`; also if the checkpoint fills no masks.
     """
     config, data = _begin(options)
     if config.mask_id is None:
@@ -189,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _begin(options: TrainingOptions) -> tuple[ModelConfig, Data]:
-    """The checkpoint's config and the data; the run is written down, or compared with its past."""
+    """The checkpoint's config and the data; `check_options` for the run."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "torch finds no usable CUDA device.",
@@ -202,7 +204,7 @@ def _begin(options: TrainingOptions) -> tuple[ModelConfig, Data]:
         )
     config = read_config(options.checkpoint)
     data = read_data(options.data)
-    check_plan(options.out, options.plan())
+    check_options(options.out / PLAN, options.plan())
     dropped = ", ".join(f"{reason} {count}" for reason, count in data.dropped.items())
     print(
         f"{len(data.train)} files to train on, {len(data.held_out)} to measure on"
@@ -226,7 +228,7 @@ def _network(options: TrainingOptions, config: ModelConfig, dtype: torch.dtype) 
 
 
 def _with_ends(network: Network, vocabulary: Vocabulary) -> Network:
-    """The network whose texts also end with `</s>`, where that is new to it."""
+    """The network, whose texts also end with `</s>` if that token is new to it."""
     ends = network.config.end_ids
     end = vocabulary.added.get(END)
     if end is not None:
@@ -235,44 +237,39 @@ def _with_ends(network: Network, vocabulary: Vocabulary) -> Network:
 
 
 def _dtype(options: TrainingOptions) -> torch.dtype:
-    native = options.device != "cpu" or cpu_has_bfloat16()
-    return getattr(torch, options.dtype or ("bfloat16" if native else "float32"))
+    return compute_dtype(options.device, options.dtype)
 
 
 def _hole_draws(options: TrainingOptions, data: Data, tokenizer: Tokenizer) -> tuple[Draw, Draw]:
-    def draws(sources: Sequence[Source]) -> Draw:
-        sampler = ExampleSampler(sources, tokenizer)
-        return lambda rng: sampler.batch(rng, options.batch_tokens, _MIX)
-
-    return draws(data.train), draws(data.held_out)
+    train, held_out = (ExampleSampler(files, tokenizer) for files in (data.train, data.held_out))
+    tokens = options.batch_tokens
+    return (lambda rng: train.batch(rng, tokens, _MIX)), (
+        lambda rng: held_out.batch(rng, tokens, _MIX)
+    )
 
 
 def _plain_draws(
     options: TrainingOptions, data: Data, tokenizer: Tokenizer, begin: int | None
 ) -> tuple[Draw, Draw]:
-    def draws(sources: Sequence[Source]) -> Draw:
-        texts = PlainTexts(sources, tokenizer, begin)
-        return lambda rng: texts.batch(rng, options.batch_tokens)
-
-    return draws(data.train), draws(data.held_out)
+    train, held_out = (PlainTexts(files, tokenizer, begin) for files in (data.train, data.held_out))
+    tokens = options.batch_tokens
+    return (lambda rng: train.batch(rng, tokens)), (lambda rng: held_out.batch(rng, tokens))
 
 
 def _mixed_draws(
     options: TrainingOptions, data: Data, tokenizer: Tokenizer, begin: int | None
 ) -> tuple[Draw, Draw]:
-    """Holes and plain text; what is measured is plain text, which the checkpoint knew before."""
+    """Holes and plain text to train on; plain text, which the checkpoint knew, to measure on."""
     plain, held_out = _plain_draws(options, data, tokenizer, begin)
     if not options.infilling:
         return plain, held_out
-    sampler = ExampleSampler(data.train, tokenizer)
-    texts = PlainTexts(data.train, tokenizer, begin)
+    sampler, texts = ExampleSampler(data.train, tokenizer), PlainTexts(data.train, tokenizer, begin)
     tokens = int(options.infilling * options.batch_tokens)
 
     def draw(rng: np.random.Generator) -> list[Example]:
-        return [
-            *sampler.batch(rng, tokens, _MIX),
-            *(texts.batch(rng, options.batch_tokens - tokens) if options.infilling < 1 else []),
-        ]
+        holes = sampler.batch(rng, tokens, _MIX)
+        rest = options.batch_tokens - tokens
+        return holes + (texts.batch(rng, rest) if options.infilling < 1 else [])
 
     return draw, held_out
 
@@ -284,22 +281,22 @@ def _trained(options: TrainingOptions, job: Job) -> bool:
     budget = Budget(minutes, options.tokens)
     done = run_job(job, budget, options.out, RunOptions(options.command))
     if not done:
-        print("Ended before its time. The same command goes on.", file=sys.stderr)
+        print("Ended early. The same command goes on.", file=sys.stderr)
     return done
 
 
 def _lora_rate(config: ModelConfig) -> float:
-    """2e-4 for 8 B parameters, as is usual for LoRA, and with their fourth root for less."""
+    """2e-4 for 8 B parameters, as is usual for LoRA; it grows with the fourth root for fewer."""
     return min(2e-3, 2e-4 * (8e9 / config.parameters()) ** 0.25)
 
 
 def _whole_rate(config: ModelConfig) -> float:
-    """1e-3 for 5 M parameters, a third of the recipe's peak, and with their root for more."""
+    """1e-3 for 5 M parameters, a third of the recipe's peak; it falls with the root for more."""
     return min(1e-3, 1e-3 * (5e6 / config.parameters()) ** 0.5)
 
 
 def _record(options: TrainingOptions, job: Job) -> dict[str, object]:
-    """What config.json says of the run; names no path."""
+    """What config.json says about the run, without any path."""
     position = asdict(job.position)
     return {"command": options.command, "steps": position["step"], "rows": position["tokens"]}
 
@@ -319,7 +316,7 @@ def _save(
 
 
 def _before(options: TrainingOptions, data: Data) -> list[InfillFigures]:
-    """Figures of the checkpoint as it was; measured once, however often a run is resumed."""
+    """The figures of the original checkpoint, measured once however often a run is resumed."""
     path = options.out / _BEFORE
     if path.is_file():
         return [InfillFigures(**row) for row in json.loads(path.read_text("utf-8"))]
@@ -338,7 +335,7 @@ def _after(options: TrainingOptions, data: Data, before: Sequence[InfillFigures]
 
 def _engine_settings(options: TrainingOptions, checkpoint: Path) -> EngineSettings:
     dtype = options.dtype or "auto"
-    # What was trained is measured by what trained it: no graph is built, nothing is int8.
+    # The torch backend, as in training: no graph is built and nothing is computed in int8.
     return EngineSettings(
         checkpoint, options.device, dtype, threads=options.threads, backend="torch"
     )
@@ -363,14 +360,15 @@ def _show_acceptance(
         else:
             tokens = prefix_tokens(hole.pieces.prefix, tokenizer, PREFIX_TOKENS_MAX)
             prompts.append(prompt_of(None, config.begin_id, prefix=tokens))
-    # In the compute dtype, as the engine will run it.
+    # In the compute dtype, as in the engine.
     network = _network(options, config, _dtype(options))
     adapter = job.adapter.to(network.encoder.embed_tokens.weight.dtype)
-    rows = ["| drafter | prompts | tokens/cycle | tokens/forward |", "|---|---|---|---|"]
+    rows = []
     for name, tested in (("off", None), ("on", adapter)):
         done = measure_acceptance(network, tested, prompts, ends)
-        rows.append(f"| {name} | {len(prompts)} | {done.per_cycle:.3f} | {done.per_forward:.3f} |")
-    _report(options, "\n".join(rows))
+        rows.append((name, len(prompts), f"{done.per_cycle:.3f}", f"{done.per_forward:.3f}"))
+    names = ("drafter", "prompts", "tokens/cycle", "tokens/forward")
+    _report(options, "\n".join(to_table(names, rows)))
 
 
 def _report(options: TrainingOptions, table: str) -> None:
@@ -380,7 +378,7 @@ def _report(options: TrainingOptions, table: str) -> None:
 
 
 def _copied(checkpoint: Path, folder: Path) -> Path:
-    """A copy of the checkpoint without its drafter. Weights are shared where the disk allows it."""
+    """A copy of the checkpoint without its drafter; weights are hard links if possible."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in checkpoint.iterdir():
         if not path.is_file():

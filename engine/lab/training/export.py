@@ -1,7 +1,7 @@
-"""Writes the finished model: a checkpoint folder in NLD layout with a card that states what it is.
+"""Writes the finished model: a checkpoint folder in NLD's layout with a model card.
 
-Every figure of the card comes from the run's own files: the manifest, the log, and the measured
-quality. Knows nothing of how they were made.
+Every figure of the card comes from the run's own files: the manifest, the log and the measured
+quality.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from engine.lab.data.corpus import HELD, PACKAGE_BYTES_MAX, TRAIN
 from engine.lab.data.languages import shares_of
 from engine.lab.data.sampler import HOLES
-from engine.lab.evaluation.infill_eval import InfillFigures, to_table
-from engine.lab.training.loss.objective import Batch
+from engine.lab.evaluation.infill_eval import InfillFigures, figures_table
+from engine.lab.tables import to_table
+from engine.lab.training.loss.objective import Batch, evaluate
 from engine.lab.training.recipe import Recipe
-from engine.lab.training.trainer import evaluate
 from engine.model.checkpoint import WEIGHTS, Weights, load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import Network
@@ -31,26 +31,25 @@ _AVERAGED_ROWS = 20
 _NAMED = 12  # packages of a licence in the card
 _LIMITS = """## What it is not good at
 
-It is a model for trying the whole line on any laptop, not an assistant. It has seen little text, in
-the shares above and with English comments: what is rare there comes out as noise. It finishes
-names, calls, signatures and idioms that its surroundings suggest; it does not reason, know APIs
-reliably, or keep a plan over several lines, and what it writes must be read before it is run. Its
-middles were at most four lines (six where a block ends). Contexts beyond the token counts above are
-unlike its training. Completions tend to be too short, and to be one line where several belong. It
+It is a model for trying the project on any laptop, not an assistant. It has seen little text, in
+the shares above and with English comments, and writes noise where text is rare there. It finishes
+names, calls, signatures and idioms that the surrounding text suggests. It does not reason, does not
+know APIs reliably and keeps no plan over several lines: read what it writes before you run it. Its
+training middles had at most four lines (six where a block ends), and its contexts were no longer
+than stated above. Its completions tend to be too short, with one line where several belong, and it
 can repeat fragments of its training files."""
 
 _AS_STORED: dict[Weights, str] = {
     "bf16": "Weights are bf16.",
     "int8": """Matrices are stored as int8 with one scale per output channel (compressed-tensors,
-int-quantized), vectors as bf16; they are multiplied out when they are read, and computed in the
+int-quantized), vectors as bf16; they are dequantized when they are read and computed in the
 engine's dtype.""",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What storing costs: held-out losses of the weights as they are read back, in the training's
-    dtype, and the bytes of the files."""
+    """Held-out losses of weights that were stored and read back, and the bytes of their files."""
 
     ar: float
     diffusion: float
@@ -62,13 +61,13 @@ class TrainingRecord:
     """What a run did, for config.json and the card.
 
     Attributes:
-        base: the model whose weights the run went on from, in words; None for fresh ones.
+        base: a description of the model that the run continued from; None for fresh weights.
         tokens: trained rows, of which `joint_tokens` in stage 2 (noisy rows included).
         ar, diffusion: training losses in nats, averaged over the end of the log; diffusion is None
-            where stage 2 has not begun.
-        held_out_ar, held_out_diffusion: of the last held-out evaluation; middles alone.
-        weights: how they are stored.
-        stored: by how they may be stored, what that costs; None where it was not measured.
+            before stage 2.
+        held_out_ar, held_out_diffusion: the last held-out losses of middles.
+        weights: how the weights are stored.
+        stored: the losses of each way to store them; None if they were not measured.
     """
 
     preset: str
@@ -86,10 +85,10 @@ class TrainingRecord:
 
 
 def read_record(folder: Path, preset: str, base: Path | None = None) -> TrainingRecord:
-    """Sums a run's `log.jsonl` up; it must hold training and held-out rows.
+    """Summarizes a run's `log.jsonl`, which must hold training and held-out rows.
 
     Raises:
-        EngineError: `base`, the checkpoint that the run went on from, cannot be read.
+        EngineError: `base`, the checkpoint that the run continued from, cannot be read.
     """
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
     training = [row for row in rows if "ar" in row]
@@ -111,10 +110,10 @@ def read_record(folder: Path, preset: str, base: Path | None = None) -> Training
 
 
 def describe(checkpoint: Path) -> str:
-    """What a checkpoint of ours says of its own training; of another, its name alone.
+    """What a checkpoint of ours says about its training; for any other checkpoint, its name.
 
     Raises:
-        EngineError: it has no config.json that can be read.
+        EngineError: Its config.json cannot be read.
     """
     read_config(checkpoint)
     stated = json.loads((checkpoint / "config.json").read_text("utf-8")).get("training", {})
@@ -131,10 +130,10 @@ def export_checkpoint(
     record: TrainingRecord,
     shard_bytes: int | None = None,
 ) -> None:
-    """Writes config, weights and tokenizer into the folder; shards as `save_checkpoint`.
+    """Writes config, weights and tokenizer into the folder, in shards as `save_checkpoint` does.
 
     Raises:
-        EngineError: the weights hold NaN, which cannot be stored as int8.
+        EngineError: The weights hold NaN, which cannot be stored as int8.
     """
     save_checkpoint(
         folder,
@@ -147,7 +146,7 @@ def export_checkpoint(
 
 
 def measure_storage(network: Network, held_out: Sequence[Batch]) -> dict[str, Stored]:
-    """Writes the weights in every way and measures what is read back, on the network's device.
+    """Stores the weights in every way and measures what is read back, on the network's device.
 
     Raises:
         EngineError: as `export_checkpoint`.
@@ -163,8 +162,7 @@ def measure_storage(network: Network, held_out: Sequence[Batch]) -> dict[str, St
             )
             size = sum(file.stat().st_size for file in weight_files(folder))
         losses = evaluate(read, held_out)
-        assert losses.diffusion is not None  # held-out batches always have noise
-        measured[weights] = Stored(round(losses.ar, 4), round(losses.diffusion, 4), size)
+        measured[weights] = Stored(round(losses["ar"], 4), round(losses["diffusion"], 4), size)
     return measured
 
 
@@ -175,7 +173,7 @@ def write_card(
     record: TrainingRecord,
     figures: Mapping[str, Sequence[InfillFigures]],
 ) -> None:
-    """Writes `README.md`, the model card, and `DATA.md`, all packages by licence, to the weights.
+    """Writes `README.md`, the model card, and `DATA.md`, all packages by licence.
 
     Args:
         figures: by language.
@@ -211,32 +209,33 @@ Prompt: `<s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]`, then
 
 def _data(manifest: dict[str, Any]) -> str:
     train, held = _used(manifest, TRAIN), _used(manifest, HELD)
-    rows = ["| licence | packages | files | MB | the largest |", "|---|---|---|---|---|"]
+    rows = []
     for licence, group in _by_licence(train).items():
         names = ", ".join(package["name"] for package in group[:_NAMED])
         files = sum(package["files"] for package in group)
-        rows.append(f"| {licence} | {len(group)} | {files} | {_bytes(group) / 1e6:.1f} | {names} |")
+        rows.append((licence, len(group), files, f"{_bytes(group) / 1e6:.1f}", names))
+    licences = "\n".join(to_table(("licence", "packages", "files", "MB", "the largest"), rows))
     held_names = ", ".join(f"{p['name']} ({p['licence']})" for p in held)
     refused = sum(bool(package["skipped"]) for package in manifest["packages"])
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in manifest["dropped"].items())
     return f"""## Data
 
-Source files of {len(train)} installed packages, {_bytes(train) / 1e6:.1f} MB, permissive licences
-only, as the packages' own metadata state them; of one package at most
-{PACKAGE_BYTES_MAX / 1e6:.1f} MB in each language. In a language packages count with the 0.6th power
-of their size. [DATA.md](DATA.md) names every one.
+Source files of {len(train)} installed packages, {_bytes(train) / 1e6:.1f} MB, only under permissive
+licences as the packages' own metadata state them, at most {PACKAGE_BYTES_MAX / 1e6:.1f} MB of a
+package in each language. Within a language a package counts with the 0.6th power of its size.
+[DATA.md](DATA.md) names all packages.
 
 {_languages(train)}
 
-{chr(10).join(rows)}
+{licences}
 
-Held out whole: {held_names}; {_bytes(held) / 1e6:.1f} MB. Training files that copy
-them are dropped. {refused} packages were refused for their licence.
+Whole packages held out: {held_names}; {_bytes(held) / 1e6:.1f} MB.
+Training files that copy them are dropped. {refused} packages were refused for their licence.
 Files left out: {dropped}."""
 
 
 def _packages(manifest: dict[str, Any]) -> str:
-    """All packages by licence, and those that were refused."""
+    """All packages by licence, and the refused ones."""
     parts = ["# What the model was trained on", ""]
     for licence, group in _by_licence(_used(manifest, TRAIN)).items():
         parts += [f"## {licence}", "", ", ".join(package["name"] for package in group), ""]
@@ -258,34 +257,35 @@ def _languages(packages: Sequence[dict[str, Any]]) -> str:
         for language, size in package["languages"].items():
             sizes[language] = sizes.get(language, 0) + size
     shares = shares_of(list(sizes))
-    rows = ["| language | MB | share of the examples |", "|---|---|---|"]
-    for language in sorted(sizes, key=lambda name: -shares[name]):
-        rows.append(f"| {language} | {sizes[language] / 1e6:.2f} | {shares[language]:.1%} |")
-    return "\n".join(rows)
+    rows = [
+        (language, f"{sizes[language] / 1e6:.2f}", f"{shares[language]:.1%}")
+        for language in sorted(sizes, key=lambda name: -shares[name])
+    ]
+    return "\n".join(to_table(("language", "MB", "share of the examples"), rows))
 
 
 def _training(recipe: Recipe, record: TrainingRecord) -> str:
     diffusion = "not begun" if record.diffusion is None else f"{record.diffusion:.3f}"
-    base = "" if record.base is None else f"Went on from the weights of {record.base}. "
+    base = "" if record.base is None else f"Continued from the weights of {record.base}. "
     return f"""## Training
 
 {base}{record.tokens / 1e6:.1f} M rows in {record.steps:,} steps and {record.minutes:.0f} minutes:
-stage 1 next token, then {record.joint_tokens / 1e6:.1f} M rows of next token plus masked blocks
-(weight {recipe.diffusion_weight}; noisy rows counted in). Stage 2 draws more holes for one context.
+stage 1 predicts the next token, stage 2 ({record.joint_tokens / 1e6:.1f} M rows, noisy ones too)
+also masked blocks, with weight {recipe.diffusion_weight}, and has more holes in one context.
 Muon and AdamW at {recipe.learning_rate}.
 
 | loss, nats per token | AR | diffusion |
 |---|---|---|
 | training (middles weigh 1, context {HOLES.context_weight}) | {record.ar:.3f} | {diffusion} |
-| held-out packages, middles alone | {record.held_out_ar:.3f} | {record.held_out_diffusion:.3f} |
+| held-out packages, only middles | {record.held_out_ar:.3f} | {record.held_out_diffusion:.3f} |
 
 Training losses are means over the last {_AVERAGED_ROWS} log rows. The diffusion loss is the
-1/p-weighted mean over noise levels; about a third of the blocks are masked whole.
+1/p-weighted mean over noise levels; about a third of the blocks are fully masked.
 {_storage(record)}""".rstrip()
 
 
 def _storage(record: TrainingRecord) -> str:
-    """What storing the weights costs, where it was measured."""
+    """What storing the weights costs, if it was measured."""
     if record.stored is None:
         return ""
     rows = "\n".join(
@@ -301,13 +301,13 @@ Held-out losses of weights that were stored and read back, and the size of their
 
 
 def _quality(figures: Mapping[str, Sequence[InfillFigures]]) -> str:
-    tables = "\n\n".join(f"{name}:\n\n{to_table(each)}" for name, each in figures.items())
+    tables = "\n\n".join(f"{name}:\n\n{figures_table(each)}" for name, each in figures.items())
     return f"""## Held-out infilling
 
-Greedy, through the engine, on holes in the held-out packages, spread evenly over them; fixed seed;
-`exact` is the whole text to the character. A whole line starts behind its indentation, a line tail
-behind a random word or sign of it, mid word inside a word; all run to the line's end. Multi line
-runs over two to four lines. Blocks of 32 tokens, confidence threshold 0.9.
+Greedy decoding by the engine of holes that are spread evenly over the held-out packages, with a
+fixed seed, blocks of 32 tokens and confidence threshold 0.9. `exact` counts texts that are equal to
+the last character. A whole line starts after its indentation, a line tail after a random word or
+sign, mid word inside a word; all three end with the line. Multi line has two to four lines.
 
 {tables}
 

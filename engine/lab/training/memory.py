@@ -1,8 +1,7 @@
-"""Whether a training run fits into memory, which setting would make it fit, and how freed memory
-is kept.
+"""Whether a training run fits into memory, and the memory and dtype that it computes with.
 
-An estimate from shapes alone, made before a weight is read: a run must not end after minutes with
-an allocation that failed, nor push the machine into swapping. Knows no files.
+The estimate uses only shapes and is made before a weight is read: a run must neither end after
+minutes with a failed allocation nor push the machine into swapping.
 """
 
 from __future__ import annotations
@@ -13,15 +12,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from engine.device import cpu_has_bfloat16
 from engine.errors import MemoryExhausted
 from engine.model.config import ModelConfig
 
 # glibc's malloc options (malloc.h): keep freed memory instead of handing it back every step.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _GIB = 2**30
-_SEEN_TOKENS = 1024  # that a row of a long example sees
-_NOISY_SHARE = 1.6  # rows in all per clean row: middles are laid out again, under noise
-_HEAD_ROWS = 512  # whose logits exist at once
+_SEEN_TOKENS = 1024  # tokens that a row of a long example sees
+_NOISY_SHARE = 1.6  # all rows over clean rows: middles are laid out again, with noise
+_HEAD_ROWS = 512  # rows whose logits exist at once
 _BATCH_MIN = 256
 _SLACK = 1.1
 
@@ -31,10 +31,10 @@ class Demand:
     """What a run keeps in memory.
 
     Attributes:
-        trained: parameters that are trained: all of the config's, or an adapter's.
-        frozen: parameters that are only computed with.
+        trained: the number of parameters that are trained, all of the config's or an adapter's.
+        frozen: the number of parameters that are not.
         batch_tokens: clean tokens per forward.
-        width: bytes of a number of the compute dtype.
+        width: the bytes of a number in the compute dtype.
     """
 
     config: ModelConfig
@@ -45,28 +45,28 @@ class Demand:
 
     @property
     def fixed_bytes(self) -> int:
-        """Weights, fp32 masters and gradients, two moments each, whatever the batch."""
+        """Weights, fp32 masters, gradients and two moments each, whatever the batch."""
         return self.frozen * self.width + self.trained * (self.width + 4 + self.width + 4 + 8)
 
     @property
     def row_bytes(self) -> int:
-        """What backward needs of one row: the tensors saved by norms, products and attention."""
+        """What norms, products and attention save of one row for the backward pass."""
         config, width = self.config, self.width
         query, keys = config.heads * config.head_dim, 2 * config.kv_heads * config.head_dim
         products = 6 * config.hidden + 4 * (query + keys) + 5 * config.intermediate
-        attention = config.heads * _SEEN_TOKENS  # chances alone
+        attention = config.heads * _SEEN_TOKENS  # the probabilities
         return config.layers * (width * (products + attention) + 16 * config.hidden)
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """Everything, with some slack."""
         rows = self.batch_tokens * _NOISY_SHARE
         head = _HEAD_ROWS * self.config.vocabulary * (self.width + 8)
         return int(_SLACK * (self.fixed_bytes + rows * self.row_bytes + head))
 
 
 def check_memory(demand: Demand, free_bytes: int, device: torch.device) -> None:
-    """Raises MemoryExhausted, naming the batch that would fit, if the demand does not."""
+    """Raises MemoryExhausted, naming a batch that fits, if the demand does not fit."""
     if demand.total_bytes <= free_bytes:
         return
     least = replace(demand, batch_tokens=0).total_bytes
@@ -90,10 +90,16 @@ def check_memory(demand: Demand, free_bytes: int, device: torch.device) -> None:
     )
 
 
-def keep_freed_memory() -> None:
-    """Lets glibc keep large freed blocks; elsewhere nothing.
+def compute_dtype(device: str, given: str | None) -> torch.dtype:
+    """The dtype to compute in: the given one, or bfloat16 if the device has it natively."""
+    native = device != "cpu" or cpu_has_bfloat16()
+    return getattr(torch, given or ("bfloat16" if native else "float32"))
 
-    By default every large tensor is mapped and faulted in anew, each step: 1,970 against 3,150
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep large freed blocks; does nothing on other systems.
+
+    By default the kernel maps every large tensor again in each step: 1,970 instead of 3,150
     tokens/s on one Zen 5 core.
     """
     library = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
-"""The size presets and the schedule: every number that shapes a training run, in one place.
+"""The size presets and the schedule: every number of a training run in one place.
 
-Plain frozen types and pure functions of progress; torch-free. Progress is the share of the budget
-that is spent, 0 to 1, whether the budget is counted in minutes or in tokens.
+The types are frozen and the functions pure; torch-free. Progress is the share of the budget that is
+spent, from 0 to 1, whether the budget is in minutes or in tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.prompt import BEGIN, END, MASK, SPECIAL_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Size of a network."""
+    """The size of a network."""
 
     hidden: int
     intermediate: int
@@ -30,11 +30,7 @@ def rate_share(
     step: int, progress: float, *, warmup_steps: int = 20, decay_share: float = 0.4
 ) -> float:
     """The learning rate of optimizer step `step` (from 0) over its peak: warm-up, constant, then
-    1 - sqrt down to 0 over the last `decay_share` of the budget.
-
-    Args:
-        progress: the share of the budget that is spent.
-    """
+    1 - sqrt down to 0 over the last `decay_share` of the budget."""
     warm = min(1.0, (step + 1) / warmup_steps)
     left = max(0.0, min(1.0, (1.0 - progress) / decay_share))
     return warm * (1.0 if left >= 1 else 1.0 - math.sqrt(1.0 - left))
@@ -45,10 +41,10 @@ class Recipe:
     """How a network of one shape is trained.
 
     Attributes:
-        learning_rate: peak; warm-up, constant, then 1 - sqrt down to 0 over `decay_share`.
-        joint_share: the part of the budget, at its end, that trains the joint objective.
-        diffusion_weight: of the diffusion loss beside the AR loss, each a mean over its own tokens.
-        copies: noisy copies of each middle. They are cheap beside the context that they share.
+        learning_rate: the peak rate; `rate_share` has the schedule.
+        joint_share: the last part of the budget, which trains the joint objective.
+        diffusion_weight: of the diffusion loss beside the AR loss, each a mean over its tokens.
+        copies: noisy copies of each middle, which are cheap beside the context that they share.
         batch_tokens, batches: clean tokens per forward, and forwards per optimizer step.
     """
 
@@ -68,8 +64,8 @@ class Recipe:
     seed: int = 1
 
     def continued(self) -> Recipe:
-        """The recipe that goes on from trained weights: little is left of stage 1, and the rate
-        starts lower and falls for longer."""
+        """The recipe that continues from trained weights: a short stage 1, and a rate that starts
+        lower and falls for longer."""
         return replace(
             self,
             learning_rate=self.learning_rate * 2 / 3,
@@ -79,7 +75,7 @@ class Recipe:
         )
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """The rate of optimizer step `step` (from 0)."""
+        """The learning rate of optimizer step `step` (from 0)."""
         return self.learning_rate * rate_share(
             step, progress, warmup_steps=self.warmup_steps, decay_share=self.decay_share
         )
@@ -90,7 +86,7 @@ class Recipe:
 
 
 PRESETS = {
-    # Up to 4,000 rows/s on one idle Zen 5 core; the bundled run had 2,800 on a busy one.
+    # Up to 4,000 rows/s on one idle Zen 5 core, 2,800 in the bundled run on a busy one.
     "nano": Recipe(
         Shape(hidden=256, intermediate=768, layers=6, heads=4, kv_heads=2, vocabulary=8192),
         learning_rate=3e-3,
@@ -98,9 +94,9 @@ PRESETS = {
         batches=2,
         minutes=100,
     ),
-    # The same vocabulary: one of 16,384 would spare 5 % of Python's tokens and 6 % of TypeScript's,
-    # for 8 M more parameters, which is 15 % more work on each row.
-    # For a card: large steps, so that the optimizer's many small kernels are a small part of one.
+    # A vocabulary of 16,384 would save 5 % of Python's tokens and 6 % of TypeScript's, for 8 M more
+    # parameters and 15 % more work on each row.
+    # Its steps are large, so that on a card the optimizer's many small kernels cost little.
     "small": Recipe(
         Shape(hidden=512, intermediate=1408, layers=8, heads=8, kv_heads=4, vocabulary=8192),
         learning_rate=2e-3,
@@ -112,11 +108,7 @@ PRESETS = {
 
 
 def preset(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The recipe of that name. Raises ConfigError if there is none."""
     try:
         return PRESETS[name]
     except KeyError:
@@ -130,8 +122,8 @@ def preset(name: str) -> Recipe:
 def model_config(shape: Shape) -> ModelConfig:
     """The network's config: NLD's decoder at this size, with the ids of SPECIAL_TOKENS.
 
-    2,048 positions: YaRN by 2 over 1,024, so that both YaRN and the query scale are at work in the
-    bundled model as they are in the released ones.
+    The 2,048 positions are YaRN by 2 over 1,024, so that the bundled model uses both YaRN and the
+    query scale, as the released ones do.
     """
     return ModelConfig(
         vocabulary=shape.vocabulary,

@@ -1,8 +1,8 @@
-"""A training run: any job to the end of its budget; resumable, and ended by Ctrl-C.
+"""A training run: trains any job until its budget is spent or Ctrl-C ends it, and resumes it.
 
-A job is whatever can take a step, measure itself, and write and read its state. Owns the loop, the
-log, the bar and the signals; knows nothing of what is trained. Under a budget of tokens a run that
-was interrupted ends with the very weights it would have had.
+A job can take a step, measure itself, and write and read its state. This module owns the loop, the
+log, the progress bar and the signals; it does not know what is trained. With a budget of tokens, an
+interrupted run ends with exactly the weights that it would have had.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -31,17 +32,17 @@ _LOG_STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When training ends: after this many minutes of training, or tokens; exactly one is set."""
+    """When training ends: after so many minutes of training or so many tokens."""
 
     minutes: float | None = None
     tokens: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError unless exactly one is set, and positive."""
+        """Raises ConfigError unless exactly one of them is set and it is positive."""
         given = [value for value in (self.minutes, self.tokens) if value is not None]
         if len(given) != 1 or given[0] <= 0:
             raise ConfigError(
-                "The budget is neither minutes nor tokens, or not positive.",
+                "The budget must be a positive number of minutes or of tokens.",
                 remedy="Give one of --minutes and --tokens.",
                 param="minutes",
             )
@@ -49,8 +50,13 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands. `seconds` counts training alone; `joint_tokens` are stage 2's; `flops`
-    are operations of matrix products (engine.lab.training.batch.throughput)."""
+    """How far a run has come.
+
+    Attributes:
+        joint_tokens: the tokens of stage 2.
+        seconds: the time spent in steps.
+        flops: operations of matrix products (`engine.lab.training.batch.throughput`).
+    """
 
     step: int = 0
     tokens: int = 0
@@ -59,7 +65,7 @@ class Position:
     flops: float = 0.0
 
     def share(self, budget: Budget) -> float:
-        """The part of the budget that is spent."""
+        """The share of the budget that is spent."""
         if budget.tokens is not None:
             return self.tokens / budget.tokens
         assert budget.minutes is not None
@@ -72,10 +78,9 @@ class StepReport:
 
     Attributes:
         losses: by name.
-        rows: that it trained on.
+        rows: the rows that it trained on, of which `joint_rows` with the joint objective.
         rate: the learning rate.
-        joint_rows: those of `rows` that were trained on with the joint objective.
-        flops: operations of matrix products; 0 where nobody counts them.
+        flops: operations of matrix products; 0 if they are not counted.
     """
 
     losses: Mapping[str, float]
@@ -86,22 +91,22 @@ class StepReport:
 
 
 class Job(Protocol):
-    """Something in training."""
+    """Something that is trained."""
 
     @property
     def position(self) -> Position:
-        """Where it stands."""
+        """How far training has come."""
         ...
 
     @position.setter
     def position(self, position: Position) -> None: ...
 
     def step(self, share: float) -> StepReport:
-        """One optimizer step; `share` of the budget is spent."""
+        """Takes one optimizer step after `share` of the budget is spent."""
         ...
 
     def held_out(self) -> dict[str, float]:
-        """Losses on fixed examples that are never trained on."""
+        """The losses on fixed examples that are never trained on."""
         ...
 
     def save(self, path: Path) -> None: ...
@@ -113,11 +118,11 @@ class RunOptions:
     """How a run is watched and kept.
 
     Attributes:
-        label: of the bar; None shows none.
-        until: the budget's share at which to end.
-        save_seconds: between two states on disk.
-        measures_at_saves: held-out losses are logged with every state, not only at both ends.
-        matrix_rate: operations per second that the device can do; None logs no share of it.
+        label: the label of the progress bar; None shows no bar.
+        until: the share of the budget at which the run ends.
+        save_seconds: the time between two states on disk.
+        measures_at_saves: whether every state on disk comes with held-out losses in the log.
+        matrix_rate: the device's operations per second, of which the log states the share used.
     """
 
     label: str | None = None
@@ -128,13 +133,13 @@ class RunOptions:
 
 
 def run_job(job: Job, budget: Budget, folder: Path, options: RunOptions) -> bool:
-    """Trains until the budget is spent, going on from `folder/state.pt` if it is there.
+    """Trains until the budget is spent, resuming from `folder/state.pt` if it exists.
 
-    Appends to `folder/log.jsonl`. SIGINT and SIGTERM end it after the step under way, with the
+    Appends to `folder/log.jsonl`. SIGINT and SIGTERM end the run after the current step, with the
     state saved.
 
     Returns:
-        Whether the budget is spent; False if it was ended before.
+        Whether the budget is spent; False if the run was ended early.
     """
     state = folder / STATE
     if state.is_file():
@@ -165,30 +170,15 @@ def run_job(job: Job, budget: Budget, folder: Path, options: RunOptions) -> bool
     return job.position.share(budget) >= options.until
 
 
-def check_plan(folder: Path, plan: Mapping[str, object]) -> None:
-    """Writes what a run is about to do, or compares it with what the folder's run was begun with.
-
-    Raises:
-        ConfigError: another run was begun there.
-    """
-    path = folder / PLAN
-    text = json.dumps(plan, indent=1, default=str) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    begun = json.loads(path.read_text("utf-8"))
-    differing = [key for key, value in json.loads(text).items() if begun.get(key) != value]
-    if differing:
-        raise ConfigError(
-            f"{folder} holds a run with another {differing[0]} ({begun.get(differing[0])!r}).",
-            remedy="Repeat its options to go on with it, or give another --out.",
-            param=differing[0],
-        )
+def write_state(path: Path, state: Mapping[str, object]) -> None:
+    """Writes the state of a job whole, by rename."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 class _Stop:
-    """While entered, SIGINT and SIGTERM set `asked` instead of ending the process."""
+    """Inside this context SIGINT and SIGTERM set `asked` instead of ending the process."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -242,7 +232,7 @@ def _log(
     recent: Sequence[StepReport],
     matrix_rate: float | None,
 ) -> None:
-    """One row: where the run stands, and means over the steps since the last row."""
+    """Writes one row: the position, and means over the steps since the last row."""
     seconds = max(now.seconds - window.seconds, 1e-9)
     row: dict[str, object] = {**asdict(now)}
     for name in recent[-1].losses:

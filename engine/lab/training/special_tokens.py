@@ -1,8 +1,8 @@
-"""Gives a checkpoint the special tokens it lacks: infilling markers and the mask.
+"""Gives a checkpoint the special tokens that it lacks: infilling markers and the mask.
 
-A reserved id of the tokenizer is renamed where it has one to spare; else the vocabulary grows, into
-the padding of the embedding first. Owns which names are wanted and what their rows start as. The
-checkpoint on disk is never changed.
+A spare reserved id of the tokenizer is renamed; without one the vocabulary grows, first into the
+padding of the embedding. This module owns which names are wanted and the initial values of their
+rows. The checkpoint on disk is never changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.model.network import Network
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import BEGIN, END, END_OF_MIDDLE, FAR, MASK, MIDDLE, NEAR, PREFIX
 
-# What `ExampleSampler` needs of a tokenizer.
+# The special tokens that `ExampleSampler` needs.
 INFILLING = (BEGIN, END, FAR, PREFIX, NEAR, MIDDLE, END_OF_MIDDLE)
 MASKING = (MASK,)
 
@@ -36,12 +36,12 @@ _RESERVED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer that has every name that was asked for.
+    """A tokenizer with all requested special tokens.
 
     Attributes:
         json: the text of its `tokenizer.json`.
-        added: ids of the names that were new to it.
-        size: rows that the embedding must have.
+        added: the ids of the tokens that were new to it, by name.
+        size: the rows that the embedding must have.
     """
 
     tokenizer: Tokenizer
@@ -54,7 +54,7 @@ def with_tokens(checkpoint: Path, config: ModelConfig, names: Sequence[str]) -> 
     """The checkpoint's tokenizer, with these special tokens.
 
     Raises:
-        CheckpointError: the tokenizer cannot be read, or not be extended.
+        CheckpointError: The tokenizer cannot be read or extended.
     """
     read_tokenizer(checkpoint)  # its errors name the file and the remedy
     text = (checkpoint / "tokenizer.json").read_text("utf-8")
@@ -78,7 +78,7 @@ def with_tokens(checkpoint: Path, config: ModelConfig, names: Sequence[str]) -> 
             raw["added_tokens"].append(entry)
             following += 1
         added[name] = entry["id"]
-    # Only what had to change is written anew: the text is kept where nothing was missing.
+    # The text stays the same if nothing was missing.
     text = json.dumps(raw, ensure_ascii=False) if added else text
     backend = Backend.from_str(text)
     wrong = [name for name, token_id in added.items() if backend.token_to_id(name) != token_id]
@@ -93,8 +93,8 @@ def with_tokens(checkpoint: Path, config: ModelConfig, names: Sequence[str]) -> 
 
 
 def marker_ids(vocabulary: Vocabulary, names: Sequence[str]) -> list[int]:
-    """Ids whose rows are to be trained: of these names, but for begin and end of text that the
-    checkpoint had before. A marker that its tokenizer knew may never have been trained."""
+    """The ids whose rows are trained: those of these names, but for begin and end of text if the
+    checkpoint had them. (A marker that the tokenizer had may never have been trained.)"""
     known = [name for name in names if name not in (BEGIN, END)]
     ids = {vocabulary.tokenizer.id_of(name) for name in known} | set(vocabulary.added.values())
     return sorted(token_id for token_id in ids if token_id is not None)
@@ -114,10 +114,10 @@ def _new_entry(token_id: int, name: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def grown(network: Network, vocabulary: Vocabulary) -> Network:
-    """The network with a row for every token; rows of new tokens start as the mean of all others.
+    """The network with a row for every token; a new token's row starts as the mean of all others.
 
-    `<s>` and `</s>` start as the checkpoint's own begin and end of text, which they stand for. Its
-    other weights are shared with the network given.
+    `<s>` and `</s>` start as the checkpoint's own begin and end of text. All other weights are
+    shared with the given network.
     """
     config = replace(network.config, vocabulary=vocabulary.size)
     state = network.state_dict()

@@ -1,1 +1,1 @@
-"""Whether a checkpoint is what it says and computes what it should, examined part by part."""
+"""Examines part by part whether a checkpoint is what it claims and computes what it should."""

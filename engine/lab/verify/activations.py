@@ -1,8 +1,8 @@
 """The network's activations at every depth, and how far they are from another implementation's.
 
-A trace is one causal pass over a text without cache: embeddings, each layer's output, final norm,
-logits. Errors follow one rule in every dtype: against a wider reference, ours may be at most twice
-the other's. Knows nothing of where the other implementation comes from.
+A trace is one causal pass over a text without a cache: embeddings, each layer's output, final norm,
+logits. One rule holds in every dtype: our error against a wider reference may be at most twice that
+of the other implementation.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from engine.model.network import Network
 # (T, width) fp32 by name, in the order of depth.
 Trace = Mapping[str, Tensor]
 ERROR_RATIO_MAX = 2.0
-# Relative to the reference. fp32 has no wider reference here: both round in fp32, so the
-# reference is the other implementation itself.
+# Relative to the reference. fp32 has no wider one here: the reference is the other implementation.
 ERROR_FLOORS = {torch.float32: 5e-5, torch.bfloat16: 1e-3}
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """How far one activation is from the reference, ours and theirs, relative to its size.
+    """How far one activation is from the reference, relative to the reference's size.
 
     Attributes:
-        ours, theirs: root mean square of a token's difference over that of its reference, at the
-            worst token.
-        limit: what `ours` may be.
+        ours, theirs: the root mean square of a token's difference over that of its reference, at
+            the worst token.
+        limit: the largest `ours` that is allowed.
         largest, mean: absolute differences of ours from theirs.
     """
 
@@ -44,7 +43,7 @@ class Error:
 
     @property
     def is_ok(self) -> bool:
-        """NaN is not."""
+        """Whether the error is within its limit; NaN is not."""
         return self.ours <= self.limit
 
 
@@ -65,14 +64,14 @@ def trace(network: Network, tokens: Sequence[int]) -> Trace:
 def layout(
     embeddings: nn.Module, layers: nn.ModuleList, norm: nn.Module, head: nn.Module
 ) -> dict[str, nn.Module]:
-    """The modules whose outputs make a trace, under the names that both sides share."""
+    """The modules whose outputs make a trace, by the names that both implementations share."""
     named = {f"layer {index}": layer for index, layer in enumerate(layers)}
     return {"embeddings": embeddings, **named, "final norm": norm, "logits": head}
 
 
 @torch.inference_mode()
 def capture(modules: Mapping[str, nn.Module], run: Callable[[], object]) -> Trace:
-    """Outputs of the modules during one `run`, widened, without a batch dimension."""
+    """The outputs of the modules during one `run`, in fp32, without a batch dimension."""
     seen: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[..., None]:
@@ -102,7 +101,7 @@ def causal_attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> T
 
 
 def compare(ours: Trace, theirs: Trace, reference: Trace, dtype: torch.dtype) -> list[Error]:
-    """Errors in the order of depth. `dtype` is that of the weights of `ours` and `theirs`."""
+    """The errors in the order of depth; `dtype` is that of the weights of `ours` and `theirs`."""
     errors = []
     for name, wanted in reference.items():
         mine, other = ours[name], theirs[name]
@@ -122,11 +121,11 @@ def compare(ours: Trace, theirs: Trace, reference: Trace, dtype: torch.dtype) ->
 
 
 def _relative(values: Tensor, reference: Tensor) -> float:
-    """The worst row counts: a mistake at one position must not drown in the others' rounding."""
+    """The error of the worst row: a mistake at one position must not vanish in a mean."""
     error = (values - reference).square().mean(-1).sqrt()
     return float((error / reference.square().mean(-1).sqrt().clamp_min(1e-30)).max())
 
 
 def same_top(ours: Tensor, theirs: Tensor) -> float:
-    """Share of rows (T, V) whose largest logit is the same token's."""
+    """The share of rows (T, V) whose largest logit is the same token's."""
     return float((ours.argmax(-1) == theirs.argmax(-1)).float().mean())

@@ -1,7 +1,7 @@
-"""What a checkpoint folder holds: config, tensors, drafter LoRA and tokenizer, by their headers.
+"""What a checkpoint folder holds: config, tensors, drafter LoRA and tokenizer.
 
-Reads no weights, so that a wrong folder of any size is told in a moment. Every offending tensor is
-counted and the first ones are named, not the first one alone. Knows nothing of what they compute.
+No weights are read, so that a wrong folder of any size is reported in a moment. All offending
+tensors are counted, and the first ones are named.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.model.weights import expected_tensors
 from engine.prompt import InfillFormat
 
-NAMED_MAX = 3  # offending tensors that are named; the others are counted
+NAMED_MAX = 3  # offending tensors that are named; the others are only counted
 _SAMPLE = 'def héllo(x):\n\tif x >= 10:\r\n        return f"{x!r} → ✓ [MASK] </s>"\n'
 
 
 def examine_config(folder: Path) -> tuple[Section, ModelConfig | None]:
-    """`config.json`: readable, of a known family, and what it says."""
+    """Whether `config.json` can be read and names a known family, and what it says."""
     title = "config"
     if not folder.is_dir():
         error = CheckpointError(
@@ -74,7 +74,7 @@ def examine_config(folder: Path) -> tuple[Section, ModelConfig | None]:
 
 
 def examine_tensors(folder: Path, config: ModelConfig) -> Section:
-    """Names, shapes and dtypes in the safetensors headers against what the config asks for."""
+    """Compares names, shapes and dtypes in the safetensors headers with the config."""
     title = "tensors"
     try:
         files = weight_files(folder)
@@ -113,7 +113,7 @@ def examine_tensors(folder: Path, config: ModelConfig) -> Section:
 
 
 def _stored_as(folder: Path, headers: Mapping[str, Header], int8: int) -> Check:
-    """Whether all tensors are of dtypes that are read."""
+    """Whether all tensors have dtypes that can be read."""
     name = "stored as"
     try:
         quantized = read_quantization(folder)
@@ -126,12 +126,12 @@ def _stored_as(folder: Path, headers: Mapping[str, Header], int8: int) -> Check:
 
 
 def examine_adapter(folder: Path, config: ModelConfig) -> Section:
-    """The drafter LoRA: there or not, and whole if there."""
+    """Whether there is a drafter LoRA, and whether it is whole."""
     title, name = "drafter LoRA", FOLDER
     if not config.family.fills_masks:
         return Section(title, (skipped(name, f"{config.family.model_type} fills no masks"),))
     try:
-        # Megabytes, unlike the weights: read as a whole.
+        # It is read as a whole: it has megabytes, unlike the weights.
         adapter = read_adapter(folder, config)
     except EngineError as error:
         return Section(title, (failed(name, error),))
@@ -144,7 +144,7 @@ def examine_adapter(folder: Path, config: ModelConfig) -> Section:
 
 
 def examine_tokenizer(folder: Path, config: ModelConfig) -> tuple[Section, Tokenizer | None]:
-    """`tokenizer.json`: fits the config, keeps text, and which infilling format it has."""
+    """Whether `tokenizer.json` fits the config and keeps text, and its infilling format."""
     title = "tokenizer"
     try:
         tokenizer = read_tokenizer(folder)
@@ -170,7 +170,7 @@ def examine_tokenizer(folder: Path, config: ModelConfig) -> tuple[Section, Token
 
 
 def size(count: int) -> str:
-    """Bytes as people read them."""
+    """A number of bytes for people."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -208,7 +208,7 @@ def _mask(tokenizer: Tokenizer, config: ModelConfig) -> Check:
     if config.mask_id is None:
         return skipped("mask id", f"{config.family.model_type} fills no masks")
     spelled = tokenizer.to_bytes([config.mask_id])
-    if spelled:  # text in the prompt would be taken for undecided places
+    if spelled:  # such text in a prompt would be taken for masks
         return Check(
             "mask id",
             "failed",
@@ -227,7 +227,7 @@ def _ends(tokenizer: Tokenizer, config: ModelConfig) -> Check:
     return Check(
         "end ids",
         "failed",
-        f"{wrong[0]} is an ordinary token or none at all.",
+        f"{wrong[0]} is an ordinary token, or no token at all.",
         "Check eos_token_id in config.json, and that tokenizer.json is the checkpoint's own.",
         {"end_ids": ends},
     )
@@ -236,7 +236,7 @@ def _ends(tokenizer: Tokenizer, config: ModelConfig) -> Check:
 def _infilling(tokenizer: Tokenizer) -> Check:
     infill = tokenizer.infill
     if infill is None:
-        found = "no markers that are known: only the text before the cursor is used"
+        found = "no known markers: only the text before the cursor is used"
         return passed("infilling format", found, format=None)
     known = isinstance(infill, InfillFormat)
     found = "this project's own markers" if known else f"sentinels, {type(infill).__name__}"

@@ -1,6 +1,6 @@
-"""A whole examination of a checkpoint, section by section, as they are finished.
+"""A whole examination of a checkpoint, section by section.
 
-Owns the order, and what is left out because something before it failed. Prints nothing.
+This module owns the order of the sections, and what is left out because an earlier one failed.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ HOLES_MAX = len(PROBES)
 
 
 def examine(settings: EngineSettings, holes_max: int = HOLES_MAX) -> Iterator[Section]:
-    """Sections in the order in which they are finished; the last one is memory.
+    """The sections, as they are finished; the last one is memory.
 
     Args:
-        holes_max: most built-in holes to fill; 0 leaves infilling out.
+        holes_max: the most built-in holes to fill; 0 leaves infilling out.
 
     Raises:
-        ConfigError: the device asked for is not there, or torch is not.
+        ConfigError: The requested device or torch is not available.
     """
-    settings = resolve(replace(settings, backend="torch"))  # whose network is looked into
+    settings = resolve(replace(settings, backend="torch"))  # whose network can be examined
     torch.set_num_threads(settings.threads or 1)
     folder = settings.checkpoint_path()
     section, config = examine_config(folder)
@@ -92,6 +92,6 @@ def _memory(loaded: Loaded) -> Section:
 
 
 def _peak() -> int:
-    """Bytes of memory that this process held at most."""
+    """The peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

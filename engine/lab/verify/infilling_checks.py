@@ -1,7 +1,4 @@
-"""Whether the checkpoint fills holes, and its infilling format does anything for it.
-
-Says what the figures of `probes` mean.
-"""
+"""Checks whether the checkpoint fills holes, and whether its infilling format helps."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from engine.prompt import Infill
 
 
 def examine_infilling(loaded: Loaded, holes_max: int) -> Section:
-    """The built-in holes, and whether the infilling format does anything for them."""
+    """Fills the built-in holes, and checks whether the infilling format helps."""
     title = "infilling"
     probes = PROBES[:holes_max]
     if not probes:
@@ -38,7 +35,7 @@ def examine_infilling(loaded: Loaded, holes_max: int) -> Section:
         return Section(title, (filled, alone, _believed(believed), _verdict(believed)))
     untried = untried_format(loaded.tokenizer, loaded.config.end_ids)
     if untried is None:
-        why = "the tokenizer has no infilling markers; holes get the text before them only."
+        why = "the tokenizer has no infilling markers; only the text before a hole is used."
         return Section(title, (alone, skipped("format", why)))
     believed = _believe(loaded, probes, untried)
     return Section(title, (alone, _believed(believed), _untried(believed)))
@@ -68,7 +65,7 @@ def _believe(loaded: Loaded, probes: Sequence[Probe], infill: Infill) -> list[Be
 def _written(name: str, written: Sequence[Written], *, by_line: bool) -> Check:
     """
     Args:
-        by_line: only first lines are compared: what continues a prefix does not know the end.
+        by_line: whether only first lines are compared, since a continuation has no end.
     """
     count = len(written)
     exact = sum((each.first_line if by_line else each.text) == each.wanted for each in written)
@@ -114,18 +111,18 @@ def _verdict(believed: Sequence[Believed]) -> Check:
     return Check(
         name,
         "failed",
-        "does not work: the right filling is less likely behind it than behind the prefix alone.",
+        "does not work: the right filling is less likely with it than after the prefix alone.",
         "The checkpoint was not trained with these markers.",
         {"works": False},
     )
 
 
 def _untried(believed: Sequence[Believed]) -> Check:
-    """Markers that are there but not used: a finding, never a failure."""
+    """Markers that exist but are not used: a finding, never a failure."""
     told = {
         True: "would work on these holes: please report it",
         False: "would make fillings worse",
         None: "does not show an effect on these holes",
     }[verdict(believed)]
-    why = f"holes get the text before them only; [SUFFIX] ... [PREFIX] ..., not used, {told}."
+    why = f"only the text before a hole is used; [SUFFIX] ... [PREFIX] ..., not used, {told}."
     return skipped("format", why, works=verdict(believed))

@@ -1,7 +1,4 @@
-"""The checkpoint loaded for an examination, as an engine would load it.
-
-Owns the weights for as long as it is examined; checks only that they are numbers.
-"""
+"""Loads the checkpoint for an examination, as an engine would, and checks that it holds numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from engine.model.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint ready to compute. `folder` is where it came from."""
+    """A checkpoint that is ready to compute."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -48,7 +45,7 @@ def load(
     """Reads the weights, as an engine would, and checks that all are finite numbers.
 
     Args:
-        settings: without "auto".
+        settings: resolved settings, without "auto".
     """
     title = "loading"
     folder = settings.checkpoint_path()

@@ -1,7 +1,4 @@
-"""Whether every decoding mode runs, how fast, and whether it emits what it should.
-
-Says what the figures of `modes` mean.
-"""
+"""Whether every decoding mode runs, how fast, and whether it emits what it should: by `modes`."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ _MODE_TOKENS = 32
 
 
 def examine_modes(loaded: Loaded) -> Section:
-    """Every mode that the checkpoint can do, on the same prompts."""
+    """Checks every mode of the checkpoint on the same prompts."""
     runner = Runner(loaded.model)
     infill = loaded.tokenizer.infill
     prompts = [
         hole_prompt(probe.before, probe.after, infill, loaded.tokenizer)
         for probe in PROBES[:_MODE_PROMPTS]
     ]
-    # The first forward of a kind sets things up that are not to be measured.
+    # The first forward sets things up that must not be measured.
     runner.decode(runner.request(prompts[0], "ar", 2))
     references = [
         runner.reference(runner.request(prompt, "ar", _MODE_TOKENS)) for prompt in prompts
@@ -52,9 +49,9 @@ def examine_modes(loaded: Loaded) -> Section:
 
 def _mode(mode: str, decoded: Sequence[Decoded], references: Sequence[Reference]) -> Check:
     tokens = sum(len(each.tokens) for each in decoded)
-    behind = sum(max(len(each.tokens) - 1, 0) for each in decoded)
-    per_forward = behind / max(1, sum(each.forwards for each in decoded))
-    speed = behind / max(1e-9, sum(each.seconds for each in decoded))
+    later = sum(max(len(each.tokens) - 1, 0) for each in decoded)
+    per_forward = later / max(1, sum(each.forwards for each in decoded))
+    speed = later / max(1e-9, sum(each.seconds for each in decoded))
     figures: dict[str, Figure] = {
         "tokens": tokens,
         "tokens_per_forward": per_forward,
@@ -82,7 +79,7 @@ def _mode(mode: str, decoded: Sequence[Decoded], references: Sequence[Reference]
 def _differing(
     mode: str, found: str, worst: Difference, count: int, figures: dict[str, Figure]
 ) -> Check:
-    where = f"behind {worst.index} tokens, logits {worst.gap:.2g} apart"
+    where = f"after {worst.index} tokens, logits {worst.gap:.2g} apart"
     if mode not in LOSSLESS:
         return Check(mode, "ok", f"{found}; other tokens than ar {where}", figures=figures)
     told = f"{found}; {count} differ from ar, {where} (rounding: {worst.noise:.2g})"

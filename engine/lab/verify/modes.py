@@ -1,11 +1,9 @@
-"""Every decoding mode on a loaded network: that it runs, how fast, and whether it emits what `ar`
-emits.
+"""Decodes in every mode on a loaded network, and judges whether a mode emits what `ar` emits.
 
-Decodes on one model, each request with an empty cache of its own, and judges where the tokens leave
-those of `ar`: a speculative mode may do so only at a near-tie, where the two logits are nearer to
-each other than twice what the same row's logits differ by in steps of one row and of many. That is
-rounding; anything else is a mistake. Block diffusion decides otherwise than `ar` and is only
-reported. The examination and the benchmarks share both. Knows neither files nor text.
+Each request has an empty cache of its own. A speculative mode may differ from `ar` only at a
+near-tie: the two logits are closer than twice the difference of the same row's logits in steps of
+one row and of many. That is rounding; anything else is a mistake. Block diffusion decides
+differently and is only reported. The examination, the benchmarks and training share this module.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from engine.cache.pages import PAGE_TOKENS
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.decoders import STRATEGIES
-from engine.decoders.strategy import Traits
+from engine.decoders.strategy import Strategy, Traits
 from engine.loop import decode
 from engine.model.readout import read
 from engine.model.runner import ModelRunner
@@ -33,14 +31,14 @@ from engine.step import Step, chain
 
 LOSSLESS = ("linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 QUADRATIC_LENGTH = 8  # B (B + 1) rows a forward: 72, against 1,056 for a block of 32
-NOISE_ROWS = 32  # of a step whose logits are held against those of one row
+NOISE_ROWS = 32  # rows of the steps whose logits are compared with those of one row
 _NOISE_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """One request's tokens; `seconds` and `forwards` are those after the prompt, and `cycles` the
-    forwards among them that emitted."""
+    forwards among them that emitted or ended."""
 
     tokens: tuple[int, ...]
     ended: bool
@@ -55,7 +53,7 @@ class Reference:
 
     Attributes:
         logits: (tokens, V) fp32, the row that decided each token.
-        noise: most that these differ from the same rows' in steps of NOISE_ROWS rows.
+        noise: the largest difference to the same rows in steps of NOISE_ROWS rows.
     """
 
     decoded: Decoded
@@ -65,12 +63,12 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a mode first leaves `ar`.
+    """Where a mode first differs from `ar`.
 
     Attributes:
-        index: number of tokens emitted before it, alike.
-        gap: the logit of `ar`'s token less that of the mode's; never negative.
-        noise: what rounding changes logits by.
+        index: the number of equal tokens before it.
+        gap: the logit of `ar`'s token minus that of the mode's token; never negative.
+        noise: how much rounding changes a logit.
     """
 
     index: int
@@ -79,12 +77,12 @@ class Difference:
 
     @property
     def is_near_tie(self) -> bool:
-        """Whether rounding explains it: two logits, each off by the noise at most."""
+        """Whether rounding explains the difference: each of the two logits is off by the noise."""
         return self.gap <= _NOISE_FACTOR * self.noise
 
 
 class Runner:
-    """Decodes one request at a time, each with an empty cache: every prompt is computed anew."""
+    """Decodes one request at a time, each with an empty cache."""
 
     def __init__(self, model: ModelRunner) -> None:
         self._model = model
@@ -94,7 +92,7 @@ class Runner:
     def request(
         self, prompt: Sequence[int], mode: str, tokens_max: int, stops: Sequence[int] = ()
     ) -> Request:
-        """A greedy request in the checkpoint's own blocks, shorter ones for `quadratic_spec`."""
+        """A greedy request in the checkpoint's blocks, or shorter ones for `quadratic_spec`."""
         length = self._config.block_length
         if mode == "quadratic_spec":
             length = min(length, QUADRATIC_LENGTH)
@@ -106,12 +104,16 @@ class Runner:
             stop_token_ids=tuple(stops),
         )
 
-    def decode(self, request: Request) -> Decoded:
-        """One request to its end."""
-        return self._decode(self._model, request)
+    def decode(self, request: Request, strategy: Strategy[Any] | None = None) -> Decoded:
+        """Decodes one request to its end.
+
+        Args:
+            strategy: used instead of the mode's own one.
+        """
+        return self._decode(self._model, request, strategy)
 
     def reference(self, request: Request) -> Reference:
-        """What `ar` emits, with the logits that decided; the request's own mode does not matter."""
+        """What `ar` emits, with the deciding logits."""
         request = replace(request, mode="ar")
         recorder = _Recorder(self._model)
         decoded = self._decode(recorder, request)
@@ -120,9 +122,9 @@ class Runner:
         return Reference(decoded, logits, float((many - logits).abs().max()))
 
     def cached_logits(self, tokens: Sequence[int]) -> Tensor:
-        """(T, V) of all rows, computed in two steps, so that the second one reads the cache."""
+        """(T, V) logits of all rows, in two steps, so that the second one reads the cache."""
         half = len(tokens) // 2
-        cache = self._cache(len(tokens))
+        cache = self.new_cache(len(tokens))
         sequence, _ = cache.open(tuple(tokens), len(tokens))
         logits: list[Tensor] = []
         for start, end in ((0, half), (half, len(tokens))):
@@ -133,10 +135,10 @@ class Runner:
         return torch.cat(logits)
 
     def _deciding_logits(self, request: Request, tokens: Sequence[int]) -> Tensor:
-        """(len(tokens), V) fp32 of the rows that decide `tokens`, in steps of NOISE_ROWS rows after
-        the prompt, whose own steps are those of decoding."""
+        """(len(tokens), V) fp32 logits of the rows that decide `tokens`. The prompt has the steps
+        of decoding; later steps have NOISE_ROWS rows."""
         prompt, whole = len(request.prompt), (*request.prompt, *tokens[:-1])
-        cache = self._cache(len(whole))
+        cache = self.new_cache(len(whole))
         sequence, _ = cache.open(request.prompt, len(whole), exact=request.exact)
         logits: list[Tensor] = []
         start = 0
@@ -151,21 +153,25 @@ class Runner:
             start += step.rows
         return torch.cat(logits)
 
-    def _cache(self, tokens: int) -> KVCache:
+    def new_cache(self, tokens: int) -> KVCache:
+        """An empty cache with room for so many tokens of one sequence."""
         # Whole pages, and one to spare.
         room = (tokens // PAGE_TOKENS + 2) * PAGE_TOKENS
         dtype = next(self._model.network.parameters()).dtype
         shape = CacheShape.of(self._config)
         return KVCache(shape, room, device=self._model.device, dtype=dtype)
 
-    def _decode(self, model: Any, request: Request) -> Decoded:
-        cache = self._cache(len(request.prompt) + request.limits.tokens_max + request.block.length)
-        strategy = STRATEGIES[request.mode]
+    def _decode(
+        self, model: Any, request: Request, strategy: Strategy[Any] | None = None
+    ) -> Decoded:
+        room = len(request.prompt) + request.limits.tokens_max + request.block.length
+        cache, strategy = self.new_cache(room), strategy or STRATEGIES[request.mode]
         began, emitted, cycles, state = time.perf_counter(), 0, 0, None
         for state in decode(model, cache, strategy, request, self._traits):
             if state.progress.prefilling or not state.forwards:
                 began, emitted = time.perf_counter(), len(state.progress.committed)
-            cycles += len(state.progress.committed) > emitted
+                continue
+            cycles += len(state.progress.committed) > emitted or state.progress.finished == "end"
             emitted = len(state.progress.committed)
         assert state is not None
         return Decoded(
@@ -178,7 +184,7 @@ class Runner:
 
 
 def first_difference(tokens: Sequence[int], reference: Reference) -> Difference | None:
-    """Where `tokens` leave what `ar` emitted, or None."""
+    """Where `tokens` first differ from what `ar` emitted, or None."""
     for index, (token, wanted) in enumerate(zip(tokens, reference.decoded.tokens, strict=True)):
         if token != wanted:
             row = reference.logits[index]
@@ -187,7 +193,7 @@ def first_difference(tokens: Sequence[int], reference: Reference) -> Difference 
 
 
 class _Recorder:
-    """A model that remembers the logits behind its readings."""
+    """A model that records the logits of its readings."""
 
     def __init__(self, model: ModelRunner) -> None:
         self._model = model

@@ -1,7 +1,4 @@
-"""Whether the network computes what transformers computes, at every depth and through the cache.
-
-Says what is right and what is not; measures in `activations`, compares with `peer`.
-"""
+"""Whether the network computes what transformers computes, at every depth and through the cache."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from engine.model.checkpoint import free_memory_bytes
 
 _PLAIN_TOKENS_MAX = 512
 _LOGITS = "logits"
-_STEP_ERROR_FACTOR = 100.0  # over the floor, where nothing wider is at hand to compare with
+_STEP_ERROR_FACTOR = 100.0  # times the floor, without a wider reference
 
 
 def examine_network(loaded: Loaded) -> Section:
-    """Activations at every depth, and the logits of the path that serves, against transformers."""
+    """Compares activations at every depth and the logits of cached steps with transformers."""
     encoded = loaded.tokenizer.encode(PLAIN)
     begin = loaded.config.begin_id
     tokens = (*(() if begin is None else (begin,)), *encoded)[:_PLAIN_TOKENS_MAX]
@@ -33,17 +30,12 @@ def examine_network(loaded: Loaded) -> Section:
     try:
         names, peer = _peer(loaded)
     except EngineFailure as error:
-        # Against our own single pass, then: two orders of summation in one dtype.
+        # The reference is then our own single pass, which sums in another order.
         wanted = {_LOGITS: ours[_LOGITS]}
         floor = compare(stepped, wanted, wanted, loaded.dtype)[0]
         error_of_steps = replace(floor, limit=_STEP_ERROR_FACTOR * floor.limit)
-        return Section(
-            "network",
-            (
-                skipped("transformers", error.message, error.remedy),
-                _steps(error_of_steps),
-            ),
-        )
+        missing = skipped("transformers", error.message, error.remedy)
+        return Section("network", (missing, _steps(error_of_steps)))
     reference = peer.trace(tokens)
     peer.round_to(loaded.dtype)
     theirs = peer.trace(tokens)
@@ -57,7 +49,7 @@ def examine_network(loaded: Loaded) -> Section:
 
 
 def _peer(loaded: Loaded) -> tuple[tuple[str, str], TransformersPeer]:
-    """The checkpoint in transformers, and its class. Raises EngineFailure."""
+    """The checkpoint in transformers and the names of its classes. Raises EngineFailure."""
     names = find_class(loaded.config.family.model_type)
     needed = loaded.config.parameters() * 4
     free = free_memory_bytes(loaded.device)
@@ -71,7 +63,7 @@ def _peer(loaded: Loaded) -> tuple[tuple[str, str], TransformersPeer]:
 
 
 def _depth(shown: str, errors: Sequence[Error]) -> Check:
-    """Every activation below the logits in one check: the first one that is off is named."""
+    """All activations below the logits; names the first one that is wrong."""
     name = "activations"
     wrong = next((error for error in errors if not error.is_ok), None)
     worst = wrong or max(errors, key=lambda error: error.ours / error.limit)
@@ -114,7 +106,7 @@ def _told(error: Error) -> str:
 
 
 def _steps(error: Error) -> Check:
-    """The path that serves: rows of steps over the paged cache."""
+    """Steps over the paged cache, as in serving."""
     figures = {"difference_max": error.largest, "error": error.ours, "limit": error.limit}
     found = f"logits' largest difference {error.largest:.2g}; {_told(error)}"
     if error.is_ok:

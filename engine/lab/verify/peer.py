@@ -1,9 +1,9 @@
-"""The same network in `transformers`: an implementation of the family that nobody here wrote.
+"""The same network in `transformers`, an independent implementation of each family.
 
-NLD is a Ministral 3 decoder under other tensor names; the other families have their own classes. To
-examine a checkpoint, config and weights are read from its folder anew, past our parser and our
-loader, so that their mistakes show as well. To be measured beside ours, it shares our weights, so
-that a large network need not fit twice.
+NLD is a Ministral 3 decoder with other tensor names; the other families have their own classes. To
+examine a checkpoint, the peer reads config and weights from the folder without our parser and
+loader, so that their mistakes show as well. To be timed, it shares our weights, so that a large
+network need not fit twice.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from engine.model.families import LLAMA, MINISTRAL3, MISTRAL, NEMOTRON, QWEN2, Q
 from engine.model.network import Network
 from engine.model.safetensors_file import weight_files
 
-# By model_type, (config, network) by name: a release of transformers may lack the newer ones.
-# Llama computes the same as Ministral 3 but for the query scale of far positions.
+# The names of (config, network) by model_type; older releases of transformers lack the first ones.
+# Llama computes the same as Ministral 3 except the query scale of distant positions.
 CLASSES = {
     NEMOTRON.model_type: (
         ("Ministral3Config", "Ministral3ForCausalLM"),
@@ -41,8 +41,8 @@ CLASSES = {
     QWEN3.model_type: (("Qwen3Config", "Qwen3ForCausalLM"),),
 }
 _THEIR_NAMES = (("encoder.", "model."), ("diffusion_head.", "lm_head."))
-# Keys that would make transformers look for a class of another name, or another dtype, or ask for
-# the library of the quantisation, which is undone here; and those that belong to diffusion.
+# Keys that would make transformers choose another class or dtype, or need a quantisation library;
+# and those of diffusion.
 _NOT_THEIRS = (
     "architectures",
     "auto_map",
@@ -55,13 +55,13 @@ _NOT_THEIRS = (
     "dlm_paradigm",
 )
 _REMEDY = "pip install 'transformers>=5,<6'"
-_ADDED = ("rotary_emb.inv_freq", ".k_scale", ".v_scale")  # never weights
+_ADDED = ("rotary_emb.inv_freq", ".k_scale", ".v_scale")  # these are no weights
 _SCALE = "_scale"  # of an int8 weight, (rows, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerResult:
-    """Tokens emitted, and seconds after the prompt's prefill."""
+    """The emitted tokens, and the seconds after the prefill."""
 
     tokens: tuple[int, ...]
     seconds: float
@@ -73,17 +73,17 @@ class TransformersPeer:
     def __init__(self, model: Any, device: torch.device) -> None:
         """
         Args:
-            model: of transformers' own class.
+            model: an instance of transformers' class.
         """
         self._model = model
         self._device = device
 
     @classmethod
     def read(cls, folder: Path, device: torch.device, names: tuple[str, str]) -> TransformersPeer:
-        """A checkpoint's folder, in fp32 until `round_to`. Takes 4 bytes a parameter.
+        """The checkpoint of a folder, in fp32 until `round_to`.
 
         Args:
-            names: one of CLASSES' pairs.
+            names: a pair of CLASSES.
 
         Raises:
             EngineFailure: transformers cannot build or fill it.
@@ -93,25 +93,21 @@ class TransformersPeer:
             return cls(_build(raw, names, _read_weights(folder, device), device), device)
         except (torch.OutOfMemoryError, MemoryError):
             raise EngineFailure(f"The copy in transformers does not fit on {device}.") from None
-        except Exception as error:  # whatever a foreign library raises, with any config
+        except Exception as error:  # the library raises anything for a wrong config
             raise EngineFailure(
                 f"transformers cannot build {names[1]} from {folder}: {error!r}."
             ) from None
 
     @classmethod
     def sharing(cls, network: Network) -> TransformersPeer:
-        """A network of ours, on the same tensors.
-
-        Raises:
-            EngineFailure: transformers is not installed, or has no class for this family.
-        """
+        """The peer of our network, on the same tensors. Raises as `find_class`."""
         names = find_class(network.config.family.model_type)
         device = next(network.parameters()).device
         weights = {_their_name(name): value for name, value in network.state_dict().items()}
         return cls(_build(to_json(network.config), names, weights, device), device)
 
     def round_to(self, dtype: torch.dtype) -> None:
-        """Rounds the weights, in place: less memory than a second copy."""
+        """Rounds the weights in place, which needs less memory than a copy."""
         for parameter in self._model.parameters():
             parameter.data = parameter.data.to(dtype)
 
@@ -125,12 +121,12 @@ class TransformersPeer:
     def generate(
         self, request: Request, *, threads: int = 1, static_cache: bool = False
     ) -> PeerResult:
-        """Greedy tokens of a request up to its first stop token, and the time they took.
+        """The greedy tokens of a request up to its first stop token, and their time.
 
-        The prefill's time is that of a run for one token, taken off.
+        The time of a run for one token is subtracted as the prefill.
 
         Args:
-            static_cache: K/V of one fixed size; on CUDA transformers then compiles the forward.
+            static_cache: whether the cache has a fixed size; transformers then compiles on CUDA.
         """
         torch.set_num_threads(threads)
         prefill = self._timed(request, 1, static_cache)
@@ -161,7 +157,7 @@ def find_class(model_type: str) -> tuple[str, str]:
     """The pair of CLASSES to use.
 
     Raises:
-        EngineFailure: transformers is not installed, or has no class for this family.
+        EngineFailure: transformers is not installed or has no class for this family.
     """
     try:
         transformers = _transformers()
@@ -176,7 +172,7 @@ def find_class(model_type: str) -> tuple[str, str]:
 
 
 def _transformers() -> Any:
-    """The library, where it is installed: a development tool, seconds to import."""
+    """The library, a development tool that takes seconds to import."""
     return importlib.import_module("transformers")
 
 
@@ -186,11 +182,11 @@ def _build(
     weights: dict[str, torch.Tensor],
     device: torch.device,
 ) -> Any:
-    """A network of transformers' own.
+    """A network of transformers.
 
     Args:
         raw: a checkpoint's `config.json`.
-        weights: by transformers' names.
+        weights: the tensors by transformers' names.
     """
     transformers = _transformers()
     kept = {key: value for key, value in raw.items() if key not in _NOT_THEIRS}
@@ -200,14 +196,14 @@ def _build(
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights, strict=True, assign=True)
-    # Its only buffers are derived from the config and were left on the meta device.
+    # Its only buffers follow from the config and are still on the meta device.
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config).to(device)
     return model.requires_grad_(False).eval()
 
 
 def _read_weights(folder: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    """Every weight in fp32, by transformers' names; int8 ones multiplied out."""
+    """All weights in fp32 by transformers' names; int8 ones are dequantized."""
     weights: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         with safe_open(str(path), framework="pt", device="cpu") as reader:

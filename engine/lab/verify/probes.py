@@ -1,9 +1,9 @@
-"""Holes whose right filling is beyond doubt, and whether a checkpoint's infilling format works.
+"""Holes with one obvious filling, and whether a checkpoint's infilling format works.
 
-Two questions. What does it write? Greedy fillings against the right ones, with the suffix in the
-prompt and without. And what does it believe? Bits a token that the right filling costs behind three
-prompts: with its own suffix, with another hole's, with the prefix alone. The second shows whether
-the suffix is read at all, even in a model too weak to write a single line right.
+Two things are measured. Greedy fillings are compared with the right ones, with the suffix in the
+prompt and without it. And the right filling costs some bits a token after three prompts: with its
+own suffix, with another hole's suffix, and with the prefix alone. That shows whether the model
+reads the suffix, even if it is too weak to write a single line right.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from engine.model.tokenizer import Tokenizer
 from engine.prompt import AFTER, BEFORE, BEGIN, NEAR_LINES, Infill, SentinelFormat, prompt_of
 
 TOKENS_MAX = 48
-_ERRORS_MIN = 2.0  # standard errors that a mean must be away from 0 to be believed
+_ERRORS_MIN = 2.0  # standard errors between 0 and a significant mean
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A text with a hole, and the one line that belongs into it."""
+    """A text with a hole, and the part of a line that belongs into it."""
 
     before: str
     middle: str
@@ -38,8 +38,8 @@ class Written:
     """What was written greedily into one hole.
 
     Attributes:
-        text: all of it; `first_line` is compared where the end is not the model's to tell.
-        has_ended: it ended by itself.
+        wanted: the right filling.
+        has_ended: whether the text ended by itself.
     """
 
     wanted: str
@@ -56,8 +56,8 @@ class Believed:
     """What the right filling of one hole costs, in bits a token.
 
     Attributes:
-        own, other, alone: behind the prompt with its own suffix, with another hole's, and with the
-            prefix alone.
+        own, other, alone: after the prompt with its own suffix, with another hole's suffix, and
+            with the prefix alone.
         end: the probability that the filling ends where it should.
     """
 
@@ -68,10 +68,10 @@ class Believed:
 
 
 def untried_format(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> SentinelFormat | None:
-    """`<s> [SUFFIX] suffix [PREFIX] prefix`, Codestral's order, where a tokenizer has the markers.
+    """`<s> [SUFFIX] suffix [PREFIX] prefix`, Codestral's order, if a tokenizer has the markers.
 
-    Those of released NLD have them; nothing public says that the model was trained with them, so
-    they are only tried.
+    The tokenizers of released NLD have them, but nothing public says that the models were trained
+    with them, so that they are only tried.
     """
     begin, suffix, prefix = (tokenizer.id_of(name) for name in (BEGIN, "[SUFFIX]", "[PREFIX]"))
     if begin is None or suffix is None or prefix is None:
@@ -79,7 +79,7 @@ def untried_format(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> SentinelFo
     return SentinelFormat((begin, suffix, AFTER, prefix, BEFORE), end_ids, end_texts=())
 
 
-# (prompt, stop ids, most tokens) → emitted tokens, and whether a stop id ended them.
+# (prompt, stop ids, most tokens) → the emitted tokens, and whether a stop id ended them.
 Decode = Callable[[Sequence[int], Sequence[int], int], tuple[Sequence[int], bool]]
 
 
@@ -90,7 +90,7 @@ def write(
     end_ids: tuple[int, ...],
     decode: Decode,
 ) -> Written:
-    """Fills one hole, or continues its prefix where `infill` is None."""
+    """Fills one hole, or continues its prefix if `infill` is None."""
     prompt = hole_prompt(probe.before, probe.after, infill, tokenizer)
     stops = end_ids if infill is None else (*infill.end_ids, *end_ids)
     tokens, has_ended = decode(prompt, stops, TOKENS_MAX)
@@ -100,7 +100,7 @@ def write(
 def believe(
     probe: Probe, other: Probe, infill: Infill, network: Network, tokenizer: Tokenizer
 ) -> Believed:
-    """Weighs one right filling; `other` lends its suffix."""
+    """Measures one right filling; `other` provides the other suffix."""
     stops = (*infill.end_ids, *network.config.end_ids)
     middle = tokenizer.encode(probe.middle)
     own = hole_prompt(probe.before, probe.after, infill, tokenizer)
@@ -118,7 +118,7 @@ def believe(
 def hole_prompt(
     before: str, after: str, infill: Infill | None, tokenizer: Tokenizer
 ) -> tuple[int, ...]:
-    """The prompt of a hole, its suffix cut as the host cuts it; of the prefix alone where `infill`
+    """The prompt of a hole with its suffix cut as in the host, or of the prefix alone if `infill`
     is None."""
     prefix = tokenizer.encode(before)
     if infill is None:
@@ -133,7 +133,7 @@ def hole_prompt(
 def bits_of(
     network: Network, prompt: Sequence[int], middle: Sequence[int], stops: Sequence[int]
 ) -> tuple[float, float]:
-    """Bits a token of `middle` behind `prompt`, and the probability that a stop id follows."""
+    """Bits a token of `middle` after `prompt`, and the probability that a stop id follows."""
     device = network.encoder.norm.weight.device
     ids = torch.tensor([*prompt, *middle], dtype=torch.int64, device=device)
     hidden = network(ids, torch.arange(len(ids), device=device), causal_attention)
@@ -145,15 +145,15 @@ def bits_of(
 
 
 def similarity(wanted: str, got: str) -> float:
-    """0 to 1: twice the matching characters over all (Ratcliff and Obershelp)."""
+    """From 0 to 1: twice the matching characters over all (Ratcliff and Obershelp)."""
     return SequenceMatcher(None, wanted, got, autojunk=False).ratio()
 
 
 def verdict(believed: Sequence[Believed]) -> bool | None:
-    """Whether the format works: True, False, or None where these holes do not tell.
+    """Whether the format works: True, False, or None if these holes do not tell.
 
-    It works where the right filling is clearly likelier with its own suffix than with another's and
-    than with none. It does not where the prompt makes it clearly less likely than the prefix alone.
+    It works if the right filling is clearly likelier with its own suffix than with another one and
+    than without. It does not work if the filling is clearly likelier after the prefix alone.
     """
     gain = _standard_errors([each.alone - each.own for each in believed])
     suffix = _standard_errors([each.other - each.own for each in believed])
@@ -163,7 +163,7 @@ def verdict(believed: Sequence[Believed]) -> bool | None:
 
 
 def _standard_errors(differences: Sequence[float]) -> float:
-    """The mean over its standard error; 0 where there are too few to tell."""
+    """The mean over its standard error; 0 for fewer than three values."""
     count = len(differences)
     if count < 3:
         return 0.0

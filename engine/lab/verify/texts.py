@@ -1,7 +1,7 @@
-"""The built-in texts of an examination: one to compute activations on, holes to fill.
+"""The built-in texts of an examination: one to compute activations on, and holes to fill.
 
-Written for this purpose, so that no checkpoint was trained on them. Each hole's filling follows
-from the text behind it as well as from the text before it.
+They were written for this purpose, so that no checkpoint was trained on them. Both the text before
+a hole and the text after it determine its filling.
 """
 
 from __future__ import annotations
@@ -32,32 +32,23 @@ class Readings:
 '''
 
 
-def _probe(text: str) -> Probe:
-    """The hole stands between two marks that no code of these texts holds."""
-    before, middle, after = text.split("¦")
-    return Probe(before, middle, after)
-
-
-PROBES = tuple(
-    map(
-        _probe,
-        (
-            """def area(width, height):
+_HOLES = """\
+def area(width, height):
     ¦return width * height¦
 
 
 def volume(width, height, depth):
     return width * height * depth
-""",
-            """class Counter:
+---
+class Counter:
     def __init__(self, start):
         ¦self.start = start¦
         self.count = start
 
     def reset(self):
         self.count = self.start
-""",
-            """import ¦json¦
+---
+import ¦json¦
 
 
 def read_settings(path):
@@ -68,14 +59,14 @@ def read_settings(path):
 def write_settings(path, settings):
     with open(path, "w") as file:
         json.dump(settings, file)
-""",
-            """def total(prices):
+---
+def total(prices):
     result = 0
     for ¦price in prices¦:
         result += price
     return result
-""",
-            """def is_even(number):
+---
+def is_even(number):
     return number % 2 == 0
 
 
@@ -85,8 +76,8 @@ def count_even(numbers):
         if ¦is_even(number)¦:
             count += 1
     return count
-""",
-            """class Stack:
+---
+class Stack:
     def __init__(self):
         self.items = []
 
@@ -95,14 +86,14 @@ def count_even(numbers):
 
     def pop(self):
         return self.items.pop()
-""",
-            """def first_word(text):
+---
+def first_word(text):
     words = ¦text.split()¦
     if not words:
         return None
     return words[0]
-""",
-            """def divide(left, right):
+---
+def divide(left, right):
     if right == 0:
         raise ¦ValueError("right is zero")¦
     return left / right
@@ -111,21 +102,21 @@ def count_even(numbers):
 def test_divide():
     with pytest.raises(ValueError, match="right is zero"):
         divide(1, 0)
-""",
-            """function add(left, right) {
+---
+function add(left, right) {
   ¦return left + right;¦
 }
 
 function multiply(left, right) {
   return left * right;
 }
-""",
-            """const names = users.map((user) => ¦user.name¦);
+---
+const names = users.map((user) => ¦user.name¦);
 for (const name of names) {
   console.log(name);
 }
-""",
-            """function largest(values) {
+---
+function largest(values) {
   let best = values[0];
   for (const value of values) {
     if (¦value > best¦) {
@@ -134,8 +125,8 @@ for (const name of names) {
   }
   return best;
 }
-""",
-            """class Point {
+---
+class Point {
   constructor(x, y) {
     ¦this.x = x;¦
     this.y = y;
@@ -145,7 +136,6 @@ for (const name of names) {
     return Math.sqrt(this.x * this.x + this.y * this.y);
   }
 }
-""",
-        ),
-    )
-)
+"""
+# A hole stands between two marks that the code of these texts does not contain.
+PROBES = tuple(Probe(*text.split("¦")) for text in _HOLES.split("---\n"))

@@ -287,7 +287,7 @@ def test_progress_says_what_was_found_before(
         (["--url", "ftp://x", "--suite", "own.jsonl"], "engine.url"),
         (["--suite", "own.jsonl", "--suite", "./own.jsonl"], "Two suites are called"),
         (["--suite", "replay:2", "--suite", "replay:3"], "Two suites are called replay"),
-        (["--suite", "own.jsonl:0"], "own.jsonl:0 is no suite"),
+        (["--suite", "own.jsonl:0"], "own.jsonl:0 is not a suite"),
         (["--suite", "own.jsonl", "--infilling", "multi-line"], "and there is none"),
     ],
 )

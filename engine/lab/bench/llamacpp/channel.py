@@ -1,7 +1,7 @@
-"""Lines of JSON between the benchmark beside llama.cpp and its children.
+"""How the benchmark beside llama.cpp asks other processes: lines of JSON, and HTTP.
 
-`Channel` is the child's end: what libraries print goes to stderr, and only answers to the parent.
-`Child` is the parent's end. Knows nothing of what is asked.
+`Channel` is a child's end: what libraries print goes to stderr, and only answers go to the parent.
+`Child` is the parent's end. Imports nothing of the engine but its errors.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from engine.errors import EngineFailure
 
-_STDERR_LINES = 6  # of a child that failed, its last ones
+_STDERR_LINES = 6  # the last lines of a failed child, which the error repeats
+_HTTP_SECONDS_MAX = 600
 
 
 class Channel:
-    """The child's end: iterate over what is asked, and send an answer to each."""
+    """A child's end: iterate over the questions, and send an answer to each."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)  # whatever a library prints is no answer
+        os.dup2(2, 1)  # what a library prints is no answer
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for line in sys.stdin:
@@ -41,25 +44,46 @@ class Channel:
         self._answers.flush()
 
 
-class Child:
-    """A process that answers lines of JSON; a context manager that ends it.
+class OwnProcess(ABC):
+    """A process that a context ends."""
+
+    _process: subprocess.Popen[str]
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the process and waits for it."""
+
+
+class Child(OwnProcess):
+    """A process that answers lines of JSON, as a context that ends it.
 
     Attributes:
-        ready: its first line, sent once it can be asked.
-        start_seconds: from starting the process until then.
+        ready: its first line, which it sends when it is ready.
+        start_seconds: the time from starting the process until then.
     """
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], seconds: float) -> None:
         """Starts `python -m MODULE` and waits until it is ready, at most so many seconds.
 
         Args:
-            name: for messages: "llama.cpp".
+            name: names the process in messages.
 
         Raises:
-            EngineFailure: it ended, said why it cannot serve, or was not ready in time.
+            EngineFailure: It ended, cannot serve, or was not ready in time.
         """
         self._name = name
-        # Closed with the child. It may write as much as it likes: nobody has to read along.
+        # A file, unlike a pipe, takes any amount of text without a reader.
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         began = time.monotonic()
@@ -81,31 +105,15 @@ class Child:
             raise
         self.start_seconds = time.monotonic() - began
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer.
-
-        Raises:
-            EngineFailure: as at the start.
-        """
+        """The answer to a question. Raises EngineFailure as at the start."""
         assert self._process.stdin is not None
-        with suppress(OSError):  # it has ended: the answer that does not come says so
+        with suppress(OSError):  # if it has ended, the missing answer says so
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         return self._receive(seconds)
 
     def close(self) -> None:
-        """Ends the process and waits for it."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -137,8 +145,8 @@ class Child:
 
 
 def memory_mb(pid: int) -> dict[str, float]:
-    """Megabytes (10^6 bytes) of a process that are resident: "anonymous", "file" (mapped files),
-    both together as "resident", and "peak"; empty where the system does not say."""
+    """The resident memory of a process in megabytes (10^6 bytes): "anonymous", "file" (mapped
+    files), "resident" (both) and "peak"; empty if the system does not tell."""
     names = {"RssAnon": "anonymous", "RssFile": "file", "VmHWM": "peak", "VmRSS": "resident"}
     found: dict[str, float] = {}
     try:
@@ -150,3 +158,19 @@ def memory_mb(pid: int) -> dict[str, float]:
         if name in names:
             found[names[name]] = int(value.split()[0]) * 1024 / 1e6
     return found
+
+
+def ask(url: str, body: dict[str, Any] | None = None, *, token: str | None = None) -> bytes:
+    """The answer to a GET, or to a POST of JSON if there is a body; never through a proxy.
+
+    Raises:
+        OSError: Nobody listens, or (as urllib.error.HTTPError) the answer is an error.
+    """
+    headers = {"Content-Type": "application/json"}
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=_HTTP_SECONDS_MAX) as answer:
+        return answer.read()

@@ -1,10 +1,10 @@
 """This engine beside llama.cpp on the same GGUF file: prompt, step, holes, memory, start, and both
 beside a busy core.
 
-Both run in processes of their own with the same threads and are asked in turn, so that whatever
-else the machine does falls on both alike; who is not measured sleeps. Needs xllamacpp.
+Both run in their own processes with the same threads and are asked in turn, so that other load
+affects both alike; the one that is not measured sleeps. Needs xllamacpp.
 `python -m engine.lab.bench.llamacpp --checkpoint FILE.gguf --out benchmarks` writes a table and
-JSON, in which the runs of other processors and models stay as they are.
+JSON, in which the runs of other processors and models are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from engine.lab.bench.conditions import installed, machine
 from engine.lab.bench.llamacpp.channel import Child, memory_mb
 from engine.lab.bench.llamacpp.host import HostProcess
 from engine.lab.bench.llamacpp.prompts import Prompts
-from engine.lab.bench.llamacpp.report import Bar, ComparedRow, MachineSection, to_table, write
+from engine.lab.bench.llamacpp.report import Bar, ComparedRow, MachineSection, rows_table, write
 from engine.model.source import open_checkpoint
 
 _MODULE = "engine.lab.bench.llamacpp"
@@ -39,11 +39,11 @@ MEMORY_BAR = Bar("ours", 1.8, is_least=False)
 START_BAR = Bar("ours", 2.0, is_least=False)
 BUSY_BAR = Bar("ours", 0.5, is_least=True)
 
-_SECONDS_MAX = 600.0  # for one answer, and for a child's start
+_SECONDS_MAX = 600.0  # for an answer, and for the start of a child
 _HASH_DIGITS = 12
 _HOLE_TOKENS_MIN = 4
-_SMALL_CPUS_MAX = 4  # on larger machines two processes are the other work
-MODELS_VARIABLE = "DLM_LSP_MODELS"  # the store's; graphs are kept in "graphs" there
+_SMALL_CPUS_MAX = 4  # larger machines get two busy cores
+MODELS_VARIABLE = "DLM_LSP_MODELS"  # the model store; graphs are kept in its folder "graphs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,10 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        rounds: of a prompt and `tokens` behind it.
-        holes, hole_rounds, hole_tokens: how many, how often each, and most tokens of one, which
-            are no more than stood there.
-        busy_rounds, busy_prompt, busy_tokens: of prompts idle and beside a busy core.
-        starts: of each engine's process.
+        rounds, prompt, tokens: rounds of a prompt, its tokens, and the tokens decoded after it.
+        holes, hole_rounds, hole_tokens: the holes, the rounds of each, and the most tokens of one.
+        busy_rounds, busy_prompt, busy_tokens: the same for prompts idle and beside a busy core.
+        starts: starts of each engine's process.
     """
 
     rounds: int = 3
@@ -89,7 +88,7 @@ class _Pair:
     """Both engines with one number of threads, each in its child.
 
     Attributes:
-        loads: the machine's load average, taken again and again.
+        loads: the machine's load average before each question.
     """
 
     threads: int
@@ -100,7 +99,7 @@ class _Pair:
     def ask_ours(
         self, prompt: Sequence[int], tokens: int, *, mode: str = "ar", may_end: bool = False
     ) -> dict[str, float]:
-        """Our answer; see `engine.lab.bench.llamacpp.ours`."""
+        """The answer of `engine.lab.bench.llamacpp.ours`."""
         self.loads.append(os.getloadavg()[0])
         asked = {"prompt": prompt, "tokens": tokens, "mode": mode, "may_end": may_end}
         return self.ours.ask(asked, _SECONDS_MAX)
@@ -108,25 +107,25 @@ class _Pair:
     def ask_theirs(
         self, prompt: Sequence[int], tokens: int, *, may_reuse: bool = False
     ) -> dict[str, float]:
-        """Their answer; see `engine.lab.bench.llamacpp.theirs`."""
+        """The answer of `engine.lab.bench.llamacpp.theirs`."""
         asked = {"prompt": prompt, "tokens": tokens, "may_reuse": may_reuse}
         return self.theirs.ask(asked, _SECONDS_MAX)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark; 0, or 1 with the error on stderr."""
+    """Runs the benchmark; returns 0, or 1 with the error on stderr."""
     parser = argparse.ArgumentParser(prog=f"python -m {_MODULE}", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a GGUF file")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
         "--store",
         type=Path,
-        help=f"prepared graphs are kept in FOLDER/graphs; default: {MODELS_VARIABLE}, else they "
-        "are built for this run alone",
+        help=f"prepared graphs are kept in FOLDER/graphs; default: {MODELS_VARIABLE}, else a "
+        "temporary folder",
     )
-    parser.add_argument("--name", help="of the model in the report; default: the file's name")
-    parser.add_argument("--quick", action="store_true", help="tries everything, measures little")
-    parser.add_argument("--out", type=Path, help="folder for the results; default: only shown")
+    parser.add_argument("--name", help="name of the model in the report; default: the file's")
+    parser.add_argument("--quick", action="store_true", help="try everything and measure little")
+    parser.add_argument("--out", type=Path, help="folder for the results; default: only print them")
     options = parser.parse_args(arguments)
     try:
         check(options.checkpoint)
@@ -141,15 +140,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for threads in options.threads:
         print(f"\n{threads} thread{'s' * (threads > 1)}\n")
-        print("\n".join(to_table([row for row in section.rows if row.threads == threads])))
+        print("\n".join(rows_table([row for row in section.rows if row.threads == threads])))
     return 0
 
 
 def check(checkpoint: Path) -> None:
-    """Raises EngineError where the file or xllamacpp is missing."""
+    """Raises EngineError if the file or xllamacpp is missing."""
     if not checkpoint.is_file():
         raise CheckpointError(
-            f"{checkpoint} is no file.",
+            f"{checkpoint} is not a file.",
             remedy="Give a GGUF file, such as that of `dlm-lsp model path NAME` after a pull.",
             param="checkpoint",
         )
@@ -170,7 +169,7 @@ def run(
         store: the folder in whose "graphs" prepared graphs are kept.
 
     Raises:
-        EngineError: one of the engines cannot serve the file.
+        EngineError: One of the engines cannot serve the file.
     """
     prompts = Prompts.of(open_checkpoint(checkpoint).tokenizer)
     digest = _digest(checkpoint)  # which also brings the file into the page cache
@@ -203,15 +202,13 @@ def run(
 
 
 def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
-    """Prompts of which nothing is cached, and plain decoding behind them."""
-    texts = list(islice(prompts.code(plan.prompt), plan.rounds + 1))
+    """Prompts of which nothing is cached, and plain decoding after them."""
     ours, theirs = [], []
-    for index, text in enumerate(texts):
-        found = (pair.ask_ours(text, plan.tokens), pair.ask_theirs(text, plan.tokens))
-        assert found[0]["cached"] == 0
-        if index:  # the first round warms up
-            ours.append(found[0])
-            theirs.append(found[1])
+    for text in islice(prompts.code(plan.prompt), plan.rounds + 1):
+        ours.append(pair.ask_ours(text, plan.tokens))
+        theirs.append(pair.ask_theirs(text, plan.tokens))
+        assert ours[-1]["cached"] == 0
+    del ours[0], theirs[0]  # the first round warms up
     return [
         ComparedRow(
             pair.threads,
@@ -219,12 +216,11 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedR
             "tokens/s",
             tuple(_prompt_rate(plan.prompt, answer) for answer in ours),
             tuple(_prompt_rate(plan.prompt, answer) for answer in theirs),
-            more_is_better=True,
             bar=PROMPT_BAR,
         ),
         ComparedRow(
             pair.threads,
-            f"one-row step behind {plan.prompt} tokens",
+            f"one-row step after {plan.prompt} tokens",
             "ms",
             tuple(1000 / _rate([answer]) for answer in ours),
             tuple(1000 / _rate([answer]) for answer in theirs),
@@ -237,8 +233,8 @@ def prompt_and_step(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedR
 def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
     """Decoding in holes: ours in "auto" and in "ar", theirs plainly, the same tokens of each hole.
 
-    A round is all holes. A hole's prompt is computed once before, by both; the tokens that "ar"
-    takes to its end are what all decode.
+    A round is all holes. Both compute a hole's prompt once before; all decode as many tokens as
+    "ar" takes to its end.
     """
     rounds = range(plan.hole_rounds)
     auto: list[list[dict[str, float]]] = [[] for _ in rounds]
@@ -247,7 +243,7 @@ def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
     for prompt, length in prompts.holes(plan.holes):
         most = max(min(length, plan.hole_tokens), _HOLE_TOKENS_MIN)
         plain[0].append(pair.ask_ours(prompt, most, may_end=True))
-        # The first token comes with the prompt; the end is decided as well.
+        # The first token comes with the prompt, and the end is decided as well.
         tokens = max(int(plain[0][-1]["decided"]) + 1, 2)
         pair.ask_theirs(prompt, 1, may_reuse=True)
         for number in rounds:
@@ -264,17 +260,14 @@ def holes(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
             "tokens/s",
             rates[0],
             rates[2],
-            more_is_better=True,
             bar=AUTO_BAR,
         ),
-        ComparedRow(
-            pair.threads, f"{name}, ar", "tokens/s", rates[1], rates[2], more_is_better=True
-        ),
+        ComparedRow(pair.threads, f"{name}, ar", "tokens/s", rates[1], rates[2]),
     ]
 
 
 def beside_busy_core(pair: _Pair, prompts: Prompts, plan: Plan) -> list[ComparedRow]:
-    """What is left of the idle rates while other processes compute without end."""
+    """The share of the idle rates that remains while other processes keep cores busy."""
     texts = islice(prompts.code(plan.busy_prompt), plan.rounds + 1, None)
     shares: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
     for _ in range(plan.busy_rounds):
@@ -294,7 +287,6 @@ def beside_busy_core(pair: _Pair, prompts: Prompts, plan: Plan) -> list[Compared
             "",
             tuple(share[index] for share in shares["ours"]),
             tuple(share[index] for share in shares["theirs"]),
-            more_is_better=True,
             bar=BUSY_BAR,
         )
         for index, name in enumerate(("prompt", "decoding"))
@@ -309,7 +301,7 @@ def start_and_memory(
     prompts: Prompts,
     theirs_mb: dict[str, float],
 ) -> list[ComparedRow]:
-    """Starts of the real host and of llama.cpp's process, and the host's memory after requests."""
+    """Starts of the real host and of llama.cpp's process, and the memory of both."""
     starts: list[float] = []
     their_starts: list[float] = []
     ours_mb: dict[str, float] = {}
@@ -342,7 +334,7 @@ def start_and_memory(
 def _memory(
     threads: int, ours_mb: dict[str, float], theirs_mb: dict[str, float], file_mb: float
 ) -> list[ComparedRow]:
-    """Nothing where the system does not say."""
+    """The memory of both; nothing if the system does not tell."""
     if not ours_mb:
         return []
     ours, theirs = ours_mb["resident"] / file_mb, theirs_mb["resident"] / file_mb
@@ -359,8 +351,8 @@ def _memory(
 
 
 def _shown(rows: list[ComparedRow]) -> list[ComparedRow]:
-    """The rows, told to whoever waits: on a busy machine a run takes long."""
-    for line in to_table(rows)[2:]:
+    """Prints the rows, since a run takes long on a busy machine, and returns them."""
+    for line in rows_table(rows)[2:]:
         print(f"{rows[0].threads}: {line}", file=sys.stderr, flush=True)
     return rows
 
@@ -370,7 +362,7 @@ def _both(pair: _Pair, text: list[int], tokens: int) -> dict[str, dict[str, floa
 
 
 def _rate(answers: Sequence[dict[str, float]]) -> float:
-    """Tokens per second of all of them together, behind their prompts."""
+    """Tokens per second of all answers together, after their prompts."""
     seconds = sum(answer["seconds"] for answer in answers)
     return sum(answer["decided"] for answer in answers) / max(seconds, 1e-9)
 
@@ -380,14 +372,17 @@ def _prompt_rate(tokens: int, answer: dict[str, float]) -> float:
 
 
 def _our_child(checkpoint: Path, threads: int, store: Path) -> Child:
-    words = ["--checkpoint", str(checkpoint), "--threads", str(threads)]
-    words += ["--graphs", str(store / "graphs")]
-    return Child("this engine", "engine.lab.bench.llamacpp.ours", words, _SECONDS_MAX)
+    more = ("--graphs", str(store / "graphs"))
+    return _child("this engine", "ours", checkpoint, threads, *more)
 
 
 def _their_child(checkpoint: Path, threads: int) -> Child:
-    words = ["--checkpoint", str(checkpoint), "--threads", str(threads)]
-    return Child("llama.cpp", "engine.lab.bench.llamacpp.theirs", words, _SECONDS_MAX)
+    return _child("llama.cpp", "theirs", checkpoint, threads)
+
+
+def _child(name: str, module: str, checkpoint: Path, threads: int, *more: str) -> Child:
+    words = ["--checkpoint", str(checkpoint), "--threads", str(threads), *more]
+    return Child(name, f"{_MODULE}.{module}", words, _SECONDS_MAX)
 
 
 def _digest(file: Path) -> str:
@@ -397,7 +392,7 @@ def _digest(file: Path) -> str:
 
 @contextmanager
 def _store(named: Path | None) -> Iterator[Path]:
-    """The folder that prepared graphs are kept in, one for this run alone where none is named."""
+    """The folder in which prepared graphs are kept, a temporary one if none is named."""
     if named is None and os.environ.get(MODELS_VARIABLE):
         named = Path(os.environ[MODELS_VARIABLE]).expanduser()
     if named is not None:

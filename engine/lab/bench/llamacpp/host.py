@@ -1,7 +1,7 @@
-"""The real host process, for what only it can tell: how long it takes to be ready, and its memory.
+"""The real host process, to measure how long it takes to be ready, and its memory.
 
-Starts `dlm-lsp serve` as anybody would, on a port of this machine with a token, and asks it over
-HTTP. Its cache folder is a temporary one.
+Starts `dlm-lsp serve` on a local port with a token and a temporary cache folder, and asks it over
+HTTP.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineFailure
-from engine.lab.bench.llamacpp.local_http import ask
+from engine.lab.bench.llamacpp.channel import OwnProcess, ask
 
 _READY_SECONDS_MAX = 300.0
 _POLL_SECONDS = 0.02
 
 
-class HostProcess:
-    """One host, ready; a context manager that ends it.
+class HostProcess(OwnProcess):
+    """One host that is ready, as a context that ends it.
 
     Attributes:
-        start_seconds: from starting the process until /health said that it is ready.
+        start_seconds: the time from starting the process until /health said that it is ready.
     """
 
     def __init__(self, checkpoint: Path, threads: int, graphs: Path) -> None:
         """
         Args:
-            graphs: the folder of prepared graphs, "graphs" in the store's.
+            graphs: the folder of prepared graphs, `graphs` in the model store.
 
         Raises:
-            EngineFailure: it cannot load the checkpoint, or is never ready.
+            EngineFailure: It cannot load the checkpoint, or was not ready in time.
         """
         self._token = secrets.token_urlsafe(32)
         self._folder = tempfile.TemporaryDirectory(prefix="dlm-lsp-bench-")
@@ -67,30 +67,15 @@ class HostProcess:
             raise
         self.start_seconds = time.monotonic() - began
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._process.pid
-
-    def __enter__(self) -> HostProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def complete(self, prefix: str, suffix: str, tokens: int) -> None:
-        """Asks for one completion and waits for its end. Raises EngineFailure when it fails."""
-        body = {
-            "prefix": prefix,
-            "suffix": suffix,
-            "limits": {"tokensMax": tokens},
-        }
+        """Waits for one completion. Raises EngineFailure if it fails."""
+        body = {"prefix": prefix, "suffix": suffix, "limits": {"tokensMax": tokens}}
         last = self._ask("/v1/generate", body).decode().strip().rsplit("\n", 1)[-1]
         if json.loads(last).get("event") == "error":
             raise EngineFailure(f"The host answered {last}.")
 
     def measured(self) -> None:
-        """Returns once it has measured its step times, as every host does while it is idle."""
+        """Waits until the host has measured its step times, as every idle host does."""
         give_up = time.monotonic() + _READY_SECONDS_MAX
         while time.monotonic() < give_up:
             if json.loads(self._ask("/health"))["stepTimes"] is not None:
@@ -98,7 +83,6 @@ class HostProcess:
             time.sleep(0.2)
 
     def close(self) -> None:
-        """Ends the process and waits for it."""
         self._process.terminate()
         try:
             self._process.wait(30)

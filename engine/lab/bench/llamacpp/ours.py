@@ -1,6 +1,6 @@
-"""This engine as a child of the benchmark beside llama.cpp: one JSON line in, one out.
+"""This engine as a child of the benchmark beside llama.cpp, which answers lines of JSON. No torch.
 
-Ready only once its step times are measured: from then on it sleeps until it is asked. No torch.
+It is ready when its step times are measured; from then on it sleeps until it is asked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engine.model.onnx.probe import probe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answers until its input ends; 0, or 1 with the error as its last line."""
+    """Answers until its input ends; returns 0, or 1 with the error as its last line."""
     parser = argparse.ArgumentParser(prog="python -m engine.lab.bench.llamacpp.ours")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -70,7 +70,7 @@ def _serve(engine: Engine, channel: Channel, settings: EngineSettings) -> None:
 
 
 def _answer(engine: Engine, auto: AutoMode, asked: dict[str, Any]) -> dict[str, Any]:
-    """Decodes exactly as many tokens as asked for, or ends where a middle ends."""
+    """Decodes exactly as many tokens as asked for, or up to the end of a middle."""
     ends: tuple[int, ...] = engine.end_ids if asked["may_end"] else ()
     infill = engine.tokenizer.infill
     if asked["may_end"] and infill is not None:

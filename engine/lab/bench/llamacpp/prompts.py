@@ -1,6 +1,6 @@
-"""What both engines are asked: prompts and holes out of Python's standard library, as token ids.
+"""The prompts and holes that both engines get, from Python's standard library, as token ids.
 
-The same for every run of the same Python, tokenizer and plan. Knows neither engine.
+They are the same for every run with the same Python, tokenizer and plan.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from pathlib import Path
 
 from engine.errors import ConfigError, EngineFailure
 from engine.lab.data.corpus import Source
-from engine.lab.data.holes import block, draw_holes, line_tail, several_lines, whole_line
+from engine.lab.data.holes import (
+    block,
+    draw_holes,
+    kinds_in_turn,
+    line_tail,
+    several_lines,
+    whole_line,
+)
 from engine.model.tokenizer import Tokenizer
 
 _FILES = (
@@ -48,7 +55,7 @@ class Prompts:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Prompts:
-        """Raises ConfigError where the standard library's sources are not there."""
+        """Raises ConfigError if the sources of the standard library are missing."""
         folder = Path(sysconfig.get_path("stdlib"))
         sources = tuple(
             Source(name, name, (folder / name).read_text("utf-8"))
@@ -57,15 +64,15 @@ class Prompts:
         )
         if len(sources) < 3:
             raise ConfigError(
-                "The sources of Python's standard library are not there.",
+                "The sources of Python's standard library are missing.",
                 remedy="Use a Python that has them.",
                 param="prompts",
             )
         return cls(sources, tokenizer)
 
     def code(self, tokens: int) -> Iterator[list[int]]:
-        """Pieces of code of so many tokens, without end; no two begin alike, so that none finds
-        anything of an earlier one in a cache, until some hundred have been taken."""
+        """Pieces of code of so many tokens. Hundreds of them begin differently, so that none finds
+        a part of an earlier one in a cache."""
         length = tokens * _CHARS_PER_TOKEN
         for number in range(10_000):
             text = self.sources[number % len(self.sources)].text
@@ -76,18 +83,17 @@ class Prompts:
                 yield ids[:tokens]
 
     def holes(self, count: int) -> list[tuple[list[int], int]]:
-        """Infilling prompts of different kinds of holes, text on both sides, and how many tokens
-        stood in each hole, its end included: what runs on behind it is no measure.
+        """Infilling prompts of different kinds of holes, and how many tokens stood in each hole,
+        its end included; tokens after that are not measured.
 
         Raises:
-            EngineFailure: the checkpoint knows no infilling.
+            EngineFailure: The tokenizer has no infilling markers.
         """
         infill = self.tokenizer.infill
         if infill is None:
             raise EngineFailure("The checkpoint's tokenizer has no infilling markers.")
         per_kind = -(-count // len(_KINDS))
-        drawn = draw_holes(self.sources, per_kind, kinds=_KINDS)
-        mixed = [drawn[kind * per_kind + i] for i in range(per_kind) for kind in range(len(_KINDS))]
+        mixed = kinds_in_turn(draw_holes(self.sources, per_kind, kinds=_KINDS), per_kind)
         prompts: list[tuple[list[int], int]] = []
         for hole in mixed[:count]:
             pieces = hole.pieces

@@ -1,7 +1,7 @@
 """The benchmark beside llama.cpp as JSON and a table, one section for each processor and model.
 
-Owns how figures are judged, shown and kept: a run replaces its own section and leaves those of
-other processors and models alone. Knows nothing of how they were measured.
+This module owns how figures are judged, shown and stored: a run replaces its own section and keeps
+those of other processors and models.
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from engine.lab.bench.conditions import to_sentence
+from engine.lab.tables import to_table
 
 FORMAT = 1
 JSON_FILE, TABLE_FILE = "llamacpp.json", "llamacpp.md"
 _HEADER = """\
 # This engine beside llama.cpp
 
-Both compute the same GGUF file with the same threads and the same token ids, in processes of their
-own, in turn (ours, theirs, ours, theirs), and only the one that is measured works. Each cell is the
-median over the rounds and, in brackets, the best round; `ratio` is the median of each round's ratio
-ours / theirs, so that what else the machine did falls on both. llama.cpp is xllamacpp's server with
-its defaults. A time per token is that of the forwards behind the prompt: the first token comes with
-the prompt, for both. `auto` is what a host set to "auto" does (copied drafts where they pay), on
+Both engines compute the same GGUF file with the same threads and the same token ids, each in its
+own process. They run in turn (ours, theirs, ours, theirs), and only the measured one works. A cell
+is the median over the rounds, with the best round in brackets; `ratio` is the median of the rounds'
+ratios ours / theirs, so that other load affects both. llama.cpp is xllamacpp's server with its
+defaults. A time per token is that of the forwards after the prompt, since for both the first token
+comes with the prompt. `auto` is what a host set to "auto" does (copied drafts where they pay), on
 holes in files of Python's standard library; llama.cpp decodes plainly, and both decode the same
-number of tokens. Memory is that of the real host process after requests, of which pages of mapped
-files ("file") can be given back; start is from starting the process until /health says ready, the
-graph built and the files in the page cache. "Beside a busy core" is the share of the idle rate that
-is left while another process computes without end. One section for each processor and model; made
-by `python -m engine.lab.bench.llamacpp`, which replaces its own."""
+number of tokens. Memory is that of the real host process after requests; pages of mapped files can
+be given back. Start is the time from starting the process until /health says ready, with the graph
+built and the files in the page cache. "Beside a busy core" is the share of the idle rate that
+remains while another process keeps a core busy. There is one section for each processor and model;
+`python -m engine.lab.bench.llamacpp` replaces its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What a row is held against.
+    """The limit of a row.
 
     Attributes:
-        judged: "ratio", of ours to theirs, or "ours".
-        is_least: the value may be no less; else no more.
+        judged: "ratio", that of ours to theirs, or "ours".
+        is_least: whether the value is the least or the most that is allowed.
     """
 
     judged: str
@@ -54,11 +56,11 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """One figure of both engines, by round.
+    """One figure of both engines by round.
 
     Attributes:
         unit: "tokens/s", "ms", "s", "MB", or "" for a share or a multiple.
-        more_is_better: whether the best round is the largest one.
+        more_is_better: whether the best round is the one with the largest value.
     """
 
     threads: int
@@ -66,19 +68,19 @@ class ComparedRow:
     unit: str
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
-    more_is_better: bool
+    more_is_better: bool = True
     bar: Bar | None = None
 
     @property
     def ratio(self) -> float | None:
-        """The median of the rounds' ratios; None where either was not measured."""
+        """The median of the rounds' ratios; None if either engine was not measured."""
         pairs = zip(self.ours, self.theirs, strict=False)
         ratios = [ours / theirs for ours, theirs in pairs if theirs > 0]
         return statistics.median(ratios) if ratios else None
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the bar is; None without one, or where what it judges was not measured."""
+        """Whether the bar is met; None without a bar or without a measured value."""
         if self.bar is None:
             return None
         if self.bar.judged == "ratio":
@@ -95,10 +97,10 @@ class MachineSection:
     """One run.
 
     Attributes:
-        processor: as `engine.device.cpu_name` has it; with `model` the section's key.
-        conditions: by name, in the order they are shown in.
+        processor: the name by `engine.device.cpu_name`; with `model` the key of the section.
+        conditions: by name, in the order of the report.
         steps: milliseconds of this engine's steps by rows, for each number of threads.
-        products: what `engine.model.onnx.probe` found, likewise.
+        products: what `engine.model.onnx.probe` found, for each number of threads.
     """
 
     processor: str
@@ -114,10 +116,10 @@ class MachineSection:
 
 
 def write(folder: Path, section: MachineSection) -> None:
-    """Puts the section in its place among those that are there, in both files.
+    """Writes the section and those that the folder has into both files.
 
     Raises:
-        ConfigError: the file that is there cannot be read.
+        ConfigError: The existing file cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sections = merged(read(folder / JSON_FILE), section)
@@ -128,10 +130,10 @@ def write(folder: Path, section: MachineSection) -> None:
 
 
 def read(file: Path) -> list[MachineSection]:
-    """The sections of a file; none where there is no file.
+    """The sections of a file; none if there is no file.
 
     Raises:
-        ConfigError: it cannot be read, or is of another format.
+        ConfigError: The file cannot be read, or has another format.
     """
     if not file.exists():
         return []
@@ -149,7 +151,7 @@ def read(file: Path) -> list[MachineSection]:
 
 
 def merged(sections: Sequence[MachineSection], new: MachineSection) -> list[MachineSection]:
-    """The sections with the new one instead of its predecessor, in the order of their keys."""
+    """The sections with the new one in place of its predecessor, in the order of their keys."""
     others = [section for section in sections if section.key != new.key]
     return sorted((*others, new), key=lambda section: section.key)
 
@@ -159,24 +161,24 @@ def to_text(sections: Sequence[MachineSection]) -> str:
     lines = [_HEADER]
     for section in sections:
         lines += ["", f"## {section.model} on {section.processor}", ""]
-        lines += [", ".join(f"{name} {value}" for name, value in section.conditions.items()) + "."]
+        lines.append(to_sentence(section.conditions))
         for threads in dict.fromkeys(row.threads for row in section.rows):
             chosen = [row for row in section.rows if row.threads == threads]
-            lines += ["", f"### {threads} thread{'s' * (threads > 1)}", "", *to_table(chosen)]
+            lines += ["", f"### {threads} thread{'s' * (threads > 1)}", "", *rows_table(chosen)]
         lines += ["", *_steps(section.steps), "", *_products(section.products)]
     return "\n".join(lines) + "\n"
 
 
-def to_table(rows: Sequence[ComparedRow]) -> list[str]:
-    """Markdown lines."""
-    lines = ["| | ours | llama.cpp | ratio | bar | |", "|---|---|---|---|---|---|"]
+def rows_table(rows: Sequence[ComparedRow]) -> list[str]:
+    """The rows as a Markdown table."""
+    cells = []
     for row in rows:
         ratio = "–" if row.ratio is None else f"{row.ratio:.2f}"
         verdict = {None: "", True: "met", False: "**not met**"}[row.is_met]
         name = f"{row.name}, {row.unit}" if row.unit else row.name
         ours, theirs = (_cell(values, row) for values in (row.ours, row.theirs))
-        lines.append(f"| {name} | {ours} | {theirs} | {ratio} | {row.bar or ''} | {verdict} |")
-    return lines
+        cells.append((name, ours, theirs, ratio, row.bar or "", verdict))
+    return to_table(("", "ours", "llama.cpp", "ratio", "bar", ""), cells)
 
 
 def _cell(values: Sequence[float], row: ComparedRow) -> str:
@@ -188,7 +190,7 @@ def _cell(values: Sequence[float], row: ComparedRow) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits."""
+    """The value with three digits."""
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -197,23 +199,18 @@ def _number(value: float) -> str:
 def _steps(steps: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     if not steps:
         return []
-    # A slow machine's curve ends earlier.
+    # The curve of a slow machine ends earlier.
     counts = max((curve["rows"] for curve in steps.values()), key=len)
-    lines = [
-        "Milliseconds of our steps by rows, every row read (the least of several):",
-        "",
-        "| threads | " + " | ".join(f"{count:g}" for count in counts) + " |",
-        "|---" * (len(counts) + 1) + "|",
-    ]
+    rows = []
     for threads, curve in steps.items():
         cells = [f"{time:.1f}" for time in curve["milliseconds"]]
-        cells += ["–"] * (len(counts) - len(cells))
-        lines.append(f"| {threads} | " + " | ".join(cells) + " |")
-    return lines
+        rows.append((threads, *cells, *("–" for _ in counts[len(cells) :])))
+    title = "Milliseconds of our steps by rows, with every row read (the least of several):"
+    return [title, "", *to_table(("threads", *(f"{count:g}" for count in counts)), rows)]
 
 
 def _products(products: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What the probe found; the first exact one is what the graph is built with."""
+    """What the probe found; the graph is built with the first exact product."""
     lines: list[str] = []
     for threads, found in products.items():
         tried = [
@@ -230,23 +227,9 @@ def _products(products: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def _section(entry: Mapping[str, Any]) -> MachineSection:
-    rows = [
-        ComparedRow(
-            threads=row["threads"],
-            name=row["name"],
-            unit=row["unit"],
-            ours=tuple(row["ours"]),
-            theirs=tuple(row["theirs"]),
-            more_is_better=row["more_is_better"],
-            bar=None if row["bar"] is None else Bar(**row["bar"]),
-        )
-        for row in entry["rows"]
-    ]
-    return MachineSection(
-        processor=entry["processor"],
-        model=entry["model"],
-        conditions=entry["conditions"],
-        rows=rows,
-        steps=entry["steps"],
-        products=entry["products"],
-    )
+    rows = []
+    for row in entry["rows"]:
+        bar = None if row["bar"] is None else Bar(**row["bar"])
+        by_round = {"ours": tuple(row["ours"]), "theirs": tuple(row["theirs"])}
+        rows.append(ComparedRow(**{**row, **by_round, "bar": bar}))
+    return MachineSection(**{**entry, "rows": rows})

@@ -1,8 +1,8 @@
-"""llama.cpp as a child of the benchmark beside it: its own HTTP server, through xllamacpp.
+"""llama.cpp as a child of the benchmark beside it: its own HTTP server, by way of xllamacpp.
 
-Its defaults throughout, but for the threads, one slot and no copies of old prompts in memory. One
-JSON line in, one out; ready once its /health is. Imports nothing of an engine's, so that its memory
-and its start are its own.
+All settings are defaults except the threads, one slot and no old prompts in memory. It is ready
+when its /health is, and answers each line of JSON with another one. It imports nothing of an
+engine, so that its memory and its start are its own.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.lab.bench.llamacpp.channel import Channel
-from engine.lab.bench.llamacpp.local_http import ask
+from engine.lab.bench.llamacpp.channel import Channel, ask
 
 CONTEXT = 2048
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answers until its input ends; 0, or 1 with the error as its last line."""
+    """Answers until its input ends; returns 0, or 1 with the error as its last line."""
     parser = argparse.ArgumentParser(prog="python -m engine.lab.bench.llamacpp.theirs")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:
         channel.send({"error": "xllamacpp is not installed.", "remedy": "pip install xllamacpp"})
         return 1
-    except Exception as error:  # whatever its bindings raise for a file that they refuse
+    except Exception as error:  # the bindings raise anything for a file that they refuse
         channel.send(
             {
                 "error": f"it refuses {options.checkpoint}: {str(error).rstrip('.')}.",
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _start(path: Path, threads: int) -> Any:
-    """The server, its model loaded. Raises ImportError, or whatever the library raises."""
+    """The server with its model loaded. Raises ImportError, or whatever the library raises."""
     xllamacpp: Any = importlib.import_module("xllamacpp")  # it may be missing, and has no types
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
@@ -82,7 +81,7 @@ def _answer(address: str, asked: dict[str, Any]) -> dict[str, Any]:
         "prompt_seconds": timings["prompt_ms"] / 1000,
         "computed": timings["prompt_n"],
         "seconds": timings["predicted_ms"] / 1000,
-        # Its clock starts behind the first token, which comes with the prompt.
+        # Its clock starts after the first token, which comes with the prompt.
         "decided": timings["predicted_n"] - 1,
         "per_token_ms": timings["predicted_per_token_ms"],
     }

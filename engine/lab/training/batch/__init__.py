@@ -1,4 +1,1 @@
-"""A training batch: flat rows of examples, the noise over them, and how rows attend to each other.
-
-Knows no loss and no optimizer.
-"""
+"""A training batch: flat rows of examples, their noise, and the attention between rows."""

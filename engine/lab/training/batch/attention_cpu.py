@@ -1,9 +1,9 @@
 """Attention over a flat batch on a CPU: tiles of rows, each with the keys that some of them see.
 
-A tile is a piece of a trunk, or a few branches of one trunk, so that the small products of single
-branches become a few large ones, and nothing is computed across examples. Plain matrix products,
-forward and backward: at these lengths they take less than half of the time of the CPU's fused
-kernel. What a row sees is `engine.lab.training.batch.rows`'s rule.
+A tile is a part of a trunk, or a few branches of one trunk, so that the small products of single
+branches become a few large ones, and nothing is computed across examples. Forward and backward are
+plain matrix products: at these lengths they take less than half the time of the CPU's fused kernel.
+`engine.lab.training.batch.rows` has the rule of what a row sees.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from engine.lab.training.batch.rows import NONE, Rows, own_sees
 
-# Rows of a tile: enough to fill a matrix unit, few enough for scores to stay in the cache.
+# Rows of a tile: enough to fill a matrix unit, few enough for the scores to stay in the cache.
 _TILE_ROWS = 256
-# Rows and keys of a tile are brought to a multiple of this: the library makes a kernel for each
-# shape that it meets, which takes longer than to run it.
+# Rows and keys of a tile are padded to a multiple of this: the library makes a kernel for each
+# shape that it meets, which takes longer than running it.
 _MULTIPLE = 64
-# Added to what is not seen. Finite, and far below any score.
+# Added to the scores of what a row does not see: finite, and far below any score.
 _MASKED_OUT = -30_000.0
 
 
@@ -33,8 +33,8 @@ class _Tile:
     """Rows start..stop, which see some of each other and of the `seen` rows from `above` on.
 
     Attributes:
-        bias: (rows, keys) 0 where visible. Both are more than there are: rows without a meaning,
-            and keys that no other row sees.
+        bias: (rows, keys), 0 where visible. Both dimensions are padded: the added rows mean
+            nothing, and no other row sees the added keys.
     """
 
     start: int
@@ -50,7 +50,7 @@ class PackedAttention:
     def __init__(self, rows: Rows, dtype: torch.dtype) -> None:
         """
         Args:
-            dtype: of the keys.
+            dtype: the dtype of the keys.
         """
         self._tiles = [_tile(rows, *bounds, dtype) for bounds in _bounds(rows)]
 
@@ -61,9 +61,9 @@ class PackedAttention:
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention tile by tile; the query heads of a group share their one key head.
+    """Softmax attention tile by tile; the query heads of a group share one key head.
 
-    Inside, H heads are (Hkv, G), and rows of a group stand below each other.
+    Inside, the H heads are (Hkv, G), and the rows of a group are concatenated.
     """
 
     @staticmethod
@@ -120,21 +120,21 @@ def _by_head(x: Tensor, kv_heads: int) -> Tensor:
 
 
 def _rows_of(x: Tensor, tile: _Tile) -> Tensor:
-    """(Hkv, G, R, D) → (Hkv, G * rows, D), the tile's."""
+    """(Hkv, G, R, D) → (Hkv, G * rows, D), the rows of the tile."""
     part = x[:, :, tile.start : tile.stop]
     missing = tile.bias.shape[0] - part.shape[2]
     return functional.pad(part, (0, 0, 0, missing)).flatten(1, 2)
 
 
 def _put_rows(total: Tensor, tile: _Tile, part: Tensor) -> None:
-    """Writes what `_rows_of` took."""
+    """Writes back the rows that `_rows_of` took."""
     count = tile.stop - tile.start
     rows = part.view(*total.shape[:2], -1, total.shape[3])
     total[:, :, tile.start : tile.stop].copy_(rows[:, :, :count])
 
 
 def _keys_of(x: Tensor, tile: _Tile) -> Tensor:
-    """(Hkv, R, D) → (Hkv, keys, D), the tile's."""
+    """(Hkv, R, D) → (Hkv, keys, D), the keys of the tile."""
     above, own = x[:, tile.above : tile.above + tile.seen], x[:, tile.start : tile.stop]
     missing = tile.bias.shape[1] - above.shape[1] - own.shape[1]
     return torch.cat((above, own, x.new_zeros(len(x), missing, x.shape[2])), dim=1)

@@ -1,8 +1,8 @@
 """Attention over a flat batch as one fused kernel, for cards: FlexAttention under a block mask.
 
-What a row sees is computed from the batch's columns inside the kernel (`batch.rows` has the rule),
-and blocks in which nothing is seen are left out, so that one launch does for the whole batch what
-`PackedAttention` does segment by segment. Source: FlexAttention, arXiv 2412.05496.
+The kernel computes what a row sees from the batch's columns (`batch.rows` has the rule) and skips
+blocks in which nothing is seen, so that one launch does for the whole batch what `PackedAttention`
+does tile by tile. Source: FlexAttention, arXiv 2412.05496.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from engine.lab.training.batch.rows import NONE, Rows
 
-# R is brought to a multiple of this, so that few shapes are compiled.
+# R is padded to a multiple of this, so that few shapes are compiled.
 PAD_ROWS = 2048
 
 
@@ -27,7 +27,7 @@ class FusedAttention:
     def __init__(self, rows: Rows, device: torch.device, *, compiled: bool = True) -> None:
         """
         Args:
-            compiled: without it FlexAttention runs as plain products: the same values, for tests.
+            compiled: if False, FlexAttention runs as plain products, with the same values.
         """
         trunks = np.array([segment.trunk for segment in rows.segments], dtype=np.int32)
         seen = np.array([segment.seen for segment in rows.segments], dtype=np.int32)
@@ -56,5 +56,5 @@ class FusedAttention:
 
 @cache
 def _functions() -> tuple[Any, Any]:
-    """Both functions compiled, once per process; kernels are made at the first call of a shape."""
+    """Both functions, compiled once per process; each shape's first call makes its kernel."""
     return torch.compile(create_block_mask), torch.compile(flex_attention, dynamic=False)

@@ -1,7 +1,7 @@
-"""Batches drawn ahead by other processes, so that a card never waits for text to be tokenised.
+"""Other processes draw batches ahead, so that a card never waits for text to be tokenised.
 
-A batch is a function of the seed and the step alone, so it does not matter who draws it. The stage
-of a step is the one that stood when it was asked for: a few steps late, where a stage begins.
+A batch is a function of the seed and the step alone, so that any process may draw it. Its stage is
+the one at the time when the batch was requested, so that a stage begins a few steps late.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ import multiprocessing
 import signal
 from collections import deque
 from multiprocessing.pool import AsyncResult, Pool
-from types import TracebackType
 
 from engine.lab.training.batch.rows import Rows
-from engine.lab.training.jobs.recipe_job import Draw
+from engine.lab.training.jobs.recipe_job import StepDraw
 
 _STEPS_AHEAD = 3  # for each process
 
-# What a worker draws with: set once as it starts, since a task must not carry the corpus along.
-_worker: list[Draw] = []
+# What a worker process draws with, set once when it starts: a task must not carry the corpus along.
+_worker: list[StepDraw] = []
 
 
 class Prefetch:
-    """Draws steps in order; use it as a context. Make it before CUDA is: processes are forked."""
+    """A context that draws steps in order. Create it before CUDA starts: it forks processes."""
 
-    def __init__(self, draw: Draw, workers: int) -> None:
+    def __init__(self, draw: StepDraw, workers: int) -> None:
         """
         Args:
-            draw: the rows of (step, whether stage 2 has begun); inherited, never sent.
+            draw: draws a step; the processes inherit it, so that it is never sent.
         """
         context = multiprocessing.get_context("fork")
         self._pool: Pool = context.Pool(workers, _start, (draw,))
@@ -37,20 +36,12 @@ class Prefetch:
     def __enter__(self) -> Prefetch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.terminate()
         self._pool.join()
 
     def __call__(self, step: int, joint: bool) -> list[Rows]:
-        """The rows of this step; those of the next ones are asked for.
-
-        Raises whatever drawing raises.
-        """
+        """The rows of this step; requests the next ones. Raises whatever drawing raises."""
         if self._asked and self._asked[0][0] != step:
             self._asked.clear()
         following = self._asked[-1][0] + 1 if self._asked else step
@@ -60,8 +51,8 @@ class Prefetch:
         return self._asked.popleft()[1].get()
 
 
-def _start(draw: Draw) -> None:
-    # Ctrl-C is for the process that trains, whose own handlers must not outlive it in here.
+def _start(draw: StepDraw) -> None:
+    # Ctrl-C is meant for the process that trains; its signal handlers must not be inherited.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _worker.append(draw)

@@ -1,12 +1,12 @@
 """Lays examples out as flat rows with columns that say what each row predicts and what it sees.
 
 Rows come example by example: the trunk, then for each hole its branch and the branch's noisy rows.
-A trunk, or a branch with its noisy rows, is a segment. What a row sees follows from the columns:
+A trunk, or a branch with its noisy rows, is a segment. The columns say what a row sees:
 
     clean rows of its own segment at places below its `reach`, the first `seen` rows of its trunk,
     and the noisy rows of its own block.
 
-Plain numpy, so that batches can be laid out by other processes. Owns the visibility rule.
+This module owns that rule. It is plain numpy, so that other processes can lay batches out.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NONE = -1  # in `block` of clean rows, in `Segment.trunk` of trunks
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A trunk's or a branch's rows, which follow the rows of the segment before.
+    """The rows of a trunk or a branch, which follow the rows of the previous segment.
 
     Attributes:
-        trunk: number of the segment whose first `seen` rows are visible too, or NONE.
+        trunk: the number of the segment whose first `seen` rows are visible too, or NONE.
     """
 
     rows: int
@@ -41,14 +41,14 @@ class Rows:
 
     Attributes:
         tokens, positions: (R,) int64.
-        labels: (R,) int64, what a row predicts: the next token, or its own where noisy.
-        ar_weights, diffusion_weights: (R,) float32; at most one of them is not 0.
-        segment: (R,) int32, number of the row's segment.
-        place: (R,) int32, among its segment's rows.
-        reach: (R,) int32; it sees its segment's clean rows at places below this.
-        block: (R,) int32, of noisy rows that see each other, a number of their own; NONE if clean.
-        diffusion_total: the sum of diffusion_weights to be expected, whatever was masked.
-        padding: how many of the last rows only bring R to a multiple.
+        labels: (R,) int64, the token that a row predicts: the next one, or its own where noisy.
+        ar_weights, diffusion_weights: (R,) float32; at most one of them is above 0.
+        segment: (R,) int32, the number of the row's segment.
+        place: (R,) int32, the row's index in its segment.
+        reach: (R,) int32; the row sees its segment's clean rows at places below this.
+        block: (R,) int32, the number that noisy rows which see each other share; NONE if clean.
+        diffusion_total: the expected sum of diffusion_weights, whatever was masked.
+        padding: how many of the last rows only pad R to a multiple.
     """
 
     tokens: np.ndarray
@@ -68,11 +68,11 @@ class Rows:
 def lay_out(
     examples: Sequence[Example], noises: Sequence[Sequence[Noise]], *, multiple_of: int = 1
 ) -> Rows:
-    """One batch; each example's noises are its holes', or there are none.
+    """One batch; an example has a noise for each of its holes, or none.
 
     Args:
-        multiple_of: R is brought to a multiple of this by rows that predict nothing, a segment that
-            nobody else sees.
+        multiple_of: R is padded to a multiple of this, by a segment that predicts nothing and that
+            no other row sees.
     """
     columns = _Columns()
     expected = 0.0
@@ -94,7 +94,7 @@ def lay_out(
 
 
 def own_sees(rows: Rows, part: slice) -> np.ndarray:
-    """(n, n) bool: what the rows of one segment, `part`, see of each other."""
+    """(n, n) bool: what the rows of `part`, of one segment, see of each other."""
     block, place, reach = rows.block[part], rows.place[part], rows.reach[part]
     clean = (block[None, :] == NONE) & (place[None, :] < reach[:, None])
     return clean | ((block[None, :] != NONE) & (block[None, :] == block[:, None]))
@@ -110,11 +110,11 @@ class _Columns:
         self._blocks = 0
 
     def begin(self, trunk: int, seen: int) -> None:
-        """The rows that follow are another segment."""
+        """Begins another segment."""
         self.segments.append(Segment(0, trunk, seen))
 
     def clean(self, tokens: np.ndarray, first: int, weights: np.ndarray) -> None:
-        """Rows at positions from `first` on that predict their next token."""
+        """Adds rows at positions from `first` on that predict their next token."""
         places = np.arange(len(tokens))
         self._add(
             tokens=tokens,
@@ -127,7 +127,7 @@ class _Columns:
         )
 
     def noisy(self, noise: Noise, first: int) -> None:
-        """Rows of a hole at position `first` that predict themselves."""
+        """Adds rows of a hole at position `first` that predict their own token."""
         blocks = noise.blocks + self._blocks
         self._blocks = int(blocks[-1]) + 1
         self._add(
@@ -141,7 +141,7 @@ class _Columns:
         )
 
     def rows(self, expected: float) -> Rows:
-        """All of it."""
+        """The finished rows."""
         columns = {
             name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
         }
@@ -153,7 +153,7 @@ class _Columns:
         )
 
     def _add(self, **columns: np.ndarray) -> None:
-        """Rows of the segment that was begun last, by the names of `Rows`."""
+        """Adds rows to the last segment, by the names of `Rows`."""
         number, last = len(self.segments) - 1, self.segments[-1]
         count = len(columns["tokens"])
         places = np.arange(last.rows, last.rows + count)

@@ -1,7 +1,8 @@
-"""How much work a training batch is.
+"""The work of a training batch in floating point operations.
 
-The convention of PaLM's model FLOPs utilisation (arXiv 2204.02311, appendix B): multiplications and
-additions of matrix products, backward pass twice the forward one, nothing for what is recomputed.
+The convention is that of PaLM's model FLOPs utilisation (arXiv 2204.02311, appendix B): it counts
+multiplications and additions of matrix products, the backward pass as two forward passes, and
+nothing for recomputation.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from engine.model.config import ModelConfig
 def flops_of(rows: Rows, config: ModelConfig) -> float:
     """Floating point operations of one forward and backward pass over these rows.
 
-    Rows that predict nothing have no logits; a pair of rows of which one does not see the other has
-    no score.
+    Rows that predict nothing have no logits, and only rows that see each other have a score.
     """
     width = config.heads * config.head_dim
     kv_width = config.kv_heads * config.head_dim
@@ -29,7 +29,7 @@ def flops_of(rows: Rows, config: ModelConfig) -> float:
 
 
 def pairs_of(rows: Rows) -> int:
-    """Pairs of rows of which the first sees the second."""
+    """The number of pairs of rows of which the first sees the second."""
     above = np.array([segment.seen for segment in rows.segments])[rows.segment]
     noisy = rows.block[rows.block != NONE]
     own_block = int((np.bincount(noisy) ** 2).sum()) if len(noisy) else 0

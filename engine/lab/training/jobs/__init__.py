@@ -1,1 +1,1 @@
-"""What changes an existing checkpoint: adapting it, converting it, training a drafter for it."""
+"""The jobs of a training run: the recipe, adapting and converting a checkpoint, the drafter."""

@@ -1,35 +1,35 @@
 """Teaches our infilling layout to a checkpoint that lacks it, by a LoRA that is then merged.
 
-Holes are drawn, laid out and masked as in the recipe; a checkpoint that fills masks learns both
-objectives, any other the next token alone. The checkpoint's own weights stay frozen, only the rows
-of the new markers and the low-rank factors are trained.
+Holes are drawn, laid out and masked as in the recipe. A checkpoint that fills masks learns both
+objectives, any other only the next token. The checkpoint's own weights stay frozen; the low-rank
+factors and the rows of the new markers are trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from engine.lab.data.sampler import Example
+from engine.lab.data.sampler import Draw, Example
 from engine.lab.training.batch.masking import add_noise
-from engine.lab.training.jobs.adam import Adam
+from engine.lab.training.jobs.adapter_job import AdapterJob
 from engine.lab.training.jobs.lora import LowRank
-from engine.lab.training.loss.lowrank_loss import backward_frozen, losses_frozen
-from engine.lab.training.loss.objective import Batch, Sums, assemble
-from engine.lab.training.recipe import rate_share
-from engine.lab.training.run import Position, StepReport
+from engine.lab.training.loss.objective import (
+    Batch,
+    assemble,
+    backward_frozen,
+    evaluate,
+    mean_losses,
+)
+from engine.lab.training.run import StepReport
 from engine.model.network import Network
 
 DIFFUSION_WEIGHT = 0.5  # of the diffusion loss beside the AR loss
-_COPIES = 1
 _HELD_OUT_BATCHES = 3
 
-Draw = Callable[[np.random.Generator], list[Example]]
 
-
-class AdaptJob:
+class AdaptJob(AdapterJob):
     """A LoRA of one frozen network in training, as `run.Job`."""
 
     def __init__(
@@ -37,65 +37,41 @@ class AdaptJob:
     ) -> None:
         """
         Args:
-            draw, held_out: examples for one forward, a function of the generator alone.
-            rate: peak learning rate.
+            draw, held_out: draw the examples of one forward.
+            rate: the peak learning rate.
         """
-        self.position = Position()
+        super().__init__(network, low_rank, rate)
         self.low_rank = low_rank
-        self._network, self._draw, self._rate = network, draw, rate
+        self._draw = draw
         rng = np.random.default_rng(20_240)
         self._held_out = [self._batch(held_out(rng), rng) for _ in range(_HELD_OUT_BATCHES)]
-        self._optimizer = Adam(dict(low_rank.named_parameters()))
 
     def step(self, share: float) -> StepReport:
-        """One batch, both losses."""
+        """Trains on one batch with both losses."""
         rng = np.random.default_rng([11, self.position.step])
         batch = self._batch(self._draw(rng), rng)
-        diffusion_scale = DIFFUSION_WEIGHT / batch.diffusion_total if batch.diffusion_total else 0.0
+        total = batch.diffusion_total
         with self.low_rank.attached(self._network):
             sums = backward_frozen(
                 self._network,
                 batch,
                 ar_scale=1.0 / batch.ar_total,
-                diffusion_scale=diffusion_scale,
+                diffusion_scale=DIFFUSION_WEIGHT / total if total else 0.0,
             )
-        rate = self._rate * rate_share(self.position.step, share)
-        self._optimizer.update(rate)
-        return StepReport(mean_losses([sums], [batch]), batch.rows, rate)
+        return StepReport(mean_losses([sums], [batch]), batch.rows, self._update(share))
 
     def held_out(self) -> dict[str, float]:
         """Both losses on fixed examples."""
         with self.low_rank.attached(self._network):
-            sums = [losses_frozen(self._network, batch) for batch in self._held_out]
-        return mean_losses(sums, self._held_out)
-
-    def save(self, path: Path) -> None:
-        """Writes LoRA, optimizer and position."""
-        self._optimizer.save(path, self.position)
-
-    def load(self, path: Path) -> None:
-        """Takes up what `save` wrote."""
-        self.position = self._optimizer.load(path)
+            return evaluate(self._network, self._held_out)
 
     def _batch(self, examples: Sequence[Example], rng: np.random.Generator) -> Batch:
-        network = self._network
-        weight = network.encoder.embed_tokens.weight
-        mask_id = network.config.mask_id
+        weight = self._network.encoder.embed_tokens.weight
+        mask_id = self._network.config.mask_id
         noises = [
-            []
-            if mask_id is None
-            else [
-                add_noise(hole, mask_id=mask_id, copies=_COPIES, rng=rng) for hole in example.holes
-            ]
+            [add_noise(hole, mask_id=mask_id, copies=1, rng=rng) for hole in example.holes]
+            if mask_id is not None
+            else []
             for example in examples
         ]
         return assemble(examples, noises, device=weight.device, dtype=weight.dtype)
-
-
-def mean_losses(sums: Sequence[Sums], batches: Sequence[Batch]) -> dict[str, float]:
-    """Losses in nats, each over all batches together; diffusion only where there is noise."""
-    means = {"ar": sum(each.ar for each in sums) / sum(batch.ar_total for batch in batches)}
-    total = sum(batch.diffusion_total for batch in batches)
-    if total:
-        means["diffusion"] = sum(each.diffusion for each in sums) / total
-    return means

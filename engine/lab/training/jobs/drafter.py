@@ -1,32 +1,30 @@
-"""Trains the drafter LoRA: in one forward, a block of masks is to say what the causal rows would.
+"""Trains the drafter LoRA: the masks of a block learn to predict what the causal rows would.
 
-As Nemotron-Labs-Diffusion's `linear_spec_lora` (arXiv 2607.05722): o_proj alone, on the rows that
-draft; a KL/TV hybrid against the autoregressive distribution (its 200 likeliest tokens, softened by
-3) plus cross-entropy, on the drafts that would be accepted and the first that would not. The source
-gives no weights of the three; here KL and TV count half each, cross-entropy whole. Everything else
-is frozen, and the clean rows run without gradient: their K/V are what drafts attend to.
+As Nemotron-Labs-Diffusion's `linear_spec_lora` (arXiv 2607.05722): on o_proj, and only in rows that
+draft. The loss is a KL/TV hybrid against the autoregressive distribution (its 200 likeliest tokens
+at temperature 3) plus cross-entropy, over the drafts that decoding would accept and the first that
+it would reject. The source gives no weights; here KL and TV count half each, cross-entropy whole.
+All else is frozen. The clean rows, whose K/V the drafts attend to, run without gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.lab.data.sampler import Branch, Example
-from engine.lab.training.jobs.adam import Adam
+from engine.lab.data.sampler import Branch, Draw, Example
+from engine.lab.training.jobs.adapter_job import AdapterJob
 from engine.lab.training.loss.objective import assemble
-from engine.lab.training.recipe import rate_share
-from engine.lab.training.run import Position, StepReport
+from engine.lab.training.run import StepReport
 from engine.model.adapter import DrafterAdapter
 from engine.model.network import Attend, Network
 
-# Rows of a draft: what linear_spec uses, whose window starts at 8 and follows what is accepted.
+# Rows of a draft, as in linear_spec, whose window starts at 8 and follows the accepted length.
 WINDOWS = (2, 4, 8, 16, 32)
 _WINDOW_SHARES = (0.1, 0.3, 0.3, 0.15, 0.15)
 _BLOCKS_PER_HOLE = 8  # a clean row costs as much as a drafting one and teaches nothing
@@ -34,17 +32,15 @@ _LIKELIEST, _SOFTENING = 200, 3.0
 _HEAD_ROWS = 512
 _SEED = 1
 
-Draw = Callable[[np.random.Generator], list[Example]]
-
 
 @dataclass(frozen=True, slots=True)
 class Drafts:
-    """Blocks of [bonus token, masks] behind one hole's clean tokens; N rows.
+    """N rows: blocks of a bonus token and masks over one hole's tokens.
 
     Attributes:
         tokens: (N,) int64.
-        places: (N,) int64, index into the hole's tokens; may lie behind its end.
-        blocks: (N,) int64; rows of one number see each other.
+        places: (N,) int64, index into the hole's tokens; it may lie beyond their end.
+        blocks: (N,) int64; rows with the same number see each other.
         starts: (N,) int64; the row sees the hole's clean tokens before this index.
     """
 
@@ -56,19 +52,19 @@ class Drafts:
 
 @dataclass(frozen=True, slots=True)
 class DraftBatch:
-    """One forward's clean rows, and the draft rows that hang on them.
+    """One forward's clean rows, and the draft rows that attend to them.
 
     Attributes:
-        attention: of the clean rows.
+        attention: the attention of the clean rows.
         tokens, positions: (R,) int64, the clean rows.
         draft_tokens, draft_positions: (N,) int64.
-        sections: per hole its draft rows, the S clean rows that any of them sees, and
+        sections: for each hole its draft rows, the S clean rows that any of them sees, and
             (rows, S + rows) bool what each sees.
-        rows: (M,) int64, draft rows that are to predict a token, block by block in order.
-        teachers: (M,) int64, the clean row that predicts the same place.
-        texts: (M,) int64, the token that the text has there.
-        offsets: (M,) int64, 1 for the first draft after a bonus token, and so on.
-        clean_rows: those of the clean rows that are not padding.
+        rows: (M,) int64, the draft rows that predict a token, block by block in order.
+        teachers: (M,) int64, the clean row that predicts the same position.
+        texts: (M,) int64, the token of the text at that position.
+        offsets: (M,) int64, counted from 1 after each bonus token.
+        clean_rows: the number of clean rows without padding.
     """
 
     attention: Attend
@@ -84,7 +80,7 @@ class DraftBatch:
     clean_rows: int
 
 
-class DrafterJob:
+class DrafterJob(AdapterJob):
     """The adapter of one frozen network in training, as `run.Job`."""
 
     def __init__(
@@ -92,50 +88,38 @@ class DrafterJob:
     ) -> None:
         """
         Args:
-            draw, held_out: examples for one forward, a function of the generator alone.
-            rate: peak learning rate.
+            draw, held_out: draw the examples of one forward.
+            rate: the peak learning rate.
         """
-        self.position = Position()
+        super().__init__(network, adapter, rate)
         self.adapter = adapter
-        self._network, self._draw, self._rate = network, draw, rate
-        self._device = network.encoder.embed_tokens.weight.device
+        self._draw = draw
         self._held_out = [self._batch(held_out, seed) for seed in range(2)]
-        self._optimizer = Adam(dict(adapter.named_parameters()))
 
     def step(self, share: float) -> StepReport:
-        """One batch of drafts."""
+        """Trains on one batch of drafts."""
         batch = self._batch(self._draw, 1000 + self.position.step)
         loss, accepted = draft_loss(self._network, self.adapter, batch)
         loss.backward()
-        rate = self._rate * rate_share(self.position.step, share)
-        self._optimizer.update(rate)
+        losses = {"loss": float(loss.detach()), "accepted": accepted}
         rows = batch.clean_rows + len(batch.draft_tokens)
-        return StepReport({"loss": float(loss.detach()), "accepted": accepted}, rows, rate)
+        return StepReport(losses, rows, self._update(share))
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:
-        """Loss, and tokens accepted per cycle where the text is what the model would write."""
+        """The loss, and the tokens emitted per cycle as `draft_loss` counts them."""
         pairs = [draft_loss(self._network, self.adapter, batch) for batch in self._held_out]
         return {
             "loss": sum(float(loss) for loss, _ in pairs) / len(pairs),
             "accepted": sum(accepted for _, accepted in pairs) / len(pairs),
         }
 
-    def save(self, path: Path) -> None:
-        """Writes adapter, optimizer and position."""
-        self._optimizer.save(path, self.position)
-
-    def load(self, path: Path) -> None:
-        """Takes up what `save` wrote."""
-        self.position = self._optimizer.load(path)
-
     def _batch(self, draw: Draw, seed: int) -> DraftBatch:
         rng = np.random.default_rng([7, seed])
-        network = self._network
-        mask_id = network.config.mask_id
+        mask_id = self._network.config.mask_id
         assert mask_id is not None
-        dtype = network.encoder.embed_tokens.weight.dtype
-        return draft_batch(draw(rng), mask_id, rng, device=self._device, dtype=dtype)
+        weight = self._network.encoder.embed_tokens.weight
+        return draft_batch(draw(rng), mask_id, rng, device=weight.device, dtype=weight.dtype)
 
 
 def new_adapter(network: Network, rank: int, alpha: float) -> DrafterAdapter:
@@ -148,7 +132,7 @@ def new_adapter(network: Network, rank: int, alpha: float) -> DrafterAdapter:
 
 
 def draw_drafts(hole: Branch, mask_id: int, rng: np.random.Generator) -> Drafts | None:
-    """A few blocks that start at random tokens of the hole's middle; None if it has but one."""
+    """A few blocks that start at random tokens of the hole's middle; None if it has only one."""
     length = len(hole.tokens) - hole.middle
     if length < 2:
         return None
@@ -196,15 +180,16 @@ def draft_batch(
             offsets = drafts.places - drafts.starts
             wanted = np.flatnonzero((offsets > 0) & (drafts.places < len(hole.tokens)))
             places = drafts.places[wanted]
-            part = {
-                "draft_tokens": drafts.tokens,
-                "draft_positions": hole.seen + drafts.places,
-                "rows": rows.start + wanted,
-                "teachers": branch + places - 1,
-                "texts": hole.tokens[places],
-                "offsets": offsets[wanted],
-            }
-            parts.append(part)
+            parts.append(
+                {
+                    "draft_tokens": drafts.tokens,
+                    "draft_positions": hole.seen + drafts.places,
+                    "rows": rows.start + wanted,
+                    "teachers": branch + places - 1,
+                    "texts": hole.tokens[places],
+                    "offsets": offsets[wanted],
+                }
+            )
     columns = {
         name: torch.from_numpy(np.concatenate([part[name] for part in parts])).to(device)
         for name in parts[0]
@@ -222,8 +207,10 @@ def draft_batch(
 def draft_loss(
     network: Network, adapter: DrafterAdapter, batch: DraftBatch
 ) -> tuple[Tensor, float]:
-    """(mean loss over the drafts that count, tokens emitted per cycle), as decoding would go on
-    from each bonus token for as long as the text is what the model itself would have written."""
+    """The mean loss over the drafts that count, and the tokens emitted per cycle.
+
+    A cycle decodes on from a bonus token while the text is what the model itself would write.
+    """
     keys: list[Tensor] = []
     values: list[Tensor] = []
 
@@ -265,15 +252,15 @@ def draft_loss(
 
 
 def counting_drafts(hits: Tensor, on_text: Tensor, offsets: Tensor) -> Tensor:
-    """(M,) bool: drafts that decoding would look at: all before it in its block were accepted.
+    """(M,) bool: the drafts before which all drafts of their block were accepted.
 
-    Behind a place where the model would not have written the text, its distribution is that of
-    another text: no draft counts there.
+    No draft counts after a position where the model would not have written the text, because the
+    model's distribution there belongs to another text.
 
     Args:
-        hits: (M,) bool, the draft is what the causal row says.
-        on_text: (M,) bool, what the causal row says is the text.
-        offsets: (M,) int64, from 1 in each block, rising by 1.
+        hits: (M,) bool, whether the draft equals the causal row's token.
+        on_text: (M,) bool, whether the causal row's token equals the text.
+        offsets: (M,) int64, counted from 1 in each block.
     """
     passed = (hits & on_text).tolist()
     counts: list[bool] = []
@@ -283,8 +270,8 @@ def counting_drafts(hits: Tensor, on_text: Tensor, offsets: Tensor) -> Tensor:
 
 
 def hybrid_distance(student: Tensor, teacher: Tensor, wanted: Tensor) -> Tensor:
-    """(M,) fp32: half KL, half TV, each over the teacher's likeliest tokens softened, plus
-    cross-entropy against its choice.
+    """(M,) fp32: half KL plus half TV, over the teacher's likeliest tokens at a raised temperature,
+    plus cross-entropy against the teacher's choice.
 
     Args:
         student, teacher: (M, V) fp32 logits.
@@ -312,7 +299,7 @@ def _distance(network: Network, drafted: Tensor, teachers: Tensor, wanted: Tenso
 
 @torch.no_grad()
 def likeliest(network: Network, hidden: Tensor) -> Tensor:
-    """(M,) int64 likeliest tokens, as decoding chooses them: never the mask."""
+    """(M,) int64 likeliest tokens as decoding chooses them, never the mask."""
     choices = []
     for part in hidden.split(_HEAD_ROWS):
         logits = network.logits(part)
@@ -322,7 +309,7 @@ def likeliest(network: Network, hidden: Tensor) -> Tensor:
 
 
 def _sees(hole: Branch, drafts: Drafts) -> np.ndarray:
-    """(N, seen + B + N) bool: trunk, the branch before the block, and the block."""
+    """(N, seen + B + N) bool: the trunk, the branch before the block, and the block."""
     trunk = np.ones((len(drafts.tokens), hole.seen), dtype=bool)
     earlier = np.arange(len(hole.tokens))[None, :] < drafts.starts[:, None]
     same = drafts.blocks[:, None] == drafts.blocks[None, :]

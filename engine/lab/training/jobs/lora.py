@@ -1,9 +1,9 @@
-"""Low-rank additions to a frozen network, trained in fp32: all linears of the layers, new tokens.
+"""Low-rank additions to a frozen network, trained in fp32: to all linears, and for new tokens.
 
 y = W x + (alpha / r) B A x, as PEFT defines it (Hu et al., arXiv 2106.09685). New tokens get rows
 of their own in the embedding and the output head, so that the tables themselves stay frozen. The
-result is merged: the engine then runs it as any checkpoint. (The drafter, which must be switched on
-row by row, stays an adapter: engine.model.adapter.)
+result is merged into the weights, so that the engine runs it as any checkpoint. (The drafter, which
+is switched on row by row, stays an adapter: `engine.model.adapter`.)
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class LowRank(nn.Module):
     """The additions for one network.
 
     Attributes:
-        down, up: per linear, by its name with dots as slashes: A (r, in) and B (out, r), fp32.
-        rows, head_rows: (K, hidden) fp32, what is added to the rows of K new tokens in embedding
-            and head; one and the same where the head is tied.
+        down, up: A (r, in) and B (out, r) of each linear in fp32, by its name with dots as slashes.
+        rows, head_rows: (K, hidden) fp32, added to the rows of K new tokens in embedding and head;
+            the same parameter if the head is tied.
     """
 
     def __init__(self, network: Network, rank: int, alpha: float, tokens: Sequence[int]) -> None:
@@ -36,7 +36,7 @@ class LowRank(nn.Module):
         config = network.config
         device = network.encoder.embed_tokens.weight.device
         self.rank, self.alpha = rank, alpha
-        draw = torch.Generator().manual_seed(_SEED)  # a run that is resumed begins as the first
+        draw = torch.Generator().manual_seed(_SEED)  # a resumed run starts from the same values
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, linear in linears(network).items():
             down = torch.empty(rank, linear.in_features)
@@ -53,13 +53,13 @@ class LowRank(nn.Module):
 
     @contextmanager
     def attached(self, network: Network) -> Generator[None]:
-        """While inside, the network computes with the additions."""
+        """Inside this context the network computes with the additions."""
         handles = [
             linear.register_forward_hook(self._linear_hook(_key(name)))
             for name, linear in linears(network).items()
         ]
         if self.tokens:
-            # Which of our rows each token has; the last, of zeros, stands for all other tokens.
+            # The index of each token's row; a last row of zeros stands for all other tokens.
             size, device = network.config.vocabulary, self.rows.device
             place = torch.full((size,), len(self.tokens), dtype=torch.int64, device=device)
             ids = torch.tensor(self.tokens, dtype=torch.int64, device=device)
@@ -75,7 +75,7 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def merge(self, network: Network) -> None:
-        """Adds everything to the network's weights, for good."""
+        """Adds everything to the network's weights permanently."""
         for name, linear in linears(network).items():
             added = self.up[_key(name)] @ self.down[_key(name)] * (self.alpha / self.rank)
             _add(linear.weight, added)
@@ -114,7 +114,7 @@ class LowRank(nn.Module):
 
 
 def linears(network: Network) -> dict[str, nn.Linear]:
-    """Every linear of the layers, by its name; the head is none of them."""
+    """Every linear of the layers by its name, without the head."""
     return {
         name: module
         for name, module in network.encoder.layers.named_modules()
@@ -123,7 +123,7 @@ def linears(network: Network) -> dict[str, nn.Linear]:
 
 
 def parameters_at(network: Network, rank: int) -> int:
-    """How many parameters a LoRA of that rank on all linears has, rows of tokens aside."""
+    """The number of parameters of a LoRA on all linears, without the rows of new tokens."""
     return sum(rank * (each.in_features + each.out_features) for each in linears(network).values())
 
 

@@ -1,13 +1,12 @@
-"""The recipe as a job: a network from its first weights on, through both stages.
+"""The recipe as a job: a network trained from its first weights through both stages.
 
-Owns which batches a step has, drawn by its number alone, and what is held out.
+This module owns which batches a step has, which depends on its number alone, and what is held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -17,67 +16,52 @@ from engine.lab.training.batch.rows import Rows, lay_out
 from engine.lab.training.batch.throughput import flops_of
 from engine.lab.training.loss.objective import Batch, assemble, to_batch
 from engine.lab.training.recipe import Recipe
-from engine.lab.training.run import Position, StepReport
-from engine.lab.training.trainer import Trainer
+from engine.lab.training.run import StepReport
+from engine.lab.training.trainer import Trainer, TrainerJob
 
-# The rows of an optimizer step's batches, by its number and whether stage 2 has begun.
-Draw = Callable[[int, bool], list[Rows]]
+# Draws the rows of a step's batches, by its number and whether stage 2 has begun.
+StepDraw = Callable[[int, bool], list[Rows]]
 
 _HELD_OUT_SEED = 20_240
 _HELD_OUT_TOKENS = 24_576
 
 
-class RecipeJob:
+class RecipeJob(TrainerJob):
     """One network in training by the recipe, as `run.Job`."""
 
-    def __init__(self, trainer: Trainer, draw: Draw, held_out: Sequence[Batch]) -> None:
+    def __init__(self, trainer: Trainer, draw: StepDraw, held_out: Sequence[Batch]) -> None:
         """
         Args:
-            draw: the rows of a step, as `drawing` and `Prefetch` give them.
-            held_out: as `held_out_batches` gives them.
+            draw: draws the rows of a step, as `drawing` and `Prefetch` do.
+            held_out: the batches that `held_out_batches` returns.
         """
-        self.trainer = trainer
+        super().__init__(trainer)
         self._draw, self._held_out = draw, held_out
 
-    @property
-    def position(self) -> Position:
-        """Where training stands."""
-        return self.trainer.position
-
-    @position.setter
-    def position(self, position: Position) -> None:
-        self.trainer.position = position
-
     def step(self, share: float) -> StepReport:
-        """The batches of one optimizer step: next tokens alone, in stage 2 both losses."""
+        """Trains on the batches of one optimizer step: next tokens, in stage 2 both losses."""
         trainer, recipe = self.trainer, self.trainer.recipe
-        step, is_joint = self.position.step, self.trainer.recipe.is_joint(share)
+        step, is_joint = self.position.step, recipe.is_joint(share)
         drawn = self._draw(step, is_joint)
         batches = [to_batch(rows, device=trainer.device, dtype=trainer.dtype) for rows in drawn]
         rate = recipe.learning_rate_at(step, share)
         losses = trainer.step(batches, rate)
         count = sum(batch.rows for batch in batches)
         flops = sum(flops_of(rows, trainer.network.config) for rows in drawn)
-        return StepReport(losses.by_name(), count, rate, count if is_joint else 0, flops)
+        return StepReport(losses, count, rate, count if is_joint else 0, flops)
 
     def held_out(self) -> dict[str, float]:
         """Both losses on the held-out batches."""
-        return self.trainer.evaluate(self._held_out).by_name()
-
-    def save(self, path: Path) -> None:
-        """Writes weights, optimizers and position."""
-        self.trainer.save(path)
-
-    def load(self, path: Path) -> None:
-        """Takes up what `save` wrote."""
-        self.trainer.load(path)
+        return self.trainer.evaluate(self._held_out)
 
 
-def drawing(recipe: Recipe, sampler: ExampleSampler, mask_id: int, multiple_of: int = 1) -> Draw:
-    """Draws a step's rows from the files: a function of the seed and the step alone.
+def drawing(
+    recipe: Recipe, sampler: ExampleSampler, mask_id: int, multiple_of: int = 1
+) -> StepDraw:
+    """A function that draws a step's rows from the files, by the seed and the step alone.
 
     Args:
-        multiple_of: as `engine.lab.training.batch.rows.lay_out` has it.
+        multiple_of: as for `engine.lab.training.batch.rows.lay_out`.
     """
 
     def draw(step: int, joint: bool) -> list[Rows]:
@@ -105,9 +89,9 @@ def noises_of(
 def held_out_batches(
     trainer: Trainer, sampler: ExampleSampler, tokens: int = _HELD_OUT_TOKENS
 ) -> list[Batch]:
-    """The fixed examples whose losses are logged; always with noise.
+    """The fixed examples whose losses are logged, always with noise.
 
-    Weighted on the middles alone, every token the same: what an infilling model is asked for.
+    Only the tokens of middles have a weight, all the same: they are what an infilling model writes.
     """
     rng = np.random.default_rng(_HELD_OUT_SEED)
     batches = []

@@ -1,8 +1,8 @@
 """Both losses of one flat batch in one forward: next token, and masked tokens of noisy middles.
 
-Rows are laid out by `batch.rows`, and `batch.attention_cpu` or `batch.attention_flex` attends over
-them. Owns the two sums; normalising over several batches is the caller's. Source: nemotron.md
-section 3 (arXiv 2607.05722), with noisy rows for the middles alone.
+`batch.rows` lays the rows out, and `batch.attention_cpu` or `batch.attention_flex` attends over
+them. This module owns the two sums and their means over several batches. Source: arXiv 2607.05722,
+with noisy rows for the middles alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from engine.lab.data.sampler import Example
 from engine.lab.training.batch.attention_cpu import PackedAttention
@@ -25,8 +26,8 @@ from engine.model.network import Attend, Network
 
 # Rows whose logits exist at a time: few enough for a processor's cache, enough to fill a card.
 _HEAD_ROWS, _HEAD_ROWS_CUDA = 512, 16_384
-# R is brought to a multiple of this on a CPU, whose library makes a kernel for each shape it meets:
-# with batches of any size that took a third of the time.
+# On a CPU, R is padded to a multiple of this. Its library makes a kernel for each shape it meets,
+# which took a third of the time when batches had any size.
 PAD_ROWS_CPU = 512
 
 
@@ -36,14 +37,14 @@ class Batch:
 
     Attributes:
         tokens, positions: (R,) int64.
-        read: (N,) int64, the rows that are to predict something; the others need no logits.
-        labels: (N,) int64, what they are to predict: the next token, or their own where noisy.
-        ar_weights, diffusion_weights: (N,) float32; one of them is not 0, but for the last few
-            rows, which bring N to a multiple of what is computed at a time.
-        attend: mixes values over what each row sees.
-        ar_total: sum of ar_weights.
-        diffusion_total: the sum of diffusion_weights to be expected, whatever was masked.
-        rows: those that are not padding.
+        read: (N,) int64, the rows that predict a token; the others need no logits.
+        labels: (N,) int64, the token to predict: the next one, or the row's own where it is noisy.
+        ar_weights, diffusion_weights: (N,) float32; one of them is above 0, except in the last few
+            rows, which pad N to a multiple of what is computed at a time.
+        attend: attention over what each row sees.
+        ar_total: the sum of ar_weights.
+        diffusion_total: the expected sum of diffusion_weights, whatever was masked.
+        rows: the number of rows without padding.
     """
 
     tokens: Tensor
@@ -73,18 +74,18 @@ def assemble(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Batch:
-    """Lays examples out as one batch; each example's noises are its holes', or there are none."""
+    """Lays examples out as one batch; an example has a noise for each of its holes, or none."""
     rows = lay_out(examples, noises, multiple_of=rows_multiple(device))
     return to_batch(rows, device=device, dtype=dtype)
 
 
 def rows_multiple(device: torch.device) -> int:
-    """What `lay_out` is to bring the rows to a multiple of, for this device."""
+    """The multiple to which `lay_out` pads the rows for this device."""
     return PAD_ROWS if device.type == "cuda" else PAD_ROWS_CPU
 
 
 def to_batch(rows: Rows, *, device: torch.device, dtype: torch.dtype) -> Batch:
-    """The rows on a device, with the attention that suits it."""
+    """The rows on a device, with the attention for it."""
     read = np.flatnonzero((rows.ar_weights > 0) | (rows.diffusion_weights > 0))
     is_cuda = device.type == "cuda"
     attend = FusedAttention(rows, device) if is_cuda else PackedAttention(rows, dtype)
@@ -111,7 +112,7 @@ def to_batch(rows: Rows, *, device: torch.device, dtype: torch.dtype) -> Batch:
 
 
 def backward(network: Network, batch: Batch, *, ar_scale: float, diffusion_scale: float) -> Sums:
-    """Adds the gradient of both sums, each times its scale, to the network's; the sums."""
+    """Adds the gradient of both sums, each times its scale, to the network's; returns the sums."""
     hidden = network(batch.tokens, batch.positions, batch.attend)[batch.read]
     weights = batch.ar_weights * ar_scale + batch.diffusion_weights * diffusion_scale
     each = RowLosses.apply(hidden, network.diffusion_head.weight, batch.labels, weights)
@@ -119,23 +120,62 @@ def backward(network: Network, batch: Batch, *, ar_scale: float, diffusion_scale
     return _sums(each.detach(), batch)
 
 
+def backward_frozen(
+    network: Network, batch: Batch, *, ar_scale: float, diffusion_scale: float
+) -> Sums:
+    """As `backward`, for a network that is frozen, its head included, but for what its hooks add.
+
+    The head's gradient is not needed, and the logits come from the network, so that they include
+    what a LoRA adds to the head.
+    """
+    weights = batch.ar_weights * ar_scale + batch.diffusion_weights * diffusion_scale
+    each = _row_losses(network, batch)
+    (each * weights).sum().backward()
+    return _sums(each.detach(), batch)
+
+
 @torch.no_grad()
 def losses(network: Network, batch: Batch) -> Sums:
-    """The sums alone."""
+    """The sums without a gradient."""
+    return _sums(_row_losses(network, batch), batch)
+
+
+def evaluate(network: Network, batches: Sequence[Batch]) -> dict[str, float]:
+    """`mean_losses` of a network over all batches together."""
+    return mean_losses([losses(network, batch) for batch in batches], batches)
+
+
+def mean_losses(sums: Sequence[Sums], batches: Sequence[Batch]) -> dict[str, float]:
+    """ "ar" and "diffusion" in nats per unit of weight; "diffusion" only where there is noise."""
+    means = {"ar": sum(each.ar for each in sums) / sum(batch.ar_total for batch in batches)}
+    total = sum(batch.diffusion_total for batch in batches)
+    if total:
+        means["diffusion"] = sum(each.diffusion for each in sums) / total
+    return means
+
+
+def _row_losses(network: Network, batch: Batch) -> Tensor:
+    """(N,) fp32 cross-entropy in nats of the rows that predict a token.
+
+    The logits are computed again in the backward pass, some rows at a time: over a large vocabulary
+    they would take more memory than all layers.
+    """
     hidden = network(batch.tokens, batch.positions, batch.attend)[batch.read]
-    count = _head_rows(hidden)
-    parts = zip(hidden.split(count), batch.labels.split(count), strict=True)
-    each = [
-        functional.cross_entropy(network.logits(part).float(), labels, reduction="none")
-        for part, labels in parts
-    ]
-    return _sums(torch.cat(each), batch)
+
+    def part(rows: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(network.logits(rows).float(), labels, reduction="none")
+
+    pairs = zip(hidden.split(_HEAD_ROWS), batch.labels.split(_HEAD_ROWS), strict=True)
+    if not hidden.requires_grad:
+        return torch.cat([part(rows, labels) for rows, labels in pairs])
+    parts = [checkpoint(part, rows, labels, use_reentrant=False) for rows, labels in pairs]
+    return torch.cat(parts)  # pyright: ignore[reportArgumentType]
 
 
 class RowLosses(torch.autograd.Function):
-    """Cross-entropy of each row of a linear head, whose gradients are made on the way forward.
+    """Cross-entropy of each row of a linear head; the forward pass computes the gradients as well.
 
-    The logits of all rows never exist at once. Bound to be weighted by the `weights` given.
+    The logits of all rows never exist at once. The caller has to weight the result by `weights`.
     """
 
     @staticmethod
@@ -146,11 +186,11 @@ class RowLosses(torch.autograd.Function):
         each = torch.empty_like(weights)
         grad_hidden = torch.empty_like(hidden)
         grad_head = torch.zeros_like(head, dtype=torch.float32)
-        count = _head_rows(hidden)
+        count = _HEAD_ROWS_CUDA if hidden.is_cuda else _HEAD_ROWS
         for low in range(0, len(hidden), count):
             part = slice(low, low + count)
             weight = weights[part, None].to(hidden.dtype)
-            # In the head's dtype: in fp32 the passes over these took more time than the products.
+            # In the head's dtype: in fp32 these passes took more time than the products.
             gradient = functional.linear(hidden[part], head).softmax(dim=-1)
             places = labels[part, None]
             each[part] = -gradient.gather(1, places).squeeze(1).float().log()
@@ -168,10 +208,6 @@ class RowLosses(torch.autograd.Function):
         del by_each
         grad_hidden, grad_head = ctx.saved_tensors
         return grad_hidden, grad_head, None, None
-
-
-def _head_rows(hidden: Tensor) -> int:
-    return _HEAD_ROWS_CUDA if hidden.is_cuda else _HEAD_ROWS
 
 
 def _sums(each: Tensor, batch: Batch) -> Sums:

@@ -11,7 +11,7 @@ from engine.auto.checkpoint_stats import read_stats
 from engine.config import EngineSettings
 from engine.lab.bench import decode
 from engine.lab.bench.decode import Variant, held_out_holes, measure, near_ties, stats_of
-from engine.lab.bench.decode_report import DecodeReport, to_table, write
+from engine.lab.bench.decode_report import DecodeReport, rows_table, write
 from engine.lab.bench.decode_rows import Condition, Timed, VariantRow, to_row
 from engine.lab.data.corpus import build_corpus
 from tests.tiny import write_tiny_checkpoint
@@ -66,7 +66,7 @@ def test_a_run_measures_every_variant_on_the_same_holes_and_writes_it(corpus: Pa
     assert [row["variant"] for row in stored["rows"]] == [row.variant for row in rows]
     assert stored["step_times"]["any"]["milliseconds"] == list(curve.milliseconds)
     table = (tmp_path / "out" / "decode.md").read_text("utf-8")
-    assert all(line in table for line in to_table(rows))
+    assert all(line in table for line in rows_table(rows))
     for name in ("decode.svg", "steps.svg"):
         assert (tmp_path / "out" / name).read_text("utf-8").lstrip().startswith("<?xml")
 
@@ -100,7 +100,7 @@ def timed(text: str = "a", *, forwards: int, seconds: float, is_exact: bool = Fa
     return Timed("any", 9, 9, forwards + 1, forwards, 3 * forwards, seconds, text, is_exact)
 
 
-def test_figures_count_what_the_forwards_behind_the_prompt_decided():
+def test_figures_count_what_the_forwards_after_the_prompt_decided():
     reference = [timed(forwards=9, seconds=2.0)] * 4
     spec = [timed(forwards=3, seconds=1.0)] * 3 + [timed("b", forwards=3, seconds=1.0)]
     row = to_row(Condition(1, is_busy=False), "spec", spec, reference)

@@ -21,7 +21,7 @@ from engine.lab.bench.llamacpp.report import (
     MachineSection,
     merged,
     read,
-    to_table,
+    rows_table,
     to_text,
     write,
 )
@@ -33,7 +33,7 @@ OURS = Bar("ours", 2.0, is_least=False)
 def row(
     ours: tuple[float, ...], theirs: tuple[float, ...], bar: Bar | None = None, name: str = "any"
 ) -> ComparedRow:
-    return ComparedRow(1, name, "tokens/s", ours, theirs, more_is_better=True, bar=bar)
+    return ComparedRow(1, name, "tokens/s", ours, theirs, bar=bar)
 
 
 def section(processor: str = "A", model: str = "m.gguf", date: str = "today") -> MachineSection:
@@ -79,7 +79,7 @@ def test_a_bar_judges_what_it_names(
 
 
 def test_the_table_shows_median_best_ratio_and_bar():
-    lines = to_table(section().rows)
+    lines = rows_table(section().rows)
     assert lines[2] == "| any, tokens/s | 3.00 (4.00) | 1.50 (2.00) | 2.00 | ≥ 1.25 × | met |"
     assert lines[3] == "| alone, tokens/s | 3.00 | – | – | ≤ 2 | **not met** |"
 
@@ -120,7 +120,7 @@ def test_results_that_cannot_be_read_are_not_overwritten(tmp_path: Path, content
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert comparison.main(["--checkpoint", str(tmp_path / "none.gguf")]) == 1
-    assert "none.gguf is no file. Give a GGUF file" in capsys.readouterr().err
+    assert "none.gguf is not a file. Give a GGUF file" in capsys.readouterr().err
     with pytest.raises(CheckpointError):
         comparison.check(tmp_path)  # a folder is none either
 

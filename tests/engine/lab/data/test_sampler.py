@@ -145,7 +145,7 @@ def test_every_kind_of_cursor_occurs_where_it_should():
 def test_an_examples_prompts_are_the_hosts(
     tokenizer: Tokenizer, infill: InfillFormat, text: str, seed: int
 ):
-    """Branch behind trunk is what the host lays out for the same text, cursor, marks and budgets,
+    """Trunk and branch are what the host lays out for the same text, cursor, marks and budgets,
     and the middle is what stood there, tokenised alone, and its end."""
     scene = scene_of(text, seed)
     sampler = ExampleSampler([Source("p", "f.py", CODE)], tokenizer)

@@ -112,7 +112,7 @@ def test_canonical_solutions_pass_and_others_fail(tmp_path: Path) -> None:
     [
         ("", "holds no tasks"),
         ("{", "line 1 is not JSON"),
-        ("[1]", "line 1 is no JSON object"),
+        ("[1]", "line 1 is not a JSON object"),
         ('{"prompt": "a"}', "row 1: suffix is missing.* Rows have"),
         (json.dumps({**SANTACODER[0], "suffix": 3}), "suffix is not a text"),
         (json.dumps({**HUMAN_EVAL[0], "entry_point": "f)\nx("}), "entry_point is"),
@@ -128,7 +128,7 @@ def test_a_malformed_file_is_refused_by_row(text: str, message: str, tmp_path: P
 def test_a_file_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("x.jsonl.gz", "x.parquet"):
         (tmp_path / name).write_bytes(b"no")
-        with pytest.raises(ConfigError, match=f"{name} (cannot be read|is no parquet)"):
+        with pytest.raises(ConfigError, match=f"{name} (cannot be read|is not a parquet)"):
             read_tasks(tmp_path / name)
     for name in ("none.jsonl", "x.csv"):
         with pytest.raises(ConfigError, match=name):

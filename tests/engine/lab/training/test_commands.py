@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,22 +23,14 @@ from engine.lab.training.commands import main
 from engine.lab.training.jobs.adapt import AdaptJob
 from engine.lab.training.jobs.convert import ConvertJob
 from engine.lab.training.jobs.drafter import DrafterJob
-from engine.model.checkpoint import load_network
+from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.prompt import InfillFormat
 from tests.engine.lab.training.small_checkpoints import write_llama, write_qwen3, write_repository
+from tests.engine.nld import WEIGHTS
 from tests.engine.seeded import CPU, causal_logits
 
 FIXED = ("--batch-tokens", "500", "--dtype", "float32", "--threads", "1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads take 30 times as long as one where another process is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +86,7 @@ def test_adapt_gives_a_checkpoint_of_the_same_family_that_knows_infilling(
     losses = [row["held_out_ar"] for row in held_out if "held_out_ar" in row]
     assert len(losses) == 2
     assert losses[1] < losses[0]
-
-
-def test_transformers_reads_an_adapted_llama_and_computes_the_same(
-    llama: Path, repository: Path, tmp_path: Path
-):
-    assert run("adapt", llama, repository, tmp_path) == 0
+    # transformers reads it and computes the same
     folder = tmp_path / "checkpoint"
     network = load_network(folder, read_config(folder), device=CPU, dtype=torch.float32)
     peer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -184,7 +171,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     def step_and_signal(self: object, share: float) -> object:
         steps[0] += 1
         if steps[0] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM if command == "convert" else signal.SIGINT)
         return step(self, share)
 
     monkeypatch.setattr(job, "step", step_and_signal)
@@ -204,7 +191,7 @@ def test_another_run_in_the_same_folder_is_refused(
     assert run("adapt", llama, repository, tmp_path) == 0
     assert run("adapt", llama, repository, tmp_path, "--rank", "3") == 1
     error = capsys.readouterr().err
-    assert "another rank (16)" in error
+    assert "rank was 16, now it is 3" in error
     assert "--out" in error
 
 
@@ -261,3 +248,42 @@ def test_the_command_line_hands_over_and_ctrl_c_keeps_what_was_learnt(
     assert child.returncode == 130
     assert "The same command goes on" in errors
     assert torch.load(tmp_path / "state.pt", weights_only=True)["position"]["step"] >= 10
+
+
+def as_int8(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    network = load_network(folder, read_config(folder), device=CPU, dtype=torch.float32)
+    save_checkpoint(to, network, weights="int8")
+    return to
+
+
+def quantisation(folder: Path) -> object:
+    return json.loads((folder / "config.json").read_text("utf-8")).get("quantization_config")
+
+
+@pytest.mark.parametrize("command", ["adapt", "convert"])
+def test_weights_trained_from_int8_ones_are_stored_as_bf16(
+    command: str, llama: Path, repository: Path, tmp_path: Path
+):
+    base = as_int8(llama, tmp_path / "int8")
+    assert quantisation(base) is not None
+    assert run(command, base, repository, tmp_path / "out", tokens="1000") == 0
+    made = tmp_path / "out" / "checkpoint"
+    assert quantisation(made) is None
+    assert {tensor.dtype for tensor in load_file(made / WEIGHTS).values()} == {torch.bfloat16}
+    load_network(made, read_config(made), device=CPU, dtype=torch.float32)
+
+
+def test_a_drafter_is_trained_beside_int8_weights(
+    tiny_checkpoint: Path, repository: Path, tmp_path: Path
+):
+    base = as_int8(tiny_checkpoint, tmp_path / "int8")
+    assert run("train-drafter", base, repository, tmp_path / "out", tokens="1000") == 0
+    made = tmp_path / "out" / "checkpoint"
+    assert quantisation(made) == quantisation(base)
+    assert (made / WEIGHTS).read_bytes() == (base / WEIGHTS).read_bytes()
+    engine = Engine.load(EngineSettings(made, device="cpu", dtype="float32", threads=1))
+    try:
+        assert "linear_spec" in engine.info.modes
+    finally:
+        engine.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from engine.lab.verify import network_checks, peer
 from engine.lab.verify.examination import examine
 from engine.lab.verify.report import Check, Section
 from engine.model import runner
+from engine.model.checkpoint import load_network, save_checkpoint
 from engine.model.config import read_config
 from engine.model.network import MLP
 from tests.engine.gguf_files import seeded_peer
 from tests.engine.nld import LORA, WEIGHTS, write_nld
+from tests.engine.seeded import CPU
 from tests.tiny import sentinel_tokenizer
 
 TITLES = [
@@ -56,6 +59,15 @@ def failures(sections: list[Section]) -> list[str]:
 @pytest.fixture(scope="module")
 def nld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_nld(tmp_path_factory.mktemp("nld"), "3B", shards=3, lora=True)
+
+
+@pytest.fixture(scope="module")
+def int8(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    shutil.copytree(tiny_checkpoint, folder, dirs_exist_ok=True)
+    network = load_network(folder, read_config(folder), device=CPU, dtype=torch.float32)
+    save_checkpoint(folder, network, weights="int8")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +131,25 @@ def test_every_other_family_is_compared_with_its_own_class(family: str, tmp_path
     assert f"4 equal to {family}ForCausalLM" in found
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_weights_pass(int8: Path, dtype: str) -> None:
+    sections = examined(int8, dtype=dtype, holes=1)
+    assert failures(sections) == []
+    found, config = checks(sections), read_config(int8)
+    assert found["tensors: stored as"].figures["int8"] == 2 + 7 * config.layers
+    assert found["tensors: parameters"].figures["parameters"] == config.parameters()
+    assert "tensors I8" in found["tensors: files"].found
+    assert "equal to Ministral3ForCausalLM" in found["network: activations"].found
+    assert found["modes: block"].state == "ok"
+
+
 def test_the_bundled_model_passes_and_its_infilling_format_works() -> None:
     sections = examined(BUNDLED_CHECKPOINT, dtype="bfloat16", holes=12)
     assert failures(sections) == []
     format_check = checks(sections)["infilling: format"]
     assert format_check.state == "ok"
     assert format_check.figures["works"] is True
+    assert checks(sections)["tensors: stored as"].found == "not quantised"
 
 
 def test_everything_can_be_written_as_json(tiny_checkpoint: Path) -> None:
@@ -223,6 +248,47 @@ def test_what_is_broken_is_named_and_the_rest_left_out(tmp_path: Path, breakage:
     assert check.remedy
     for part in ("network", "infilling", "modes"):
         assert checks(sections)[f"computing: {part}"].state == "skipped"
+
+
+UP = "encoder.layers.0.mlp.up_proj.weight"
+SCALE = f"{UP}_scale"
+INT8_BREAKAGES: dict[str, tuple[Break, str, str]] = {
+    "missing scale": (change_weights(lambda t: t.pop(SCALE)), "tensors: missing", SCALE),
+    "misshapen scale": (
+        change_weights(lambda t: t.update({SCALE: t[SCALE].flatten()})),
+        "tensors: misshapen",
+        SCALE,
+    ),
+    "negative scale": (change_weights(lambda t: t[SCALE].neg_()), "loading: weights", SCALE),
+    "scale left over": (
+        change_weights(lambda t: t.update({UP: t[UP].bfloat16()})),
+        "tensors: unexpected",
+        SCALE,
+    ),
+    "not said": (
+        change_config(quantization_config=None),
+        "tensors: stored as",
+        "no quantization_config",
+    ),
+    "another kind": (
+        change_config(quantization_config={"quant_method": "awq"}),
+        "tensors: stored as",
+        "quant_method",
+    ),
+}
+
+
+@pytest.mark.parametrize("breakage", INT8_BREAKAGES)
+def test_what_is_wrong_with_int8_weights_is_named(
+    int8: Path, tmp_path: Path, breakage: str
+) -> None:
+    break_it, name, told = INT8_BREAKAGES[breakage]
+    folder = Path(shutil.copytree(int8, tmp_path / "broken"))
+    break_it(folder)
+    sections = examined(folder, holes=1)
+    assert name in failures(sections)
+    assert told in checks(sections)[name].found
+    assert checks(sections)[name].remedy
 
 
 def test_a_folder_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:

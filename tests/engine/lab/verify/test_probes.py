@@ -25,7 +25,7 @@ from tests.tiny import byte_tokenizer, tekken_tokenizer
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.middle)
-def test_every_probe_misses_one_line_with_code_behind_it(probe) -> None:
+def test_every_probe_misses_one_line_with_code_after_it(probe) -> None:
     assert "\n" not in probe.middle
     assert probe.middle == probe.middle.strip()
     assert probe.after.strip()

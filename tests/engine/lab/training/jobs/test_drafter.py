@@ -64,7 +64,7 @@ def engine_choices(
     seed: int,
     window: int,
 ) -> list[int]:
-    """What the engine's own draft step says behind the hole's tokens up to its `seed`-th."""
+    """What the engine's own draft step says after the hole's tokens up to its `seed`-th."""
     model, cache = ModelRunner(network, device=CPU, adapter=adapter), empty_cache()
     before = (*trunk[: hole.seen].tolist(), *hole.tokens[:seed].tolist())
     sequence, cached = cache.open(before, 64)
