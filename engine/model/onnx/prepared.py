@@ -40,7 +40,7 @@ from engine.model.weights import EMBEDDING, Weights, network_tensors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # of graphs; raised when `write_graph` changes the graph of the same checkpoint
+FORMAT = 4  # of graphs; raised when `write_graph` changes the graph of the same checkpoint
 _ABOUT = "about.json"
 _PARTIAL = ".partial-"
 _ROOM = 1.05  # the share of the weights' bytes that must be free before a graph is written

@@ -104,19 +104,21 @@ class GraphWriter:
                 the name of the result.
             otherwise: the value in the other case, of the same shape.
         """
-        outer, self._nodes = self._nodes, []
+        # A branch's weights are its own: those of the graph around it would not be packed for it.
+        outer, self._nodes, self._tensors = (self._nodes, self._tensors), [], []
         then = self._branch(f"{output}.then", build())
         other = self._branch(
             f"{output}.else", self.node("Identity", [otherwise], f"{output}.otherwise")
         )
-        self._nodes = outer
+        self._nodes, self._tensors = outer
         return self.node("If", [condition], output, then_branch=then, else_branch=other)
 
     def _branch(self, name: str, result: str) -> GraphProto:
         """The nodes added since as a graph of their own."""
-        nodes, self._nodes = self._nodes, []
+        nodes, tensors = self._nodes, self._tensors
+        self._nodes, self._tensors = [], []
         value = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
-        return helper.make_graph(nodes, name, [], [value])
+        return helper.make_graph(nodes, name, [], [value], tensors)
 
     def save(self) -> None:
         """Writes the graph, whose tensors are in the data file already."""
