@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -41,6 +42,16 @@ def own_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("HF_HUB_OFFLINE", raising=False)
         patch.delenv("DLM_LSP_CATALOGUE", raising=False)
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command that sets up logging does so for its own test: the stream is closed after it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.setLevel(level)
+    root.handlers[:] = [each for each in root.handlers if each in handlers]
 
 
 @pytest.fixture(scope="session")
