@@ -179,11 +179,11 @@ def _tail_start(text: str, offsets: Sequence[int], tokens: int) -> int:
 
 
 def _line_start(text: str, offset: int) -> int | None:
-    """The first line start at or after an offset, or None."""
+    """Returns the first line start at or after an offset, or None."""
     if offset == 0:
         return 0
-    # From one character before, so that an offset that is a line start is found itself, and an
-    # offset between \r and \n is not taken for one.
+    # The search begins one character earlier, so that it finds a line start at the offset itself
+    # and does not take an offset between \r and \n for one.
     end = _LINE_END.search(text, offset - 1)
     return None if end is None else end.end()
 
