@@ -1,5 +1,7 @@
-"""What `dlm-lsp eval` can be told, on the command line and as an object. Light: every command waits
-for this module."""
+"""The options of `dlm-lsp eval`, on the command line and as an object.
+
+Every command imports this module, so it imports nothing slow.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from engine.errors import ConfigError
 from engine.lab.evaluation.lines import INFILLINGS, Infilling
 
 HOLES, REPLAY = "holes", "replay"
-THRESHOLD_MAX, TOKENS_MAX = 2, 4096  # as `client/messages.py` has them
+THRESHOLD_MAX, TOKENS_MAX = 2, 4096  # As in `client/messages.py`.
 
 Execute = Literal["isolated", "unprotected", "never"]
 EXECUTE: tuple[Execute, ...] = get_args(Execute)
@@ -24,7 +26,7 @@ _WITH_BLOCKS = ("block", "linear_spec", "quadratic_spec")
 
 @dataclass(frozen=True, slots=True)
 class ModeOption:
-    """A mode to be evaluated, with a block length of its own or the run's."""
+    """A mode to be evaluated, with its own block length or the run's."""
 
     mode: AskedMode
     length: int | None = None
@@ -32,19 +34,19 @@ class ModeOption:
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """What is evaluated, and how.
+    """The options of an evaluation.
 
     Attributes:
-        suites: "holes", "replay" or files, each may have a limit of its own after a colon.
-        infillings: what HumanEval's problems become; single lines if empty.
-        limit: of each kind of hole, of a suite's tasks, of files that are typed; None takes 200,
-            all and 10.
-        languages: of the held-out files; all if empty.
-        keys_max: typed in one file.
-        corpus: with the held-out files; None makes one of what is installed.
-        out: folder of a run that can be resumed; None keeps nothing.
-        is_shaped: judge what an editor would insert.
-        is_verbatim: ask with a task's prompt and suffix as they are; see `answers.Asking`.
+        suites: "holes", "replay" or files; each may have its own limit after a colon.
+        infillings: the kinds of tasks made of HumanEval's problems; single lines if empty.
+        limit: the largest number of holes of each kind, of a suite's tasks and of typed files; None
+            means 200, all and 10.
+        languages: the languages of the held-out files; all if empty.
+        keys_max: the largest number of keys typed in one file.
+        corpus: the corpus with the held-out files; None makes one of installed files.
+        out: the folder of a run that can be resumed; None keeps nothing.
+        is_shaped: whether to judge the text that an editor would insert.
+        is_verbatim: whether to ask with unchanged prefix and suffix; see `answers.Asking`.
     """
 
     suites: tuple[str, ...] = (HOLES,)
@@ -63,7 +65,7 @@ class EvalOptions:
     execute: Execute = "isolated"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError naming the option."""
+        """Raises ConfigError, which names the option."""
         for value in self.thresholds:
             if not 0 <= value <= THRESHOLD_MAX:
                 raise ConfigError(
@@ -168,7 +170,7 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
 
 
 def to_eval_options(options: argparse.Namespace) -> EvalOptions:
-    """What a command line with these options asks for. Raises ConfigError naming the option."""
+    """Returns the options of a command line. Raises ConfigError, which names the option."""
     return EvalOptions(
         suites=tuple(options.suite or EvalOptions().suites),
         infillings=tuple(dict.fromkeys(options.infilling)),

@@ -158,7 +158,7 @@ class StrictProtocol(LanguageServerProtocol):
             self.handle_message(typed)
 
     def _dispatch_response(self, message: dict, message_id: str | int | None) -> None:
-        """Hands the client's answer to whoever waits for it."""
+        """Passes the client's answer to the code that waits for it."""
         if message_id is None or message_id not in self._request_futures:
             logger.warning("an answer to no request of ours was dropped")
             return
@@ -168,7 +168,7 @@ class StrictProtocol(LanguageServerProtocol):
                 JsonRpcException(str(error.get("message", "unknown error")))
             )
             return
-        # Read as plain JSON: what a client answers is checked where it is used.
+        # The answer stays plain JSON and is checked where it is used.
         self._result_types.pop(message_id, None)
         self._request_futures.pop(message_id).set_result(message.get("result"))
 

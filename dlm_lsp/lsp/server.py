@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INVOKED_COUNT = 3  # The largest number of answers to an explicit request.
-CONFIGURATION_SECONDS_MAX = 2.0  # The longest wait for the client's settings before the engine.
+CONFIGURATION_SECONDS_MAX = 2.0  # The engine's start waits this long for the settings.
 SECTION = "dlm"
 
 
