@@ -88,7 +88,7 @@ class EvalOptions:
 
 
 def add_eval_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of an evaluation; those of the engine are the caller's."""
+    """Adds the options of an evaluation; the caller adds those of the engine."""
     default = EvalOptions()
     parser.add_argument(
         "--suite",
@@ -116,7 +116,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         help="most holes of each kind (200), tasks of a file (all), files replayed (10); a "
         "sample spread evenly",
     )
-    # Not "max_tokens", which would bound the suggestions of the replay too.
+    # The name is not "max_tokens", which would also limit the suggestions of the replay.
     for option, name, meaning in (
         ("--max-tokens", "tokens_max", "most tokens of a task"),
         ("--keystrokes", "keys_max", "replay: most keys in one file"),
