@@ -103,11 +103,11 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         type=_mode,
         default=default.modes,
         metavar="MODE[:N]",
-        help=f"side by side, of {' '.join(ASKED_MODES)}; with tokens per block, as in "
+        help=f"modes to compare, of {' '.join(ASKED_MODES)}; with tokens per block, as in "
         f"quadratic_spec:4 ({' '.join(asked.mode for asked in default.modes)})",
     )
     parser.add_argument(
-        "--thresholds", nargs="+", type=float, default=(), metavar="P", help="of block, one by one"
+        "--thresholds", nargs="+", type=float, default=(), metavar="P", help="thresholds of block"
     )
     parser.add_argument(
         "--limit",
@@ -128,7 +128,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
             option, type=_positive, dest=name, default=value, metavar="N", help=about
         )
     parser.add_argument(
-        "--corpus", type=Path, metavar="DIR", help="of a training run (what is installed)"
+        "--corpus", type=Path, metavar="DIR", help="corpus of a training run (installed files)"
     )
     parser.add_argument(
         "--language",
@@ -137,7 +137,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="held-out files of this language, such as python; repeatable (all)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, and go on")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, resume")
     _add_judging_options(parser)
 
 
@@ -148,7 +148,7 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         choices=INFILLINGS,
         default=(),
         metavar="LINES",
-        help="holes that HumanEval's problems become: single-line (the default), multi-line",
+        help="kinds of holes in HumanEval's problems: single-line (the default), multi-line",
     )
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
     parser.add_argument(
@@ -165,7 +165,7 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
-        "--block-length", type=int, metavar="N", help="tokens per block, of all modes"
+        "--block-length", type=int, metavar="N", help="tokens per block in all modes"
     )
 
 
