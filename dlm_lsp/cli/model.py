@@ -117,7 +117,7 @@ def _list(options: argparse.Namespace, store: Store) -> int:
         Console(highlight=False, width=200).print(table)
     print(f"\nThey lie in {store.root}. Memory is estimated, for serving in int8.")
     if default == BUNDLED:
-        print("No real model is pulled: `dlm-lsp model pull` brings one.")
+        print("No real model is pulled: `dlm-lsp model pull` downloads one.")
     return 0
 
 

@@ -102,7 +102,7 @@ def budget_for(
     if room < 1:
         raise RequestError(
             f"limits.tokensMax is {tokens_max}; the model's context holds {context_max} tokens, "
-            "the prompt's included.",
+            "including the prompt.",
             remedy=f"Use at most {max(0, context_max - MARKERS_MAX - 1)}.",
             param="limits.tokensMax",
         )

@@ -191,6 +191,6 @@ def find(name: str, entries: Sequence[Entry]) -> Entry:
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     raise StoreError(
         f"There is no model {name!r} in the catalogue.",
-        remedy=f"{meant}`dlm-lsp model list` shows all.",
+        remedy=f"{meant}`dlm-lsp model list` shows all models.",
         code="unknown_name",
     )

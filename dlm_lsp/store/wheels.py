@@ -86,7 +86,7 @@ def _wheel(
         _run_pip(requirement, work, on_wait, is_first)
         found = [place for place in work.glob("*.whl") if not place.is_symlink()]
         if len(found) != 1:
-            raise StoreError(f"pip brought no wheel for {requirement}.", code="bad_content")
+            raise StoreError(f"pip downloaded no wheel for {requirement}.", code="bad_content")
         yield found[0]
     except OSError as error:
         raise of_system(error, work) from None
