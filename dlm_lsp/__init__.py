@@ -1,4 +1,4 @@
 """The language server, its command line and, in `host`, the engine host.
 
-Importing this package, or anything in it but `host`, imports no torch.
+Only `host` may import torch.
 """

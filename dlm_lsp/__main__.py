@@ -1,4 +1,4 @@
-"""`python -P -m dlm_lsp`: the program, safe from folders named `engine` where it is started."""
+"""`python -P -m dlm_lsp` runs the program; -P ignores folders named `engine` in the current one."""
 
 import sys
 

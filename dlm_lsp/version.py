@@ -1,6 +1,6 @@
-"""The one place that states the version of the program and of the host's wire protocol."""
+"""The version of the program and of the host's wire protocol."""
 
 VERSION = "0.1.0"
 
-# Changes whenever a client and a host of different versions could misunderstand each other.
+# This number changes when a client and a host of different versions could misunderstand each other.
 PROTOCOL = 2

@@ -1,1 +1,1 @@
-"""The command line: one module for each command, and `main`, which reads the words."""
+"""The command line: one module for each command, and `main`, which parses the arguments."""

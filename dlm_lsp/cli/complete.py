@@ -1,7 +1,7 @@
-"""`dlm-lsp complete`: fills holes in files by the same path as the language server.
+"""`dlm-lsp complete`: fills holes in files with the language server's pipeline.
 
-Owns the order of events from the places to what is printed: live in a terminal, the bare text into
-a pipe, JSON for programs. Files are read, never written. Knows nothing of how a host is started.
+Prints live drafts in a terminal, the plain text into a pipe, or JSON for programs. Files are read,
+never written. Does not know how a host is started.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from engine.api import Sampling
 from engine.errors import ConfigError
 
 LOADING_POLL_SECONDS = 0.1
-# Of errors that another command line would not make.
+# The codes of errors that another command line would avoid.
 USAGE_CODES = ("invalid_request", "option", "not_pulled", "unknown_name")
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionJob:
-    """One hole to fill: where, in what, and by which settings."""
+    """One hole to fill: its place, document and settings."""
 
     place: FilePlace
     document: Document
@@ -59,7 +59,7 @@ def run(
     """Fills every place, in order, from one host; returns the exit code.
 
     Args:
-        exact: the text is that of "ar" to the token, whatever the mode.
+        exact: whether every mode must give the same tokens as "ar".
 
     Raises: ConfigError for a setting that was given and cannot be used.
     """
@@ -89,7 +89,7 @@ def _job(place: FilePlace, client_settings: dict[str, object]) -> CompletionJob:
 async def _fill_all(
     jobs: Sequence[CompletionJob], asked: Mapping[str, object], as_json: bool
 ) -> int:
-    """`asked` holds what the command line says of every place, beside the settings."""
+    """Fills every job; `asked` holds the command line's request fields beside the settings."""
     console = Console(highlight=False)
     client = HostClient(to_host_settings(jobs[0].settings))
     code = 0
@@ -116,11 +116,11 @@ async def _fill_all(
 
 
 async def _wait_until_loaded(client: HostClient, console: Console) -> None:
-    """Returns once the model is loaded, so that no figure of a completion includes that.
+    """Waits until the model is loaded, so that the figures of completions exclude loading.
 
-    A host that cannot load it says so to the request that follows.
+    A host that cannot load reports that to the next request.
     """
-    # Shows nothing where the output is no terminal.
+    # This shows nothing if the output is no terminal.
     with console.status("Starting the engine …") as spinner:
         await client.ensure()
         while (health := await client.health()).state == "loading":
@@ -131,7 +131,7 @@ async def _wait_until_loaded(client: HostClient, console: Console) -> None:
 async def _watch(
     console: Console, job: CompletionJob, body: GenerateBody, client: HostClient
 ) -> None:
-    """Shows the text refining in its surroundings, and the figures under it."""
+    """Shows the drafts in the surrounding text, and the figures below."""
     hole = hole_at(str(job.place), job.document.text, job.offset)
     with LiveView(console) as view:
         view.show(hole, ShownState())
@@ -165,7 +165,7 @@ def _suggestions(
 
 
 def to_object(place: FilePlace, suggestion: Suggestion) -> dict[str, Any]:
-    """What `--json` prints for a place. Times are milliseconds."""
+    """Returns the object that `--json` prints for a place. Times are milliseconds."""
     usage = suggestion.usage
     return {
         "file": str(place.path),
@@ -188,7 +188,7 @@ def to_object(place: FilePlace, suggestion: Suggestion) -> dict[str, Any]:
 
 
 def figures_of(suggestion: Suggestion) -> str:
-    """One line for people about how the text came about."""
+    """Returns one line for users with the figures of a completion."""
     usage = suggestion.usage
     text = "" if suggestion.committed else "nothing to insert: "
     first = "" if usage.first_draft_ms is None else f"first draft {usage.first_draft_ms:.0f} ms, "

@@ -1,8 +1,7 @@
-"""`dlm-lsp demo`: fills the holes of a real file as an editor would, and shows drafts refining.
+"""`dlm-lsp demo`: fills the holes of a real file as an editor would, and shows the drafts.
 
-Starts the language server as its own process and speaks LSP with it; nothing of the server, the
-host or the engine is reached in any other way. Owns the conversation and the pace at which drafts
-are drawn. The file on disk is not changed.
+Starts the language server as a process and uses server, host and engine only through LSP. Owns the
+conversation and the pace of drawing. The file on disk is not changed.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
 
 FILES = Path(__file__).resolve().parent.parent / "assets"
-HOLE = "‸"  # stands in the files where the editor's cursor is to fill a hole
-MODEL = "qwen2.5-coder-0.5b"  # what `--pull` brings: small enough to be had within a minute
+HOLE = "‸"  # Marks a hole in the demo's files.
+MODEL = "qwen2.5-coder-0.5b"  # `--pull` downloads this model within about a minute.
 HEALING_SECONDS_MAX = 2.0
-SECONDS_MAX = 300.0  # for the whole conversation: a slow machine loads for minutes
-# How long at least each draft, and each filled hole, stays on the screen: eyes are slower.
+SECONDS_MAX = 300.0  # For the whole conversation; a slow machine loads for minutes.
+# The shortest times that each draft and each filled hole stay on the screen.
 FRAME_SECONDS, HOLE_SECONDS = 0.12, 0.6
 TOKEN = "demo"
 AUTOMATIC = 2  # LSP's InlineCompletionTriggerKind
@@ -44,7 +43,7 @@ AUTOMATIC = 2  # LSP's InlineCompletionTriggerKind
 
 @dataclass(slots=True)
 class Conversation:
-    """What the editor has heard from the server."""
+    """The server's messages to the editor."""
 
     drafts: asyncio.Queue[ShownState | None] = field(default_factory=asyncio.Queue)
     status: dict[str, Any] = field(default_factory=dict)
@@ -54,11 +53,11 @@ class Conversation:
     num_drafts: int = 0
 
     def ask(self) -> None:
-        """Notes that a request goes out."""
+        """Records that a request is sent."""
         self.asked_at, self.first_draft_ms, self.num_drafts = time.monotonic(), None, 0
 
     def hear(self, method: str, params: dict[str, Any]) -> None:
-        """Takes a notification."""
+        """Handles a notification."""
         if method == "dlm/status":
             self.status = params
             self.has_status.set()
@@ -71,9 +70,9 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class DemoAnswer:
-    """What a request brought; `text` is empty where there was no suggestion.
+    """The answer to a request; `text` is empty without a suggestion.
 
-    Times are milliseconds as the editor sees them.
+    Times are milliseconds, measured by the editor.
     """
 
     text: str
@@ -85,36 +84,36 @@ class DemoAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DemoScript:
-    """A file with holes, and the mode that it is filled in unless told otherwise."""
+    """A file with holes and the default mode for filling them."""
 
     file: str
     mode: str
 
     @property
     def name(self) -> str:
-        """As the file would be called in a project."""
+        """The file's name in a project."""
         return self.file.removesuffix(".txt")
 
     @property
     def uri(self) -> str:
-        """Of the file as the editor names it; it exists in the editor alone."""
+        """The URI of the file, which exists only in the editor."""
         return (FILES / self.name).as_uri()
 
     def open(self) -> tuple[str, tuple[int, ...]]:
-        """The text as an editor opens it, and the offsets of its holes."""
+        """Returns the text without marks, and the offsets of its holes."""
         parts = (FILES / self.file).read_text("utf-8").split(HOLE)
         ends = itertools.accumulate(len(part) for part in parts[:-1])
         return "".join(parts), tuple(ends)
 
 
 SCRIPT = DemoScript("settings_store.py.txt", "auto")
-# Blocks are what there is to watch of a model that fills masks.
+# The mode "block" shows best how a model fills masks.
 BUNDLED_SCRIPT = DemoScript("inventory.py.txt", "block")
 
 
 @dataclass(slots=True)
 class Buffer:
-    """The file as it is being edited; `filled` are the places that were completed."""
+    """The edited file; `filled` holds the ranges that were completed."""
 
     script: DemoScript
     text: str
@@ -122,18 +121,18 @@ class Buffer:
     filled: list[tuple[int, int]] = field(default_factory=list)
 
     def position(self, offset: int) -> dict[str, int]:
-        """LSP's position of an offset."""
+        """Returns the LSP position of an offset."""
         start = self.text.rfind("\n", 0, offset) + 1
         return {"line": self.text.count("\n", 0, offset), "character": offset - start}
 
     def hole(self, offset: int) -> TerminalHole:
-        """The hole at an offset, with the whole file around it."""
+        """Returns the hole at an offset, with the whole file around it."""
         line, column = (count + 1 for count in self.position(offset).values())
         title = f"{self.script.name}:{line}:{column}"
         return hole_at(title, self.text, offset, self.text.count("\n"), self.filled)
 
     def accept(self, offset: int, answer: DemoAnswer) -> dict[str, Any]:
-        """Inserts an answer; returns the change as LSP's didChange says it."""
+        """Inserts an answer; returns the content change for LSP's didChange."""
         end = offset + answer.replaced
         edges = {"start": self.position(offset), "end": self.position(end)}
         self.text = self.text[:offset] + answer.text + self.text[end:]
@@ -146,10 +145,10 @@ class Buffer:
 
 
 def run(settings: dict[str, object], *, pulls: bool = False) -> int:
-    """Runs the demo with these client settings; 0 if every hole was filled, 1 if not.
+    """Runs the demo with these client settings; returns 0 if every hole was filled, otherwise 1.
 
     Args:
-        pulls: where only the bundled model is here, bring a real one first, if that can be.
+        pulls: whether to try to download a real model first if only the bundled one is there.
     """
     if pulls and _is_bundled(settings):
         asked = argparse.Namespace(action="pull", name=MODEL, yes=True, json=False)
@@ -165,12 +164,12 @@ def run(settings: dict[str, object], *, pulls: bool = False) -> int:
 
 
 def _is_bundled(settings: dict[str, object]) -> bool:
-    """Whether the bundled model would be used."""
+    """Returns whether the bundled model would be used."""
     engine = settings.get("engine")
     checkpoint = engine.get("checkpoint") if isinstance(engine, dict) else None
     try:
         return choose(checkpoint).path is None
-    except StoreError:  # the server says so, too
+    except StoreError:  # The server reports this error.
         return False
 
 
@@ -201,7 +200,7 @@ async def _fill_all(
     places: Sequence[int],
     view: LiveView | None,
 ) -> list[DemoAnswer]:
-    """Fills every hole and accepts what came, so that the next one is filled after it."""
+    """Fills every hole and accepts the answer before it fills the next hole."""
     answers: list[DemoAnswer] = []
     for place in places:
         offset = place + sum(len(answer.text) - answer.replaced for answer in answers)
@@ -220,7 +219,7 @@ async def _fill_all(
 
 
 async def _open(editor: LspClient, buffer: Buffer, settings: dict[str, object]) -> None:
-    """Introduces the editor and opens the file; the server is told that drafts are wanted."""
+    """Initializes the server with support for drafts, and opens the file."""
     dlm = {"drafts": True, "statusNotifications": True, **settings}
     await editor.request(
         "initialize",
@@ -229,7 +228,7 @@ async def _open(editor: LspClient, buffer: Buffer, settings: dict[str, object]) 
             "clientInfo": {"name": "dlm-lsp demo", "version": VERSION},
             "rootUri": FILES.as_uri(),
             "capabilities": {
-                # Offsets in code points, as Python counts.
+                # UTF-32 counts code points, as Python does.
                 "general": {"positionEncodings": ["utf-32"]},
                 "textDocument": {"inlineCompletion": {}},
                 "window": {"workDoneProgress": True},
@@ -248,12 +247,12 @@ async def _open(editor: LspClient, buffer: Buffer, settings: dict[str, object]) 
 
 
 async def _wait_for_engine(spinner: Status, editor: LspClient, heard: Conversation) -> None:
-    """Returns when the model is loaded. Raises LspClientError if it cannot be."""
+    """Waits until the model is loaded. Raises LspClientError if loading fails."""
     while heard.status.get("state") not in ("ready", "busy"):
         has_failed = heard.status.get("state") in ("error", "off")
         heard.has_status.clear()
         try:
-            # An error that heals by itself is followed by "loading" at once.
+            # After a temporary error, the status "loading" follows at once.
             async with asyncio.timeout(HEALING_SECONDS_MAX if has_failed else None):
                 await editor.until(heard.has_status)
         except TimeoutError:
@@ -264,7 +263,7 @@ async def _wait_for_engine(spinner: Status, editor: LspClient, heard: Conversati
 async def _ask(
     editor: LspClient, heard: Conversation, uri: str, position: dict[str, int]
 ) -> DemoAnswer:
-    """Asks for a completion as an editor does while somebody types."""
+    """Asks for a completion as an editor does while its user types."""
     heard.ask()
     try:
         items = await editor.request(
@@ -277,7 +276,7 @@ async def _ask(
             },
         )
     finally:
-        heard.drafts.put_nowait(None)  # nothing follows the answer
+        heard.drafts.put_nowait(None)  # No draft follows the answer.
     total_ms = (time.monotonic() - heard.asked_at) * 1000
     text, replaced = "", 0
     if items:
@@ -287,7 +286,7 @@ async def _ask(
 
 
 async def _watch(view: LiveView, hole: TerminalHole, heard: Conversation) -> None:
-    """Draws every draft until the answer is there."""
+    """Draws every draft until the answer arrives."""
     view.show(hole, ShownState())
     while (state := await heard.drafts.get()) is not None:
         view.show(hole, state)
@@ -305,7 +304,7 @@ def _state(params: dict[str, Any]) -> ShownState:
 
 
 def _conclude(console: Console, status: dict[str, Any], answers: Sequence[DemoAnswer]) -> int:
-    """Prints the figures, and why there is no suggestion where there is none."""
+    """Prints the figures, and the reason if there is no suggestion; returns the exit code."""
     if not answers or not all(answer.text.strip() for answer in answers):
         reason = status.get("reason") or status.get("message") or "No reason given."
         print(f"dlm-lsp demo: a hole was not filled: {reason}", file=sys.stderr)

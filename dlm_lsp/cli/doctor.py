@@ -1,7 +1,7 @@
-"""`dlm-lsp doctor`: what is installed, what would run and why, and why there is no suggestion.
+"""`dlm-lsp doctor`: reports what is installed, what would run, and why there is no suggestion.
 
-Owns the report: facts by section, and problems with their remedies. It looks and starts nothing.
-Each fact comes from the part of the program that acts on it, so that the two cannot disagree.
+Owns the report: facts by section, and problems with their remedies. Starts nothing. Each fact comes
+from the part of the program that uses it, so that the report is consistent with the program.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PACKAGES = (
     "rich",
     "huggingface_hub",
 )
-# Of the extras: what each package is for, and how it is had.
+# The packages of the extras: the purpose of each, and how to install it.
 OPTIONAL = (
     ("torch", "computes on cards, trains and verifies", "gpu] or dlm-lsp[train"),
     ("pyarrow", "reads parquet suites for dlm-lsp eval", "eval"),
@@ -75,7 +75,7 @@ OPTIONAL = (
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of the report; `why` says where the value comes from or what it means."""
+    """One line of the report; `why` gives the source or the meaning of the value."""
 
     name: str
     value: str
@@ -84,13 +84,13 @@ class Fact:
 
 @dataclass(slots=True)
 class DoctorReport:
-    """Facts by section, and what is wrong, each with its remedy."""
+    """The facts by section, and the problems with their remedies."""
 
     sections: dict[str, list[Fact]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def to_object(self) -> dict[str, object]:
-        """What `--json` prints."""
+        """Returns the object that `--json` prints."""
         return {
             "ok": not self.problems,
             "problems": self.problems,
@@ -105,7 +105,7 @@ class DoctorReport:
 
 
 def run(place: str | None, client_settings: Mapping[str, object], as_json: bool) -> int:
-    """Prints the report; 0 if all is well, 1 with problems."""
+    """Prints the report; returns 0 if all is well, 1 with problems."""
     report = asyncio.run(examine(place, client_settings))
     if as_json:
         print(json.dumps(report.to_object(), indent=2))
@@ -115,7 +115,7 @@ def run(place: str | None, client_settings: Mapping[str, object], as_json: bool)
 
 
 async def examine(place: str | None, client_settings: Mapping[str, object]) -> DoctorReport:
-    """Looks at everything. Takes seconds where no host runs, as a trial load is needed."""
+    """Makes the report. Takes seconds if no host runs, because a trial load is needed."""
     report = DoctorReport()
     _add_program(report)
     folder = project_dir(Path.cwd() / "file")
@@ -152,14 +152,14 @@ def _add_program(report: DoctorReport) -> None:
 
 
 async def _add_engine(report: DoctorReport, loaded: LoadedSettings) -> None:
-    """What a host that runs says of itself; where none runs, what one would do."""
+    """Adds the state of a running host, or the forecast for a host if none runs."""
     settings = to_host_settings(loaded.settings)
     client = HostClient(settings)
     try:
         health = await client.health()
     finally:
         await client.close()
-    if settings.url is not None:  # it may hold a password, which is nobody's to read here
+    if settings.url is not None:  # The URL may contain a password, which is not shown.
         bare = settings.url.rpartition("@")[2]
         settings, health = (
             replace(settings, url=bare),
@@ -171,13 +171,13 @@ async def _add_engine(report: DoctorReport, loaded: LoadedSettings) -> None:
     if health.state == "error":
         report.problems.append(health.message)
     if health.state == "ready":
-        # What a host elsewhere goes by is not to be seen from here.
+        # The settings of a host at a URL are unknown.
         seen = None if settings.url is not None else dry_run(settings.engine, tries=False)
         report.sections["engine"] = _running_facts(health, seen, loaded)
         if seen is not None and seen.problem is not None:
             report.problems.append(f"The host runs, but could not be started anew: {seen.problem}")
     elif settings.problem is not None:
-        pass  # `health` told of it
+        pass  # `health` reports this.
     elif settings.url is None:
         seen = dry_run(settings.engine)
         report.sections["engine"] = _dry_run_facts(seen, loaded)
@@ -190,7 +190,7 @@ async def _add_engine(report: DoctorReport, loaded: LoadedSettings) -> None:
 
 
 def _model_facts(settings: HostSettings, loaded: LoadedSettings) -> list[Fact]:
-    """Which model the settings mean, and what the store has."""
+    """Returns the model of the settings, and the models in the store."""
     store = Store()
     problem = settings.problem
     try:
@@ -217,7 +217,7 @@ def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
     if settings.url is not None:
         facts.append(Fact("url", settings.url))
     else:
-        with contextlib.suppress(HostError, FileNotFoundError):  # `health` tells of the first
+        with contextlib.suppress(HostError, FileNotFoundError):  # `health` reports HostError.
             paths = host_paths(settings.engine)
             facts += [Fact("socket", str(paths.socket)), Fact("log", str(paths.log))]
             if health.state in ("ready", "loading"):
@@ -231,7 +231,7 @@ def _host_facts(settings: HostSettings, health: Health) -> list[Fact]:
 
 
 def _running_facts(health: Health, seen: DryRun | None, loaded: LoadedSettings) -> list[Fact]:
-    """What a host says of itself, and why where that is known: `seen` is None for one elsewhere."""
+    """Returns a running host's facts and their reasons; `seen` is None for a host at a URL."""
     detail = {"checkpoint": "unknown", "parameters": 0, "contextMax": "unknown"} | health.detail
     why = {} if seen is None else seen.why
     return [
@@ -275,7 +275,7 @@ def _dry_run_facts(seen: DryRun, loaded: LoadedSettings) -> list[Fact]:
 
 
 def _mode_facts(times: object, auto: object) -> list[Fact]:
-    """The measured curve, and what "auto" makes of it; as `/health` says them."""
+    """Returns the measured step times and the choice of "auto", as `/health` gives them."""
     facts: list[Fact] = []
     match times:
         case {"rows": [*rows], "milliseconds": [*milliseconds], "context": context}:
@@ -294,10 +294,10 @@ def _mode_facts(times: object, auto: object) -> list[Fact]:
 def _choices(
     used: Mapping[str, object], why: Mapping[str, str], loaded: LoadedSettings
 ) -> list[Fact]:
-    """What is computed with, and why: because somebody set it, or what decided it.
+    """Returns the engine's choices, with the settings' sources or other reasons.
 
     Args:
-        used, why: by the setting's name; what is not in `why` is told without a reason.
+        used, why: the values and reasons by the setting's name; a reason may be missing.
     """
     asked, facts = loaded.settings.engine, list[Fact]()
     why = {"threads": f"{os.cpu_count()} CPUs", **why} if why else {}
@@ -311,14 +311,14 @@ def _choices(
 
 
 def _onnx_facts(onnx: OnnxDryRun | None) -> list[Fact]:
-    """The integer product with the figures it was chosen by, the graph, and memory."""
+    """Returns the integer product with the figures of its choice, the graph and the memory."""
     if onnx is None:
         return []
     facts: list[Fact] = []
     if onnx.needs_probe:
         facts.append(_product_fact(onnx.probe))
     built_when = "built at the first start"
-    # Folders that are missing are made.
+    # Missing folders would be created.
     there = next(folder for folder in (onnx.graphs, *onnx.graphs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
         built_when = "built anew at every start: the folder cannot be written to"
@@ -335,7 +335,7 @@ def _onnx_facts(onnx: OnnxDryRun | None) -> list[Fact]:
 
 
 def _product_fact(probe: MachineProbe | None) -> Fact:
-    """Which integer product is used, and what was measured of each."""
+    """Returns the integer product in use and the measurements of all."""
     if probe is None:
         return Fact("integers", "not measured yet", "the first start tries what is exact and fast")
     rows = "/".join(str(count) for count in ROWS)

@@ -1,7 +1,7 @@
-"""`dlm-lsp eval`: from its options to its tables.
+"""`dlm-lsp eval`: runs an evaluation and prints its tables.
 
-Owns which arguments make two runs the same, and what is written into the folder of a run. Settings
-files are not read: a figure depends on the command line alone.
+Decides which arguments make two runs the same, and writes the files in the folder of a run. Does
+not read settings files: figures depend on the command line alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _AS_IN_AN_EDITOR = (
 
 
 def run(options: EvalOptions, client_settings: dict[str, object], as_json: bool) -> int:
-    """Evaluates and prints the tables; 0, or 1 where the engine failed on the way.
+    """Evaluates and prints the tables; returns 0, or 1 if the engine failed.
 
     Raises:
         ConfigError: an option, a file or the folder cannot be used.
@@ -104,7 +104,7 @@ def _work(
 
 
 def _notes(options: EvalOptions, plan: EvalPlan) -> dict[str, str]:
-    """What a reader has to know of each suite."""
+    """Returns the notes on each suite for the reader."""
     notes: dict[str, str] = {}
     for suite, tasks in plan.suites.items():
         size = plan.sizes[suite]
@@ -118,7 +118,8 @@ def _notes(options: EvalOptions, plan: EvalPlan) -> dict[str, str]:
 
 
 def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, object]:
-    """All that a record depends on. Modes and thresholds are not: they may be added to a run."""
+    """Returns the arguments on which records depend, without modes and thresholds, which may be
+    added to a run."""
     engine, host = work.settings.engine, to_host_settings(work.settings)
     if host.problem is not None:
         raise ConfigError(host.problem.message, remedy=host.problem.remedy)
@@ -146,7 +147,7 @@ def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, ob
 
 
 def _identity(checkpoint: Path) -> dict[str, object]:
-    """Which checkpoint it is, to anyone who has only the files."""
+    """Returns data that identify the checkpoint by its files."""
     is_file = checkpoint.is_file()
     files = [checkpoint] if is_file else sorted(checkpoint.glob("*.safetensors"))
     stats = [file.stat() for file in files]
@@ -158,7 +159,9 @@ def _write(folder: Path, table: str, report: str, records: Records) -> None:
     (folder / REPORT).write_text(f"# Evaluation\n\n{table}", encoding="utf-8")
     (folder / JSON_REPORT).write_text(report, encoding="utf-8")
     figures = by_kind(records.all.values())
-    whole = {(each.suite, each.mode): each for each in figures}  # a suite's whole comes last
+    whole = {
+        (each.suite, each.mode): each for each in figures
+    }  # The figures of a whole suite come last.
     if whole and can_draw():
         draw(list(whole.values()), folder / PLOT)
     elif whole:

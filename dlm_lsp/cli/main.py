@@ -1,7 +1,7 @@
-"""The command line: what `dlm-lsp` accepts, and which part of the program does it.
+"""The command line of `dlm-lsp`: its options, their help and the exit codes.
 
-Owns the options, their help and the exit codes: 0 done, 1 the engine or the server failed, 2 the
-command line or an input is wrong. Each command's own work is in the module of its name.
+The exit code is 0 for success, 1 if the engine or the server failed, 2 if the command line or an
+input is wrong. The module named after a command does the command's work.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
 from engine.errors import ConfigError, RequestError
 from engine.lab.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
 
-# Modules of the commands are imported where they run: a command waits for nothing it does not use
-# (pygls 0.25 s, aiohttp 0.15 s).
+# The commands' modules are imported late, so that a command waits only for the imports that it
+# uses (pygls 0.25 s, aiohttp 0.15 s).
 
-STOP_TEXTS_MAX, STOP_CHARS_MAX = 16, 200  # as `messages.GenerateBody` has them
+STOP_TEXTS_MAX, STOP_CHARS_MAX = 16, 200  # As in `messages.GenerateBody`.
 
 _TOP_EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ examples:
   dlm-lsp complete app.py:12:5                      line 12, before its 5th character
   dlm-lsp complete --mode ar --max-tokens 32 app.py:12:5
   dlm-lsp complete --json app.py:12:5 lib.py:40:1   one JSON object per line
-  dlm-lsp complete app.py:12:5 > filled.txt         only the text: the output is no terminal
+  dlm-lsp complete app.py:12:5 > filled.txt         only the text, if the output is no terminal
 
 Lines and columns count from 1, columns in characters. The file is read, never written.
 """
@@ -82,7 +82,7 @@ examples:
   {TOKEN_VARIABLE}=... dlm-lsp serve --host 0.0.0.0 --port 8123
                                                     for other machines, with a token
 
-Editors start a host of their own when none runs; serve is for a machine of its own.
+Editors start a host when none runs; `serve` is for a separate machine.
 """
 _DEMO_EXAMPLES = """\
 examples:
@@ -92,7 +92,7 @@ examples:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples as they are and gives the options room."""
+    """Keeps the line breaks of examples and leaves more room for options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
@@ -113,13 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; without this Python complains again at exit.
+        # The reader of the output has gone; without this Python reports that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Returns the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="dlm-lsp",
         description="Code completion by a diffusion language model, for any editor that speaks "
@@ -149,14 +149,14 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     channel = group.add_mutually_exclusive_group()
     channel.add_argument("--stdio", action=_Serve, nargs=0, help="speak LSP on stdin and stdout")
     channel.add_argument(
-        "--tcp", action=_Serve, metavar="HOST:PORT", help="speak LSP to the first who connects"
+        "--tcp", action=_Serve, metavar="HOST:PORT", help="speak LSP to the first client"
     )
-    group.add_argument("--log-file", type=Path, metavar="FILE", help="log there, not on stderr")
+    group.add_argument("--log-file", type=Path, metavar="FILE", help="log file (stderr)")
     group.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
-        help="least grave message logged (info); debug logs source text",
+        help="lowest level to log (info); debug logs source text",
     )
     group.add_argument(
         "--clientProcessId",
@@ -168,7 +168,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _Serve(argparse.Action):
-    """--stdio or --tcp: the language server is what shall run."""
+    """The action of --stdio and --tcp, which select the language server."""
 
     def __call__(
         self,
@@ -185,7 +185,7 @@ def _add_complete(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser = _command(commands, "complete", "fill a hole in a file", _COMPLETE_EXAMPLES)
     parser.add_argument("places", nargs="+", metavar="FILE:LINE:COL", help="where to fill in")
     _add_mode(parser)
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens emitted")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens to generate")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) to 2")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="above 0, up to 1")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for temperature > 0")
@@ -202,7 +202,7 @@ def _add_complete(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         help="end before this text; up to 16 times",
     )
     parser.add_argument(
-        "--exact", action="store_true", help="the text of --mode ar to the token, at some cost"
+        "--exact", action="store_true", help="the same tokens as --mode ar, at lower speed"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per place")
     _add_engine_options(parser)
@@ -256,15 +256,17 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = _command(commands, "serve", "run an engine host by hand", _SERVE_EXAMPLES)
     parser.add_argument("--port", type=int, help="TCP port instead of a unix socket; 0: a free one")
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds the bearer token")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="file with the bearer token"
+    )
     parser.add_argument(
         "--idle-seconds",
         type=float,
         default=0.0,
         metavar="S",
-        help="end when nothing was asked for so long; 0 (the default): never",
+        help="end after this time without a request; 0 (the default): never",
     )
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="log there, not on stderr")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="log file (stderr)")
     group = _add_model_options(parser)
     group.add_argument(
         "--cache-tokens",
@@ -281,7 +283,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_mode(parser)
     _add_engine_options(parser)
     parser.add_argument(
-        "--pull", action="store_true", help="bring a real model first, if there is none"
+        "--pull", action="store_true", help="download a real model first if there is none"
     )
     parser.set_defaults(run=_run_demo)
 
@@ -350,7 +352,7 @@ def _add_computing_options(group: argparse._ArgumentGroup) -> None:
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     group = _add_model_options(parser)
     group.add_argument("--url", help="engine host started by hand, such as http://gpu-box:8123")
-    group.add_argument("--token", help=f"its bearer token ({TOKEN_VARIABLE} is better)")
+    group.add_argument("--token", help=f"the host's bearer token ({TOKEN_VARIABLE} is safer)")
 
 
 def _run_serve(options: argparse.Namespace) -> int:
@@ -418,7 +420,7 @@ def _run_training(options: argparse.Namespace) -> int:
 
 
 def _client_settings(options: argparse.Namespace) -> dict[str, object]:
-    """The options that were given, in the shape in which an editor sends settings."""
+    """Returns the given options in the shape of an editor's settings."""
     from dlm_lsp.store.choice import as_given
 
     given = vars(options)

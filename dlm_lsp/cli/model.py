@@ -1,8 +1,8 @@
 """`dlm-lsp model`: lists, pulls, removes and finds the models of the store.
 
-Owns what is printed: a live bar in a terminal, plain lines into a pipe, JSON for programs (the
-language server is one: it runs `pull --json` as a process of its own), the question before a pull
-that was not named, and the exit codes. The work is the store's.
+Owns the output (a live bar in a terminal, plain lines into a pipe, JSON for programs such as the
+language server), the question before a pull without a name, and the exit codes. The store does the
+work.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from engine.device import resolve
 from engine.errors import EngineError
 from engine.model.onnx.runtime import prepare_checkpoint
 
-LINE_SECONDS = 5.0  # between two lines of progress in a pipe
+LINE_SECONDS = 5.0  # Between two lines of progress in a pipe.
 _USAGE_CODES = ("unknown_name",)
 _INTERRUPTED = 130
 
 
 def run(options: argparse.Namespace) -> int:
-    """Does what `options.action` says: "list", "pull", "remove" or "path"; returns the exit code.
+    """Runs `options.action`: "list", "pull", "remove" or "path"; returns the exit code.
 
-    Raises: KeyboardInterrupt, also where the process is asked to end.
+    Raises: KeyboardInterrupt, also when the process is asked to end.
     """
     actions: dict[str, Callable[[argparse.Namespace, Store], int]] = {
         "list": _list,
@@ -73,7 +73,7 @@ class Row:
     is_default: bool
 
     def to_object(self) -> dict[str, object]:
-        """What `--json` prints."""
+        """Returns the object that `--json` prints."""
         return {
             "name": self.name,
             "title": self.title,
@@ -113,11 +113,11 @@ def _list(options: argparse.Namespace, store: Store) -> int:
         table.add_row(row.name, *sizes, row.licence, state, style=style)
     if console.is_terminal:
         console.print(table)
-    else:  # as wide as it is: another program reads it
+    else:  # At full width, because another program reads it.
         Console(highlight=False, width=200).print(table)
     print(f"\nThey lie in {store.root}. Memory is estimated, for serving in int8.")
     if default == BUNDLED:
-        print("No real model is pulled: `dlm-lsp model pull` brings one.")
+        print("No real model is pulled: `dlm-lsp model pull` downloads one.")
     return 0
 
 
@@ -160,8 +160,10 @@ def _pull(options: argparse.Namespace, store: Store) -> int:
 
 
 def _prepare(store: Store, kept: Kept) -> None:
-    """Builds what the engine runs now, so that the first suggestion does not wait for it. The model
-    is here even where that cannot be: then the reason is told, and the first start tries again."""
+    """Builds the engine's graph, so that the first suggestion does not wait for it.
+
+    A failure is reported; the model stays, and the first start tries again.
+    """
     settings = EngineSettings(checkpoint=kept.path, graphs=store.root / GRAPHS)
     try:
         settings = resolve(settings)
@@ -178,7 +180,7 @@ def _preparing(share: float | None) -> str:
 
 
 def _wanted(options: argparse.Namespace, store: Store) -> Entry | None:
-    """The named model, or the proposed one if the user agrees."""
+    """Returns the named model, or the proposed model if the user agrees."""
     if options.name is not None:
         return find(options.name, all_entries())
     console = Console(highlight=False)
@@ -223,7 +225,7 @@ def _tell_result(options: argparse.Namespace, kept: Kept, what: str) -> None:
 
 @contextmanager
 def _shown(as_json: bool) -> Iterator[Callable[[Progress], None]]:
-    """How progress is shown, in the way that the output allows."""
+    """Yields a function that shows progress, as the output allows."""
     console = Console(highlight=False)
     if as_json:
         yield lambda progress: print(json.dumps(progress.to_object()), flush=True)
@@ -238,7 +240,7 @@ def _shown(as_json: bool) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Live:
-    """A bar that is redrawn."""
+    """Shows progress as a bar."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
@@ -259,7 +261,7 @@ class _Live:
 
 
 class _Lines:
-    """A line now and then, for a log."""
+    """Shows progress as occasional lines for a log."""
 
     def __init__(self) -> None:
         self._last = ("", 0.0)
@@ -277,7 +279,7 @@ class _Lines:
 
 @contextmanager
 def _ended_gently() -> Iterator[None]:
-    """Makes a request to end what Ctrl-C is, so that pip ends with us and what is here is kept."""
+    """Treats a request to end like Ctrl-C, so that pip ends too and downloaded bytes are kept."""
 
     def on_signal(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The options of `dlm-lsp model`, for the command line to take in."""
+"""The options of `dlm-lsp model`, which `main` adds to the command line."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ _SUMMARIES = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the four actions and what each takes."""
+    """Adds the four actions and their options."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     for action, summary in _SUMMARIES.items():
         one = actions.add_parser(action, help=summary, description=f"{summary.capitalize()}.")
         if action == "pull":
-            one.add_argument("name", nargs="?", metavar="NAME", help="of the list")
+            one.add_argument("name", nargs="?", metavar="NAME", help="a name from the list")
             one.add_argument("--yes", action="store_true", help="do not ask")
         elif action != "list":
-            one.add_argument("name", metavar="NAME", help="of the list")
-        events = "one JSON object a line, while it goes" if action == "pull" else "one JSON object"
+            one.add_argument("name", metavar="NAME", help="a name from the list")
+        events = (
+            "one JSON object per line, as events occur" if action == "pull" else "one JSON object"
+        )
         one.add_argument("--json", action="store_true", help=events)

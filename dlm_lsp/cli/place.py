@@ -1,7 +1,7 @@
-"""A place in a file as the command line names it: FILE:LINE:COL, read into a document.
+"""A place in a file, given as FILE:LINE:COL on the command line.
 
-Owns the spelling, the reading of the file and the errors of both, each with its remedy. Lines and
-columns count from 1 and columns count characters, as editors show them.
+Parses the place, reads the file and raises errors with remedies. Lines and columns count from 1,
+and columns count characters, as in editors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from dlm_lsp.session.document import Document, Encoding, Position
 
 FILE_BYTES_MAX = 64 << 20
-# Editors' names for languages, where a file's ending is not the name itself.
+# Language ids of editors for file endings that differ from the id.
 _LANGUAGES = {
     "bash": "shellscript",
     "c": "c",
@@ -40,16 +40,16 @@ _LANGUAGES = {
 
 
 class PlaceError(Exception):
-    """A place that is misspelt or not there; the message names it and the remedy."""
+    """A place is invalid or does not exist; the message names the place and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlace:
-    """A place that is well spelt; whether it is there `open_place` finds out.
+    """A valid place; `open_place` checks whether it exists.
 
     Attributes:
-        path: as the user gave it.
-        line, column: from 1; column 1 is before a line's first character.
+        path: the path as the user gave it.
+        line, column: the numbers from 1; column 1 is before a line's first character.
     """
 
     path: Path
@@ -61,10 +61,10 @@ class FilePlace:
 
 
 def to_place(argument: str) -> FilePlace:
-    """Reads FILE:LINE:COL from the right, so that the file's name may hold colons.
+    """Parses FILE:LINE:COL from the right, so that the file's name may contain colons.
 
     Raises:
-        PlaceError: it is spelt otherwise.
+        PlaceError: the argument has another form.
     """
     path, *numbers = argument.rsplit(":", 2)
     if not path or len(numbers) != 2 or not all(map(_is_number, numbers)):
@@ -76,10 +76,10 @@ def to_place(argument: str) -> FilePlace:
 
 
 def open_place(place: FilePlace) -> tuple[Document, int]:
-    """The file as a document, and the place's offset in it.
+    """Returns the file as a document, and the place's offset in it.
 
     Raises:
-        PlaceError: the file cannot be completed in, or has no such place.
+        PlaceError: the file cannot be read as text, or the place does not exist.
     """
     path = place.path.absolute()
     document = Document(path.as_uri(), language_of(path), 0, _read(place.path))
@@ -98,7 +98,7 @@ def open_place(place: FilePlace) -> tuple[Document, int]:
 
 
 def language_of(path: Path) -> str:
-    """The language id that an editor would send for this file."""
+    """Returns the language id that an editor would send for this file."""
     ending = path.suffix.lower().removeprefix(".")
     return _LANGUAGES.get(ending, ending or "plaintext")
 
@@ -122,7 +122,7 @@ def _read(path: Path) -> str:
     if len(raw) > FILE_BYTES_MAX:
         raise PlaceError(f"{path} is larger than {FILE_BYTES_MAX >> 20} MiB. Use a smaller file.")
     try:
-        return raw.decode("utf-8-sig")  # editors hide a byte order mark too
+        return raw.decode("utf-8-sig")  # Editors also hide a byte order mark.
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise PlaceError(

@@ -1,6 +1,6 @@
 """`dlm-lsp serve`: runs an engine host by hand, by default on the user's private socket.
 
-Turns the command line's words into `ServeOptions`; serving itself is the host's work.
+Converts the command line's arguments to `ServeOptions`; the host serves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.config import EngineSettings
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serves until it is asked to end; returns the exit code."""
+    """Serves until the host is asked to end; returns the exit code."""
     engine = EngineSettings(
         checkpoint=choose(options.checkpoint).path,
         device=options.device or "auto",

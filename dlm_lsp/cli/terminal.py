@@ -1,8 +1,8 @@
-"""How a completion looks in a terminal while it refines: the hole in its surroundings, in shades.
+"""Draws a completion in a terminal while it is decoded: the hole in its surroundings, in shades.
 
 Owns the picture (a pure function of the text around the hole and one state of the completion) and
-the live region it is drawn in. Knows neither where states come from nor what they cost: it is
-handed texts and a line of figures. Nothing here is used when the output is not a terminal.
+the live region that shows it. The caller passes texts and a line of figures. Used only if the
+output is a terminal.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ CONTEXT, GUTTER, MASK, UNSURE, SURE, COMMITTED = (
 SURE_CONFIDENCE = 0.6
 LINES_AROUND = 6
 TAB_COLUMNS = 4
-# A file or a model may hold terminal control codes: they are drawn as visible symbols.
+# Terminal control codes in a file or a model's text are drawn as visible symbols.
 _CONTROL_PICTURES: dict[int, str] = {
     **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t\r"},
-    ord("\r"): "",  # half of a line end
+    ord("\r"): "",  # Part of a line end.
     127: "\u2421",
     **dict.fromkeys(range(128, 160), "\ufffd"),
 }
@@ -44,11 +44,11 @@ class TerminalHole:
     """A place in a file and the text around it.
 
     Attributes:
-        title: what stands above the picture, such as `file.py:12:5`.
+        title: the line above the picture, such as `file.py:12:5`.
         before: the text from the start of a line up to the place.
         after: the text after the place, up to the end of a line.
         first_line: number of the line that `before` starts with, counted from 1.
-        filled: where in `before` text stands that came from the model earlier.
+        filled: the ranges of `before` that the model wrote earlier.
     """
 
     title: str
@@ -62,7 +62,7 @@ class TerminalHole:
 class ShownState:
     """One state of the completion; `spans` hold the confidence over `draft` in code points.
 
-    `replaced` code points after the place make room for the text.
+    The text replaces `replaced` code points after the place.
     """
 
     committed: str = ""
@@ -78,9 +78,9 @@ def hole_at(
     lines_around: int = LINES_AROUND,
     filled: Sequence[tuple[int, int]] = (),
 ) -> TerminalHole:
-    """The hole at `offset` of `text`, with up to `lines_around` whole lines on either side.
+    """Returns the hole at `offset` of `text`, with up to `lines_around` whole lines on each side.
 
-    `filled` are the places in `text` before the hole that the model wrote earlier.
+    `filled` holds the ranges of `text` before the hole that the model wrote earlier.
     """
     before = text[:offset].split("\n")
     after = text[offset:].split("\n")
@@ -96,9 +96,9 @@ def hole_at(
 
 
 def picture(hole: TerminalHole, state: ShownState, columns: int, rows_max: int) -> Text:
-    """The hole with `state` in it: numbered lines in shades, no wider and no higher than told.
+    """Returns the hole with `state` in it as numbered, shaded lines that fit the given size.
 
-    Where it does not fit, the rows farthest from the end of the text in the hole go first.
+    If there are too many rows, those farthest from the end of the text in the hole are left out.
     """
     body = Text()
     body.append_text(_shaded_before(hole))
@@ -121,7 +121,7 @@ def picture(hole: TerminalHole, state: ShownState, columns: int, rows_max: int) 
 
 
 def legend() -> Text:
-    """What the shades mean."""
+    """Returns the legend of the shades."""
     return Text.assemble(
         " ", (f"{MASKED * 3} masked", MASK), "   ", ("draft", SURE), "   ", ("committed", COMMITTED)
     )
@@ -150,9 +150,9 @@ class LiveView:
         self._live.stop()
 
     def show(self, hole: TerminalHole, state: ShownState, below: Text | None = None) -> None:
-        """Draws the hole with `state` in it, and a line below it (the legend unless told)."""
-        # Rows are left for the title, the line below and the cursor: a region as high as the
-        # terminal would scroll and leave copies of itself behind.
+        """Draws the hole with `state` in it, and a line below it (by default the legend)."""
+        # Rows are left for the title, the line below and the cursor, because a region as high as
+        # the terminal would scroll and leave copies of itself.
         rows_max = self._console.height - 3
         view = picture(hole, state, self._console.width - 1, rows_max)
         self._live.update(Text("\n").join([view, below or legend()]), refresh=True)
@@ -186,7 +186,7 @@ def _shaded_draft(draft: str, spans: Sequence[SpanBody]) -> Text:
 
 
 def _nearest(rows: list[Text], centre: int, count: int) -> list[Text]:
-    """Up to `count` rows around `centre`: two thirds above it where both sides have enough."""
+    """Returns up to `count` rows around `centre`, two thirds above it if both sides have enough."""
     if len(rows) <= count:
         return rows
     last = min(len(rows), centre + 1 + count // 3)
@@ -196,4 +196,4 @@ def _nearest(rows: list[Text], centre: int, count: int) -> list[Text]:
 
 def _visible(text: str) -> str:
     shown = text.translate(_CONTROL_PICTURES)
-    return shown.encode("utf-8", "replace").decode()  # names of files may hold lone surrogates
+    return shown.encode("utf-8", "replace").decode()  # File names may contain surrogates.

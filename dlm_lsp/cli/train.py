@@ -1,7 +1,7 @@
-"""`dlm-lsp adapt`, `convert` and `train-drafter`: hands the command over to the training program.
+"""`dlm-lsp adapt`, `convert` and `train-drafter`: replace this process with the training program.
 
-Training needs torch, which this program does without; so it becomes the other one, which has the
-same terminal, the same signals and the same exit code.
+Training needs torch, which this program does not import. The training program takes over the
+terminal, the signals and the exit code.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ MODULE = "engine.lab.training.commands"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the command of these words, the command's name first; does not come back.
+    """Runs the command of these arguments, the command's name first; does not return.
 
     Raises:
         ConfigError: torch is not installed.
     """
     needs_torch(f"dlm-lsp {arguments[0]}")
     sys.stdout.flush()
-    # -P: a folder named `engine` where the user stands must not take our place.
+    # -P ignores a folder named `engine` in the current folder.
     os.execv(sys.executable, [sys.executable, "-P", "-m", MODULE, *arguments])

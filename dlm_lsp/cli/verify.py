@@ -1,7 +1,7 @@
-"""`dlm-lsp verify`: whether a checkpoint is whole, computes what it should and fills holes.
+"""`dlm-lsp verify`: checks that a checkpoint is complete, computes correctly and fills holes.
 
-Owns how the examination is shown: a table in a terminal, plain lines in a pipe, JSON for programs,
-and the exit code. What is examined, and what is right, is the engine's business.
+Owns the output (a table in a terminal, plain lines in a pipe, JSON for programs) and the exit code.
+The engine does the checks.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _NAME_COLUMNS = 17
 
 
 def run(client_settings: Mapping[str, object], holes_max: int | None, as_json: bool) -> int:
-    """Examines and prints; 0 if nothing failed, else 1.
+    """Checks a checkpoint and prints the results; returns 0 if nothing failed, otherwise 1.
 
     Args:
-        holes_max: most built-in holes to fill; None means all.
+        holes_max: the largest number of built-in holes to fill; None means all.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the requested device is missing.
     """
     loaded = load_settings(client_settings, project_dir(Path.cwd() / "file"), user_file())
     host = to_host_settings(loaded.settings)
@@ -53,16 +53,16 @@ def run(client_settings: Mapping[str, object], holes_max: int | None, as_json: b
 
 
 def _sections(settings: EngineSettings, holes_max: int | None) -> Iterator[Section]:
-    """Sections as they are finished.
+    """Yields each section when it is finished.
 
     Args:
-        holes_max: most built-in holes to fill; None means all.
+        holes_max: the largest number of built-in holes to fill; None means all.
 
     Raises:
-        ConfigError: torch is not installed, or the device asked for is not there.
+        ConfigError: torch is not installed, or the requested device is missing.
     """
     needs_torch("dlm-lsp verify")
-    # torch: only who asks for an examination waits for it
+    # Imported late because of torch.
     try:
         from engine.lab.verify.examination import HOLES_MAX, examine
     except (ImportError, OSError) as error:
@@ -72,11 +72,11 @@ def _sections(settings: EngineSettings, holes_max: int | None) -> Iterator[Secti
 
 
 def show(checkpoint: str, found: Iterator[Section], console: Console) -> bool:
-    """Prints sections as they come; whether nothing failed."""
+    """Prints sections as they come; returns whether nothing failed."""
     console.print(Text(_visible(checkpoint), "bold"))
     wrong, left_out = 0, 0
     while True:
-        # Seen in a terminal only; redrawn seldom, since modes are timed meanwhile.
+        # Shown only in a terminal, and seldom redrawn, because modes are timed meanwhile.
         with console.status("examining", refresh_per_second=2):
             section = next(found, None)
         if section is None:
@@ -122,5 +122,5 @@ def _summary(wrong: int, left_out: int) -> Text:
 
 
 def _visible(text: str) -> str:
-    """A checkpoint's names and texts may hold terminal control codes."""
+    """Replaces terminal control codes, which a checkpoint's names and texts may contain."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text)

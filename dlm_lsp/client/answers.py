@@ -1,7 +1,7 @@
-"""What a host's answers mean to its client: health, events, refusals, and what is no answer at all.
+"""Reads a host's answers for its client: health, events and refusals.
 
-Tells a host from whatever else may answer on a socket or at a URL. Knows no sockets and starts
-nothing.
+Distinguishes a host from other programs that may answer on a socket or at a URL. Knows no sockets
+and starts nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LINE_BYTES_MAX = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the host is.
+    """The health of a host.
 
     Attributes:
         state: "absent" (nothing accepts connections), "loading", "ready" or "error".
-        message: one sentence for people; with the remedy where the state is "error".
-        detail: what the host said: protocol, version, checkpoint, device, dtype, pid, contextMax …
+        message: one sentence for the user; it includes the remedy if the state is "error".
+        detail: the host's answer: protocol, version, checkpoint, device, dtype, pid, contextMax …
     """
 
     state: Literal["absent", "loading", "ready", "error"]
@@ -43,19 +43,19 @@ class Health:
 
 
 class HostLost(Exception):
-    """The connection broke, or could not be made."""
+    """The connection broke or could not be made."""
 
 
 class Chunks(Protocol):
-    """A body as it arrives; `aiohttp.StreamReader` is one."""
+    """A body as it arrives, such as an `aiohttp.StreamReader`."""
 
     async def readany(self) -> bytes:
-        """What has come since the last call; waits for something; empty at the end."""
+        """Waits for and returns the bytes since the last call; empty at the end."""
         ...
 
 
 async def read_events(content: Chunks) -> AsyncGenerator[HostEvent, None]:
-    """The events of a response. Raises HostLost if it ends before a last event."""
+    """Yields the events of a response. Raises HostLost if it ends before a last event."""
     rest = b""
     event: HostEvent | None = None
     while chunk := await content.readany():
@@ -83,7 +83,7 @@ def _unreadable(what: str) -> HostError:
 
 
 def read_health(status: int, body: bytes) -> Health:
-    """What an answer to GET /health says."""
+    """Reads an answer to `GET /health`."""
     try:
         detail = json.loads(body)
     except ValueError:
@@ -104,14 +104,14 @@ def read_health(status: int, body: bytes) -> Health:
 
 
 def to_error(health: Health) -> HostError:
-    """The error that a health of state "error" stands for."""
+    """Returns the error of a health whose state is "error"."""
     remedy = str(health.detail.get("remedy", ""))
     message = health.message.removesuffix(remedy).rstrip()
     return HostError(message, remedy=remedy, code=str(health.detail.get("code", "unavailable")))
 
 
 def read_refusal(status: int, body: bytes) -> HostError:
-    """The error that an answer other than 200 means. Raises HostLost where the host is ending."""
+    """Returns the error of an answer other than 200. Raises HostLost if the host is ending."""
     error = _error_object(body)
     code = str(error.get("code") or "unavailable")
     if code == "stopping":

@@ -1,6 +1,6 @@
 """Brings an engine host up: finds it, starts it, replaces an older one, and pauses after failures.
 
-Owns what was learned about the host being up. Knows neither requests nor their events.
+Remembers whether the host is up. Knows neither requests nor their events.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.client.starter import Backoff, Starter
 from dlm_lsp.version import PROTOCOL, VERSION
 
-_START_SECONDS_MAX = 30.0  # until the socket accepts; loading the model comes after that
+_START_SECONDS_MAX = 30.0  # Until the socket accepts connections, before loading.
 
 
 class BringUp:
     """Brings up the host of one client.
 
     Attributes:
-        connection: to that host.
-        is_reached: whether a host accepted connections when last asked.
+        connection: the connection to that host.
+        is_reached: whether the host accepted connections at the last attempt.
     """
 
     def __init__(self, settings: HostSettings) -> None:
@@ -36,7 +36,7 @@ class BringUp:
         self._reaching = asyncio.Lock()
 
     async def ensure(self) -> None:
-        """Returns once a host accepts connections; starts one where none does.
+        """Waits until a host accepts connections; starts one if none does.
 
         Raises:
             HostError: no host can be reached or started, or it cannot load the checkpoint.
@@ -52,21 +52,21 @@ class BringUp:
                     self._starter.settle()
 
     def detach(self) -> None:
-        """Lets go of the processes that were started."""
+        """Detaches from the processes that were started, which keep running."""
         self._starter.detach()
 
     def succeeded(self) -> None:
-        """Notes that the host answered a request to its end."""
+        """Records that the host answered a request completely."""
         self._backoff.succeeded()
 
     def failed(self, error: HostError) -> HostError:
-        """Notes a failure, after which a pause is made; returns the error."""
+        """Records a failure, after which there is a pause; returns the error."""
         self.is_reached = False
         self._backoff.failed(error, time.monotonic())
         return error
 
     def lost(self, lost: HostLost) -> HostError:
-        """Notes that the host ended in the middle of a request; returns the error for the user."""
+        """Records that the host ended during a request; returns the error for the user."""
         paths = self.connection.paths
         error = HostError(
             f"The engine host ended in the middle of a request: {lost}.",
@@ -75,17 +75,17 @@ class BringUp:
             else f"It is started again at the next request; see {paths.log}.",
             code="host_lost",
         )
-        # One death heals at once; a host that dies at every request is given pauses.
+        # The host is restarted at once the first time, and after pauses if it ends repeatedly.
         self._backoff.failed(error, time.monotonic(), free=1)
         return error
 
     async def shut_down(self) -> bool:
-        """Asks the host to end after the requests in flight; whether one was there to ask."""
+        """Asks the host to end after the requests in flight; returns whether there was one."""
         self.is_reached = False
         return await self.connection.shut_down()
 
     def _forget(self) -> None:
-        """Another host is to be asked: nothing is known of it."""
+        """Resets the state for another host, of which nothing is known."""
         self.is_reached = False
         self._backoff.succeeded()
 
@@ -144,10 +144,10 @@ class BringUp:
 
 
 def _is_older(health: Health) -> bool:
-    """Whether a host is of an earlier release than this client, which then replaces it."""
+    """Returns whether a host's release is older than the client's, which then replaces it."""
     return _release(str(health.detail.get("version", ""))) < _release(VERSION)
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """ "0.10.2" as (0, 10, 2), so that releases compare as numbers."""
+    """Returns "0.10.2" as (0, 10, 2), so that releases compare as numbers."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -1,7 +1,7 @@
 """The HTTP connection to the engine host that the settings name.
 
-Owns one HTTP session, and where the host was found. Starts nothing, and knows neither documents nor
-LSP. Imports no torch; aiohttp (0.2 s) is imported at the first call.
+Owns one HTTP session and the host's address. Starts nothing, and knows neither documents nor LSP.
+Imports no torch; aiohttp (0.2 s) is imported at the first call.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from dlm_lsp.client.paths import HostPaths, host_paths
 if TYPE_CHECKING:
     import aiohttp
 
-_SILENCE_SECONDS_MAX = 300.0  # between two lines: a load and a long prefill on a slow machine
-# Deriving a host's paths takes twenty system calls, too many for a keystroke. A host whose
-# checkpoint has changed ends by itself within seconds, and a host that is lost is looked for anew.
+_SILENCE_SECONDS_MAX = 300.0  # Between two lines: a slow load and a long prefill.
+# Deriving a host's paths takes twenty system calls, too many for each keystroke. A host whose
+# checkpoint has changed ends within seconds, and the client looks again for a lost host.
 _LOOK_SECONDS = 2.0
 
 
 class HostConnection:
-    """Talks to one host; any number of requests at once, all on one event loop.
+    """A connection to one host for any number of concurrent requests on one event loop.
 
     Args:
-        on_moved: called when another host is to be asked than before, because the files of the
-            checkpoint have changed.
+        on_moved: called when the client switches to another host because the checkpoint's files
+            have changed.
 
     Attributes:
-        paths: of this machine's host, once they were looked up; None for a host with a URL.
+        paths: the paths of this machine's host after the first look-up; None for a host's URL.
     """
 
     def __init__(self, settings: HostSettings, on_moved: Callable[[], None]) -> None:
@@ -46,19 +46,19 @@ class HostConnection:
 
     @property
     def where(self) -> str:
-        """The host's address, for messages."""
+        """The host's address for messages."""
         return self._settings.url or str(self.paths and self.paths.socket)
 
     async def open(self, *, look: bool) -> aiohttp.ClientSession:
-        """The session to the host that the settings name now.
+        """Returns the HTTP session to the host of the settings.
 
         Args:
-            look: find out where it is, even if that was done a moment ago.
+            look: whether to look up the host even if that was done a moment ago.
 
         Raises:
-            HostError: the settings name no host that could be asked.
+            HostError: the settings name no usable host.
         """
-        import aiohttp  # lazily: see the head of this file
+        import aiohttp  # Imported late, as the module's docstring says.
 
         if (problem := self._settings.problem) is not None:
             raise HostError(problem.message, remedy=problem.remedy, code=problem.code)
@@ -73,7 +73,7 @@ class HostConnection:
         return self._session
 
     async def health(self) -> Health:
-        """How the host is now. Starts nothing and raises nothing."""
+        """Returns the host's current health. Starts nothing and raises nothing."""
         import aiohttp
 
         try:
@@ -95,7 +95,7 @@ class HostConnection:
         """Streams one completion; closing the generator cancels it in the engine.
 
         Raises:
-            HostLost: the connection could not be made, or broke.
+            HostLost: the connection could not be made or broke.
             HostError: the host refuses the request.
         """
         import aiohttp
@@ -106,7 +106,7 @@ class HostConnection:
                 "/v1/generate",
                 data=payload,
                 headers={"Content-Type": "application/json"},
-                allow_redirects=False,  # the text goes where the settings say
+                allow_redirects=False,  # The user's text goes only to the settings' address.
             )
         except (aiohttp.ClientError, OSError) as error:
             raise HostLost(str(error) or type(error).__name__) from None
@@ -119,10 +119,10 @@ class HostConnection:
         except (aiohttp.ClientError, OSError) as error:
             raise HostLost(str(error) or type(error).__name__) from None
         finally:
-            response.close()  # before the last event this cancels the request in the engine
+            response.close()  # Before the last event, this cancels the request.
 
     async def shut_down(self) -> bool:
-        """Asks the host to end after the requests in flight; whether one was there to ask."""
+        """Asks the host to end after the requests in flight; returns whether there was one."""
         import aiohttp
 
         session = await self.open(look=True)
@@ -139,7 +139,7 @@ class HostConnection:
             self._session = None
 
     async def _look(self) -> None:
-        """Finds out where the host is, and turns to it."""
+        """Looks up the host and switches to it."""
         import aiohttp
 
         paths = host_paths(self._settings.engine)

@@ -1,7 +1,7 @@
-"""The client of the engine host: streams completions from it, and heals it where it has died.
+"""The client of the engine host: streams completions and restarts a host that has died.
 
-Shared by the language server and the command line. Knows neither documents nor LSP; how a host is
-reached is the work of `bring_up.py`, what goes over the connection that of `connection.py`.
+The language server and the command line share it. Knows neither documents nor LSP. `bring_up.py`
+reaches and starts the host; `connection.py` owns the connection.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from dlm_lsp.client.messages import GenerateBody, HostEvent
 
 
 class HostClient:
-    """Talks to one host; any number of requests at once, all on one event loop."""
+    """A client of one host for any number of concurrent requests on one event loop."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._bring_up = BringUp(settings)
         self._connection = self._bring_up.connection
 
     async def health(self) -> Health:
-        """How the host is now. Starts nothing and raises nothing."""
+        """Returns the host's current health. Starts nothing and raises nothing."""
         return await self._connection.health()
 
     async def ensure(self) -> None:
-        """Returns once a host accepts connections; starts one where none does.
+        """Waits until a host accepts connections; starts one if none does.
 
-        Cheap when the host was up at the last call. The model may still be loading afterwards:
-        `generate` waits for it, `health` tells.
+        This is cheap if the host was up at the last call. The model may still be loading
+        afterwards: `generate` waits for it, and `health` reports it.
 
         Raises:
             HostError: no host can be reached or started, or it cannot load the checkpoint.
@@ -41,12 +41,11 @@ class HostClient:
     async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
         """Streams one completion: started, drafts, then finished, stopped or error.
 
-        A host that died is started again, once, as long as no event has come yet. Drafts that a
-        newer one has already overtaken are left out. Close the generator (`aclosing`) to cancel
-        the request in the engine.
+        A host that dies before the first event is restarted once. Outdated drafts are left out.
+        Close the generator (`aclosing`) to cancel the request in the engine.
 
         Raises:
-            HostError: the request was refused, or the host cannot be reached, started or kept.
+            HostError: the host refused the request, was lost, or cannot be reached or started.
         """
         payload = body.model_dump_json(by_alias=True, exclude_none=True).encode()
         has_begun = False
@@ -70,10 +69,10 @@ class HostClient:
                 raise
 
     async def shut_down(self) -> bool:
-        """Asks the host to end after the requests in flight; whether one was there to ask."""
+        """Asks the host to end after the requests in flight; returns whether there was one."""
         return await self._bring_up.shut_down()
 
     async def close(self) -> None:
-        """Closes the connections, which cancels what is in flight. The host lives on."""
+        """Closes the connections, which cancels requests in flight. The host keeps running."""
         self._bring_up.detach()
         await self._connection.close()

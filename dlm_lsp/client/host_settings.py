@@ -1,6 +1,6 @@
-"""Which engine host to use, and what the user's settings say of it.
+"""The engine host that the user's settings describe.
 
-Owns the checks of a host's URL and token. Knows no sockets and starts nothing.
+Checks a host's URL and token. Knows no sockets and starts nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from engine.config import EngineSettings
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """Which host to use.
+    """The host to use.
 
     Attributes:
-        engine: what a host on this machine loads.
-        url: of a host started by hand ("http://gpu-box:8123"); None means this machine's own.
-        token: bearer token for `url`.
-        idle_seconds: a host started from here ends after so long without a request; 0 means never.
-        hint: how to get a real model, where the bundled one is used for want of one.
-        problem: why there is no checkpoint to load; every use of a host raises it.
+        engine: the settings with which a host on this machine loads its engine.
+        url: the URL of a host started by hand ("http://gpu-box:8123"); None means this machine's.
+        token: the bearer token for `url`.
+        idle_seconds: the idle time after which a host started by this client ends; 0 means never.
+        hint: how to get a real model, if the bundled model is used for lack of one.
+        problem: why there is no checkpoint to load; every use of the host raises this error.
     """
 
     engine: EngineSettings = field(default_factory=EngineSettings)
@@ -39,14 +39,14 @@ class HostSettings:
 
 
 def to_host_settings(settings: Settings) -> HostSettings:
-    """The host that the settings ask for, with the checkpoint that they mean now.
+    """Returns the host of the settings, with the checkpoint that they currently mean.
 
-    Looks into the model store, so it is not for every keystroke. What is wrong with the
-    checkpoint's name becomes the host's `problem`.
+    Reads the model store, which is too slow for every keystroke. An error of the checkpoint's name
+    becomes the host's `problem`.
     """
     engine = settings.engine
     choice, problem = Choice(None), None
-    if engine.url is None:  # a host elsewhere has a checkpoint of its own
+    if engine.url is None:  # A host at a URL has its own checkpoint.
         try:
             choice = choose(engine.checkpoint)
         except StoreError as error:
@@ -70,11 +70,11 @@ def to_host_settings(settings: Settings) -> HostSettings:
 
 
 def address_of(url: str) -> str:
-    """Scheme, host and port of a host's URL. Raises HostError for anything else."""
+    """Returns scheme, host and port of a host's URL. Raises HostError for any other URL."""
     try:
         parts = urlsplit(url)
         if parts.username is not None or parts.password is not None:
-            raise HostError(  # which does not repeat the secret
+            raise HostError(  # The message does not repeat the secret.
                 "engine.url holds a user name or a password.",
                 remedy="Take it out, and set engine.token to the host's token.",
                 code="option",

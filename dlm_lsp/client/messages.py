@@ -1,8 +1,7 @@
 """The messages between a client and the engine host: `POST /v1/generate` and its event lines.
 
-One definition for both ends. Every event is whole state. Offsets count code points of the text
-they are over; `lsp/convert.py` alone turns them into an editor's encoding. Knows neither HTTP nor
-LSP.
+Client and host share these definitions. Every event holds the whole state. Offsets count code
+points; only `lsp/convert.py` converts them to an editor's encoding. Knows neither HTTP nor LSP.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from engine.api import AskedMode
 
 PREFIX_CHARS_MAX = 200_000
 SUFFIX_CHARS_MAX = 100_000
-DOCUMENT_CHARS_MAX = 4096  # of a document's name
+DOCUMENT_CHARS_MAX = 4096  # The limit of a document's name.
 
 
 class _Message(BaseModel):
-    """snake_case here, camelCase on the wire; unknown keys in a request are an error."""
+    """Field names are snake_case here and camelCase on the wire; unknown keys are errors."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -32,12 +31,11 @@ class _Message(BaseModel):
 
 
 class Marks(_Message):
-    """Where the prompt's pieces begin; the client keeps them in place while the user types.
+    """The offsets at which the prompt's pieces begin; they stay in place while the user types.
 
-    `prefix_start` is an offset into the request's prefix at which a line starts;
-    `far_suffix_start` an offset into its suffix. None lets the host choose. The host answers with
-    the marks it used; a client that sends them back (moved with its edits) keeps almost the whole
-    prompt in the cache.
+    `prefix_start` is the offset of a line start in the request's prefix; `far_suffix_start` is an
+    offset into its suffix. None lets the host choose. The host answers with the marks it used; a
+    client that sends them back, moved with its edits, keeps almost the whole prompt in the cache.
     """
 
     prefix_start: int | None = Field(default=None, ge=0)
@@ -45,15 +43,15 @@ class Marks(_Message):
 
 
 class LimitsBody(_Message):
-    """None takes the host's default."""
+    """Limits of a completion; None means the host's default."""
 
-    tokens_max: int | None = Field(default=None, ge=0, le=4096)  # 0 only warms the cache
+    tokens_max: int | None = Field(default=None, ge=0, le=4096)  # 0 only fills the cache.
     steps_max: int | None = Field(default=None, ge=1)
     milliseconds_max: int | None = Field(default=None, ge=1)
 
 
 class SamplingBody(_Message):
-    """As `engine.api.Sampling`."""
+    """The fields of `engine.api.Sampling`."""
 
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -61,22 +59,25 @@ class SamplingBody(_Message):
 
 
 class BlockBody(_Message):
-    """As `engine.api.BlockOptions`; None takes the checkpoint's block length, for "quadratic_spec"
-    as much of it as pays on the host's machine."""
+    """The fields of `engine.api.BlockOptions`.
+
+    A `length` of None means the checkpoint's block length, or for "quadratic_spec" the part of it
+    that pays off on the host's machine.
+    """
 
     length: int | None = Field(default=None, ge=2, le=256)
     threshold: float = Field(default=0.9, ge=0, le=2)
 
 
 class BudgetBody(_Message):
-    """Most prompt tokens for each side of the cursor; None takes the checkpoint's own."""
+    """The largest number of prompt tokens before and after the cursor; None means the default."""
 
     prefix_tokens: int | None = Field(default=None, ge=16, le=1_000_000)
     suffix_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
 
 
 class GenerateBody(_Message):
-    """One completion at a cursor. `client` and `document` name who asks, for logs alone."""
+    """A request for one completion at a cursor. `client` and `document` are only for logs."""
 
     client: str = Field(default="", max_length=200)
     document: str = Field(default="", max_length=DOCUMENT_CHARS_MAX)
@@ -91,12 +92,12 @@ class GenerateBody(_Message):
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
         default=(), max_length=16
     )
-    draft: bool = True  # false: no draft events, only the end
-    exact: bool = False  # as `engine.api.Request.exact`; "auto" then picks a mode that can be exact
+    draft: bool = True  # False leaves out draft events.
+    exact: bool = False  # See `engine.api.Request.exact`; "auto" then picks an exact mode.
 
 
 class UsageBody(_Message):
-    """As `engine.api.Usage`; times in milliseconds since the host took the request up."""
+    """The fields of `engine.api.Usage`; times are milliseconds since the host got the request."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -108,7 +109,7 @@ class UsageBody(_Message):
 
 
 class SpanBody(_Message):
-    """`draft[start:end]` has this confidence, 0 where undecided."""
+    """The confidence of `draft[start:end]`; 0 for undecided places."""
 
     start: int
     end: int
@@ -116,7 +117,7 @@ class SpanBody(_Message):
 
 
 class StartedEvent(_Message):
-    """First line: what the prompt became. `mode` is never "auto"."""
+    """The first line, which describes the prompt. `mode` is never "auto"."""
 
     event: Literal["started"] = "started"
     mode: str
@@ -126,7 +127,7 @@ class StartedEvent(_Message):
 
 
 class DraftEvent(_Message):
-    """As `engine.api.Draft`; `sequence` counts from 1."""
+    """The fields of `engine.api.Draft`; `sequence` counts from 1."""
 
     event: Literal["draft"] = "draft"
     sequence: int
@@ -137,7 +138,7 @@ class DraftEvent(_Message):
 
 
 class FinishedEvent(_Message):
-    """Last line of a request that ran to its end."""
+    """The last line of a request that finished."""
 
     event: Literal["finished"] = "finished"
     text: str
@@ -149,7 +150,7 @@ class FinishedEvent(_Message):
 
 
 class StoppedEvent(_Message):
-    """Last line of a cancelled request."""
+    """The last line of a cancelled request."""
 
     event: Literal["stopped"] = "stopped"
     text: str
@@ -157,7 +158,7 @@ class StoppedEvent(_Message):
 
 
 class ErrorBody(_Message):
-    """What every error answer carries, as an event or as the body of an HTTP error."""
+    """An error, as an event or as the body of an HTTP error."""
 
     code: str
     message: str
@@ -166,7 +167,7 @@ class ErrorBody(_Message):
 
 
 class ErrorEvent(_Message):
-    """Last line of a request that failed."""
+    """The last line of a request that failed."""
 
     event: Literal["error"] = "error"
     error: ErrorBody
@@ -177,10 +178,10 @@ _EVENTS: TypeAdapter[HostEvent] = TypeAdapter(Annotated[HostEvent, Field(discrim
 
 
 def parse_event(line: bytes | str) -> HostEvent:
-    """One line of the event stream. Raises pydantic.ValidationError."""
+    """Reads one line of the event stream. Raises pydantic.ValidationError."""
     return _EVENTS.validate_json(line)
 
 
 def to_line(message: BaseModel) -> bytes:
-    """One compact JSON line: some peers drop JSON with a space after the colon."""
+    """Returns a message as one JSON line without spaces, which some peers reject after a colon."""
     return message.model_dump_json(by_alias=True).encode() + b"\n"

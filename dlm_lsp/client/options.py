@@ -1,7 +1,7 @@
-"""What `dlm-lsp serve` was asked to do, as a frozen object and as command-line arguments.
+"""The options of `dlm-lsp serve`, as a frozen object and as command-line arguments.
 
-The command line builds `ServeOptions`, the client that starts a host spells them out again; both
-directions stand here, so that they cannot drift apart. Knows neither HTTP nor torch.
+The command line builds `ServeOptions`, and a client that starts a host turns them into arguments;
+both directions are here, so that they stay consistent. Knows neither HTTP nor torch.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dlm_lsp.store.catalogue import BUNDLED
 from engine.config import EngineSettings
 from engine.errors import ConfigError
 
-IDLE_SECONDS = 900.0  # of a host that a client starts, where no setting says otherwise
+IDLE_SECONDS = 900.0  # The default for a host that a client starts.
 TOKEN_VARIABLE = "DLM_LSP_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How to serve one checkpoint.
+    """The options for serving one checkpoint.
 
     Attributes:
-        engine: what to load.
-        idle_seconds: end when nothing was asked for so long; 0 means never.
-        host, port: TCP address, both or neither; without them the user's private unix socket.
-        token_file: file holding the bearer token for TCP; DLM_LSP_TOKEN stands before it.
-        log_file: log there, in at most two files of 1 MiB, instead of on stderr.
+        engine: the settings of the engine.
+        idle_seconds: the time without a request after which the host ends; 0 means never.
+        host, port: the TCP address; without both, the host uses the user's private unix socket.
+        token_file: the file with the bearer token for TCP; DLM_LSP_TOKEN takes precedence.
+        log_file: the log file, of at most two files of 1 MiB; None means stderr.
     """
 
     engine: EngineSettings = field(default_factory=EngineSettings)
@@ -39,7 +39,7 @@ class ServeOptions:
     log_file: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError naming the option."""
+        """Raises ConfigError, which names the option."""
         if not 0 <= self.idle_seconds <= 1e9:
             raise ConfigError(
                 f"--idle-seconds is {self.idle_seconds}.",
@@ -60,14 +60,14 @@ class ServeOptions:
             )
 
     def arguments(self) -> list[str]:
-        """The command line, from `serve` on, that means these options."""
+        """Returns the command-line arguments for these options, beginning with `serve`."""
         engine = self.engine
         words = ["serve", "--device", engine.device, "--dtype", engine.dtype]
         words += ["--backend", engine.backend, "--cache-tokens", str(engine.cache_tokens)]
         checkpoint = engine.checkpoint and os.path.abspath(os.path.expanduser(engine.checkpoint))
         for option, value in (
-            # Absolute: a host has a folder of its own. The bundled one is named: left out it would
-            # be whatever has been pulled by then.
+            # The path is absolute because a host runs in another folder. The bundled model is
+            # named because an omitted checkpoint means the best pulled model.
             ("--checkpoint", checkpoint or BUNDLED),
             ("--threads", engine.threads),
             ("--idle-seconds", self.idle_seconds),
@@ -81,7 +81,7 @@ class ServeOptions:
         return words
 
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach `host`."""
+        """Returns whether only this machine can reach `host`."""
         if self.host == "localhost":
             return True
         try:

@@ -1,8 +1,8 @@
-"""Where a host is found: its identity, its private folder, its socket, locks, log and cache.
+"""The identity and paths of a host: its private folder, socket, locks, log and cache.
 
-One host serves one user, protocol version, checkpoint, device and dtype; clients and hosts derive
-the same paths from the same settings, so that nothing has to be registered anywhere. Owns the
-checks that the folder is private. Knows neither HTTP nor torch.
+One host serves one user, protocol version, checkpoint, device and dtype. Clients and hosts derive
+the same paths from the same settings, so no registry is needed. Checks that the folder is private.
+Knows neither HTTP nor torch.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from engine.auto.step_times import TimesFile
 from engine.config import EngineSettings
 
 _NAME = "dlm-lsp"
-# sun_path holds 104 bytes on macOS and 108 on Linux, the closing zero included.
+# sun_path holds 104 bytes on macOS and 108 on Linux, including the final zero byte.
 SOCKET_PATH_BYTES_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
 class HostPaths:
-    """The files of one host. All but the log lie in a folder that only the user can enter."""
+    """The files of one host. All except the log are in a folder that only the user can enter."""
 
     folder: Path
     socket: Path
-    lock: Path  # held by the host for its whole life: who holds it serves
-    start_lock: Path  # held by the client that is starting the host
+    lock: Path  # The serving host holds this lock until it ends.
+    start_lock: Path  # The client that starts the host holds this lock.
     log: Path
 
 
 def host_paths(settings: EngineSettings) -> HostPaths:
-    """The files of the host that serves these settings; makes the folders.
+    """Returns the files of the host that serves these settings, and creates the folders.
 
     Raises:
-        HostError: the private folder belongs to someone else, or others can enter it.
+        HostError: the private folder belongs to another user, or others can enter it.
     """
     if not hasattr(os, "getuid"):
         raise HostError(
@@ -62,30 +62,33 @@ def host_paths(settings: EngineSettings) -> HostPaths:
 
 
 def identity(settings: EngineSettings) -> str:
-    """Sixteen hexadecimal digits that differ between hosts that must not be shared.
+    """Returns sixteen hexadecimal digits that differ between hosts that must not be shared.
 
-    A checkpoint is its folder, or its GGUF file, and when its files changed, so that a host never
-    goes on serving weights that were replaced. `threads` and `cache_tokens` are the first client's
-    to choose.
+    They depend on the checkpoint's path and on when its files changed, so that a host never serves
+    weights that were replaced. They do not depend on `threads` and `cache_tokens`, which the first
+    client chooses.
     """
     place = Path(_real(os.path.expanduser(settings.checkpoint_path())))
     files = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
     parts = [str(PROTOCOL), str(place), settings.device, settings.dtype, settings.backend]
-    # A file itself and not a folder: that changes when a file is put in that is no weight.
+    # The files are stamped and not their folder, which unrelated new files would change.
     parts += [_stamp(place)] if os.path.isfile(place) else [_stamp(place / file) for file in files]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def times_file(settings: EngineSettings) -> TimesFile:
-    """Where the host of these settings keeps its step-time curve: the user's cache folder."""
+    """Returns the file in the user's cache folder where the host keeps its step times."""
     name = identity(settings)
     path = Path(platformdirs.user_cache_path(_NAME)) / "step-times" / f"{name}.json"
     return TimesFile(path, name, VERSION)
 
 
 def graphs_folder() -> Path:
-    """Where this user's hosts keep what they prepare of checkpoints: in the store, or in the user's
-    cache folder where the store belongs to others who have prepared nothing there."""
+    """Returns the folder for the graphs that this user's hosts build of checkpoints.
+
+    This is the store's folder, or the user's cache folder if the store is another user's and has
+    no graphs.
+    """
     shared = default_root() / GRAPHS
     nearest = next((place for place in (shared, *shared.parents) if os.path.isdir(place)), shared)
     if os.access(nearest, os.W_OK | os.X_OK) or any(shared.glob("*/*/")):
@@ -94,8 +97,10 @@ def graphs_folder() -> Path:
 
 
 def _real(path: str) -> str:
-    """Without links. A loop of them, a closed folder or an impossible name is left as it is: what
-    is wrong with a checkpoint is for whoever opens it to say."""
+    """Returns the path with links resolved.
+
+    A path that cannot be resolved is returned unchanged; opening the checkpoint reports the error.
+    """
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):
@@ -111,13 +116,13 @@ def _stamp(file: Path) -> str:
 
 
 def private_folder(name: str) -> Path:
-    """The folder for the sockets of this user, made if missing.
+    """Returns the folder for the sockets of this user and creates it if it is missing.
 
-    The system's runtime directory where there is one of the user's own, else a folder in the
-    temporary directory. `name` is the longest file name without its ending.
+    It is in the user's runtime directory if there is one, otherwise in the temporary directory.
+    `name` is the longest file name without its ending.
 
     Raises:
-        HostError: as `host_paths`.
+        HostError: as for `host_paths`.
     """
     longest = len(f"/{name}.start")
     for folder in _candidates():
@@ -132,9 +137,9 @@ def private_folder(name: str) -> Path:
 
 
 def _candidates() -> list[Path]:
-    """Short, private and the same for every process of a user, best first.
+    """Returns short, private folders that are the same for all processes of a user, best first.
 
-    Not platformdirs: what it falls back to without XDG_RUNTIME_DIR is neither made nor checked.
+    This does not use platformdirs, whose fallback without XDG_RUNTIME_DIR may be missing or shared.
     """
     user = os.getuid()
     named = os.environ.get("XDG_RUNTIME_DIR")
@@ -148,9 +153,9 @@ def _candidates() -> list[Path]:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether it is a real folder of this user's that nobody else may write to.
+    """Returns whether a path is a folder of this user to which nobody else may write.
 
-    XDG_RUNTIME_DIR can name another user's (sudo keeps the variable) or none at all.
+    XDG_RUNTIME_DIR can name another user's folder, because sudo keeps it, or a missing one.
     """
     try:
         status = folder.lstat()
@@ -193,5 +198,5 @@ def _log_folder(fallback: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
-        return fallback  # a home that cannot be written to must not keep a host from starting
+        return fallback  # A host must also start with a read-only home folder.
     return folder if os.access(folder, os.W_OK | os.X_OK) else fallback

@@ -1,7 +1,7 @@
-"""Starts a host process for a client, once for many clients, and not again and again in vain.
+"""Starts a host process, once for all clients, and with growing pauses after failures.
 
-Owns the start lock, the child process and the back-off. Whether the host answers is for the client
-to ask; which process serves is decided by the host's own lock. Knows neither HTTP nor torch.
+Owns the start lock, the child process and the back-off. The client checks whether the host answers;
+the host's own lock decides which process serves. Knows neither HTTP nor torch.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.options import ServeOptions
 from dlm_lsp.client.paths import HostPaths
 
-if sys.platform != "win32":  # there `host_paths` refuses, and a host is reached by URL alone
+if sys.platform != "win32":  # On Windows `host_paths` fails, and hosts are reached by URL.
     import fcntl
 
-EXIT_TAKEN = 3  # of a host process that found another one serving
+EXIT_TAKEN = 3  # The exit status of a host process if another host already serves.
 _PAUSE_SECONDS_MAX = 60.0
 _LOG_BYTES_MAX = 1 << 20
 
 
 class Starter:
-    """Starts the host of one client. Not safe to share between threads."""
+    """Starts the host of one client. Not thread-safe."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
@@ -36,12 +36,12 @@ class Starter:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def attempt(self, paths: HostPaths) -> None:
-        """Starts a host unless one runs, or this or another client is already starting one.
+        """Starts a host unless one runs or a client is already starting one.
 
-        The start lock stays with this client until `settle`.
+        This client holds the start lock until `settle`.
 
         Raises:
-            HostError: the process cannot be started, or the one started before has failed.
+            HostError: the process cannot be started, or the process started before has failed.
         """
         self._started = [child for child in self._started if child.poll() is None]  # reaps
         if self._is_starting(paths):
@@ -52,7 +52,7 @@ class Starter:
             self._starting = _spawn(self._options, paths)
 
     def settle(self) -> None:
-        """Gives the start lock back: the host answers, or this client has given up."""
+        """Releases the start lock after the host has answered or this client has given up."""
         if self._starting is not None:
             self._started.append(self._starting)
             self._starting = None
@@ -61,10 +61,10 @@ class Starter:
             self._lock = None
 
     def detach(self) -> None:
-        """Lets go of the processes, which outlive this client and serve others."""
+        """Detaches from the processes, which outlive this client and serve others."""
         self.settle()
         with warnings.catch_warnings():
-            # Popen warns of children that still run; these are meant to.
+            # Popen warns about children that still run, which is intended here.
             warnings.simplefilter("ignore", ResourceWarning)
             self._started.clear()
 
@@ -76,7 +76,7 @@ class Starter:
             return True
         self._starting = None
         if code in (0, EXIT_TAKEN):
-            return False  # another host serves, or one has just ended: ask again, then start again
+            return False  # Another host serves or has just ended; the caller retries.
         how = f"by signal {-code}" if code < 0 else f"with status {code}"
         raise HostError(
             f"The engine host ended {how} while starting: {_last_line(paths.log)}",
@@ -87,21 +87,21 @@ class Starter:
 
 @dataclass(slots=True)
 class Backoff:
-    """When to try again after a failure. Times are seconds of one monotonic clock.
+    """Decides when to retry after a failure. Times are seconds of one monotonic clock.
 
-    Each failure in a row doubles the pause, so that a host that cannot load is not started under
+    Each successive failure doubles the pause, so that a host that cannot load is not started at
     every keystroke.
     """
 
-    failures: int = 0  # since the last answer
+    failures: int = 0  # Counted since the last answer.
     until: float = 0.0
     error: HostError | None = None
 
     def failed(self, error: HostError, now: float, *, free: int = 0) -> None:
-        """Notes a failure; until its pause is over `check` raises the same error.
+        """Records a failure; `check` raises the same error until its pause is over.
 
         Args:
-            free: so many failures since the last answer make no pause.
+            free: the number of failures since the last answer that cause no pause.
         """
         self.failures += 1
         self.error = error
@@ -109,7 +109,7 @@ class Backoff:
             self.until = now + min(_PAUSE_SECONDS_MAX, 2.0 ** min(self.failures, 10))
 
     def succeeded(self) -> None:
-        """Notes an answer: all is forgotten."""
+        """Records an answer and resets the pauses."""
         self.failures, self.until, self.error = 0, 0.0, None
 
     def check(self, now: float) -> None:
@@ -132,7 +132,7 @@ def _spawn(options: ServeOptions, paths: HostPaths) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # the editor's Ctrl-C and exit are not the host's
+            start_new_session=True,  # The editor's Ctrl-C and exit do not end the host.
         )
     except OSError as error:
         raise HostError(
@@ -145,7 +145,7 @@ def _spawn(options: ServeOptions, paths: HostPaths) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, without PYTHONPATH entries that would shadow our packages."""
+    """Returns this process's environment without PYTHONPATH entries that shadow our packages."""
     environment = dict(os.environ)
     entries = environment.pop("PYTHONPATH", "").split(os.pathsep)
     root = Path(dlm_lsp.__file__).parent.parent
@@ -156,9 +156,9 @@ def _environment() -> dict[str, str]:
 
 
 def _shadows(entry: Path, root: Path) -> bool:
-    """Whether a folder on the path holds an `engine` or `dlm_lsp` that is not ours.
+    """Returns whether a PYTHONPATH entry holds another `engine` or `dlm_lsp`, or is relative.
 
-    Relative entries mean another folder in the host, which starts elsewhere.
+    A relative entry means another folder in the host, which runs in a different folder.
     """
     if not entry.is_absolute():
         return True
@@ -167,7 +167,7 @@ def _shadows(entry: Path, root: Path) -> bool:
 
 
 def _try_lock(path: Path) -> int | None:
-    """The descriptor of a lock that nobody else holds, or None. Closing it gives the lock back."""
+    """Returns the descriptor of a free lock, or None. Closing the descriptor releases the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,1 +1,1 @@
-"""`dlm-lsp eval`: asks the engine host as an editor does, and has `engine.lab.evaluation` judge."""
+"""`dlm-lsp eval`: asks the engine host as an editor does; `engine.lab.evaluation` judges."""

@@ -1,7 +1,7 @@
-"""Completions of tasks by the engine host and by baselines, each judged into a record.
+"""Completes tasks with the engine host or a baseline, and judges each completion into a record.
 
-Every mode of a task is asked with the task's prompt in the cache, so that no mode's time depends
-on which came first. Knows neither how a host is reached nor where records go.
+Every mode of a task finds the task's prompt in the cache, so that no mode's time depends on the
+order of modes. Knows neither how a host is reached nor where records are kept.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from engine.lab.evaluation.records import Record
 from engine.lab.evaluation.sandbox import Bounds, run_program
 from engine.lab.evaluation.suites import Task
 
-# A task is given a token for each character of its reference and these: two or three times what it
-# takes. To write on to `tokens_max` from there costs time and makes nothing right.
+# A task may use one token for each character of its reference plus this many, which is two or three
+# times what it needs. Further tokens cost time and make no answer right.
 TOKENS_SPARE = 64
-ENDED = ("end", "stop")  # finish reasons of a completion that ended by itself
+ENDED = ("end", "stop")  # The finish reasons of a completion that ended by itself.
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How every task of a run is asked and judged.
+    """The options by which every task of a run is asked and judged.
 
     Attributes:
-        tokens_max: of a completion, at most.
-        block_length: of block diffusion; None takes the checkpoint's.
-        is_shaped: judge what an editor would insert, not the model's raw text.
-        is_verbatim: ask with a task's prefix and suffix as they are. Otherwise the line break that
-            ends a hole of whole lines stands after the cursor, as in an editor, where a line is
-            there before anything is on it; the completion gets it.
+        tokens_max: the largest number of tokens of a completion.
+        block_length: the block length of block diffusion; None means the checkpoint's.
+        is_shaped: whether to judge the text that an editor would insert, not the raw text.
+        is_verbatim: whether to ask with a task's prefix and suffix unchanged. Otherwise the line
+            break that ends a hole of whole lines stands after the cursor, as in an editor, and is
+            added to the completion.
         execute: "isolated", "unprotected" or "never".
-        bounds: of one program.
+        bounds: the limits of one program.
     """
 
     tokens_max: int
@@ -59,10 +59,10 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A task as the host is asked it, its prompt already in the host's cache.
+    """A task whose prompt is in the host's cache.
 
     Attributes:
-        end: what of the hole stands after the cursor: its line break, or nothing.
+        end: the part of the hole that stands after the cursor: its line break, or nothing.
     """
 
     task: Task
@@ -87,10 +87,10 @@ async def prepare(client: CompletionSource, task: Task, asking: Asking) -> Quest
 async def ask(
     client: CompletionSource, question: Question, variant: Variant, asking: Asking
 ) -> tuple[str, FinishedEvent]:
-    """The completion of a task in one mode, greedily, and the host's last word.
+    """Returns the greedy completion of a task in one mode, and the host's last event.
 
     Raises:
-        HostError: the host cannot be used, or could not complete this.
+        HostError: the host cannot be used or could not complete this task.
     """
     tokens_max = min(asking.tokens_max, len(question.task.reference) + TOKENS_SPARE)
     limits = LimitsBody(tokens_max=tokens_max)
@@ -111,11 +111,11 @@ def judge(
     asking: Asking,
     outcomes: Mapping[str, str | None],
 ) -> Record:
-    """The record of a completion. Runs its program, which may take seconds.
+    """Returns the record of a completion. Runs the completion's program, which may take seconds.
 
     Args:
-        answer: as `ask` gave it.
-        outcomes: of the same task's programs that were run before, by completion.
+        answer: the result of `ask`.
+        outcomes: the outcomes of the task's earlier programs, by completion.
     """
     text, finished = answer
     usage = finished.usage
@@ -137,10 +137,10 @@ def judged(
     asking: Asking,
     outcomes: Mapping[str, str | None],
 ) -> Record:
-    """The record of any text as the completion of a task, without what it took to make it.
+    """Returns the record of any text as the completion of a task, without times.
 
     Args:
-        outcomes: of programs that were run before, by completion.
+        outcomes: the outcomes of the task's earlier programs, by completion.
     """
     found = compare(text, task.reference)
     outcome = outcomes[text] if text in outcomes else _run(task, text, asking)
@@ -172,7 +172,7 @@ def _run(task: Task, text: str, asking: Asking) -> str | None:
 
 
 def _inserted(question: Question, text: str, replaced: int) -> str:
-    """What a raw completion would have to be for the same text to come out."""
+    """Returns the raw completion that gives the same text as a shaped one."""
     suffix = question.task.suffix
     whole = text + (question.end + suffix)[replaced:]
     return whole.removesuffix(suffix) if whole.endswith(suffix) else text + question.end

@@ -1,5 +1,7 @@
-"""What `dlm-lsp eval` can be told, on the command line and as an object. Light: every command waits
-for this module."""
+"""The options of `dlm-lsp eval`, on the command line and as an object.
+
+Every command imports this module, so it imports nothing slow.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from engine.errors import ConfigError
 from engine.lab.evaluation.lines import INFILLINGS, Infilling
 
 HOLES, REPLAY = "holes", "replay"
-THRESHOLD_MAX, TOKENS_MAX = 2, 4096  # as `client/messages.py` has them
+THRESHOLD_MAX, TOKENS_MAX = 2, 4096  # As in `client/messages.py`.
 
 Execute = Literal["isolated", "unprotected", "never"]
 EXECUTE: tuple[Execute, ...] = get_args(Execute)
@@ -24,7 +26,7 @@ _WITH_BLOCKS = ("block", "linear_spec", "quadratic_spec")
 
 @dataclass(frozen=True, slots=True)
 class ModeOption:
-    """A mode to be evaluated, with a block length of its own or the run's."""
+    """A mode to be evaluated, with its own block length or the run's."""
 
     mode: AskedMode
     length: int | None = None
@@ -32,19 +34,19 @@ class ModeOption:
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """What is evaluated, and how.
+    """The options of an evaluation.
 
     Attributes:
-        suites: "holes", "replay" or files, each may have a limit of its own after a colon.
-        infillings: what HumanEval's problems become; single lines if empty.
-        limit: of each kind of hole, of a suite's tasks, of files that are typed; None takes 200,
-            all and 10.
-        languages: of the held-out files; all if empty.
-        keys_max: typed in one file.
-        corpus: with the held-out files; None makes one of what is installed.
-        out: folder of a run that can be resumed; None keeps nothing.
-        is_shaped: judge what an editor would insert.
-        is_verbatim: ask with a task's prompt and suffix as they are; see `answers.Asking`.
+        suites: "holes", "replay" or files; each may have its own limit after a colon.
+        infillings: the kinds of tasks made of HumanEval's problems; single lines if empty.
+        limit: the largest number of holes of each kind, of a suite's tasks and of typed files; None
+            means 200, all and 10.
+        languages: the languages of the held-out files; all if empty.
+        keys_max: the largest number of keys typed in one file.
+        corpus: the corpus with the held-out files; None makes one of installed files.
+        out: the folder of a run that can be resumed; None keeps nothing.
+        is_shaped: whether to judge the text that an editor would insert.
+        is_verbatim: whether to ask with unchanged prefix and suffix; see `answers.Asking`.
     """
 
     suites: tuple[str, ...] = (HOLES,)
@@ -63,7 +65,7 @@ class EvalOptions:
     execute: Execute = "isolated"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError naming the option."""
+        """Raises ConfigError, which names the option."""
         for value in self.thresholds:
             if not 0 <= value <= THRESHOLD_MAX:
                 raise ConfigError(
@@ -86,7 +88,7 @@ class EvalOptions:
 
 
 def add_eval_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of an evaluation; those of the engine are the caller's."""
+    """Adds the options of an evaluation; the caller adds those of the engine."""
     default = EvalOptions()
     parser.add_argument(
         "--suite",
@@ -101,11 +103,11 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         type=_mode,
         default=default.modes,
         metavar="MODE[:N]",
-        help=f"side by side, of {' '.join(ASKED_MODES)}; with tokens per block, as in "
+        help=f"modes to compare, of {' '.join(ASKED_MODES)}; with tokens per block, as in "
         f"quadratic_spec:4 ({' '.join(asked.mode for asked in default.modes)})",
     )
     parser.add_argument(
-        "--thresholds", nargs="+", type=float, default=(), metavar="P", help="of block, one by one"
+        "--thresholds", nargs="+", type=float, default=(), metavar="P", help="thresholds of block"
     )
     parser.add_argument(
         "--limit",
@@ -114,7 +116,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         help="most holes of each kind (200), tasks of a file (all), files replayed (10); a "
         "sample spread evenly",
     )
-    # Not "max_tokens", which would bound the suggestions of the replay too.
+    # The name is not "max_tokens", which would also limit the suggestions of the replay.
     for option, name, meaning in (
         ("--max-tokens", "tokens_max", "most tokens of a task"),
         ("--keystrokes", "keys_max", "replay: most keys in one file"),
@@ -126,7 +128,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
             option, type=_positive, dest=name, default=value, metavar="N", help=about
         )
     parser.add_argument(
-        "--corpus", type=Path, metavar="DIR", help="of a training run (what is installed)"
+        "--corpus", type=Path, metavar="DIR", help="corpus of a training run (installed files)"
     )
     parser.add_argument(
         "--language",
@@ -135,7 +137,7 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="held-out files of this language, such as python; repeatable (all)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, and go on")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, resume")
     _add_judging_options(parser)
 
 
@@ -146,7 +148,7 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         choices=INFILLINGS,
         default=(),
         metavar="LINES",
-        help="holes that HumanEval's problems become: single-line (the default), multi-line",
+        help="kinds of holes in HumanEval's problems: single-line (the default), multi-line",
     )
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
     parser.add_argument(
@@ -163,12 +165,12 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
-        "--block-length", type=int, metavar="N", help="tokens per block, of all modes"
+        "--block-length", type=int, metavar="N", help="tokens per block in all modes"
     )
 
 
 def to_eval_options(options: argparse.Namespace) -> EvalOptions:
-    """What a command line with these options asks for. Raises ConfigError naming the option."""
+    """Returns the options of a command line. Raises ConfigError, which names the option."""
     return EvalOptions(
         suites=tuple(options.suite or EvalOptions().suites),
         infillings=tuple(dict.fromkeys(options.infilling)),

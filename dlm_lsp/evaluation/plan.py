@@ -1,6 +1,6 @@
-"""What an evaluation works on: the suites that its options name, read, cut and sampled.
+"""The work of an evaluation: reads, cuts and samples the suites that its options name.
 
-Reads every suite before anything is asked, so that a wrong file is told of at once.
+Every suite is read before the host is asked, so that an invalid file is reported at once.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _LIMITED = re.compile(r"(?P<name>.+):(?P<limit>[1-9]\d*)")
 
 @dataclass(slots=True)
 class EvalPlan:
-    """What is to be done.
+    """The tasks and files of an evaluation.
 
     Attributes:
-        suites: tasks by suite.
-        sizes: of the suites that samples were drawn from, by name.
-        scripts: files to be typed.
+        suites: the tasks by suite.
+        sizes: the full sizes of suites that were sampled, by name.
+        scripts: the files to be typed.
     """
 
     suites: dict[str, list[Task]] = field(default_factory=dict[str, list[Task]])
@@ -43,7 +43,7 @@ class EvalPlan:
 
 
 def to_plan(options: EvalOptions) -> EvalPlan:
-    """Raises ConfigError naming the file or the option."""
+    """Returns the plan of an evaluation. Raises ConfigError, which names the file or option."""
     wanted = [_with_limit(text, options.limit) for text in dict.fromkeys(options.suites)]
     names = [name for name, _ in wanted]
     for name in (HOLES, REPLAY):
@@ -102,6 +102,6 @@ def _twice(suite: str) -> ConfigError:
 
 
 def _with_limit(text: str, limit: int | None) -> tuple[str, int | None]:
-    """A suite's name and limit. No file that can be read has a name that ends like one."""
+    """Splits off a suite's limit, which no readable file's name ends with."""
     match = _LIMITED.fullmatch(text)
     return (text, limit) if match is None else (match["name"], int(match["limit"]))

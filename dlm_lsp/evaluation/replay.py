@@ -1,9 +1,9 @@
-"""Typing replay: a typist works on real files, and a session of the language server suggests.
+"""Typing replay: a simulated typist works on real files with a session of the language server.
 
-After every key that changes the text the session is asked as an editor asks it while its user
-types, and answers before the next key. A suggestion is right if all of it is what comes next and
-nothing is left behind; the typist then accepts it with one key. Owns what is counted; the session
-is the editor's own, with its cache, its marks and its shaping.
+After every key that changes the text, the session is asked as by an editor while its user types,
+and answers before the next key. A suggestion is right if all of its text comes next and no closer
+remains too many; the typist then accepts it with one key. Owns the counts; the session is the
+editor's own, with its cache, marks and shaping.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from engine.errors import EngineFailure
 from engine.lab.evaluation.records import ReplayRecord
 
 ENCODING = Encoding.UTF16
-ACCEPTED_CHARS_MIN = 2  # one character is typed as fast
-# After a line: the typist goes to another missing part; before a key: looks at another line.
+ACCEPTED_CHARS_MIN = 2  # Typing one character is as fast as accepting it.
+# The shares of lines after which the typist goes to another missing part, and of keys before which
+# the typist looks at another line.
 JUMP_SHARE, LOOK_SHARE = 0.15, 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class TypingScript:
-    """One file to be typed: the same keys for every mode, as far as suggestions let them be."""
+    """One file to be typed, with the same keys for every mode except for accepted suggestions."""
 
     id: str
     text: str
@@ -48,18 +49,18 @@ class TypingScript:
 
 @dataclass(slots=True)
 class Deaf:
-    """An editor that keeps only what went wrong."""
+    """An editor that keeps only errors and log lines."""
 
     errors: list[str] = field(default_factory=list)
 
     def draft(self, notice: DraftNotice) -> None:
-        """Drafts are not judged."""
+        """Ignores drafts."""
 
     def status(self, status: Status) -> None:
-        """Nor is the status."""
+        """Ignores the status."""
 
     def log(self, message: str) -> None:
-        """Keeps a line of the log, to be told if the replay fails."""
+        """Keeps a log line, which is reported if the replay fails."""
         self.errors.append(message)
 
     def show_error(self, message: str) -> None:
@@ -67,12 +68,12 @@ class Deaf:
         self.errors.append(message)
 
     def loading(self, message: str | None) -> None:
-        """Loading is over before the first key."""
+        """Ignores loading, which ends before the first key."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """As in `ReplayRecord`."""
+    """The counts of a `ReplayRecord`."""
 
     right: int = 0
     partly: int = 0
@@ -87,9 +88,9 @@ class Counts:
 
 
 def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> list[TypingScript]:
-    """`count` of the (name, text) files that are long enough, at most; the same for the same seed.
+    """Draws at most `count` of the (name, text) files that are long enough, by the seed.
 
-    Each name's first part ("package/...") counts alike.
+    Each first part of the names ("package/...") has the same weight.
     """
     rng = np.random.default_rng([seed, len(sources)])
     groups: dict[str, list[tuple[str, str]]] = {}
@@ -118,11 +119,11 @@ async def replay(
     keys_max: int,
     make_link: Callable[[Deaf], EngineLink] = EngineLink,
 ) -> ReplayRecord:
-    """Types a file, up to so many keys, in one mode.
+    """Types a file in one mode, with at most `keys_max` keys.
 
     Args:
-        client_settings: as an editor would send them.
-        make_link: tests stand in for the host here.
+        client_settings: the settings that an editor would send.
+        make_link: makes the link to the host; tests replace it.
 
     Raises:
         EngineFailure: the session reported an error.
@@ -154,7 +155,7 @@ async def replay(
 
 
 class _Desk:
-    """One file in one session: the text that the typist sees is the text that the session has."""
+    """One file in one session, which has the same text as the typist."""
 
     def __init__(self, script: TypingScript, session: Session, editor: Deaf) -> None:
         self._rng = np.random.default_rng(script.seed)
@@ -168,7 +169,7 @@ class _Desk:
         self._document = Document(uri, _language(script.id), 1, manuscript.text)
 
     async def work(self, keys_max: int) -> Counts:
-        """Types until everything stands there or so many keys were pressed."""
+        """Types until the file is complete or `keys_max` keys were pressed."""
         self._session.open(self._document)
         counts, manuscript = self._counts, self._manuscript
         while counts.keys < keys_max and self._choose_part():
@@ -185,7 +186,7 @@ class _Desk:
         return counts
 
     def _choose_part(self) -> bool:
-        """Goes to the next part if this one is complete; whether there is one."""
+        """Goes to the next part if this one is complete; returns whether a part is left."""
         manuscript = self._manuscript
         if manuscript.part.is_complete:
             left = [i for i, part in enumerate(manuscript.parts) if not part.is_complete]
@@ -205,7 +206,7 @@ class _Desk:
             manuscript.at = others[self._rng.integers(len(others))]
 
     async def _look_elsewhere(self) -> None:
-        """The end of some other line, which needs nothing; anything shown there is unwanted."""
+        """Looks at the end of another, complete line, where every suggestion is unwanted."""
         line = int(self._rng.integers(self._document.line_count))
         offset = self._document.line_end(line)
         if self._document.line_of(self._manuscript.cursor) == line or any(
@@ -216,19 +217,19 @@ class _Desk:
         self._counts.unwanted += await self._ask(offset) is not None
 
     def _near(self, offset: int, index: int) -> bool:
-        """Whether something is still to be typed at an offset."""
+        """Returns whether text is missing near an offset."""
         manuscript, at = self._manuscript, self._manuscript.at
         manuscript.at = index
         cursor, manuscript.at = manuscript.cursor, at
         return self._document.line_of(cursor) == self._document.line_of(offset)
 
     async def _take_suggestion(self) -> None:
-        """Asks at the cursor, judges the answer, and accepts it if all of it is right."""
+        """Asks at the cursor, judges the answer and accepts a right one."""
         manuscript, counts = self._manuscript, self._counts
         part = manuscript.part
         offer = await self._ask(manuscript.cursor)
         if part.surplus.strip():
-            return  # after a typo nothing can be right
+            return  # After a typo no suggestion is right.
         if not part.rest:
             counts.elsewhere += 1
             counts.unwanted += offer is not None
@@ -253,7 +254,7 @@ class _Desk:
             self._change(accept(manuscript, offer.text, replaced))
 
     async def _ask(self, offset: int) -> Offer | None:
-        """What an editor would show at an offset."""
+        """Returns the offer that an editor would show at an offset."""
         position = self._document.position_at(offset, ENCODING)
         began = time.perf_counter()
         answer = await self._session.complete(Ask(self._document.uri, position))

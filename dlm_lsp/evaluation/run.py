@@ -1,7 +1,7 @@
-"""One run of the evaluation: every task and every file in every mode, each kept as it is found.
+"""One run of the evaluation: every task and file in every mode; each result is kept at once.
 
-Owns the order of the work and its progress. The host is asked one thing at a time, so that times
-are of an engine that does nothing else.
+Owns the order of the work and its progress. The host gets one request at a time, so that requests
+do not slow each other down.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from engine.lab.evaluation.records import Records
 from engine.lab.evaluation.suites import Task
 
 _POLL_SECONDS = 0.1
-# Of progress for a whole run, where the output is no terminal; and how long without one at most.
+# Outside a terminal: the progress lines of a run, and the longest time without one.
 _LINES, _SILENT_SECONDS = 10, 60
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run does.
+    """The work of a run.
 
     Attributes:
-        suites: tasks by suite.
-        scripts: files to be typed.
-        keys_max: most keys typed in one file.
-        client_settings: of an editor, for the replay; `settings` is what they come to.
+        suites: the tasks by suite.
+        scripts: the files to be typed.
+        keys_max: the largest number of keys typed in one file.
+        client_settings: an editor's settings for the replay; `settings` is their resolved form.
     """
 
     suites: dict[str, list[Task]]
@@ -59,7 +59,7 @@ class Work:
 
 
 class Ticker:
-    """Progress on stderr: a bar in a terminal, now and then a line elsewhere."""
+    """Progress on stderr: a bar in a terminal, otherwise occasional lines."""
 
     def __init__(self, console: Console, bar: Progress, total: int) -> None:
         self._console, self._bar, self._total, self._done = console, bar, total, 0
@@ -67,7 +67,7 @@ class Ticker:
         self._task = bar.add_task("evaluating", total=total)
 
     def tick(self, what: str) -> None:
-        """One more completion is judged, or one more file typed."""
+        """Counts one more judged completion or typed file."""
         self._done += 1
         self._bar.update(self._task, advance=1, description=what)
         now = time.monotonic()
@@ -80,11 +80,11 @@ class Ticker:
 
 
 async def run_all(work: Work, records: Records, console: Console) -> None:
-    """Does all of the work that the records do not hold yet.
+    """Does all of the work that the records do not contain yet.
 
     Raises:
-        HostError: the host cannot be used; what was found is kept.
-        EngineFailure: a session reported an error, or a program's jail cannot be built.
+        HostError: the host cannot be used; earlier results are kept.
+        EngineFailure: a session reported an error, or a program cannot be isolated.
     """
     client = HostClient(to_host_settings(work.settings))
     try:
@@ -103,7 +103,7 @@ async def run_all(work: Work, records: Records, console: Console) -> None:
 
 
 async def add_baselines(work: Work, records: Records, ticker: Ticker) -> None:
-    """What the trivial baselines answer to every task."""
+    """Adds the trivial baselines' answers to every task."""
     for suite, tasks in work.suites.items():
         frequent = FrequentLines(tasks)
         complete = {PREVIOUS_LINE: previous_line, FREQUENT_LINE: frequent.complete}
@@ -113,13 +113,13 @@ async def add_baselines(work: Work, records: Records, ticker: Ticker) -> None:
                     text = complete[name](task)
                     records.add(judged(task, name, text, work.asking, _outcomes(task, records)))
                     ticker.tick(f"{suite}, {name}")
-                    await asyncio.sleep(0)  # where an interrupt is taken
+                    await asyncio.sleep(0)  # Lets an interrupt through.
 
 
 async def _answer(
     client: HostClient, task: Task, work: Work, records: Records, ticker: Ticker
 ) -> None:
-    """One task in every mode that has not answered it yet."""
+    """Asks one task in every mode that has not answered it yet."""
     missing = [each for each in work.variants if not records.has(task.suite, task.id, each.label)]
     if not missing:
         return
@@ -127,14 +127,14 @@ async def _answer(
     for variant in missing:
         answer = await ask(client, question, variant, work.asking)
         outcomes = _outcomes(task, records)
-        # In a thread, so that a program that takes long does not hold up what the loop has to do.
+        # On a thread, so that a slow program does not block the event loop.
         record = await asyncio.to_thread(judge, question, variant, answer, work.asking, outcomes)
         records.add(record)
         ticker.tick(task.suite)
 
 
 def _outcomes(task: Task, records: Records) -> dict[str, str | None]:
-    """How the completions of a task that are known ended: most modes write the same."""
+    """Returns known outcomes of a task's completions, as most modes write the same text."""
     return {record.text: record.outcome for record in records.of_task(task.suite, task.id)}
 
 

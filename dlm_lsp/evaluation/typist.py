@@ -1,9 +1,9 @@
-"""A seeded typist who puts missing parts back into a file, key by key, in an editor like any other.
+"""A simulated typist who restores missing parts of a file, key by key, in a simulated editor.
 
-The editor closes brackets and quotes by itself, types over what it closed, keeps the indentation
-at Enter and drops it again on a line left blank. The typist makes typos and takes them back, walks
-over closers on a line below, and leaves one part for another. Owns the keys and what each does to
-the text; knows neither requests nor what was suggested. Random only by the generator given.
+The editor inserts closing brackets and quotes, types over them, keeps the indentation at Enter and
+removes it from a blank line. The typist makes and corrects typos, moves over closers on a line
+below, and switches between parts. Owns the keys and their effects on the text; knows neither
+requests nor suggestions. All randomness comes from the given generator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dlm_lsp.session.document import Document
 
 PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'"}
 QUOTES = "\"'"
-TYPO_SHARE = 0.02  # of letters
+TYPO_SHARE = 0.02  # The share of letters that are mistyped.
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PARTS, PART_LINES = 3, (3, 10)
 _OPENERS = (":", "(", "[", "{")
@@ -26,7 +26,7 @@ _PARTS_TRIES = 200
 
 @dataclass(frozen=True, slots=True)
 class Splice:
-    """What a key did: `removed` characters after `start` of the document gave way to `text`."""
+    """The effect of a key: `text` replaces `removed` characters at `start` of the document."""
 
     start: int
     removed: int
@@ -35,13 +35,13 @@ class Splice:
 
 @dataclass(slots=True)
 class Part:
-    """A missing part of a file, on its way back.
+    """A missing part of a file that is being restored.
 
     Attributes:
-        target: what is to stand there.
-        done: how much of it does.
-        surplus: what stands after that and has to go again: a typo, or too much indentation.
-        pending: what the editor put right of the cursor, and where it keeps it.
+        target: the text to restore.
+        done: the number of characters of `target` that are restored.
+        surplus: text after these that must be removed: a typo, or too much indentation.
+        pending: the text that the editor has inserted right of the cursor.
     """
 
     target: str
@@ -51,27 +51,27 @@ class Part:
 
     @property
     def rest(self) -> str:
-        """What is still to be typed."""
+        """The text that is still to be typed."""
         return self.target[self.done :]
 
     @property
     def before(self) -> str:
-        """What stands left of the cursor."""
+        """The part's text left of the cursor."""
         return self.target[: self.done] + self.surplus
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the part is restored."""
         return not (self.rest or self.surplus or self.pending)
 
 
 @dataclass(slots=True)
 class Manuscript:
-    """A file with parts missing: fixed[0], parts[0], fixed[1], ...
+    """A file with missing parts: fixed[0], parts[0], fixed[1], ...
 
     Attributes:
         indent: the file's unit of indentation.
-        at: which part the cursor is in.
+        at: the index of the part that contains the cursor.
     """
 
     fixed: tuple[str, ...]
@@ -86,7 +86,7 @@ class Manuscript:
 
     @property
     def text(self) -> str:
-        """The document as it is."""
+        """The current document."""
         pieces = [self.fixed[0]]
         for part, fixed in zip(self.parts, self.fixed[1:], strict=True):
             pieces += (part.before, part.pending, fixed)
@@ -94,7 +94,7 @@ class Manuscript:
 
     @property
     def final_text(self) -> str:
-        """The document once everything is typed."""
+        """The complete document."""
         pieces = [self.fixed[0]]
         for part, fixed in zip(self.parts, self.fixed[1:], strict=True):
             pieces += (part.target, fixed)
@@ -102,25 +102,24 @@ class Manuscript:
 
     @property
     def cursor(self) -> int:
-        """Its offset in the document."""
+        """The cursor's offset in the document."""
         before = [*self.fixed[: self.at + 1]]
         before += [part.before + part.pending for part in self.parts[: self.at]]
         return sum(map(len, before)) + len(self.part.before)
 
     @property
     def line_before(self) -> str:
-        """What stands left of the cursor on its line."""
+        """The text left of the cursor on its line."""
         return (self.fixed[self.at] + self.part.before).rpartition("\n")[2]
 
     @property
     def character_after(self) -> str:
-        """The one right of the cursor; empty at the document's end."""
+        """The character right of the cursor; empty at the document's end."""
         return (self.part.pending + self.fixed[self.at + 1])[:1]
 
 
 def open_manuscript(text: str, rng: np.random.Generator) -> Manuscript | None:
-    """A file with some runs of lines missing, each with the line break before it; None where the
-    file is too short for them."""
+    """Removes runs of lines, each with the line break before it; None for a file too short."""
     lines = Document("", "", 0, text)
     low, high = PART_LINES
     if lines.line_count < PARTS * (high + 2) + 2:
@@ -149,13 +148,13 @@ def open_manuscript(text: str, rng: np.random.Generator) -> Manuscript | None:
 
 
 def press(manuscript: Manuscript, rng: np.random.Generator | None) -> tuple[int, Splice | None]:
-    """One act of the typist's on the part at the cursor, which is not complete.
+    """Makes the typist's next action on the part at the cursor, which must be incomplete.
 
     Args:
-        rng: draws typos; None makes none.
+        rng: draws typos; None means no typos.
 
     Returns:
-        How many keys it took, and what it did to the text; None where only the cursor moved.
+        The number of keys, and their effect on the text; None if only the cursor moved.
     """
     part = manuscript.part
     assert not part.is_complete
@@ -166,7 +165,7 @@ def press(manuscript: Manuscript, rng: np.random.Generator | None) -> tuple[int,
         return len(removed), Splice(manuscript.cursor, len(removed), "")
     closed = _closed_below(part)
     if closed:
-        # Down, and End: the closers wait on the line below.
+        # The keys Down and End move past the closers on the line below.
         part.done, part.pending = part.done + len(closed), part.pending[len(closed) :]
         return 2, None
     character = part.rest[0]
@@ -187,7 +186,7 @@ def press(manuscript: Manuscript, rng: np.random.Generator | None) -> tuple[int,
 
 
 def accept(manuscript: Manuscript, text: str, replaced: int) -> Splice:
-    """Inserts a suggestion at the cursor that continues the part, over `replaced` characters."""
+    """Inserts a fitting suggestion at the cursor, replacing `replaced` characters after it."""
     part = manuscript.part
     assert continues(part, text, replaced)
     splice = Splice(manuscript.cursor, replaced, text)
@@ -196,8 +195,7 @@ def accept(manuscript: Manuscript, text: str, replaced: int) -> Splice:
 
 
 def continues(part: Part, text: str, replaced: int) -> bool:
-    """Whether a suggestion leads to the target: it is what comes next, and what stays of the
-    closers right of it comes later."""
+    """Returns whether a suggestion comes next in the target, and the remaining closers later."""
     if part.surplus or not part.rest.startswith(text) or replaced > len(part.pending):
         return False
     later = iter(part.rest[len(text) :])
@@ -205,7 +203,7 @@ def continues(part: Part, text: str, replaced: int) -> bool:
 
 
 def keys_to(manuscript: Manuscript, done: int) -> int:
-    """Keys that it takes without typos until so much of the part at the cursor is done."""
+    """Returns the number of keys, without typos, until `done` characters of the part are done."""
     part = manuscript.part
     copy = Part(part.target, part.done, part.surplus, part.pending)
     alone = Manuscript(
@@ -227,7 +225,7 @@ def _backspace(manuscript: Manuscript) -> tuple[int, Splice]:
 
 
 def _enter(manuscript: Manuscript) -> tuple[int, Splice]:
-    """A new line, indented as the one before or a step further; surplus of the old one goes."""
+    """Starts a line with the same or deeper indentation; removes the old line's surplus."""
     part = manuscript.part
     removed = len(part.surplus)
     start = manuscript.cursor - removed
@@ -241,26 +239,27 @@ def _enter(manuscript: Manuscript) -> tuple[int, Splice]:
     behind = ""
     last = line.rstrip()[-1:]
     if part.pending and PAIRS.get(last, "") == part.pending[0] and last not in QUOTES:
-        behind = "\n" + margin  # the closer goes to a line of its own
+        behind = "\n" + margin  # The closer moves to its own line.
     if wanted[0].startswith(space):
         part.done += 1 + len(space)
     elif space.startswith(wanted[0]):
         part.done += 1 + len(wanted[0])
         part.surplus = space[len(wanted[0]) :]
-    else:  # tabs where spaces are wanted, or the other way round
+    else:  # Tabs instead of spaces, or spaces instead of tabs.
         part.done, space = part.done + 1, ""
     part.pending = behind + part.pending
     return 1, Splice(start, removed, "\n" + space + behind)
 
 
 def _closed_below(part: Part) -> str:
-    """What of the pending text is a line break, indentation and a closer, and comes next."""
+    """Returns the line break, indentation and closer of the pending text, if they come next."""
     found = re.match(r"\n[ \t]*[)\]}]", part.pending)
     return found[0] if found and not part.surplus and part.rest.startswith(found[0]) else ""
 
 
 def _closes_itself(manuscript: Manuscript, character: str) -> bool:
-    """Whether the editor closes this one: space or a closer follows; a quote ends no word."""
+    """Returns whether the editor closes a bracket or quote: before space or a closer, and not for
+    a quote after a word."""
     follower = manuscript.character_after
     if character not in PAIRS or (follower.strip() and follower not in ")]}"):
         return False
@@ -269,7 +268,7 @@ def _closes_itself(manuscript: Manuscript, character: str) -> bool:
 
 
 def _indent_unit(lines: Document) -> str:
-    """A tab or the narrowest indentation in use; four spaces where there is none."""
+    """Returns a tab or the narrowest indentation in use, or four spaces without indentation."""
     contents = [_line(lines, line) for line in range(lines.line_count)]
     leads = [line[: len(line) - len(line.lstrip())] for line in contents if line.strip()]
     if any(lead.startswith("\t") for lead in leads):

@@ -1,5 +1,4 @@
-"""Ways of decoding that an evaluation sets side by side: a mode, perhaps with a block length and a
-threshold of its own."""
+"""The ways of decoding that an evaluation compares: a mode, a block length and a threshold."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ class Variant:
     """One way of decoding.
 
     Attributes:
-        threshold: for "block" alone.
-        length: tokens of a block; None takes the run's.
+        threshold: the confidence threshold of "block"; other modes have none.
+        length: the block length in tokens; None means the run's.
     """
 
     mode: AskedMode
@@ -26,13 +25,13 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Its name in tables and records."""
+        """The variant's name in tables and records."""
         length = "" if self.length is None else f", blocks of {self.length}"
         threshold = "" if self.threshold is None else f" at {self.threshold:g}"
         return self.mode + length + threshold
 
     def block(self, length: int | None) -> BlockBody:
-        """The knobs of block diffusion for a request, with the run's block length."""
+        """Returns the block diffusion options of a request, given the run's block length."""
         length = self.length or length
         if self.threshold is None:
             return BlockBody(length=length)
@@ -40,7 +39,7 @@ class Variant:
 
 
 def to_variants(modes: Sequence[ModeOption], thresholds: Sequence[float]) -> list[Variant]:
-    """Every mode once; "block" once for each threshold, where there are any."""
+    """Returns every mode once, or "block" once for each threshold if there are thresholds."""
     variants: list[Variant] = []
     for asked in dict.fromkeys(modes):
         own = sorted(set(thresholds)) if asked.mode == "block" else []

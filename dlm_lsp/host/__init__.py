@@ -1,1 +1,1 @@
-"""The engine host: one process per user and checkpoint, with the engine loaded, serving all."""
+"""The engine host: one process per user and checkpoint that serves all of the user's editors."""

@@ -1,7 +1,7 @@
 """`dlm-lsp serve`: one host process from its options to its exit status.
 
-Puts the parts together: lock, socket, logging, loader, routes, watch. The socket accepts
-connections before the model is loaded.
+Combines lock, socket, logging, loader, routes and watch. The socket accepts connections before
+the model is loaded.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _LOG_BYTES_MAX = 1 << 20
 
 
 def serve(options: ServeOptions, load: Load = load_engine) -> int:
-    """Serves until asked to end, idle, or unable to load.
+    """Serves until the host is asked to end, is idle for too long or cannot load.
 
     Returns:
-        Exit status: 0 at the end, 1 where the checkpoint could not be loaded, 2 for options that
-        cannot be served, 3 where another host serves the same already.
+        The exit status: 0 after an ordinary end, 1 if the checkpoint could not be loaded, 2 if the
+        options cannot be used, 3 if another host already serves the same settings.
     """
     try:
         _configure_logging(options)
@@ -105,7 +105,7 @@ async def _run(
     unlink: Callable[[], None],
     is_current: Callable[[], bool] = lambda: True,
 ) -> int:
-    """Serves on a listening socket; `unlink` makes it unreachable for new clients."""
+    """Serves on a listening socket; `unlink` makes the host unreachable for new clients."""
     host = Host(Loader(load, options.engine), token)
     runner = make_runner(host)
     await runner.setup()
@@ -117,7 +117,7 @@ async def _run(
     path = listener.getsockname() if listener.family == socket.AF_UNIX else None
     status = await watch(host, options.idle_seconds, path and Path(path), is_current)
     unlink()
-    host.stop.set()  # requests on connections that are still open are told to go elsewhere
+    host.stop.set()  # New requests on open connections are now refused.
     await runner.cleanup()
     await host.loader.close()
     logger.info("ended")
@@ -131,10 +131,10 @@ class _Token:
 
 
 def _token(options: ServeOptions) -> _Token:
-    """The bearer token for TCP, made up on loopback where none is given.
+    """Returns the bearer token for TCP; on loopback one is generated if none is given.
 
     Raises:
-        HostError: none is given for an address that others can reach, or it cannot be used.
+        HostError: the token is unusable, or missing for an address that others can reach.
     """
     source, text = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "")
     if not text and options.token_file is not None:
@@ -176,4 +176,4 @@ def _configure_logging(options: ServeOptions) -> None:
             ) from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    faulthandler.enable()  # a crash below Python leaves its stack in the log
+    faulthandler.enable()  # A crash in native code leaves its stack in the log.

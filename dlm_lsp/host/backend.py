@@ -1,4 +1,4 @@
-"""What the host needs of an engine, and how it gets one. Imports no engine until asked to load."""
+"""The engine as the host sees it, and its loading. Imports the engine only when it is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.errors import MemoryExhausted, ModelTooLarge
 
 
 class Backend(Protocol):
-    """A loaded checkpoint; `engine.engine.Engine` is one. Callable from any thread."""
+    """A loaded checkpoint, such as `engine.engine.Engine`. Methods may run on any thread."""
 
     @property
     def info(self) -> EngineInfo: ...
@@ -26,16 +26,16 @@ class Backend(Protocol):
     def tokenizer(self) -> TextEncoder: ...
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end a text."""
+        """The ids of the tokens that end a text."""
         ...
 
     @property
     def block_length(self) -> int:
-        """The checkpoint's own; `info.context_max` has room for one block already taken off."""
+        """The checkpoint's block length; `info.context_max` already leaves room for one block."""
         ...
 
     def submit(self, request: Request, emit: Emit) -> Handle:
-        """`emit` is called on the engine's thread. Raises RequestError."""
+        """Starts a request; `emit` is called on the engine's thread. Raises RequestError."""
         ...
 
     def close(self) -> None: ...
@@ -45,8 +45,8 @@ Load = Callable[[EngineSettings, Preparing], Backend]
 
 
 def load_engine(settings: EngineSettings, preparing: Preparing) -> Backend:
-    """Loads the checkpoint; takes seconds, and longer the first time. Raises EngineError."""
-    # Lazily: what computes takes up to a second to import, and the socket is to accept before.
+    """Loads the checkpoint within seconds, or longer the first time. Raises EngineError."""
+    # Importing the engine takes up to a second; the socket accepts connections before that.
     from engine.engine import Engine
 
     try:
@@ -58,7 +58,7 @@ def load_engine(settings: EngineSettings, preparing: Preparing) -> Backend:
 
 
 def in_the_stores_words(error: ModelTooLarge, checkpoint: Path | None) -> MemoryExhausted:
-    """The engine's error with the model's own name, and a smaller model as the remedy."""
+    """Returns the engine's error with the model's name, and a smaller model as the remedy."""
     needed, free = error.needed_bytes, error.free_bytes
     return MemoryExhausted(
         f"{name_of(checkpoint)} needs about {sized(needed)} of memory, and {sized(free)} are free.",

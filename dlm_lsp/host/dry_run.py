@@ -1,7 +1,7 @@
-"""What an engine host would load on this machine, told without starting one.
+"""Forecasts what an engine host would load on this machine, without starting a host.
 
-Asks the engine's own code, so that the forecast is what would happen. Writes nothing into the
-store and measures nothing that a host would keep. Owns nothing.
+Runs the engine's own code, so that the forecast agrees with what a host would do. Writes nothing
+into the store and measures nothing that a host would keep.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from engine.model.onnx.probe import MachineProbe
     from engine.model.source import CheckpointSource
 
-TRIAL_BYTES_MAX = 2 << 30  # of weights that are loaded to see whether they can be
+TRIAL_BYTES_MAX = 2 << 30  # The largest size of weights that are loaded on trial.
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxDryRun:
-    """How ONNX Runtime would compute a checkpoint here.
+    """How ONNX Runtime would compute a checkpoint on this machine.
 
     Attributes:
-        needs_probe: integer products are used, of which the right one is found by trying them.
-        probe: what was found; None before anything was tried.
-        graphs: where graphs are kept.
-        graph: None while it is not known which one it will be.
-        needed_bytes: of memory, estimated.
+        needs_probe: whether integer products are used, of which a measurement picks the fastest.
+        probe: the result of the measurement; None before it.
+        graphs: the folder of the graphs.
+        graph: the graph's file; None while it is not known.
+        needed_bytes: the estimated memory.
     """
 
     needs_probe: bool
@@ -49,17 +49,17 @@ class OnnxDryRun:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What would be loaded.
+    """The forecast of what would be loaded.
 
     Attributes:
-        settings: without "auto", as the engine resolves them; as given where it cannot.
-        why: what decided where a setting was left open; see `engine.device.Decision`.
-        parameters: of the checkpoint; None where it cannot be read.
-        onnx: None where torch computes, or the checkpoint cannot be read.
-        load_seconds: how long a trial took; None where none was made.
-        step_times: measured by an earlier host on this machine; None where none was.
-        auto: what "auto" would take, before any request; None where nothing was loaded.
-        problem: why it would not load, with the remedy; None where it would.
+        settings: the settings with "auto" resolved by the engine; as given if it cannot.
+        why: the reasons for settings that were left open; see `engine.device.Decision`.
+        parameters: the checkpoint's number of parameters; None if it cannot be read.
+        onnx: the ONNX Runtime forecast; None if torch computes or the checkpoint is unreadable.
+        load_seconds: the duration of a trial load; None without one.
+        step_times: the times that an earlier host measured on this machine; None without one.
+        auto: the mode that "auto" would choose before any request; None if nothing was loaded.
+        problem: why loading would fail, with the remedy; None if it would succeed.
     """
 
     settings: EngineSettings
@@ -73,18 +73,18 @@ class DryRun:
 
 
 def dry_run(settings: EngineSettings, *, tries: bool = True) -> DryRun:
-    """What would be loaded for these settings.
+    """Returns what would be loaded for these settings.
 
     Args:
-        tries: load it, which takes seconds; not where that would first build a large graph, or the
-            weights are very large.
+        tries: whether to load the checkpoint on trial, which takes seconds. There is no trial if
+            it would build a large graph or the weights exceed TRIAL_BYTES_MAX.
     """
     try:
-        # what loading needs takes a while to import: only who asks for a dry run waits for it
+        # This import is slow, so only a dry run waits for it.
         from engine.device import decide
         from engine.engine import Engine
         from engine.model.source import open_checkpoint
-    except (ImportError, OSError) as error:  # missing, or a build that does not fit this system
+    except (ImportError, OSError) as error:  # The package is missing or built for another system.
         return DryRun(settings, problem=f"{error}. Install dlm-lsp again with pip.")
     seen = DryRun(settings)
     kept = times_file(settings)
@@ -111,7 +111,7 @@ def dry_run(settings: EngineSettings, *, tries: bool = True) -> DryRun:
 
 
 def _with_onnx(seen: DryRun, source: CheckpointSource) -> DryRun:
-    """What ONNX Runtime would do. Raises ModelTooLarge."""
+    """Adds the ONNX Runtime forecast. Raises ModelTooLarge."""
     from engine.model.onnx.plan import GraphPlan
     from engine.model.onnx.prepared import graph_of
     from engine.model.onnx.probe import known_probe
@@ -143,6 +143,6 @@ def _may_try(seen: DryRun, source: CheckpointSource) -> bool:
 
 
 def _for_trial(seen: DryRun) -> EngineSettings:
-    """Settings that use a graph which is there, and leave none behind."""
+    """Returns settings for a trial: an existing graph is used and no new graph is kept."""
     is_built = seen.onnx is not None and seen.onnx.graph is not None and seen.onnx.graph.is_built
     return replace(seen.settings, graphs=seen.onnx.graphs if seen.onnx and is_built else None)

@@ -1,7 +1,7 @@
-"""`POST /v1/generate`: text with marks in, newline-delimited JSON events out.
+"""`POST /v1/generate`: takes text with marks and streams newline-delimited JSON events.
 
-Owns one request from its body to its last event: layout, engine request, deadline, cancellation,
-the log line. Text never goes to the log. Knows no document and no editor.
+Owns one request from its body to its last event: layout, engine request, deadline, cancellation
+and log line. Text never goes to the log. Knows no document and no editor.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ from engine.auto.mode_selection import ModeRecord, quadratic_length
 
 logger = logging.getLogger(__name__)
 
-TOKENS_MAX = 128  # of a completion whose request does not say
-_RAN_TO_ITS_END = ("end", "stop", "length", "steps")  # as `engine.api.Finished.reason`
-_GRACE_SECONDS = 0.25  # past a deadline, for the engine to come out of the forward it is in
-# In JSON: an escaped surrogate pair, an escaped surrogate without its other half, another escape.
+TOKENS_MAX = 128  # The default length limit of a completion.
+_RAN_TO_ITS_END = ("end", "stop", "length", "steps")  # Values of `engine.api.Finished.reason`.
+_GRACE_SECONDS = 0.25  # After a deadline, the time for the engine to finish its current forward.
+# Matches in JSON an escaped surrogate pair, an escaped lone surrogate (group 1) or another escape.
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
@@ -71,12 +71,12 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_body(raw: bytes) -> GenerateBody:
-    """The body of a request. An unpaired surrogate becomes U+FFFD, so that offsets stay right.
+    """Reads the body of a request. A lone surrogate becomes U+FFFD, so that offsets stay right.
 
     Raises:
-        ApiError: 400, naming the field.
+        ApiError: status 400; the message names the field.
     """
-    if _SURROGATE.search(raw):  # pydantic would refuse the whole document for one of them
+    if _SURROGATE.search(raw):  # pydantic refuses text with lone surrogates.
         raw = _ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], raw)
     try:
         return GenerateBody.model_validate_json(raw)
@@ -90,7 +90,7 @@ def parse_body(raw: bytes) -> GenerateBody:
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What a body asks for, with everything that it leaves open decided."""
+    """The options of a body, with defaults for everything that the body leaves open."""
 
     mode: str
     limits: Limits
@@ -101,7 +101,7 @@ class _Options:
 
 
 def _options(body: GenerateBody, backend: Backend, records: Mapping[str, ModeRecord]) -> _Options:
-    """A body's options. Raises RequestError naming the field."""
+    """Returns a body's options. Raises RequestError, which names the field."""
     tokens_max = TOKENS_MAX if body.limits.tokens_max is None else body.limits.tokens_max
     limits = Limits(tokens_max=tokens_max, steps_max=body.limits.steps_max)
     length = body.block.length or backend.block_length
@@ -138,13 +138,13 @@ def _options(body: GenerateBody, backend: Backend, records: Mapping[str, ModeRec
 def to_engine(
     body: GenerateBody, backend: Backend, records: Mapping[str, ModeRecord]
 ) -> tuple[Request, Layout]:
-    """What the engine is asked for a body, and how the text was laid out.
+    """Returns the engine's request for a body, and the layout of its text.
 
     Args:
-        records: of this host's finished requests, by which "auto" chooses.
+        records: the records of this host's finished requests, by which "auto" chooses.
 
     Raises:
-        RequestError: the request does not fit the loaded model; names the field.
+        RequestError: the request does not fit the loaded model; the error names the field.
     """
     options = _options(body, backend, records)
     pieces = TextPieces(
@@ -166,10 +166,10 @@ def to_engine(
 
 
 async def generate(http: web.Request, host: Host) -> web.StreamResponse:
-    """Handles one request. A closed connection cancels this task, and with it the engine's work.
+    """Handles one request. A closed connection cancels this task and with it the engine's work.
 
     Raises:
-        ApiError: before the first event.
+        ApiError: the request is refused before its first event.
         RequestError: the request does not fit the loaded model.
     """
     taken = time.monotonic()
@@ -189,7 +189,7 @@ async def generate(http: web.Request, host: Host) -> web.StreamResponse:
 
 @dataclass(slots=True)
 class _Exchange:
-    """One request the engine has taken, and what became of it."""
+    """One request that the engine has accepted, and its outcome."""
 
     taken: float  # time.monotonic()
     body: GenerateBody
@@ -205,10 +205,10 @@ class _Exchange:
     is_late: bool = False
 
     def note(self, event: Event, waited_ms: float) -> None:
-        """Keeps what an event says for the log, the metrics and the next message.
+        """Keeps the data of an event for the log, the metrics and the next message.
 
         Args:
-            waited_ms: between taking the request up here and in the engine.
+            waited_ms: the time from the request's arrival here until the engine accepted it.
         """
         if isinstance(event, Failed):
             self.outcome = event.code
@@ -228,7 +228,7 @@ class _Exchange:
                 self.outcome = "time" if self.is_late else "stopped"
 
     def message(self, event: Event) -> HostEvent:
-        """The client's form of an event that was noted."""
+        """Returns the message to the client for an event that was passed to `note`."""
         match event:
             case Started():
                 marks = Marks(
@@ -256,7 +256,7 @@ class _Exchange:
                 return self._finished(event.text, event.confidence)
             case Stopped():
                 if self.is_late:
-                    # How sure the model is of a part is not known.
+                    # The model's confidence in a partial text is unknown.
                     return self._finished(event.text, 0.0)
                 return StoppedEvent(text=event.text, usage=self.usage)
             case Failed():
@@ -276,7 +276,7 @@ class _Exchange:
         )
 
     def account(self, host: Host) -> None:
-        """Counts and logs the request, once it is over."""
+        """Counts and logs the finished request."""
         total_ms = (time.monotonic() - self.taken) * 1000
         self.usage = self.usage.model_copy(update={"total_ms": total_ms})
         host.metrics.count_request(self.request.mode, self.outcome, self.usage)
@@ -319,7 +319,7 @@ async def _read(http: web.Request, host: Host) -> bytes:
 
 
 async def _loaded(host: Host) -> Backend:
-    """The backend, once it is loaded."""
+    """Waits for loading and returns the backend."""
     try:
         await host.loader.wait(host.limits.load_seconds)
     except TimeoutError:
@@ -335,9 +335,9 @@ async def _loaded(host: Host) -> Backend:
 async def _events(
     exchange: _Exchange, backend: Backend, host: Host
 ) -> AsyncGenerator[HostEvent, None]:
-    """Submits the request and yields its events for the client; closing cancels it.
+    """Submits the request and yields its events for the client; closing cancels the request.
 
-    The deadline counts from here: a load that had to be waited for does not use it up.
+    The deadline counts from here, so waiting for the model to load does not use it up.
     """
     loop = asyncio.get_running_loop()
     stream = EventStream()
@@ -345,7 +345,7 @@ async def _events(
     timer, give_up = None, None
     milliseconds_max = exchange.body.limits.milliseconds_max
     if milliseconds_max is not None:
-        # A timer rather than a time-out below: a client that reads slowly must not delay it.
+        # A timer, because a slowly reading client would delay a time-out around the reads.
         timer = loop.call_later(milliseconds_max / 1000, _expire, exchange, handle)
         give_up = loop.time() + milliseconds_max / 1000 + _GRACE_SECONDS
     try:
@@ -372,10 +372,10 @@ def _expire(exchange: _Exchange, handle: Handle) -> None:
 
 
 async def _next(stream: EventStream, exchange: _Exchange, give_up: float | None) -> Event:
-    """The engine's next event, or in its place what is final when it comes too late.
+    """Returns the engine's next event, or a last event in its place if it comes too late.
 
     Args:
-        give_up: on the loop's clock.
+        give_up: the time limit on the loop's clock; None means no limit.
     """
     try:
         async with asyncio.timeout_at(give_up):
@@ -389,7 +389,7 @@ async def _next(stream: EventStream, exchange: _Exchange, give_up: float | None)
 async def _respond(
     http: web.Request, events: AsyncGenerator[HostEvent, None], host: Host
 ) -> web.StreamResponse:
-    """Writes events as they come; a client that does not read is cut off, not buffered for."""
+    """Writes events as they come; disconnects a client that does not read them."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     try:
         async for event in events:
@@ -402,5 +402,5 @@ async def _respond(
         if http.transport is not None:
             http.transport.abort()
     except ConnectionError:
-        pass  # the client has gone: leaving cancels the request
+        pass  # The client has gone; returning cancels the request.
     return response

@@ -1,4 +1,4 @@
-"""Lays text with marks out as the tokens of a prompt, so that typing changes only its tail.
+"""Lays out text with marks as the tokens of a prompt, so that typing changes only its tail.
 
     <s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]
 
@@ -26,15 +26,16 @@ from engine.prompt import (
     prompt_of,
 )
 
-# Far and near suffix together: two lines of near suffix leave the far one what it was trained with.
+# The limit of far and near suffix together, so that about two lines of near suffix leave the far
+# suffix its trained length.
 _SUFFIX_TOKENS = FAR_TOKENS_MAX + 32
-# Code has 3 to 4 characters a token; text with more than this many is over budget unread.
+# Code has 3 to 4 characters a token. Text beyond this many characters a token is not tokenized.
 _CHARS_PER_TOKEN_MAX = 12
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class TextEncoder(Protocol):
-    """What of a tokenizer a layout needs; `engine.model.tokenizer.Tokenizer` has it."""
+    """The part of `engine.model.tokenizer.Tokenizer` that a layout needs."""
 
     @property
     def infill(self) -> Infill | None: ...
@@ -45,10 +46,10 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextPieces:
-    """The text around a cursor. Neither holds an unpaired surrogate.
+    """The text around a cursor, without lone surrogates.
 
     Attributes:
-        prefix, suffix: up to the cursor and from it on.
+        prefix, suffix: the text before and after the cursor.
         prefix_start: offset into `prefix` where the prompt's prefix starts; None lets it be chosen.
         far_suffix_start: offset into `suffix` where the far suffix starts; None lets it be chosen.
     """
@@ -61,7 +62,7 @@ class TextPieces:
 
 @dataclass(frozen=True, slots=True)
 class PromptBudget:
-    """Most tokens of each side; the suffix's are far and near together."""
+    """The largest number of tokens of each side; `suffix` counts far and near suffix together."""
 
     prefix: int
     suffix: int
@@ -69,12 +70,12 @@ class PromptBudget:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A prompt and what became of the text.
+    """A prompt and the marks it uses.
 
     Attributes:
-        prompt: token ids, at least one.
+        prompt: the token ids, at least one.
         prefix_start, far_suffix_start: the marks used, to be sent back with the next request.
-            `prefix_start` is the one asked for unless the text after it was over budget.
+            `prefix_start` is the requested mark unless the text after it exceeded the budget.
     """
 
     prompt: tuple[int, ...]
@@ -85,15 +86,14 @@ class Layout:
 def budget_for(
     context_max: int, tokens_max: int, *, prefix: int | None = None, suffix: int | None = None
 ) -> PromptBudget:
-    """The budget within a context that also has to hold the completion.
+    """Returns the budget within a context that must also hold the completion.
 
-    The suffix never takes more than a third, so that a small context keeps the text that is
-    being continued.
+    The suffix never takes more than a third, so that a small context still holds enough prefix.
 
     Args:
-        context_max: most tokens of prompt and completion together.
-        tokens_max: most tokens of the completion.
-        prefix, suffix: what was asked for; None means what the bundled model was trained with.
+        context_max: the largest number of tokens of prompt and completion together.
+        tokens_max: the largest number of tokens of the completion.
+        prefix, suffix: the requested tokens; None means those of the bundled model's training.
 
     Raises:
         RequestError: the completion leaves no room for a prompt.
@@ -102,7 +102,7 @@ def budget_for(
     if room < 1:
         raise RequestError(
             f"limits.tokensMax is {tokens_max}; the model's context holds {context_max} tokens, "
-            "the prompt's included.",
+            "including the prompt.",
             remedy=f"Use at most {max(0, context_max - MARKERS_MAX - 1)}.",
             param="limits.tokensMax",
         )
@@ -112,10 +112,10 @@ def budget_for(
 
 
 def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> Layout:
-    """The prompt for these pieces.
+    """Returns the prompt for these pieces.
 
     Raises:
-        RequestError: a mark lies outside its text, or there is nothing to make a prompt of.
+        RequestError: a mark lies outside its text, or the prompt would be empty.
     """
     _check_mark("marks.prefixStart", pieces.prefix_start, pieces.prefix)
     _check_mark("marks.farSuffixStart", pieces.far_suffix_start, pieces.suffix)
@@ -144,10 +144,10 @@ def _check_mark(name: str, mark: int | None, text: str) -> None:
 def _prefix(
     text: str, mark: int | None, encoder: TextEncoder, budget: int
 ) -> tuple[int, Sequence[int]]:
-    """Where the prefix starts, and its tokens: at the mark as long as they fit the budget.
+    """Returns the start of the prefix, which is the mark if the text fits, and its tokens.
 
-    If they do not, the oldest quarter goes, so that the next keystrokes find the new mark in place
-    instead of moving it by a token each.
+    If the text exceeds the budget, its oldest quarter is cut, so that the new mark stays in place
+    for the next keystrokes instead of moving by a token with each.
     """
     start = 0 if mark is None else mark
     readable = max(start, len(text) - budget * _CHARS_PER_TOKEN_MAX)
@@ -156,13 +156,16 @@ def _prefix(
         return start, tokens
     start = readable + _shortened(text[readable:], offsets, budget)
     tokens = encoder.encode(text[start:])
-    # A cut inside a word or a character can cost a token more than it saved.
+    # A cut inside a word or a character can add more tokens than it removes.
     return start, tokens[max(0, len(tokens) - budget) :]
 
 
 def _shortened(text: str, offsets: Sequence[int], budget: int) -> int:
-    """The offset at which the last three quarters of a budget start: at a line where one starts
-    between that and one half, else (a giant line) between two characters."""
+    """Returns the offset at which the last three quarters of a budget start.
+
+    The offset moves to a line start before the last half, or, in a giant line, stays between two
+    characters.
+    """
     cut = _tail_start(text, offsets, budget - budget // 4)
     latest = _tail_start(text, offsets, budget - budget // 2)
     line = _line_start(text, cut)
@@ -170,17 +173,17 @@ def _shortened(text: str, offsets: Sequence[int], budget: int) -> int:
 
 
 def _tail_start(text: str, offsets: Sequence[int], tokens: int) -> int:
-    """Where the last so many tokens start, or as many characters as those can be read as."""
+    """Returns where the last `tokens` tokens start, limited by _CHARS_PER_TOKEN_MAX."""
     by_tokens = offsets[-tokens] if len(offsets) > tokens else 0
     return max(by_tokens, len(text) - tokens * _CHARS_PER_TOKEN_MAX)
 
 
 def _line_start(text: str, offset: int) -> int | None:
-    """The first line start at or after an offset, or None."""
+    """Returns the first line start at or after an offset, or None."""
     if offset == 0:
         return 0
-    # From one character before, so that an offset that is a line start is found itself, and an
-    # offset between \r and \n is not taken for one.
+    # The search begins one character earlier, so that it finds a line start at the offset itself
+    # and does not take an offset between \r and \n for one.
     end = _LINE_END.search(text, offset - 1)
     return None if end is None else end.end()
 
@@ -188,10 +191,10 @@ def _line_start(text: str, offset: int) -> int | None:
 def _suffix(
     text: str, mark: int | None, encoder: TextEncoder, budget: int
 ) -> tuple[int, Sequence[int], Sequence[int]]:
-    """Where the far suffix starts, its tokens and the near suffix's.
+    """Returns the start of the far suffix, its tokens and the tokens of the near suffix.
 
-    A third of the budget is the near suffix's. If the text up to the mark does not fit into it,
-    the mark is set anew, so that near and far stay contiguous while lines are of ordinary length.
+    The near suffix gets a third of the budget. If the text up to the mark exceeds it, a new mark
+    is set, so that near and far suffix stay contiguous for lines of ordinary length.
     """
     near_budget = budget // 3
     start = _lines_below(text, NEAR_LINES) if mark is None else mark
@@ -204,7 +207,7 @@ def _suffix(
 
 
 def _lines_below(text: str, lines: int) -> int:
-    """The offset at which the line so many below the first one starts; the end if there is none."""
+    """Returns the offset at which line number `lines` after the first starts, or the text's end."""
     offset = 0
     for _ in range(lines):
         end = _LINE_END.search(text, offset)
@@ -215,5 +218,5 @@ def _lines_below(text: str, lines: int) -> int:
 
 
 def _head(text: str, encoder: TextEncoder, tokens_max: int) -> Sequence[int]:
-    """The first tokens of a text."""
+    """Returns the first tokens of a text."""
     return encoder.encode(text[: tokens_max * _CHARS_PER_TOKEN_MAX])[:tokens_max]

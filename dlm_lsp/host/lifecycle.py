@@ -1,4 +1,4 @@
-"""A host's beginning and end: the lock that decides who serves, the private socket, idle exit.
+"""A host's start and end: the serving lock, the private socket and the exit when idle.
 
 Knows neither HTTP nor what is served.
 """
@@ -25,10 +25,10 @@ _CHECK_SECONDS = 5.0
 
 @contextmanager
 def serving_lock(path: Path) -> Iterator[bool]:
-    """Holds the lock that makes this process the host; yields whether it could be taken.
+    """Holds the lock that makes this process the host; yields whether the lock was free.
 
-    The kernel gives it back when the process dies, however it dies. The file stays: removing it
-    would let two processes hold locks of the same name.
+    The kernel releases the lock when the process dies. The file stays, because removing it would
+    let two processes hold locks of the same name.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -38,7 +38,7 @@ def serving_lock(path: Path) -> Iterator[bool]:
 
 
 def _locked(descriptor: int) -> bool:
-    # Clients probe the lock for a moment, so one refusal does not mean that a host holds it.
+    # Clients hold the lock for a moment to test it, so one refusal does not mean that a host runs.
     give_up = time.monotonic() + _LOCK_SECONDS_MAX
     while True:
         try:
@@ -52,11 +52,13 @@ def _locked(descriptor: int) -> bool:
 
 
 def bind_private(path: Path) -> socket.socket:
-    """A listening unix socket that only this user can open (0600). Call with the lock held: what
-    lies at the path is then a dead host's, and is removed."""
+    """Returns a listening unix socket that only this user can open (mode 0600).
+
+    Call this with the lock held: a file at the path then belongs to a dead host and is removed.
+    """
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)  # before bind: a moment of a wider mode would be long enough
+    mask = os.umask(0o177)  # Set before bind, so that the mode is never wider.
     try:
         listener.bind(str(path))
     finally:
@@ -72,20 +74,20 @@ async def watch(
     path: Path | None,
     is_current: Callable[[], bool] = lambda: True,
 ) -> int:
-    """Waits until the host is to end; returns the exit status.
+    """Waits until the host must end; returns the exit status.
 
-    It ends when it was asked to, after `idle_seconds` without a request (0: never), shortly after
-    it failed to load, and when nobody can reach it any more: its socket was taken away, or the
-    checkpoint is no longer what it was, so that clients look for another host.
+    A host ends when asked to, after `idle_seconds` without a request (0: never), shortly after a
+    failed load, and when no client can find it any more because its socket was removed or the
+    checkpoint has changed.
 
     Args:
-        is_current: whether clients would still look for this host.
+        is_current: returns whether clients would still look for this host.
     """
     await _loaded_or_stopped(host)
     if host.loader.error is not None:
         await _stopped_within(host, host.limits.linger_seconds)
         return 1
-    host.last_active = time.monotonic()  # a slow load is not idleness
+    host.last_active = time.monotonic()  # Loading does not count as idle time.
     inode = path.stat().st_ino if path is not None and path.exists() else None
     while not host.stop.is_set():
         pause = _CHECK_SECONDS

@@ -1,6 +1,6 @@
-"""Loads the backend on a thread of its own, while the host already answers.
+"""Loads the backend on its own thread while the host already answers.
 
-Owns the backend: loading, ready or failed, and its end. Knows neither HTTP nor what a backend does.
+Owns the backend from loading to closing. Knows neither HTTP nor what a backend does.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class Loader:
-    """One backend, from its loading to its closing. All methods on the event loop.
+    """One backend, from loading to closing. All methods run on the event loop.
 
     Attributes:
-        name: of the checkpoint, as users see it.
-        message: how loading goes on, for people.
+        name: the checkpoint's name, as users see it.
+        message: the progress of loading, for users.
     """
 
     def __init__(self, load: Load, settings: EngineSettings) -> None:
@@ -42,18 +42,18 @@ class Loader:
         return self._done.is_set()
 
     def start(self) -> None:
-        """Begins to load; returns at once."""
+        """Starts loading and returns at once."""
         loop = asyncio.get_running_loop()
-        # A daemon: a load cannot be interrupted, and must not keep a host that ends alive.
+        # A load cannot be interrupted; a daemon thread does not keep an ending host alive.
         threading.Thread(target=self._run, args=(loop,), name="load", daemon=True).start()
 
     async def wait(self, seconds_max: float | None = None) -> None:
-        """Returns when loading has ended, well or badly. Raises TimeoutError."""
+        """Waits until loading has ended, well or badly. Raises TimeoutError."""
         async with asyncio.timeout(seconds_max):
             await self._done.wait()
 
     async def close(self) -> None:
-        """Ends the backend, if there is one, and with it the requests it still has."""
+        """Closes the backend, if there is one, and with it its remaining requests."""
         if self.backend is not None:
             await asyncio.to_thread(self.backend.close)
             self.backend = None
@@ -72,7 +72,7 @@ class Loader:
             )
         except EngineError as failure:
             error = HostError(failure.message, remedy=failure.remedy, code="load_failed")
-        except Exception as failure:  # the thread's boundary: every client is to hear of it
+        except Exception as failure:  # The thread's boundary: every client gets the error.
             logger.exception("loading failed")
             error = HostError(
                 f"The engine cannot be loaded: {type(failure).__name__}: {failure}.",
@@ -81,12 +81,12 @@ class Loader:
             )
         try:
             loop.call_soon_threadsafe(self._finish, backend, error)
-        except RuntimeError:  # the host ended meanwhile
+        except RuntimeError:  # The host has ended meanwhile.
             if backend is not None:
                 backend.close()
 
     def _preparing(self, share: float | None) -> None:
-        """On the loading thread: `engine.api.Preparing`."""
+        """Implements `engine.api.Preparing`; called on the loading thread."""
         percent = "" if share is None else f" ({share * 100:.0f} %)"
         self.message = f"Preparing {self.name} for this machine, once{percent}"
 

@@ -1,4 +1,4 @@
-"""What the host counts, as Prometheus text. A registry of its own: nothing global."""
+"""The host's counters as Prometheus text, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Metrics:
         self.queued = Gauge("dlm_queued", "Requests waiting for the engine", registry=own)
 
     def count_error(self, code: str) -> None:
-        """One refused or failed request."""
+        """Counts a refused or failed request."""
         self._errors.labels(code).inc()
 
     def count_request(self, mode: str, outcome: str, usage: UsageBody) -> None:
-        """One request that came as far as the engine."""
+        """Counts a request that the engine accepted."""
         self._requests.labels(mode, outcome).inc()
         self._tokens.inc(usage.tokens)
         self._forwards.inc(usage.forwards)
@@ -47,5 +47,5 @@ class Metrics:
             self._first_draft.observe(usage.first_draft_ms / 1000)
 
     def text(self) -> bytes:
-        """Prometheus text format 0.0.4."""
+        """Returns all counters in Prometheus text format 0.0.4."""
         return generate_latest(self._registry)

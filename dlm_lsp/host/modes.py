@@ -1,7 +1,7 @@
-"""What "auto" is on this host: the checkpoint's figures, the machine's and the host's own record.
+"""The inputs of the mode "auto" on a host: figures of the checkpoint, machine and past requests.
 
-The choice itself stands in `engine.auto.mode_selection`; here its inputs are brought together, for
-requests and for whoever asks what a request would get.
+`engine.auto.mode_selection` makes the choice; this module collects its inputs, for requests and
+for reports of what a request would get.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from engine.auto.step_times import StepTimes, built_in_times
 
 @dataclass(slots=True)
 class ModeRecords:
-    """How the finished requests of this host did, by mode. Lives on the event loop."""
+    """The records of this host's finished requests, by mode. Used on the event loop only."""
 
     by_mode: dict[str, ModeRecord] = field(default_factory=dict[str, ModeRecord])
 
     def count(self, mode: str, usage: Usage, reason: str) -> None:
-        """Adds a request that finished for this reason."""
+        """Adds a request that finished for `reason`."""
         record = self.by_mode.get(mode, ModeRecord())
         self.by_mode[mode] = record.after(
             forwards=usage.forwards,
@@ -48,26 +48,26 @@ def choose_mode(
     stop: tuple[str, ...] = (),
     exact: bool = False,
 ) -> ModeChoice:
-    """What "auto" takes for a request like this."""
+    """Returns the mode that "auto" chooses for a request."""
     modes = [mode for mode in info.modes if not exact or mode in EXACT_MODES]
     span = expected_span(limits.tokens_max, is_line=is_line_stop(stop))
     return select_mode(ModeQuery(span, block_length, modes), step_times(info), records, info.stats)
 
 
 def step_times(info: EngineInfo) -> StepTimes:
-    """The engine's measured curve; until there is one, the built-in."""
+    """Returns the engine's measured step times, or the built-in ones before the measurement."""
     return info.step_times or built_in_times(info.device)
 
 
 def usual_choice(
     info: EngineInfo, records: Mapping[str, ModeRecord], block_length: int
 ) -> ModeChoice:
-    """What "auto" takes for a request that says nothing else."""
+    """Returns the mode that "auto" chooses for a request with default options."""
     return choose_mode(info, records, Limits(), block_length=block_length)
 
 
 def times_body(times: StepTimes | None) -> dict[str, object] | None:
-    """The measured curve as `/health` shows it; None until it was measured."""
+    """Returns the measured step times as `/health` shows them; None before the measurement."""
     if times is None:
         return None
     return {
@@ -78,5 +78,5 @@ def times_body(times: StepTimes | None) -> dict[str, object] | None:
 
 
 def auto_body(found: ModeChoice) -> dict[str, object]:
-    """The choice as `/health` shows it."""
+    """Returns the choice as `/health` shows it."""
     return {"mode": found.mode, "why": explain(found)}

@@ -1,4 +1,4 @@
-"""The host's JSON answers and errors: compact, one shape, naming the field at fault."""
+"""The host's JSON answers and errors, which have one compact shape and name the field at fault."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ApiError(Exception):
     """An answer other than 200.
 
     Attributes:
-        status: HTTP status.
-        body: what the client reads.
-        headers: more headers, such as Retry-After.
+        status: the HTTP status.
+        body: the body of the answer.
+        headers: further headers, such as Retry-After.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ApiError(Exception):
 
 
 def invalid(message: str, param: str | None = None, *, status: int = 400) -> ApiError:
-    """The request itself is wrong."""
+    """Returns the error for an invalid request."""
     body = ErrorBody(
         code="invalid_request", message=message, type="invalid_request_error", param=param
     )
@@ -38,19 +38,19 @@ def invalid(message: str, param: str | None = None, *, status: int = 400) -> Api
 
 
 def unavailable(code: str, message: str, *, retry_seconds: int = 1) -> ApiError:
-    """The request is right but cannot be served now."""
+    """Returns the error for a valid request that cannot be served now."""
     body = ErrorBody(code=code, message=message, type="unavailable_error")
     return ApiError(503, body, headers={"Retry-After": str(retry_seconds)})
 
 
 def reply(content: Mapping[str, Any], *, status: int = 200) -> web.Response:
-    """A JSON answer without spaces: some clients drop JSON with one after the colon."""
+    """Returns a JSON answer without spaces, because some clients reject a space after a colon."""
     text = json.dumps(content, separators=(",", ":"))
     return web.Response(text=text + "\n", status=status, content_type="application/json")
 
 
 def error_reply(error: ApiError) -> web.Response:
-    """An error as an answer."""
+    """Returns an error as an answer."""
     response = reply({"error": error.body.model_dump(by_alias=True)}, status=error.status)
     response.headers.update(error.headers)
     return response

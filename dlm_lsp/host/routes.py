@@ -1,7 +1,7 @@
-"""The host's HTTP face: which path does what, who may ask, and how errors look.
+"""The host's HTTP interface: its routes, authorisation and errors.
 
-Owns authorisation and the mapping of every error to one JSON shape. What a completion is stands in
-`generate`; starting and ending in `lifecycle`.
+Maps every error to one JSON shape. `generate` handles completions; `lifecycle` starts and ends the
+host.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_runner(host: Host) -> web.AppRunner:
-    """Runs one host's application; give it a site."""
+    """Returns the runner of a host's application; the caller adds a site to the runner."""
     return web.AppRunner(
         _application(host),
-        handler_cancellation=True,  # else a client that leaves during a long prefill goes unnoticed
-        access_log=None,  # one line per completion is enough
+        handler_cancellation=True,  # Cancels when a client leaves during a long prefill.
+        access_log=None,  # `generate` logs one line per completion.
         shutdown_timeout=host.limits.drain_seconds,
     )
 
@@ -100,7 +100,7 @@ def _health(host: Host) -> web.Response:
 def _unhealthy(
     message: str, kind: str, identity: dict[str, Any], *, remedy: str = ""
 ) -> web.Response:
-    error = {"code": 503, "message": message, "type": kind}  # llama.cpp's shape, its number too
+    error = {"code": 503, "message": message, "type": kind}  # The shape of llama.cpp's errors.
     if remedy:
         error["remedy"] = remedy
     return reply({"error": error, **identity}, status=503)
@@ -125,7 +125,7 @@ def _authorisation(host: Host) -> Any:
 
 
 def _errors(host: Host) -> Any:
-    """Turns whatever a handler raises into the one JSON shape: the request handler's boundary."""
+    """Turns every exception of a handler into the one JSON shape."""
 
     @web.middleware
     async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:

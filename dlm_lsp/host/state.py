@@ -1,4 +1,4 @@
-"""What one host process is and does right now; shared by the routes and the life cycle."""
+"""The state of one host process, shared by the routes and the life cycle."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dlm_lsp.host.modes import ModeRecords
 
 @dataclass(frozen=True, slots=True)
 class HostLimits:
-    """Bounds of one host. Times are seconds.
+    """The limits of one host. Times are in seconds.
 
     Attributes:
-        requests_max: in flight and queued together; one more is refused.
+        requests_max: the largest number of requests in flight and queued; more are refused.
         load_seconds: how long a request waits for the model to be loaded.
-        write_seconds: how long a client may read nothing before it is cut off.
-        linger_seconds: how long a host that cannot load goes on telling clients why.
-        drain_seconds: how long requests in flight may take once the host is to end.
+        write_seconds: how long a client may read nothing before it is disconnected.
+        linger_seconds: how long a host that cannot load keeps reporting the reason to clients.
+        drain_seconds: how long requests in flight may take when the host ends.
     """
 
     requests_max: int = 32
-    body_bytes_max: int = 4 << 20  # 300,000 characters, each as an escaped surrogate pair
+    body_bytes_max: int = 4 << 20  # 300,000 characters as escaped surrogate pairs.
     body_seconds: float = 30.0
     load_seconds: float = 120.0
     write_seconds: float = 30.0
@@ -36,12 +36,12 @@ class HostLimits:
 
 @dataclass(slots=True)
 class Host:
-    """One host. Lives on one event loop.
+    """One host on one event loop.
 
     Attributes:
-        token: what a client must present; None on the private socket.
-        records: of finished requests, by which "auto" chooses.
-        stop: set when the host is to end.
+        token: the token that clients must send; None on the private socket.
+        records: the records of finished requests, by which "auto" chooses.
+        stop: an event that is set when the host must end.
     """
 
     loader: Loader
@@ -55,7 +55,7 @@ class Host:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Counts a request while it lasts; an idle host ends."""
+        """Counts a request while it runs, for the idle time."""
         self.requests += 1
         try:
             yield
@@ -64,5 +64,5 @@ class Host:
             self.last_active = time.monotonic()
 
     def idle_seconds(self) -> float:
-        """Since the last request ended, or the model was loaded; 0 while there is work."""
+        """The seconds since the last request ended or the model was loaded; 0 during a request."""
         return 0.0 if self.requests else time.monotonic() - self.last_active

@@ -1,4 +1,4 @@
-"""The language server's side towards the editor: bytes, messages, methods and commands.
+"""The language server's interface to the editor: bytes, messages, methods and commands.
 
 The only place that imports pygls and lsprotocol.
 """

@@ -1,7 +1,7 @@
 """The server's own commands, run by `workspace/executeCommand`.
 
-Owns their names, and what their arguments may be: each takes one object, and every field that does
-not fit is named in the error. What they do is the session's work.
+Owns the names of the commands and the checks of their arguments: each command takes one object,
+and an error names the invalid field. The session does the work of the commands.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Commands:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is advertised."""
+        """The names of the commands, which the server advertises."""
         return tuple(self._handlers)
 
     async def execute(self, params: types.ExecuteCommandParams) -> object:
-        """Runs one command. Raises JsonRpcInvalidParams naming what does not fit."""
+        """Runs one command. Raises JsonRpcInvalidParams, which names the invalid field."""
         handler = self._handlers.get(params.command)
         if handler is None:
             known = ", ".join(self._handlers)
@@ -97,8 +97,11 @@ class Commands:
         return self._server.session.stats()
 
     async def _fill(self, fields: Fields, token: Token) -> object:
-        """Fills at a position, as an edit: applied by the client, or, for one that draws drafts
-        and inserts the text itself, answered."""
+        """Fills the hole at a position.
+
+        The client applies the edit; a client that shows drafts and inserts the text itself gets
+        the edit as the answer.
+        """
         session = self._server.session
         uri = _field(convert.FILL, fields, "uri", str)
         ask = Ask(
@@ -122,7 +125,8 @@ class Commands:
         if answer.offers:
             return await self._deliver(answer)
         if not session.settings.drafts:
-            # Asked for by hand, in an editor that shows nothing of ours: say why nothing happens.
+            # The user ran the command in an editor that shows no status, so a message says why
+            # nothing happens.
             message = f"Nothing to fill here: {answer.reason}"
             self._server.window_show_message(
                 types.ShowMessageParams(types.MessageType.Info, message)

@@ -1,7 +1,7 @@
-"""Between LSP's types and ours: positions become offsets here, answers become LSP items.
+"""Converts between LSP's types and ours: positions to offsets, and answers to LSP items.
 
-Owns every shape that goes over the wire (ARCHITECTURE.md has those that LSP does not define) and
-what of a client's messages is read more tolerantly than lsprotocol would. Decides nothing.
+Owns every message shape (ARCHITECTURE.md describes those that LSP does not define) and accepts
+some client messages that lsprotocol would refuse. Decides nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LABEL_CHARS_MAX = 60
 
 _WORD_END = re.compile(r"\w*\Z")
 
-# What vscode-languageclient up to 9.0.1 sends for an explicit request, and then 1 for an automatic
-# one: it forwards VS Code's own numbers. lsprotocol knows 1 (invoked) and 2 (automatic) alone.
+# vscode-languageclient up to 9.0.1 forwards VS Code's own numbers: 0 for an explicit request and 1
+# for an automatic one. lsprotocol knows only 1 (invoked) and 2 (automatic).
 KIND_ZERO = 0
 
 
 def make_converter() -> cattrs.Converter:
-    """pygls' converter, with the tolerance that real clients need."""
+    """Returns pygls' converter, extended to accept what real clients send."""
     converter = default_converter()
     converter.register_structure_hook(types.InlineCompletionTriggerKind, _to_trigger_kind)
     return converter
@@ -40,12 +40,12 @@ def _to_trigger_kind(value: Any, _: type) -> Any:
 
 
 def to_position(position: types.Position) -> Position:
-    """A position, still in the client's encoding."""
+    """Converts a position, which stays in the client's encoding."""
     return Position(position.line, position.character)
 
 
 def to_changes(changes: Sequence[types.TextDocumentContentChangeEvent]) -> list[Change]:
-    """Content changes, in the order in which they apply."""
+    """Converts content changes, in the order in which they apply."""
     return [
         Change(to_position(change.range.start), to_position(change.range.end), change.text)
         if isinstance(change, types.TextDocumentContentChangePartial)
@@ -55,7 +55,7 @@ def to_changes(changes: Sequence[types.TextDocumentContentChangeEvent]) -> list[
 
 
 def to_selected(info: types.SelectedCompletionInfo | None) -> Selected | None:
-    """The entry that a popup menu would insert."""
+    """Returns the popup menu's entry of a request, or None."""
     if info is None:
         return None
     start, end = to_position(info.range.start), to_position(info.range.end)
@@ -63,7 +63,7 @@ def to_selected(info: types.SelectedCompletionInfo | None) -> Selected | None:
 
 
 def to_range(document: Document, start: int, end: int, encoding: Encoding) -> types.Range:
-    """Two offsets of a document as an LSP range."""
+    """Converts two offsets of a document to an LSP range."""
     first, last = document.position_at(start, encoding), document.position_at(end, encoding)
     return types.Range(
         types.Position(first.line, first.character), types.Position(last.line, last.character)
@@ -71,7 +71,7 @@ def to_range(document: Document, start: int, end: int, encoding: Encoding) -> ty
 
 
 def to_inline_items(answer: Answer, encoding: Encoding) -> list[types.InlineCompletionItem]:
-    """The answer to `textDocument/inlineCompletion`."""
+    """Converts an answer to that of `textDocument/inlineCompletion`."""
     return [
         types.InlineCompletionItem(
             insert_text=offer.text,
@@ -83,10 +83,11 @@ def to_inline_items(answer: Answer, encoding: Encoding) -> list[types.InlineComp
 
 
 def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> types.CompletionItem:
-    """The answer to `textDocument/completion`.
+    """Converts an answer to that of `textDocument/completion`.
 
-    The range and the filter text begin with the word before the cursor, so that an editor which
-    filters by that word keeps the item. Not preselected: a stray Enter would insert many lines.
+    The range and the filter text begin with the word before the cursor, so that an editor that
+    filters by this word keeps the item. The item is not preselected, because an accidental Enter
+    would insert many lines.
     """
     document = answer.document
     before = document.text[document.line_start(document.line_of(offer.start)) : offer.start]
@@ -99,7 +100,7 @@ def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> type
         detail="dlm-lsp",
         documentation=text,
         filter_text=text,
-        sort_text="\x7f",  # after what the language's own server knows for certain
+        sort_text="\x7f",  # This sorts after the items of the language's server.
         preselect=False,
         insert_text_format=types.InsertTextFormat.PlainText,
         insert_text_mode=types.InsertTextMode.AsIs,
@@ -113,7 +114,7 @@ def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> type
 def to_workspace_edit(
     answer: Answer, offer: Offer, encoding: Encoding, *, versioned: bool
 ) -> types.WorkspaceEdit:
-    """An offer as an edit of its document, bound to its version where the client can check it."""
+    """Converts an offer to an edit, with the document's version if the client supports that."""
     document = answer.document
     edit = types.TextEdit(to_range(document, offer.start, offer.end, encoding), offer.text)
     if not versioned:
@@ -123,7 +124,7 @@ def to_workspace_edit(
 
 
 def to_fill_action(document: Document, position: Position, *, tagged: bool) -> types.CodeAction:
-    """The code action `Fill here`."""
+    """Returns the code action `Fill here`."""
     arguments = {
         "uri": document.uri,
         "version": document.version,
@@ -138,7 +139,7 @@ def to_fill_action(document: Document, position: Position, *, tagged: bool) -> t
 
 
 def to_draft_params(notice: DraftNotice, encoding: Encoding) -> dict[str, Any]:
-    """The parameters of `dlm/draft`."""
+    """Returns the parameters of `dlm/draft`."""
     document, state = notice.document, notice.state
     return {
         "token": notice.token,
@@ -161,7 +162,7 @@ def to_draft_params(notice: DraftNotice, encoding: Encoding) -> dict[str, Any]:
 
 
 def to_status_params(status: Status) -> dict[str, Any]:
-    """The parameters of `dlm/status`."""
+    """Returns the parameters of `dlm/status`."""
     return {
         "state": status.state,
         "message": status.message,
@@ -175,7 +176,7 @@ def to_status_params(status: Status) -> dict[str, Any]:
 
 
 def _accepted(offer: Offer) -> types.Command:
-    """What the editor runs once the offer is inserted."""
+    """Returns the command that the editor runs after it has inserted the offer."""
     arguments = [{"id": offer.id, "kind": "full"}]
     return types.Command(title="Suggestion accepted", command=ACCEPTED, arguments=arguments)
 
@@ -185,7 +186,7 @@ def _plain(position: Position) -> dict[str, int]:
 
 
 def _in_units(text: str, offset: int, encoding: Encoding) -> int:
-    """An offset into a text of its own (no document, no lines) in units of the encoding."""
+    """Converts an offset into a text without lines to units of the encoding."""
     if encoding is Encoding.UTF32:
         return offset
     if encoding is Encoding.UTF8:

@@ -1,8 +1,8 @@
-"""LSP's framing without any input or output: bytes in, message bodies out, whatever the chunking.
+"""LSP's framing without input or output: extracts message bodies from chunks of bytes.
 
-Owns what happens to bytes that are not well framed: they are reported once and skipped up to the
-next header that stands on its own, so that one broken message costs one message. Knows nothing of
-JSON, of methods or of where the bytes come from.
+Bytes that are not well framed are reported once and skipped up to the next whole header line, so
+that a broken message does not affect later ones. Knows neither JSON nor methods nor the source of
+the bytes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-BODY_BYTES_MAX = 1 << 29  # an editor that opens a 100 MB file sends it in one message
+BODY_BYTES_MAX = 1 << 29  # An editor sends even a 100 MB file in one message.
 HEADER_BYTES_MAX = 1 << 13
 
-# A whole header line. The name may follow garbage on the same line (the tail of a body whose
-# length was given too small); raw line ends cannot occur inside a JSON string.
+# Matches a whole header line. The name may follow garbage on the same line, such as the end of a
+# body whose stated length was too small. JSON strings cannot contain raw line ends.
 _LENGTH_LINE = re.compile(rb"Content-Length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class FramingError:
-    """Bytes that had to be skipped; `message` says why."""
+    """A report of skipped bytes; `message` says why they were skipped."""
 
     message: str
 
@@ -36,7 +36,7 @@ class FrameReader:
         self._skipping = False
 
     def feed(self, data: bytes) -> Iterator[bytes | FramingError]:
-        """Takes the next bytes; yields every body they complete, and every error they show."""
+        """Adds bytes; yields every body that they complete and every error."""
         self._buffer += data
         while True:
             if self._length is None:
@@ -52,17 +52,17 @@ class FrameReader:
             yield body
 
     def give_back(self, rest: bytes) -> None:
-        """Reads these bytes again before those that follow; callable while `feed` is iterated.
+        """Puts bytes back, to be read before those that follow; may be called while `feed` runs.
 
-        For the bytes after a whole message whose length was given too large.
+        These are the bytes after a whole message whose stated length was too large.
         """
         self._buffer[:0] = rest
         self._searched = 0
 
     def _read_header(self) -> FramingError | None:
-        """Sets `_length` once a header block is complete, and removes the block.
+        """Sets `_length` when a header block is complete, and removes the block.
 
-        Returns an error for the first of a run of skipped bytes, None otherwise.
+        Returns an error for the first of a run of skipped bytes, otherwise None.
         """
         error: FramingError | None = None
         while self._length is None:
@@ -78,7 +78,7 @@ class FrameReader:
         return error
 
     def _header_end(self) -> int | None:
-        """Where the blank line after the first header block ends."""
+        """Returns the end of the blank line after the first header block."""
         start = max(0, self._searched - 3)
         for match in re.finditer(rb"\n\r?\n", self._buffer[start:]):
             return start + match.end()
@@ -91,12 +91,12 @@ class FrameReader:
 
 
 def to_frame(body: bytes) -> bytes:
-    """One message as it goes over the wire."""
+    """Returns a message body with its header."""
     return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def _read_block(block: bytes) -> tuple[str | None, int | None]:
-    """What is wrong with a header block, and the length it gives."""
+    """Returns the problem of a header block, if any, and its content length."""
     lengths = list(_LENGTH_LINE.finditer(block))
     if not lengths:
         return "a header without a valid Content-Length", None

@@ -1,7 +1,7 @@
-"""The editor's end of a language-server connection, over a child process: enough for the demo.
+"""A small LSP client for the demo, which runs the language server as a child process.
 
-Owns the process, the numbering of requests and the answers to what a server asks of an editor.
-Knows neither what is asked of the server nor how anything is shown.
+Owns the process, the numbering of requests and the answers to the server's own requests. Knows
+neither the meaning of requests nor how results are shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COMPLAINT_BYTES_MAX = 1000
 
 
 class LspClientError(Exception):
-    """The language server refused a request, or ended."""
+    """The language server refused a request or ended."""
 
 
 class LspClient:
@@ -38,7 +38,7 @@ class LspClient:
         self._last_id = 0
 
     async def start(self, command: Sequence[str]) -> None:
-        """Starts the server. Raises OSError if it cannot be."""
+        """Starts the server. Raises OSError if that fails."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             *command, stdin=pipe, stdout=pipe, stderr=pipe
@@ -50,7 +50,7 @@ class LspClient:
         ]
 
     async def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """The server's result. Raises LspClientError with its error, or if it ends first."""
+        """Returns the result of a request. Raises LspClientError if it fails or the server ends."""
         if self._ended is not None:
             raise self._ended
         self._last_id += 1
@@ -63,11 +63,11 @@ class LspClient:
             del self._waiting[self._last_id]
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
-        """Tells the server something that has no answer."""
+        """Sends a notification."""
         self._send({"method": method, "params": params})
 
     async def until(self, event: asyncio.Event) -> None:
-        """Waits for an event of the caller's. Raises LspClientError if the server ends first."""
+        """Waits for the caller's event. Raises LspClientError if the server ends first."""
         waits = [asyncio.create_task(one.wait()) for one in (event, self._has_ended)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -78,7 +78,7 @@ class LspClient:
             raise self._ended
 
     async def close(self) -> None:
-        """Ends the server, by force where asking does not help."""
+        """Ends the server, by force if it does not end when asked."""
         process = self._process
         if process is None:
             return

@@ -1,7 +1,7 @@
 """The progress bar that an editor shows while the engine loads.
 
-Owns one work-done token at a time: asked for, begun, reported on, ended, in this order however
-fast loading goes. Used only where the client declares that it can.
+Owns one work-done token at a time, which is created, begun, reported on and ended in this order.
+Used only if the client declares support.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Value = types.WorkDoneProgressBegin | types.WorkDoneProgressReport | types.WorkD
 
 
 class LoadProgress:
-    """`$/progress` for loading. All on one event loop."""
+    """Sends `$/progress` for loading. All methods run on one event loop."""
 
     def __init__(self, protocol: StrictProtocol) -> None:
         self._protocol = protocol
@@ -29,7 +29,7 @@ class LoadProgress:
         self._messages: asyncio.Queue[str | None] = asyncio.Queue()
 
     def tell(self, message: str | None) -> None:
-        """Begins or goes on with this message; None ends."""
+        """Begins or updates the progress with this message; None ends the progress."""
         self._messages.put_nowait(message)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -41,7 +41,7 @@ class LoadProgress:
                 await self._show(first)
 
     async def _show(self, first: str) -> None:
-        """One progress, from its first message to its end."""
+        """Sends one progress, from its first message to its end."""
         token = f"dlm-loading-{next(self._numbers)}"
         create = types.WorkDoneProgressCreateParams(token)
         is_shown = True

@@ -1,8 +1,8 @@
-"""pygls' protocol object, made strict: every request is answered once, nothing broken ends it.
+"""A stricter pygls protocol: it answers every request exactly once and survives invalid messages.
 
-Owns what happens to a message between its bytes and its handler: JSON, JSON-RPC envelope, life
-cycle (before `initialize`, after `shutdown`, `exit`) and parameters that do not fit their type.
-pygls keeps the handlers, the running requests and the types. Knows no method of ours.
+Handles a message between its bytes and its handler: JSON, the JSON-RPC envelope, the life cycle
+(before `initialize`, after `shutdown`, `exit`) and parameters of a wrong type. pygls keeps the
+handlers, the running requests and the types. Knows none of our own methods.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 NOT_INITIALIZED = -32002
 
-# Handled by pygls on its own copy of every document, which nothing here reads.
+# pygls applies these methods to its own copies of documents, which this server does not read.
 _SYNC_METHODS = (
     types.TEXT_DOCUMENT_DID_OPEN,
     types.TEXT_DOCUMENT_DID_CHANGE,
@@ -50,9 +50,9 @@ class StrictProtocol(LanguageServerProtocol):
 
     Attributes:
         send: writes one framed message; set by the transport before the first `receive`.
-        on_exit: called with the process' exit code when the client says `exit`.
+        on_exit: called with the exit code of the process when the client sends `exit`.
         on_broken: called with method, raw parameters and reason for a notification of a known
-            method whose parameters do not fit.
+            method with invalid parameters.
     """
 
     def __init__(self, server: LanguageServer, converter: cattrs.Converter) -> None:
@@ -66,13 +66,13 @@ class StrictProtocol(LanguageServerProtocol):
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether `shutdown` was answered."""
+        """Whether `shutdown` has been answered."""
         return self._shutdown
 
     def receive(self, body: bytes) -> bytes:
-        """Takes one message body and acts on it. Never raises on what a peer can send.
+        """Handles one message body. Never raises, whatever the body is.
 
-        Returns the bytes after the message, where the body held more than one.
+        Returns the bytes after the message if the body held more than one message.
         """
         rest = b""
         try:
@@ -90,12 +90,12 @@ class StrictProtocol(LanguageServerProtocol):
         return rest
 
     def refuse(self, message_id: str | int | None, code: int, why: str) -> None:
-        """Answers a request, or, where its id is unknown, the message, with an error."""
+        """Answers a request with an error; its id is null if the request's id is unknown."""
         error = {"code": code, "message": why}
         self._send_data({"jsonrpc": "2.0", "id": message_id, "error": error})
 
     def _dispatch(self, message: Any) -> None:
-        """Sorts one JSON value: response, request or notification; refuses anything else."""
+        """Handles one JSON value as a response, request or notification; refuses others."""
         if isinstance(message, list):
             self.refuse(None, INVALID_REQUEST, "Batches are not part of LSP: send one message.")
             return
@@ -118,7 +118,7 @@ class StrictProtocol(LanguageServerProtocol):
             self._dispatch_request(message_id, message["method"], message)
 
     def _dispatch_request(self, message_id: str | int, method: str, message: dict) -> None:
-        """Hands a request to its handler, or answers why not."""
+        """Passes a request to its handler, or answers with an error."""
         if self._shutdown:
             self.refuse(message_id, INVALID_REQUEST, "The server is shutting down.")
         elif not self._initialized and method != types.INITIALIZE:
@@ -141,7 +141,7 @@ class StrictProtocol(LanguageServerProtocol):
             self.handle_message(typed)
 
     def _dispatch_notification(self, method: str, message: dict) -> None:
-        """Hands a notification to its handler; one that does not fit is reported or dropped."""
+        """Passes a notification to its handler; an invalid one is reported or dropped."""
         if method == types.EXIT:
             self.on_exit(0 if self._shutdown else 1)
         elif not self._initialized or self._shutdown:
@@ -158,7 +158,7 @@ class StrictProtocol(LanguageServerProtocol):
             self.handle_message(typed)
 
     def _dispatch_response(self, message: dict, message_id: str | int | None) -> None:
-        """Hands the client's answer to whoever waits for it."""
+        """Passes the client's answer to the code that waits for it."""
         if message_id is None or message_id not in self._request_futures:
             logger.warning("an answer to no request of ours was dropped")
             return
@@ -168,7 +168,7 @@ class StrictProtocol(LanguageServerProtocol):
                 JsonRpcException(str(error.get("message", "unknown error")))
             )
             return
-        # Read as plain JSON: what a client answers is checked where it is used.
+        # The answer stays plain JSON and is checked where it is used.
         self._result_types.pop(message_id, None)
         self._request_futures.pop(message_id).set_result(message.get("result"))
 
@@ -176,27 +176,27 @@ class StrictProtocol(LanguageServerProtocol):
         return method in self.fm.builtin_features or method in self.fm.features
 
     def _structured(self, message: dict, fallback: type) -> Any:
-        """The typed message. Raises ValueError naming the fields that do not fit."""
+        """Returns the typed message. Raises ValueError, which names the invalid fields."""
         message_type = self.get_message_type(message["method"]) or fallback
         try:
             return self._converter.structure({"params": None} | message, message_type)
         except cattrs.BaseValidationError as error:
             raise ValueError("; ".join(cattrs.transform_error(error, path="message"))) from error
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            # lsprotocol's own hooks for unions assume objects where a client may send anything.
+            # lsprotocol's hooks for unions assume objects, but a client may send anything.
             raise ValueError(f"the parameters have a wrong shape ({error!r})") from error
 
     def _send_data(self, data: Any) -> None:
-        """Writes one message, compact; pygls logs payloads here, which are the user's code."""
+        """Writes one compact message, without pygls' logging, which would log the user's code."""
         text = json.dumps(data, default=self._serialize_message, separators=(",", ":"))
         self.send(to_frame(text.encode()))
 
 
 def pruned_initialize(message: dict) -> dict:
-    """`initialize` with only those client capabilities that are read.
+    """Returns `initialize` with only those client capabilities that the server reads.
 
-    The others hold value sets (symbol kinds, token types, …) in which one value that lsprotocol
-    does not know would make it refuse the whole message.
+    Other capabilities contain value sets (symbol kinds, token types, …), and lsprotocol refuses the
+    whole message for one unknown value.
     """
     params = message.get("params")
     capabilities = params.get("capabilities") if isinstance(params, dict) else None
@@ -222,7 +222,7 @@ _READ: dict[str, Any] = {
 
 
 def _picked(value: dict, wanted: dict[str, Any]) -> dict:
-    """The wanted keys of an object, recursively; what is no object is left to the type check."""
+    """Returns the wanted keys of an object, recursively; other values stay as they are."""
     picked = {}
     for key in wanted.keys() & value.keys():
         nested = wanted[key] is not None and isinstance(value[key], dict)

@@ -1,8 +1,8 @@
-"""The command `dlm.pullModel`: brings a model because the user asked for it in the editor.
+"""The command `dlm.pullModel`, with which the user downloads a model from the editor.
 
-Runs `dlm-lsp model pull --json` as a process of its own, so that keystrokes never wait for hashes
-or a network that hangs, and that it can be ended at any moment; owns that process and the
-progress that the editor shows. One at a time. The work itself is the store's.
+Runs `dlm-lsp model pull --json` as a process, so that hashing and a hanging network never delay
+keystrokes and the pull can be ended at any time. Owns that process and the progress that the
+editor shows. Runs one pull at a time; the store does the work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 TITLE = "Pulling a model"
 _LINE_BYTES_MAX = 1 << 20
-_END_SECONDS_MAX = 10.0  # that a process asked to end is waited for
+_END_SECONDS_MAX = 10.0  # The longest wait for a process that was asked to end.
 _CANCELLED = "cancelled"
 
 Token = str | int | None
@@ -33,7 +33,7 @@ Value = types.WorkDoneProgressBegin | types.WorkDoneProgressReport | types.WorkD
 
 
 class Pulls:
-    """The pulls of one server. All on one event loop."""
+    """The pulls of one server. All methods run on one event loop."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -46,11 +46,11 @@ class Pulls:
         self._percentage = 0
 
     async def run(self, name: str | None, token: Token) -> dict[str, object]:
-        """Pulls a model and turns to it; returns what the command answers.
+        """Pulls a model and switches to it; returns the command's answer.
 
         Args:
-            name: of the catalogue; None: the best that this machine runs well.
-            token: of the request, for its progress; None: one is asked for.
+            name: the catalogue's name; None means the best model that this machine runs well.
+            token: the request's progress token; None creates one.
         """
         if self._is_running:
             reason = f"A model is being pulled already: {self._text or 'it begins'}."
@@ -72,7 +72,7 @@ class Pulls:
         return await self._conclude(last, had_progress)
 
     def cancel(self, token: Token) -> bool:
-        """Ends the pull with this token, which keeps what is here; whether there is one."""
+        """Ends the pull with this token, keeping its downloaded bytes; returns whether one ran."""
         if not self._is_running or token is None or token != self._token:
             return False
         self._is_cancelled = True
@@ -80,12 +80,12 @@ class Pulls:
         return True
 
     async def close(self) -> None:
-        """Ends a pull that runs."""
+        """Ends a running pull."""
         self._is_cancelled = True
         await self._end_process()
 
     async def _drive(self, name: str | None) -> dict[str, Any]:
-        """Runs the process to its end; returns its last event, "done" or "error"."""
+        """Waits for the process to end; returns its last event, "done" or "error"."""
         command = [sys.executable, "-P", "-m", "dlm_lsp", "model", "pull", "--json", "--yes"]
         last: dict[str, Any] = {"event": "error", "code": "failed", "message": ""}
         self._process = await asyncio.create_subprocess_exec(
@@ -99,7 +99,7 @@ class Pulls:
             self._terminate()
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            with contextlib.suppress(ValueError):  # what is no event is another's line
+            with contextlib.suppress(ValueError):  # Lines that are no events are ignored.
                 event = json.loads(line)
                 if event["event"] in ("done", "error"):
                     last = event
@@ -122,7 +122,7 @@ class Pulls:
         else:
             self._text = f"{event['name']}: {event['text']}"
             percentage = min(100, event["bytes"] * 100 // max(1, event["bytesTotal"]))
-            # It may only rise, while a source that is given up takes its bytes with it.
+            # The percentage may only rise, although an abandoned source's bytes are dropped.
             self._percentage = max(self._percentage, percentage)
         report = types.WorkDoneProgressReport(message=self._text, percentage=self._percentage)
         self._notify(report)
@@ -139,7 +139,7 @@ class Pulls:
         return {"pulled": False, "code": last["code"], "reason": reason}
 
     async def _new_token(self) -> Token:
-        """A token that the editor shows progress for; None where it cannot."""
+        """Returns a token for the editor's progress display, or None if it has none."""
         window = self._server.client_capabilities.window
         if window is None or not window.work_done_progress:
             return None
@@ -167,7 +167,7 @@ class Pulls:
                 self._process.terminate()
 
     async def _end_process(self) -> None:
-        """Ends the process, gently first, so that what it has begun can be gone on with."""
+        """Asks the process to end, so that the pull can be resumed, and kills it if necessary."""
         process = self._process
         if process is None:
             return

@@ -1,8 +1,8 @@
-"""What the language server does for each LSP method: reads it, asks the session, answers it.
+"""The handlers of LSP methods, which read a message, ask the session and answer.
 
-Owns the connection's capabilities and the few exchanges that are LSP's own: configuration, loading
-progress, edits applied by the client. What to suggest is the session's work, which is imported
-only once `initialize` is answered.
+Owns the connection's capabilities and the exchanges of LSP itself: configuration, loading progress
+and edits that the client applies. The session decides what to suggest; it is imported only after
+`initialize` is answered.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INVOKED_COUNT = 3  # most answers to an explicit request
-CONFIGURATION_SECONDS_MAX = 2.0  # that starting the engine waits for the client's settings
+INVOKED_COUNT = 3  # The largest number of answers to an explicit request.
+CONFIGURATION_SECONDS_MAX = 2.0  # The engine's start waits this long for the settings.
 SECTION = "dlm"
 
 
 class Server(LanguageServer):
-    """One editor's language server; also the `Editor` that its session talks to.
+    """One editor's language server, which is also the `Editor` of its session.
 
     Attributes:
-        on_process_id: called with the editor's process id, as `initialize` tells it.
+        on_process_id: called with the editor's process id from `initialize`.
     """
 
     protocol: StrictProtocol  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -80,20 +80,20 @@ class Server(LanguageServer):
             types.WINDOW_WORK_DONE_PROGRESS_CANCEL: self._progress_cancel,
         }
         options |= {
-            # Without options pygls would not advertise it.
+            # Without options pygls would not advertise this method.
             types.TEXT_DOCUMENT_INLINE_COMPLETION: types.InlineCompletionOptions(),
             types.TEXT_DOCUMENT_CODE_ACTION: types.CodeActionOptions(
                 code_action_kinds=[types.CodeActionKind.RefactorRewrite]
             ),
         }
-        # For the list of names that is advertised; `Commands.execute` runs them.
+        # These names are advertised; `Commands.execute` runs the commands.
         self.protocol.fm.commands.update(dict.fromkeys(self._commands.names))
 
     @functools.cached_property
     def session(self) -> Session:
-        """The session, with the client's settings as far as they are known."""
-        # Imported late: pydantic and the settings' models take 90 ms, which `initialize` need
-        # not wait for.
+        """The session, with the client's settings that are known so far."""
+        # Imported late, because pydantic and the settings take 90 ms, which would delay the answer
+        # to `initialize`.
         from dlm_lsp.session.engine_link import EngineLink
         from dlm_lsp.session.session import Session
         from dlm_lsp.settings.files import user_file
@@ -108,12 +108,12 @@ class Server(LanguageServer):
         return Encoding(self.server_capabilities.position_encoding or Encoding.UTF16)
 
     async def close(self) -> None:
-        """Stops what runs for the editor."""
+        """Stops all work for the editor."""
         await self.pulls.close()
         if "session" in self.__dict__:
             await self.session.close()
 
-    # The editor, as the session sees it
+    # The methods of `Editor`.
 
     def draft(self, notice: DraftNotice) -> None:
         self.protocol.notify("dlm/draft", convert.to_draft_params(notice, self.encoding))
@@ -136,17 +136,17 @@ class Server(LanguageServer):
             self._progress.tell(message)
 
     def report_server_error(self, error: Exception, source: object) -> None:
-        """A fault of ours; the request that met it is answered with the error by pygls."""
+        """Logs an internal error; pygls answers the request with it."""
         logger.error("a handler failed: %r", error)
 
-    # What LSP itself needs
+    # LSP's own exchanges.
 
     def _initialize(self, params: types.InitializeParams) -> None:
         self._client = params
         self.on_process_id(params.process_id)
         text_document = params.capabilities.text_document
         if text_document is None or text_document.inline_completion is None:
-            # An editor that has inline completions would only show the same text twice.
+            # An editor with inline completions would show the same text twice.
             features, options = self.protocol.fm.features, self.protocol.fm.feature_options
             features[types.TEXT_DOCUMENT_COMPLETION] = self._completion
             options[types.TEXT_DOCUMENT_COMPLETION] = types.CompletionOptions(
@@ -170,8 +170,8 @@ class Server(LanguageServer):
         self._tell_of_models()
 
     def _tell_of_models(self) -> None:
-        """Says once on a machine how to get a real model, where there is none."""
-        from dlm_lsp.store.told import tell_now  # platformdirs: after `initialize` is answered
+        """Tells the user once on a machine how to get a real model if there is none."""
+        from dlm_lsp.store.told import tell_now  # Imported late because of platformdirs.
 
         hint = self.session.model_hint
         if hint is not None and tell_now():
@@ -184,7 +184,7 @@ class Server(LanguageServer):
         await self.session.configure(self._editor_options())
 
     async def _pull_configuration(self) -> None:
-        """Asks the client for its settings, where it can be asked."""
+        """Requests the client's settings if the client supports that."""
         workspace = self.client_capabilities.workspace
         if workspace is None or not workspace.configuration:
             return
@@ -201,7 +201,7 @@ class Server(LanguageServer):
             self._later_options = answer[0]
 
     def _editor_options(self) -> object:
-        """The client's settings: what it sent first, and over it what it has sent since."""
+        """The client's settings: its initial ones, overridden by those it has sent since."""
         first = self._client.initialization_options if self._client is not None else None
         return first if self._later_options is None else merged(first, self._later_options)
 
@@ -209,7 +209,7 @@ class Server(LanguageServer):
         self.session.cancel(params.token)
         self.pulls.cancel(params.token)
 
-    # Documents
+    # Documents.
 
     def _did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         item = params.text_document
@@ -223,13 +223,13 @@ class Server(LanguageServer):
         self.session.close_document(params.text_document.uri)
 
     def _on_broken(self, method: str, params: Any, why: str) -> None:
-        """A notification that could not be read: if it was an edit, its document is lost."""
+        """Handles an unreadable notification; after an edit, its document is out of step."""
         document = params.get("textDocument") if isinstance(params, dict) else None
         uri = document.get("uri") if isinstance(document, dict) else None
         if method.startswith("textDocument/did") and isinstance(uri, str):
             self.session.lose(uri, f"{method}: {why}.")
 
-    # Completions
+    # Completions.
 
     async def _inline_completion(
         self, params: types.InlineCompletionParams
@@ -249,9 +249,9 @@ class Server(LanguageServer):
         return None if answer is None else convert.to_inline_items(answer, self.encoding)
 
     async def _completion(self, params: types.CompletionParams) -> types.CompletionList:
-        """At most one item, to be asked for again: the next keystroke changes what fits.
+        """Returns at most one item, in an incomplete list, because each keystroke changes it.
 
-        While the engine loads there is none: other servers' entries may wait for this answer.
+        While the engine loads the list is empty, because other servers' entries may wait for it.
         """
         await self.session.start()
         answer = None
@@ -267,14 +267,14 @@ class Server(LanguageServer):
         )
 
     async def complete(self, ask: Ask) -> Answer | None:
-        """The session's answer. Raises JsonRpcInvalidParams on an impossible position."""
+        """Returns the session's answer. Raises JsonRpcInvalidParams on an impossible position."""
         try:
             return await self.session.complete(ask)
         except DocumentError as error:
             raise JsonRpcInvalidParams(str(error)) from None
 
     def _code_action(self, params: types.CodeActionParams) -> list[types.CodeAction]:
-        """`Fill here` at a cursor; not for the light bulb, which would never go out again."""
+        """Returns `Fill here` at a cursor, but not for the light bulb, which would always be on."""
         document = self.session.documents.get(params.text_document.uri)
         only = params.context.only
         kind = types.CodeActionKind.RefactorRewrite.value
@@ -300,7 +300,7 @@ class Server(LanguageServer):
 
 
 def merged(first: object, second: object) -> object:
-    """Client settings with later ones over them, section by section."""
+    """Returns client settings overridden by later ones, section by section."""
     if not isinstance(first, dict) or not isinstance(second, dict):
         return second
     first = first.get(SECTION, first)
@@ -310,7 +310,7 @@ def merged(first: object, second: object) -> object:
 
 
 def _folder_of(params: types.InitializeParams) -> Path | None:
-    """The project's folder: where its settings may lie."""
+    """Returns the project's folder, which may contain its settings."""
     folders = params.workspace_folders
     uri = folders[0].uri if folders else params.root_uri
     path = to_fs_path(uri) if uri is not None else params.root_path

@@ -1,8 +1,8 @@
-"""The language server's process: its streams, its life and its exit code.
+"""The language server's process: its streams, its life cycle and its exit code.
 
-Owns stdin and stdout (nothing but the protocol may write there), or the one TCP connection, and
-when the process ends: `exit`, the end of the stream, the end of the editor's process. What is said
-on the stream is for `lsp/server.py`, which is imported late, with pygls.
+Owns stdin and stdout, to which only the protocol may write, or the one TCP connection. The process
+ends after `exit`, the end of the stream or the end of the editor's process. `lsp/server.py` handles
+the messages; it is imported late, with pygls.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def run(options: argparse.Namespace) -> int:
         options: `tcp` (None for stdin and stdout, else "HOST:PORT", "PORT" or ":PORT"),
             `log_file`, `log_level`, `client_process_id`.
 
-    Returns: the exit code LSP asks for: 0 after `shutdown`, else 1.
+    Returns: the exit code that LSP specifies: 0 after `shutdown`, otherwise 1.
     Raises: ConfigError if the address or the log file cannot be used.
     """
     _set_up_logging(options)
     address = None if options.tcp is None else to_address(options.tcp)
     streams = _claim_stdio() if address is None else None
-    # Importing pygls makes half a million objects that stay; the collector would look at them
-    # again and again, which is 50 of 300 ms until `initialize` is answered.
+    # Importing pygls creates half a million permanent objects. Collecting garbage among them would
+    # take 50 of the 300 ms until `initialize` is answered.
     gc.disable()
     from dlm_lsp.lsp.server import Server
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def to_address(text: str) -> tuple[str, int]:
-    """ "HOST:PORT" as a pair; without a host, loopback. Raises ConfigError."""
+    """Reads "HOST:PORT" as a pair; the host defaults to loopback. Raises ConfigError."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
     if not port.isascii() or not port.isdigit() or int(port) > 65_535:
@@ -68,7 +68,7 @@ def to_address(text: str) -> tuple[str, int]:
 
 
 class _Connection:
-    """Bytes from the peer, cut into messages and handed to the server, until the end."""
+    """A connection that cuts the peer's bytes into messages for the server until the end."""
 
     def __init__(self, server: Server, send: Callable[[bytes], None]) -> None:
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -79,7 +79,7 @@ class _Connection:
         server.protocol.on_exit = self.end
 
     def deliver(self, data: bytes) -> None:
-        """Takes bytes off the stream; none mean that it has ended."""
+        """Handles bytes of the stream; empty bytes mean that the stream has ended."""
         if not data:
             self.end(0 if self._server.protocol.is_shut_down else 1)
             return
@@ -92,7 +92,7 @@ class _Connection:
                 self._reader.give_back(rest)
 
     def end(self, code: int) -> None:
-        """Ends the process with this code, unless it is ending already."""
+        """Ends the process with this code unless it is already ending."""
         if not self.ended.done():
             self.ended.set_result(code)
 
@@ -127,10 +127,10 @@ async def _serve(
 
 
 def _over_stdio(server: Server, source: int, sink: BinaryIO) -> _Connection:
-    """A thread reads: pipes, files and terminals alike, on every system.
+    """Reads stdin on a thread, which works for pipes, files and terminals on every system.
 
-    It always drains the pipe, so that an editor that writes before it reads is never blocked by a
-    server that blocks on writing.
+    The thread always drains the pipe, so that an editor that writes before it reads is never
+    blocked by a server that blocks on writing.
     """
     loop = asyncio.get_running_loop()
 
@@ -141,7 +141,7 @@ def _over_stdio(server: Server, source: int, sink: BinaryIO) -> _Connection:
     connection = _Connection(server, send)
 
     def pump() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed
+        with contextlib.suppress(RuntimeError):  # The loop has closed.
             while True:
                 try:
                     data = os.read(source, _READ_BYTES)
@@ -158,7 +158,7 @@ def _over_stdio(server: Server, source: int, sink: BinaryIO) -> _Connection:
 async def _over_tcp(
     server: Server, address: tuple[str, int], stack: contextlib.AsyncExitStack
 ) -> _Connection:
-    """Waits for the first editor to connect; there is no second."""
+    """Waits for the first editor to connect; later connections are not accepted."""
     arrived: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
     arrived = asyncio.get_running_loop().create_future()
 
@@ -177,7 +177,7 @@ async def _over_tcp(
             param="tcp",
         ) from None
     name = listener.sockets[0].getsockname()
-    # For whoever started this: port 0 takes a free one. Nobody speaks LSP on stdout here.
+    # The address goes to stderr for the program that started this one, as port 0 takes a free port.
     print(f"listening on {name[0]}:{name[1]}", file=sys.stderr, flush=True)
     if not ipaddress.ip_address(name[0]).is_loopback:
         logger.warning("--tcp: whoever reaches %s can use this server, without a password", name[0])
@@ -202,24 +202,24 @@ async def _over_tcp(
 
 
 class _EditorWatch:
-    """Ends this process with the editor's, whose end of a pipe may live on in a child of it."""
+    """Ends this process with the editor's, as a child of the editor may keep the pipe open."""
 
     def __init__(self, end: Callable[[int], None]) -> None:
         self._end = end
         self._task: asyncio.Task[None] | None = None
 
     def start(self, process_id: int | None) -> None:
-        """Watches a process, unless one is watched already.
+        """Watches a process unless one is already watched.
 
-        One that is not alive now is in another namespace, and its absence tells nothing.
+        A process that is not alive now is in another namespace and is not watched.
         """
         if self._task is not None or process_id is None or process_id <= 0:
             return
-        if os.name == "posix" and _is_alive(process_id):  # elsewhere signal 0 would kill
+        if os.name == "posix" and _is_alive(process_id):  # On Windows, signal 0 would kill.
             self._task = asyncio.create_task(self._watch(process_id))
 
     def stop(self) -> None:
-        """Watches no longer."""
+        """Stops watching."""
         if self._task is not None:
             self._task.cancel()
 
@@ -241,9 +241,9 @@ def _is_alive(process_id: int) -> bool:
 
 
 def _claim_stdio() -> tuple[int, BinaryIO]:
-    """Takes stdin and stdout for the protocol; what others print goes to stderr from now on.
+    """Reserves stdin and stdout for the protocol and sends all other output to stderr.
 
-    Libraries print, child processes inherit: neither may get between two messages.
+    Output of libraries and child processes must not get between two messages.
     """
     source, sink = os.dup(0), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -269,5 +269,5 @@ def _set_up_logging(options: argparse.Namespace) -> None:
         handlers=[handler or logging.StreamHandler(sys.stderr)],
         force=True,
     )
-    # At INFO pygls logs every message, which is the user's code.
+    # At the level INFO pygls logs every message, which contains the user's code.
     logging.getLogger("pygls").setLevel(logging.WARNING)

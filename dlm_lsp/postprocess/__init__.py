@@ -1,1 +1,1 @@
-"""From the model's raw text to what an editor may show. Knows no positions and no requests."""
+"""Turns the model's raw text into text for an editor. Knows no positions and no requests."""

@@ -1,8 +1,8 @@
-"""Where a completion has to end: at its scope's end, or where it repeats itself or the suffix.
+"""Finds the end of a completion: at the end of its scope, or where it repeats itself or the suffix.
 
-Lines are judged one after the other and only by what stands before them; the last one, which may
-still grow, can be undecided and is then held back whole. Works on text with \\n line ends and the
-document's own indentation. Knows no language but words that continue a block.
+Lines are judged in order and only by the text before them. The last line may still grow; if it is
+undecided, the whole line is held back. Works on text with \\n line ends and the document's
+indentation. Of languages it knows only the words that continue a block.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dlm_lsp.postprocess.pairs import is_inside
 from dlm_lsp.postprocess.repeats import runaway
 
 TAB_WIDTH = 4
-PERIOD_MAX = 4  # most lines in a block whose repetition is noticed
+PERIOD_MAX = 4  # The longest block, in lines, whose repetition is noticed.
 
 _CONTINUES = ("else", "elif", "except", "finally", "catch")
 _WORD = re.compile(r"\w+")
@@ -24,15 +24,15 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class LineRules:
-    """What the lines of a completion are judged by.
+    """The context by which the lines of a completion are judged.
 
     Attributes:
         line_before: the cursor's line up to the cursor.
-        repeated: what follows the cursor on its line, stripped, if a completion must not end a
-            line with it; brackets that pair are not meant here.
+        repeated: the stripped text after the cursor on its line, if no line of a completion may
+            end with it; it is empty for brackets that can pair.
         next_line: the next line of the suffix that is not blank, without trailing spaces.
-        is_scoped: end with the scope of the cursor's line.
-        is_single_line: end with the cursor's line.
+        is_scoped: whether the completion ends with the scope of the cursor's line.
+        is_single_line: whether the completion ends with the cursor's line.
     """
 
     line_before: str
@@ -44,7 +44,7 @@ class LineRules:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """text[:end] stays; `is_final`: whatever follows the text, no more and no less will stay."""
+    """The end of the text that stays; `is_final` if further text cannot change the end."""
 
     end: int
     is_final: bool
@@ -52,13 +52,13 @@ class Cut:
 
 class _Verdict(Enum):
     KEEP = 0
-    UNSURE = 1  # the line may grow into one that has to go
+    UNSURE = 1  # The line may grow into one that must be removed.
     END = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line of the completion; it starts at text[start], and the last one can still grow."""
+    """A line of the completion, which starts at text[start]; the last line can still grow."""
 
     number: int
     start: int
@@ -67,10 +67,10 @@ class _Line:
 
 
 def cut(rules: LineRules, text: str, is_whole: bool) -> Cut:
-    """Where the text ends by the rules: at the earliest end that any of its lines calls for.
+    """Returns where the text ends: at the earliest end that the rules give for any line.
 
-    `is_whole`: no more text will come; else what more text could still remove is left out, so
-    that the result grows with the text and never shrinks.
+    `is_whole` means that no more text follows. Otherwise text that later text could still remove
+    is left out, so that the result only grows with the text.
     """
     judge = _Judge(rules)
     *closed, last = _lines(text)
@@ -97,14 +97,14 @@ def _lines(text: str) -> list[_Line]:
 
 
 def _ends(judge: _Judge, rules: LineRules, text: str, line: _Line) -> tuple[list[int], list[int]]:
-    """Where the line ends the text for certain, and where it may do so once it has grown."""
+    """Returns where the line certainly ends the text, and where a longer line might end it."""
     certain, possible = _ends_by_content(judge, rules, text, line)
     if line.number > 0 and rules.is_single_line:
         certain.append(line.start - 1)
-    over = runaway(line.text.rstrip())  # spaces at a line's end may go once it is closed
+    over = runaway(line.text.rstrip())  # Spaces may be removed once the line has ended.
     if over is not None:
         end = line.start + over.start
-        # Text that may have to go earlier for another reason could take the repetition along.
+        # If the text ends earlier for another reason, the repetition is removed as well.
         if over.is_whole and all(end < other for other in possible):
             certain.append(end)
         elif line.can_grow:
@@ -115,7 +115,7 @@ def _ends(judge: _Judge, rules: LineRules, text: str, line: _Line) -> tuple[list
 def _ends_by_content(
     judge: _Judge, rules: LineRules, text: str, line: _Line
 ) -> tuple[list[int], list[int]]:
-    """As `_ends`, by what the line says: the scope, lines that come again, the suffix."""
+    """Returns the ends as `_ends` does, by scope, repeated lines and the suffix."""
     certain: list[int] = []
     possible: list[int] = []
     verdict = judge.verdict(line.number, line.text, line.can_grow)
@@ -128,28 +128,28 @@ def _ends_by_content(
 
 
 def indentation(line: str) -> str:
-    """The spaces and tabs that a line starts with."""
+    """Returns the spaces and tabs at the start of a line."""
     return line[: len(line) - len(line.lstrip(" \t"))]
 
 
 def width(whitespace: str) -> int:
-    """Columns that an indentation takes."""
+    """Returns the number of columns of an indentation."""
     return len(whitespace.expandtabs(TAB_WIDTH))
 
 
 class _Judge:
-    """Judges line after line; remembers the lines kept so far."""
+    """Judges line after line and remembers the kept lines."""
 
     def __init__(self, rules: LineRules) -> None:
         self._rules = rules
         self._base = width(indentation(rules.line_before))
-        self._is_owner = False  # the cursor's line opens the block that the completion fills
+        self._is_owner = False  # Whether the cursor's line opens the block.
         self._is_paragraph_over = False
-        self._kept: list[str] = []  # the lines that are not blank
-        self._has_text = False  # of the completion's own
+        self._kept: list[str] = []  # The kept lines that are not blank.
+        self._has_text = False  # Whether a kept line is not blank.
 
     def verdict(self, number: int, line: str, can_grow: bool) -> _Verdict:
-        """Whether the line has to go; `can_grow`: more of this very line may come."""
+        """Returns whether the line must be removed; `can_grow` if the line may get longer."""
         before = self._rules.line_before
         whole = before + line if number == 0 else line
         verdicts = [self._repetition(whole, can_grow)]
@@ -160,7 +160,7 @@ class _Judge:
         return max(verdicts, key=lambda verdict: verdict.value)
 
     def keep(self, number: int, line: str) -> None:
-        """Takes a line in that stays."""
+        """Adds a line that stays."""
         before = self._rules.line_before
         columns = width(indentation(line))
         if number == 0:
@@ -179,7 +179,7 @@ class _Judge:
             self._kept.append(line.rstrip())
 
     def _scope(self, line: str, can_grow: bool) -> _Verdict:
-        """A dedent ends the scope; so does a second paragraph or statement on its level."""
+        """Judges by scope, which a dedent or a second paragraph or statement on its level ends."""
         text = line.strip()
         if not text:
             return _Verdict.UNSURE if can_grow else _Verdict.KEEP
@@ -191,7 +191,7 @@ class _Judge:
         return _continuation(text, can_grow)
 
     def _repetition(self, line: str, can_grow: bool) -> _Verdict:
-        """A third copy of a block of up to PERIOD_MAX lines ends the text."""
+        """Judges by repetition: a third copy of a block of up to PERIOD_MAX lines ends the text."""
         kept = self._kept
         worst = _Verdict.KEEP
         for period in range(1, min(PERIOD_MAX, len(kept) // 2) + 1):
@@ -202,7 +202,7 @@ class _Judge:
 
 
 def _same(line: str, other: str, can_grow: bool) -> _Verdict:
-    """Whether the line is the other one, or may become it."""
+    """Returns whether the line equals `other`, or may grow into it."""
     if not other:
         return _Verdict.KEEP
     is_same = line.rstrip() == other
@@ -212,7 +212,7 @@ def _same(line: str, other: str, can_grow: bool) -> _Verdict:
 
 
 def _continuation(text: str, can_grow: bool) -> _Verdict:
-    """Whether a line on the level of the block's owner still belongs to it: `}`, `else`."""
+    """Returns whether a line at the indentation of a block's first line continues the block."""
     if text[0] in ")]}":
         return _Verdict.KEEP
     word = _WORD.match(text)
@@ -225,9 +225,9 @@ def _continuation(text: str, can_grow: bool) -> _Verdict:
 
 
 def _repeat_start(rules: LineRules, text: str, start: int, end: int, can_grow: bool) -> int | None:
-    """Where the line text[start:end] begins to repeat what follows the cursor, if it does.
+    """Returns where the line text[start:end] begins to repeat the text after the cursor, or None.
 
-    A call that was opened in the completion may well end like what follows: `g(x)` before `)`.
+    A call that the completion itself opens may end like that text: `g(x)` before `)`.
     """
     repeated = rules.repeated
     if not repeated:

@@ -1,8 +1,9 @@
-"""Brackets and quotes: which characters of a completion close what stands closed at the cursor.
+"""Pairs closing brackets and quotes of a completion with those right of the cursor.
 
-An editor has typed `)` for the user; the model writes it again. Scans left to right, so that what
-is said of a character never changes with what follows it; a line's last punctuation excepted,
-which the caller holds back. Knows strings and brackets, no language: comments are read as code.
+The editor inserts `)` for the user, and the model writes it again. The scan runs from left to
+right, so that later text never changes the pair of a character; an exception is punctuation at a
+line's end, which the caller holds back. Knows strings and brackets but no language: comments are
+read as code.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _LINE_REST = re.compile(r"[ \t]*(?=\n|\Z)")
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What a completion can pair with.
+    """The characters at the cursor with which a completion can pair.
 
     Attributes:
         closers: the closers right of the cursor, with the punctuation and spaces between them;
-            empty where something else stands there.
-        quote: the quote that opened the string in which the cursor stands, empty outside one.
-        missing: closers that the cursor's line lacks; the first ones in a completion are these.
+            empty if there is other text.
+        quote: the quote of the string that contains the cursor; empty outside a string.
+        missing: the closers that the cursor's line lacks, which a completion must bring first.
     """
 
     closers: str
@@ -36,12 +37,12 @@ class Pairs:
 
 
 def pairs_for(line_before: str, line_after: str) -> Pairs:
-    """The pairs of a cursor between two parts of a line."""
+    """Returns the pairs at a cursor between two parts of a line."""
     if not is_only_closers(line_after):
         return Pairs("", "", "")
     stack, quote = _opened(line_before)
     if not quote and line_after.lstrip()[:3] in _TRIPLE_QUOTES:
-        quote = line_after.lstrip()[:3]  # a string that was opened on a line above
+        quote = line_after.lstrip()[:3]  # The string begins on a line above.
     missing = list(reversed(stack))
     for character in line_after:
         if character in missing:
@@ -50,12 +51,12 @@ def pairs_for(line_before: str, line_after: str) -> Pairs:
 
 
 def is_only_closers(line_after: str) -> bool:
-    """Whether nothing but closers, spaces and one punctuation mark stands right of the cursor."""
+    """Returns whether only closers, spaces and one punctuation mark are right of the cursor."""
     return _ONLY_CLOSERS.fullmatch(line_after.rstrip()) is not None
 
 
 def paired(pairs: Pairs, text: str) -> list[tuple[int, int]]:
-    """Pairs (index into text, index into pairs.closers), both ascending."""
+    """Returns pairs (index into `text`, index into `pairs.closers`), both ascending."""
     found: list[tuple[int, int]] = []
     missing, at = list(pairs.missing), 0
     for index, character in _loose(text, pairs.quote):
@@ -70,13 +71,13 @@ def paired(pairs: Pairs, text: str) -> list[tuple[int, int]]:
 
 
 def is_inside(text: str, index: int) -> bool:
-    """Whether a bracket that the text opened is still open at an index."""
+    """Returns whether a bracket that the text opened is still open at an index."""
     stack, _ = _opened(text[:index])
     return bool(stack)
 
 
 def _opened(text: str) -> tuple[list[str], str]:
-    """The closers that the text leaves open, outermost first, and the quote it stands in."""
+    """Returns the closers that the text lacks, outermost first, and its open quote or ""."""
     scan = _Scan(text, "")
     for index in range(len(text)):
         scan.closes_outer(index)
@@ -84,7 +85,7 @@ def _opened(text: str) -> tuple[list[str], str]:
 
 
 def _loose(text: str, quote: str) -> Iterator[tuple[int, str]]:
-    """Characters that close what the text did not open, and punctuation that ends a line."""
+    """Yields closers of brackets opened before the text, and punctuation that ends a line."""
     scan = _Scan(text, quote)
     for index, character in enumerate(text):
         is_outside = not scan.stack and not scan.quote
@@ -95,18 +96,18 @@ def _loose(text: str, quote: str) -> Iterator[tuple[int, str]]:
 
 
 class _Scan:
-    """Reads a text from its start; strings of one quote end with their line."""
+    """Scans a text from its start; strings in single quotation marks end with their line."""
 
     def __init__(self, text: str, quote: str) -> None:
         self.stack: list[str] = []
         self.quote = quote
         self._text = text
         self._is_outer_string = bool(quote)
-        self._num_taken = 0  # characters that belong to the one read before
+        self._num_taken = 0  # Characters that belong to the one before.
         self._taken_close = False
 
     def closes_outer(self, index: int) -> bool:
-        """Reads the next character; whether it closes something from before the text."""
+        """Reads the next character; returns whether it closes something opened before the text."""
         if self._num_taken:
             self._num_taken -= 1
             return self._taken_close
@@ -123,7 +124,7 @@ class _Scan:
             if character not in self.stack:
                 return True
             while self.stack.pop() != character:
-                pass  # what stands open inside was never closed
+                pass  # Inner brackets were never closed.
         return False
 
     def _closes_outer_string(self, index: int) -> bool:

@@ -1,8 +1,8 @@
-"""Where a line runs away: a weak model that repeats itself inside one line without end.
+"""Finds endless repetition inside one line, which weak models produce.
 
-Judged by what stands before a place alone, so that of a growing line the same is cut. Three copies
-of eight characters or more, or eight of fewer, are too many; a rule of one sign (`# -----`) is none
-of it. Pure text.
+A place is judged only by the text before it, so that the cut does not move when the line grows.
+Three copies of eight or more characters, or eight copies of fewer, are too many; a row of one
+character (`# -----`) does not count. Works on text alone.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_LONG, _SHORT = 8, 2  # least characters of a unit
+_LONG, _SHORT = 8, 2  # The smallest numbers of characters of a repeated unit.
 _LONGEST = 64
-_LONG_COPIES, _SHORT_COPIES = 3, 8  # this copy is one too many
-# A cheap look before the scan: all copies but the one too many.
+_LONG_COPIES, _SHORT_COPIES = 3, 8  # The first copy that is too many.
+# A cheap test before the scan, which matches all copies except the last.
 _SUSPECT = re.compile(rf"(.{{{_LONG},{_LONGEST}}}?)\1|(.{{{_SHORT},{_LONG - 1}}}?)\2{{6}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Runaway:
-    """line[start:] begins the copy that is one too many; `is_whole`: all of it stands there."""
+    """The start of the copy that is too many; `is_whole` if the line holds all of this copy."""
 
     start: int
     is_whole: bool
 
 
 def runaway(line: str) -> Runaway | None:
-    """The copy that completes first, else the earliest one that the line's end may grow into."""
+    """Returns the first complete copy too many, or the earliest one that is still growing."""
     if not _SUSPECT.search(line):
         return None
     begun: int | None = None
@@ -47,9 +47,9 @@ def runaway(line: str) -> Runaway | None:
 
 
 def _run(line: str, period: int, enough: int) -> tuple[int | None, int]:
-    """Where a run of characters that equal the one a period before is `enough` long, if ever.
+    """Finds a run of `enough` characters, each equal to the one `period` characters before it.
 
-    Returns: that place's end or None, and the length of the run that the line ends with.
+    Returns: the end of the run or None, and the length of the run at the line's end.
     """
     run = 0
     for at in range(period, len(line)):

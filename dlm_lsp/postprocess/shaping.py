@@ -1,9 +1,9 @@
-"""From the model's raw text to what an editor may show: cut, paired, indented, in the document's
-line ends.
+"""Shapes the model's raw text for an editor: cuts it, pairs brackets, adapts indentation and line
+ends.
 
-Owns the two laws of showing: what was shown as committed stays and only grows, and the final text
-starts with it. Each call shapes the whole text anew; there is no state between calls. Pure text:
-knows neither positions, requests nor the model.
+Keeps two laws: the committed text that was shown only grows, and the final text starts with it.
+Each call shapes the whole text; there is no state between calls. Works on text alone and knows
+neither positions, requests nor the model.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from dlm_lsp.postprocess.lines import TAB_WIDTH, LineRules, cut, indentation, wi
 from dlm_lsp.postprocess.pairs import Pairs, is_only_closers, paired, pairs_for
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_NEARBY_CHARS = 20_000  # how far the document's habits are looked up on each side
-_REPEATED_CHARS_MAX = 400  # of a longer rest of the line, repeats are not looked for
+_NEARBY_CHARS = 20_000  # The text on each side that shows the document's style.
+_REPEATED_CHARS_MAX = 400  # Repeats of a longer rest of the line are ignored.
 _BLOCK_OPENERS = (":", "{", "(", "[", ",", "=", "\\")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a completion at one cursor is shaped by; made by `rules_for`.
+    """The rules for shaping a completion at one cursor; `rules_for` makes them.
 
     Attributes:
-        line_after: what stands right of the cursor on its line.
-        indent: the document's unit of indentation, a tab or some spaces; empty where unknown.
-        drops_lead: the space that a completion would start with is there already.
-        needs_one_line: the completion goes before a statement on its line; more than one line
-            would need a line end that a single-line suggestion cannot have.
+        line_after: the text right of the cursor on its line.
+        indent: the document's unit of indentation, a tab or some spaces; empty if unknown.
+        drops_lead: whether the document already has a completion's leading space.
+        needs_one_line: whether the completion stands before a statement on its line; several lines
+            would then need a line end that a single-line suggestion cannot have.
     """
 
     lines: LineRules
@@ -43,9 +43,9 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Shaped:
-    """Insert `text` at the cursor and replace `replaced` code points right of it.
+    """A shaped text to insert at the cursor, which replaces `replaced` code points after it.
 
-    `complete`: whatever the model would write next, nothing of this would change.
+    `complete` is true if no further text of the model could change this.
     """
 
     text: str
@@ -55,15 +55,15 @@ class Shaped:
 
 @dataclass(frozen=True, slots=True)
 class ShapedDraft:
-    """What may be shown of a completion that is not finished.
+    """The part of an unfinished completion that may be shown.
 
     Attributes:
         raw: the model's committed text.
-        committed: what of it no rule can remove any more, whatever text follows; it only grows.
-        draft: the text after it that may still change.
+        committed: the shaped part of `raw` that no further text can change; it only grows.
+        draft: the text after `committed` that may still change.
         sources: for each character of `draft` its index in the model's draft; -1 for a character
             of the committed text that is held back.
-        complete: as in `Shaped`, of the committed text.
+        complete: as in `Shaped`, for the committed text.
     """
 
     raw: str
@@ -74,11 +74,11 @@ class ShapedDraft:
 
 
 def rules_for(prefix: str, suffix: str, automatic: bool) -> Rules:
-    """The rules at the cursor between two parts of a document.
+    """Returns the rules at the cursor between two parts of a document.
 
     Args:
-        automatic: the request came from typing: stay within the scope, and on the line where
-            more than closers stand right of the cursor.
+        automatic: whether typing caused the request; the completion then stays within its scope,
+            and on its line if other text than closers is right of the cursor.
     """
     line_before = re.split(r"[\r\n]", prefix[-_NEARBY_CHARS:])[-1]
     line_after = re.split(r"[\r\n]", suffix, maxsplit=1)[0]
@@ -111,13 +111,12 @@ def rules_for(prefix: str, suffix: str, automatic: bool) -> Rules:
 def shape_draft(
     rules: Rules, committed: str, draft: str, before: ShapedDraft | None = None
 ) -> ShapedDraft:
-    """What may be shown of committed text and of the draft after it.
+    """Returns the parts of committed text and draft that may be shown.
 
     Undecided places (engine.api.MASKED) count as ordinary characters.
 
     Args:
-        before: an earlier result by the same rules, from which the committed text's part is taken
-            where that has not changed.
+        before: an earlier result by the same rules, which is reused for unchanged committed text.
     """
     if before is not None and before.raw == committed:
         firm, is_complete = before.committed, before.complete
@@ -131,7 +130,7 @@ def shape_draft(
 
 
 def shape_final(rules: Rules, text: str) -> Shaped:
-    """The whole completion; starts with everything shown as committed before."""
+    """Returns the whole completion, which starts with all committed text shown before."""
     normal, _ = _normalised(rules, text)
     ending = cut(rules.lines, normal, is_whole=True)
     if rules.needs_one_line and (ending.is_final or "\n" in normal):
@@ -150,8 +149,8 @@ def shape_final(rules: Rules, text: str) -> Shaped:
 
 
 def _shown(rules: Rules, text: str) -> tuple[str, list[int], bool]:
-    """What no continuation can remove, for each of its characters the index in `text`, and
-    whether nothing of it would change, whatever came next."""
+    """Returns the text that no continuation can remove, the index in `text` of each of its
+    characters, and whether no continuation could change it."""
     normal, sources = _normalised(rules, text)
     ending = cut(rules.lines, normal, is_whole=False)
     if rules.needs_one_line:
@@ -164,10 +163,10 @@ def _shown(rules: Rules, text: str) -> tuple[str, list[int], bool]:
 
 
 def _settled(rules: Rules, kept: str) -> tuple[int, list[tuple[int, int]]]:
-    """Where the text ends without trailing space and closers that stand right of the cursor.
+    """Returns where the text ends without trailing space and closers that are already there.
 
-    Returns: the end, and the pairs before it: closers in the text that take the place of those
-    right of the cursor.
+    Returns: the end, and the pairs before it: closers in the text that replace those right of the
+    cursor.
     """
     pairs = paired(rules.pairs, kept)
     end = len(kept.rstrip())
@@ -178,9 +177,9 @@ def _settled(rules: Rules, kept: str) -> tuple[int, list[tuple[int, int]]]:
 
 
 def _separator(rules: Rules, gap: str, rest: str, is_cut: bool) -> str:
-    """What stays of the space between the completion and the rest of the line.
+    """Returns the space to keep between the completion and the rest of the line.
 
-    `is_cut`: the model went on, so that the indentation in the gap is that of what was cut off.
+    `is_cut` means that the gap's indentation belongs to further text that was cut off.
     """
     if not rest.strip():
         return ""
@@ -193,9 +192,9 @@ def _separator(rules: Rules, gap: str, rest: str, is_cut: bool) -> str:
 
 
 def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
-    """The text with \\n line ends, the document's indentation and no spaces before line ends.
+    """Normalises text: \\n line ends, the document's indentation, no spaces before line ends.
 
-    Returns: the text, and for each of its characters the index in the raw text.
+    Returns: the text, and the index in the raw text of each of its characters.
     """
     characters: list[str] = []
     sources: list[int] = []
@@ -221,7 +220,7 @@ def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
 
 
 def _reindented(line: str, unit: str) -> str:
-    """The line with its indentation in the document's unit."""
+    """Returns the line with its indentation in the document's unit."""
     lead = indentation(line)
     if unit == "\t":
         return lead.replace(" " * TAB_WIDTH, "\t") + line[len(lead) :]
@@ -229,7 +228,7 @@ def _reindented(line: str, unit: str) -> str:
 
 
 def _indent_unit(lines: list[str]) -> str:
-    """A tab, or the narrowest spaces in use, by the first indented line; empty without one."""
+    """Returns the unit of indentation, a tab or the fewest spaces; empty without indented lines."""
     leads = [lead for lead in map(indentation, lines) if lead]
     if not leads:
         return ""
@@ -240,7 +239,7 @@ def _indent_unit(lines: list[str]) -> str:
 
 
 def _drops_lead(line_before: str, lines_above: list[str], indent: str) -> bool:
-    """Whether a completion's first spaces repeat what the line has before the cursor."""
+    """Returns whether a completion's first spaces repeat those before the cursor."""
     if line_before.strip():
         return line_before[-1].isspace()
     if not line_before:
@@ -253,7 +252,7 @@ def _drops_lead(line_before: str, lines_above: list[str], indent: str) -> bool:
 
 
 def _line_end(below: str, above: str) -> str:
-    """The document's line end: the one nearest below the cursor, else above, else \\n."""
+    """Returns the document's line end: the nearest below the cursor, else above, else \\n."""
     found = _LINE_END.search(below)
     if found is not None:
         return found[0]

@@ -1,1 +1,1 @@
-"""One editor's session: its documents, its requests, and what each of them is answered with."""
+"""One editor's session: its documents, its requests and the answers to them."""

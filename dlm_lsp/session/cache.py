@@ -1,8 +1,8 @@
 """Completions already shown, served again while the user types through them.
 
-Owns when a completion still stands after the text has changed (`remainder`, pure) and a small
-store of the latest ones. What was shown is returned character for character, never shaped anew, so
-that typing what the ghost text says never changes what is left of it. Knows no engine and no LSP.
+Decides whether a completion still fits after the text has changed (`remainder`, pure) and keeps
+the latest completions. A completion is returned exactly as it was shown and never shaped again, so
+that typing the ghost text does not change the rest of it. Knows no engine and no LSP.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 ENTRIES_MAX = 32
-CHARS_MAX = 8_000_000  # of text in all entries; a document's whole text stands in each of its own
+CHARS_MAX = 8_000_000  # Limit over all entries; each entry holds its document's whole text.
 CLOSERS = frozenset(")]}>\"'`")
 CLOSERS_MAX = 4
 
@@ -21,10 +21,10 @@ class Completion:
     """A completion as it was shown.
 
     Attributes:
-        prefix: the text before the cursor that it continues.
+        prefix: the text before the cursor.
         suffix: the text after the cursor.
-        text: what is inserted at the cursor.
-        replaced: how many code points of the suffix the insertion replaces.
+        text: the text to insert at the cursor.
+        replaced: the number of code points of the suffix that the insertion replaces.
     """
 
     prefix: str
@@ -34,11 +34,11 @@ class Completion:
 
 
 def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | None:
-    """What is left of a completion in a newer text: None where it does not continue it.
+    """Returns the rest of a completion in a newer text, or None where it no longer fits.
 
-    The newer text continues it if the user did nothing but type the beginning of the completion
-    at the cursor. Brackets and quotes that the editor closed by itself on the way stand at the
-    head of the newer suffix; the remainder replaces them by its own.
+    The completion fits if the user only typed its beginning at the cursor. The editor may have
+    inserted closing brackets and quotes at the start of the newer suffix; the remainder replaces
+    them with its own.
     """
     if not prefix.startswith(completion.prefix):
         return None
@@ -55,20 +55,20 @@ def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | 
 
 
 def _closes(closers: str, rest: str) -> bool:
-    """Whether these are closing characters that `rest` brings along, in this order."""
+    """Returns whether all `closers` are closing characters that `rest` contains in this order."""
     characters = iter(rest)
     return all(closer in CLOSERS and closer in characters for closer in closers)
 
 
 class ResultCache:
-    """The latest completions, newest first; at most ENTRIES_MAX, and CHARS_MAX of text."""
+    """The latest completions: at most ENTRIES_MAX entries and CHARS_MAX characters of text."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, str, str], Completion] = OrderedDict()
         self._num_chars = 0
 
     def put(self, uri: str, completion: Completion) -> None:
-        """Keeps a completion, in place of an older one for the same text."""
+        """Stores a completion; it replaces an older one for the same text."""
         key = (uri, completion.prefix, completion.suffix)
         self._drop(key)
         self._entries[key] = completion
@@ -77,15 +77,17 @@ class ResultCache:
             self._drop(next(iter(self._entries)))
 
     def find(self, uri: str, prefix: str, suffix: str) -> Completion | None:
-        """What stands at this cursor by an earlier completion; its text is empty where the
-        engine already had nothing to say here. None if the engine must be asked."""
+        """Returns the rest of an earlier completion at this cursor, or None if there is none.
+
+        Its text is empty where the engine has already answered with nothing.
+        """
         for key, completion in reversed(self._entries.items()):
             if key[0] == uri and (left := remainder(completion, prefix, suffix)) is not None:
                 return left
         return None
 
     def clear(self, uri: str | None = None) -> None:
-        """Forgets a document's completions, or all of them."""
+        """Removes the completions of one document, or all completions if `uri` is None."""
         for key in [key for key in self._entries if uri in (None, key[0])]:
             self._drop(key)
 

@@ -1,7 +1,7 @@
-"""What the model is shown of a document: the text around the cursor with marks that stay put.
+"""The context of a completion: the text around the cursor, and marks that stay in place.
 
-Owns the marks' way through edits. Deliberately knows no tokens: the host budgets and lays out, and
-answers with the marks it used. All offsets are code points.
+Moves the marks along with edits. Deliberately knows no tokens: the host sets the token budget,
+lays out the prompt and returns the marks it used. All offsets count code points.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from dlm_lsp.client.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, Marks
 from dlm_lsp.session.document import Document, Edit
 
-# The far suffix starts FAR_LINES below the cursor when its mark is set, and the mark stays while
-# it is 1 to FAR_LINES_MAX below: in simulated typing 0.7 % of keystrokes then recompute more than
-# 256 tokens, against 31 % for windows that slide with every token.
+# A new far-suffix mark is set FAR_LINES below the cursor and stays while it is 1 to FAR_LINES_MAX
+# lines below. In simulated typing 0.7 % of keystrokes then recompute more than 256 tokens, against
+# 31 % for windows that slide with every token.
 FAR_LINES = 2
 FAR_LINES_MAX = 8
-# With less than this between the prefix mark and the cursor the cursor has moved up to the mark,
-# and the text above it is worth more than the cache.
+# If fewer characters than this lie between the prefix mark and the cursor, the cursor has moved up
+# to the mark, and the text above the mark is worth more than the cache.
 PREFIX_CHARS_MIN = 400
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -27,7 +27,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class AnchoredMarks:
-    """Where the prompt's pieces begin, as offsets into the document; None where it is open."""
+    """Offsets into the document at which the prompt's pieces begin; None lets the host choose."""
 
     prefix_start: int | None
     far_suffix_start: int | None
@@ -35,14 +35,14 @@ class AnchoredMarks:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a request for a completion at `offset` says.
+    """The text of a completion request at `offset`.
 
     Attributes:
-        prefix: document text before the cursor, at most PREFIX_CHARS_MAX, from a line start.
-        suffix: document text after it, at most SUFFIX_CHARS_MAX, up to a line start.
-        marks: relative to prefix and suffix.
-        base: the document's offset of prefix[0].
-        offset: the document's offset of the cursor.
+        prefix: the text before the cursor from a line start, at most PREFIX_CHARS_MAX characters.
+        suffix: the text after the cursor up to a line start, at most SUFFIX_CHARS_MAX characters.
+        marks: the marks as offsets into `prefix` and `suffix`.
+        base: the offset of `prefix[0]` in the document.
+        offset: the offset of the cursor in the document.
     """
 
     prefix: str
@@ -54,10 +54,10 @@ class Context:
 
 
 def moved(marks: AnchoredMarks, edits: Sequence[Edit]) -> AnchoredMarks:
-    """The marks where they are after the edits, made one after the other.
+    """Returns the marks after the edits, which are applied in order.
 
-    A mark inside replaced text goes to the replacement's start; `gather` brings it back to a line
-    start or drops it.
+    A mark inside replaced text moves to the start of the replacement; `gather` moves it back to a
+    line start or drops it.
     """
     prefix_start, far_suffix_start = marks.prefix_start, marks.far_suffix_start
     for edit in edits:
@@ -75,9 +75,9 @@ def _moved(mark: int | None, edit: Edit) -> int | None:
 
 
 def gather(document: Document, offset: int, marks: AnchoredMarks | None) -> Context:
-    """The context at an offset, with earlier marks kept where they still serve.
+    """Returns the context at an offset and keeps earlier marks where they are still useful.
 
-    Lone surrogates, which no tokenizer and no UTF-8 can carry, are shown as U+FFFD.
+    Lone surrogates, which neither tokenizers nor UTF-8 can represent, become U+FFFD.
     """
     assert 0 <= offset <= len(document.text)
     base = _prefix_base(document, offset)
@@ -101,7 +101,7 @@ def gather(document: Document, offset: int, marks: AnchoredMarks | None) -> Cont
 
 
 def anchored(context: Context, used: Marks) -> AnchoredMarks:
-    """The marks that the host answered with, as places in the document of the context."""
+    """Returns the marks of the host's answer as offsets into the document of the context."""
     return AnchoredMarks(
         None if used.prefix_start is None else context.base + used.prefix_start,
         None if used.far_suffix_start is None else context.offset + used.far_suffix_start,
@@ -109,7 +109,7 @@ def anchored(context: Context, used: Marks) -> AnchoredMarks:
 
 
 def _prefix_base(document: Document, offset: int) -> int:
-    """The first line start that is in reach; a line longer than the reach is cut inside."""
+    """Returns the first line start within PREFIX_CHARS_MAX; a longer line is cut inside."""
     reach = max(offset - PREFIX_CHARS_MAX, 0)
     line = document.line_of(reach)
     if document.line_start(line) == reach:
@@ -119,7 +119,10 @@ def _prefix_base(document: Document, offset: int) -> int:
 
 
 def _suffix_end(document: Document, offset: int) -> int:
-    """The last line start that is in reach, or the document's end; as `_prefix_base`."""
+    """Returns the last line start within SUFFIX_CHARS_MAX, or the document's end.
+
+    A longer line is cut inside.
+    """
     reach = offset + SUFFIX_CHARS_MAX
     if reach >= len(document.text):
         return len(document.text)
@@ -128,7 +131,7 @@ def _suffix_end(document: Document, offset: int) -> int:
 
 
 def _prefix_mark(document: Document, offset: int, base: int, mark: int | None) -> int | None:
-    """The mark while it lies in the prefix, at a line start, with enough text after it."""
+    """Returns the mark, moved to a line start, or None outside the prefix or near the cursor."""
     if mark is None or not base <= mark <= offset:
         return None
     mark = max(document.line_start(document.line_of(mark)), base)
@@ -136,7 +139,7 @@ def _prefix_mark(document: Document, offset: int, base: int, mark: int | None) -
 
 
 def _far_mark(document: Document, offset: int, mark: int | None) -> int:
-    """The mark by the rule of FAR_LINES; the document's end counts as a line start."""
+    """Returns the mark by the rule at FAR_LINES; the document's end counts as a line start."""
     line = document.line_of(offset)
     if mark is not None and offset < mark <= len(document.text):
         marked_line = document.line_of(mark)

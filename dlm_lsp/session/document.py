@@ -1,8 +1,8 @@
 """The language server's own frozen documents: text, line index, positions and edits.
 
-Offsets count code points everywhere inside; an editor's positions count units of one encoding on
-one line and are converted here alone. Lines end at \\n, \\r\\n and \\r as LSP says, not where
-`str.splitlines` would (U+2028, form feed). Knows neither LSP types nor files.
+Offsets count code points. An editor's positions count units of an encoding within a line, and only
+this module converts them. Lines end at \\n, \\r\\n and \\r as LSP specifies, not at the further
+line ends of `str.splitlines` (U+2028, form feed). Knows neither LSP types nor files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class DocumentError(Exception):
-    """A position, range or version that no document can have; the message names the field."""
+    """An invalid position, range or version; the message names the field."""
 
 
 class Encoding(StrEnum):
-    """What a position's `character` counts; LSP's position encodings."""
+    """The LSP position encodings: the unit in which `Position.character` counts."""
 
     UTF8 = "utf-8"
     UTF16 = "utf-16"
@@ -31,7 +31,7 @@ class Encoding(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in a document: both from zero, `character` in units of some encoding."""
+    """A place in a document. Both numbers start at 0; `character` counts units of an encoding."""
 
     line: int
     character: int
@@ -39,7 +39,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One content change: replace start..end by `text`; without both, the whole text."""
+    """One content change: `text` replaces start..end, or the whole text if both are None."""
 
     start: Position | None
     end: Position | None
@@ -48,7 +48,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What a change did, in code points: `removed` after `start` gave way to `inserted`."""
+    """A change of lengths: `inserted` code points replaced `removed` code points at `start`."""
 
     start: int
     removed: int
@@ -57,7 +57,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class _Splice:
-    """Replace text[start:end] by `text`."""
+    """Replaces text[start:end] with `text`."""
 
     start: int
     end: int
@@ -66,12 +66,12 @@ class _Splice:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One version of one open document. Never changes; `apply` gives the next one.
+    """One immutable version of an open document; `apply` returns the next version.
 
-    Lone surrogates, which JSON can carry, are kept as they come and count as one character.
+    Lone surrogates, which JSON can contain, are kept and count as one character each.
 
     Attributes:
-        line_starts: offset of each line's first character; computed from the text when left out.
+        line_starts: the offset of each line's first character; computed from `text` if omitted.
     """
 
     uri: str
@@ -87,30 +87,30 @@ class Document:
 
     @property
     def line_count(self) -> int:
-        """Lines, at least one; a final line end opens one more."""
+        """The number of lines, at least one; a final line end starts another line."""
         return len(self.line_starts)
 
     def line_start(self, line: int) -> int:
-        """Offset of the line's first character; the text's end past the last line."""
+        """Returns the offset of the line's first character, or the text's end after the last."""
         _check_not_negative("line", line)
         return self.line_starts[line] if line < self.line_count else len(self.text)
 
     def line_end(self, line: int) -> int:
-        """Offset after the line's last character, before its line end."""
+        """Returns the offset after the line's last character and before its line end."""
         end = self.line_start(line + 1)
         if line + 1 >= self.line_count:
             return end
         return end - (2 if self.text[end - 2 : end] == "\r\n" else 1)
 
     def line_of(self, offset: int) -> int:
-        """The line that holds the offset; a line end belongs to the line that it closes."""
+        """Returns the line that contains the offset; a line end belongs to the line it ends."""
         _check_not_negative("offset", offset)
         return bisect_right(self.line_starts, offset) - 1
 
     def offset_at(self, position: Position, encoding: Encoding) -> int:
-        """The offset of a position, clamped to its line and to the text.
+        """Returns the offset of a position, clamped to its line and to the text.
 
-        A position inside a character (half a surrogate pair, a byte of a sequence) means the
+        A position inside a character (within a surrogate pair or a byte sequence) counts as the
         character's start. Raises DocumentError on negative numbers.
         """
         _check_not_negative("position.line", position.line)
@@ -118,12 +118,12 @@ class Document:
         if position.line >= self.line_count:
             return len(self.text)
         start = self.line_starts[position.line]
-        # A character takes at least one unit: no more of the line can be needed.
+        # Each character takes at least one unit, so this much of the line is enough.
         end = min(self.line_end(position.line), start + position.character)
         return start + _whole_characters(self.text[start:end], position.character, encoding)
 
     def position_at(self, offset: int, encoding: Encoding) -> Position:
-        """The position of an offset, clamped to the text; inside a line end, the line's end."""
+        """Returns the position of an offset, clamped to the text and before its line's end."""
         offset = min(offset, len(self.text))
         line = self.line_of(offset)
         offset = min(offset, self.line_end(line))
@@ -132,12 +132,12 @@ class Document:
     def apply(
         self, changes: Sequence[Change], version: int, encoding: Encoding
     ) -> tuple[Document, tuple[Edit, ...]]:
-        """The document after the changes, each made to what the one before it left.
+        """Returns the document after the changes, each applied to the result of the one before.
 
-        Editors send many changes at once from the bottom of a document to its top; such a run
-        is resolved against one text and spliced once, whatever its length.
+        Editors send many changes at once from the bottom of a document to its top; such a run is
+        resolved against one text and spliced once.
 
-        Returns: the next document, and an edit for each change, to move marks with.
+        Returns: the next document, and one edit for each change, with which marks can be moved.
         Raises: DocumentError naming the field; this document is then still the current one.
         """
         if version < self.version:
@@ -172,11 +172,11 @@ class Document:
         return self.offset_at(change.start, encoding), self.offset_at(change.end, encoding)
 
     def _spliced(self, run: Sequence[_Splice]) -> Document:
-        """The text with splices made that lie apart, last first."""
+        """Returns the document after disjoint splices, which are ordered from last to first."""
         if not run:
             return self
         pieces, windows = list[str](), list[_Window]()
-        read = written = 0  # how far the old text is dealt with, and the new one
+        read = written = 0  # The offsets reached in the old and in the new text.
         for splice in reversed(run):
             pieces += (self.text[read : splice.start], splice.text)
             start = written + splice.start - read
@@ -189,7 +189,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """What a splice replaced in the old text, and what stands there in the new one."""
+    """The range that a splice replaced in the old text, and its range in the new text."""
 
     old_start: int
     old_end: int
@@ -198,7 +198,7 @@ class _Window:
 
 
 def _moved_starts(old: array[int], text: str, windows: Sequence[_Window]) -> array[int]:
-    """Line starts of `text`: the old ones between the windows, moved, and the windows read anew.
+    """Returns the line starts of `text`: old ones are moved, those in windows are found anew.
 
     Whether a line starts at an offset depends on the characters on both sides of it (\\r\\n), so
     that a window holds both of its borders.
@@ -218,14 +218,14 @@ def _moved_starts(old: array[int], text: str, windows: Sequence[_Window]) -> arr
 
 
 def _difference(old: str, new: str) -> _Splice:
-    """The shortest single splice from `old` to `new`: marks survive clients that send it all."""
+    """Returns the shortest splice from `old` to `new`, so that marks survive full-text changes."""
     prefix = _common_prefix(old, new)
     suffix = _common_prefix(old[prefix:][::-1], new[prefix:][::-1])
     return _Splice(prefix, len(old) - suffix, new[prefix : len(new) - suffix])
 
 
 def _common_prefix(one: str, other: str) -> int:
-    """Characters that both texts start with, by halving: each is compared about twice."""
+    """Returns the length of the common prefix, by bisection: each character is compared twice."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -237,7 +237,7 @@ def _common_prefix(one: str, other: str) -> int:
 
 
 def _width(text: str, encoding: Encoding) -> int:
-    """Units of the encoding that the text takes; a lone surrogate counts as it is stored."""
+    """Returns the text's length in units of the encoding; lone surrogates count as stored."""
     if encoding is Encoding.UTF32 or text.isascii():
         return len(text)
     if encoding is Encoding.UTF8:
@@ -246,7 +246,7 @@ def _width(text: str, encoding: Encoding) -> int:
 
 
 def _whole_characters(text: str, units: int, encoding: Encoding) -> int:
-    """How many of the text's characters fit into so many units whole, by halving."""
+    """Returns how many whole characters of the text fit into `units`, by bisection."""
     if encoding is Encoding.UTF32 or text.isascii():
         return min(len(text), units)
     low, high = 0, len(text)

@@ -1,8 +1,8 @@
-"""The open documents of one editor, kept in step with its edits, or marked as out of step.
+"""The open documents of one editor, kept in step with its edits or marked as out of step.
 
-Owns the current version of each document and its marks. An edit that cannot be right is reported
-once, and its document is not served until the editor sends the whole text again: a completion of
-text that the user does not see would be nonsense. Knows no requests and no LSP.
+Owns the current version and the marks of each document. An impossible edit is reported once, and
+its document gets no completions until the editor sends the whole text again, because the server's
+text may differ from what the user sees. Knows no requests and no LSP.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dlm_lsp.session.document import Change, Document, DocumentError, Edit, Enco
 
 logger = logging.getLogger(__name__)
 
-DOCUMENT_CHARS_MAX = 50_000_000  # of a text that is kept; no setting lets a longer one be completed
-_UNKNOWN_MAX = 1000  # documents remembered as reported
+DOCUMENT_CHARS_MAX = 50_000_000  # Longer texts are not kept; no setting allows completing them.
+_UNKNOWN_MAX = 1000  # Documents that are remembered as reported.
 
 
 @dataclass(slots=True)
 class _Open:
-    """One open document; `problem` says why its text cannot be trusted, None where it can."""
+    """One open document; `problem` says why its text cannot be trusted, or is None."""
 
     document: Document
     problem: str | None = None
@@ -30,7 +30,7 @@ class _Open:
 
 
 class Documents:
-    """Open documents by URI. `report` takes a sentence for the editor's log."""
+    """Open documents by URI. `report` writes a sentence to the editor's log."""
 
     def __init__(self, encoding: Encoding, report: Callable[[str], None]) -> None:
         self._encoding = encoding
@@ -39,14 +39,14 @@ class Documents:
         self._unknown: set[str] = set()
 
     def open(self, document: Document) -> None:
-        """Takes up a document; one that is open already is replaced."""
+        """Adds a document; it replaces an open one with the same URI."""
         self._unknown.discard(document.uri)
         opened = _Open(document)
         self._open[document.uri] = opened
         self._bound(opened)
 
     def change(self, uri: str, version: int, changes: Sequence[Change]) -> tuple[Edit, ...] | None:
-        """Makes edits. None if the document cannot be served after them."""
+        """Applies edits; returns None if the document gets no completions after them."""
         opened = self._open.get(uri)
         if opened is None:
             self._report_unknown(uri, "changed")
@@ -55,7 +55,7 @@ class Documents:
             whole = [i for i, change in enumerate(changes) if change.start is None]
             if not whole:
                 return None
-            # The whole text is a new beginning, whatever was missed before it.
+            # The whole text puts the document in step again, whatever was missed before.
             changes = changes[whole[0] :]
             opened.document = Document(uri, opened.document.language_id, version, "")
             opened.problem = opened.marks = None
@@ -70,12 +70,12 @@ class Documents:
         return edits if opened.problem is None else None
 
     def close(self, uri: str) -> None:
-        """Forgets a document."""
+        """Removes a document."""
         if self._open.pop(uri, None) is None:
             self._report_unknown(uri, "closed")
 
     def lose(self, uri: str, why: str) -> None:
-        """Notes that an edit of this document could not even be read."""
+        """Marks a document as out of step because an edit of it could not be read."""
         opened = self._open.get(uri)
         if opened is None:
             self._report_unknown(uri, "changed")
@@ -83,12 +83,12 @@ class Documents:
             self._lose(opened, why)
 
     def get(self, uri: str) -> Document | None:
-        """The document as the editor has it now; None where that is not known."""
+        """Returns the document as the editor has it now, or None if that is not known."""
         opened = self._open.get(uri)
         return opened.document if opened is not None and opened.problem is None else None
 
     def problem(self, uri: str) -> str:
-        """Why `get` gives None; reported once for a document that was never opened."""
+        """Returns why `get` returns None; reports a document that was never opened once."""
         opened = self._open.get(uri)
         if opened is None:
             self._report_unknown(uri, "asked about")
@@ -96,12 +96,12 @@ class Documents:
         return opened.problem or ""
 
     def marks(self, uri: str) -> AnchoredMarks | None:
-        """Where the document's prompt began last, moved with the edits since."""
+        """Returns the marks of the document's latest prompt, moved by the edits since then."""
         opened = self._open.get(uri)
         return opened.marks if opened is not None else None
 
     def set_marks(self, uri: str, marks: AnchoredMarks) -> None:
-        """Notes the marks for the document as it is now."""
+        """Stores the marks for the document as it is now."""
         opened = self._open.get(uri)
         if opened is not None and opened.problem is None:
             opened.marks = marks
@@ -118,7 +118,7 @@ class Documents:
         )
 
     def _bound(self, opened: _Open) -> None:
-        """Lets go of a text that is too large to be kept."""
+        """Drops a text that is too large to be kept."""
         count = len(opened.document.text)
         if count > DOCUMENT_CHARS_MAX:
             self._lose(opened, f"it has {count} characters, more than {DOCUMENT_CHARS_MAX}.")

@@ -1,7 +1,7 @@
-"""The engine host as one session sees it: brought up in the background, watched, replaced.
+"""A session's connection to the engine host, which it brings up, watches and replaces.
 
-Owns the host client, the state of loading, and which of the host's errors the user has seen. Tells
-the editor through `Editor`. Knows neither documents nor LSP, and nothing of how a host is started.
+Owns the host client, the state of loading and the set of errors that the user has seen. Reports to
+the editor through `Editor`. Knows neither documents nor LSP, nor how a host is started.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dlm_lsp.session.requests import Editor, Status
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
-# Codes of errors that heal by themselves: a status and a line in the log, no message box.
+# Codes of temporary errors. They change the status and go to the log, without a message box.
 _HEALING = ("host_lost", "busy", "stopping", "loading")
 
 
 class HostAccess(Protocol):
-    """What is used of `HostClient`; tests stand in for it."""
+    """The part of `HostClient` that a session uses; tests replace it."""
 
     async def health(self) -> Health: ...
     async def ensure(self) -> None: ...
@@ -38,7 +38,7 @@ class HostAccess(Protocol):
 
 
 class EngineLink:
-    """One engine host for one session. All on one event loop."""
+    """One engine host for one session. All calls run on one event loop."""
 
     def __init__(
         self, editor: Editor, make_host: Callable[[HostSettings], HostAccess] = HostClient
@@ -54,21 +54,21 @@ class EngineLink:
 
     @property
     def host(self) -> HostAccess:
-        """The host to generate with; `use` must have been called."""
+        """The host to generate with; call `use` first."""
         assert self._host is not None
         return self._host
 
     @property
     def is_ready(self) -> bool:
-        """Whether the model was loaded when last heard of."""
+        """Whether the model was loaded at the host's last report."""
         return self._has_answered or self.current.state in ("ready", "busy")
 
     async def use(self, settings: HostSettings) -> None:
-        """Turns to the host that these settings name, and begins to bring it up."""
+        """Switches to the host that the settings name and starts to bring it up."""
         if settings == self._settings:
             return
         loading, host = self._loading, self._host
-        # Without a pause in between: other requests find the one host or the other.
+        # There is no await in between, so that other requests find either the old or the new host.
         self._settings, self._host = settings, self._make_host(settings)
         self._shown.clear()
         self._loading, self._has_answered = None, False
@@ -76,12 +76,12 @@ class EngineLink:
         await _let_go(loading, host)
 
     def load(self) -> None:
-        """Brings the host up in the background, unless that is already going on."""
+        """Brings the host up in the background, unless that is already running."""
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._bring_up())
 
     async def restart(self) -> None:
-        """Starts this machine's host anew; to one that was started by hand, connects anew."""
+        """Restarts this machine's host; reconnects to a host that was started by hand."""
         assert self._settings is not None
         settings, host = self._settings, self.host
         self.tell(replace(self.current, state="loading", message="The engine restarts."))
@@ -91,25 +91,25 @@ class EngineLink:
             return
         loading, self._loading, self._has_answered = self._loading, None, False
         await _let_go(loading, None)
-        with contextlib.suppress(HostError):  # bringing it up meets the same problem, and tells it
+        with contextlib.suppress(HostError):  # `use` meets and reports the same problem.
             await host.shut_down()
         self._shown.clear()
         self.load()
 
     async def close(self) -> None:
-        """Lets go of the host, which lives on for others."""
+        """Disconnects from the host, which keeps serving others."""
         loading, host = self._loading, self._host
         self._loading = self._host = None
         await _let_go(loading, host)
 
     def tell(self, status: Status) -> None:
-        """Makes a status the current one."""
+        """Makes `status` the current status and sends it to the editor."""
         if status != self.current:
             self.current = status
             self._editor.status(status)
 
     def failed(self, error: HostError) -> None:
-        """Reports a host's error: each one once, until something worked again."""
+        """Reports a host's error: each error once until the engine has answered again."""
         self._has_answered = False
         self.tell(replace(self.current, state="error", message=str(error), reason=error.message))
         if error.code in _HEALING:
@@ -120,11 +120,11 @@ class EngineLink:
             self._editor.show_error(str(error))
 
     def worked(self) -> None:
-        """Notes that the engine answered; errors are new again after this."""
+        """Records that the engine answered; each error is then reported again."""
         self._shown.clear()
         self._has_answered = True
         if self.current.state not in ("ready", "busy"):
-            self.load()  # which soon finds out what it is that answers
+            self.load()  # This finds out which host answers.
 
     async def _bring_up(self) -> None:
         self.tell(replace(self.current, state="loading", message="The engine is being started."))
@@ -144,7 +144,7 @@ class EngineLink:
             self._editor.loading(None)
 
     def _settle(self, health: Health) -> None:
-        """Takes over what the host says of itself once it has loaded, or why it has not."""
+        """Updates the status from the host's health after loading has ended, well or badly."""
         if health.state != "ready":
             detail = health.detail
             raise HostError(

@@ -1,7 +1,7 @@
 """One run of the engine for a place in a document, which a newer request may take over.
 
-Owns the run's task and its latest state; what a follower sees of it once the user has typed the
-beginning of the text. Followed by one request at a time. Does not know the host.
+Owns the run's task and its latest state, and computes what remains of a state after the user has
+typed its beginning. One request at a time follows a run. Does not know the host.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dlm_lsp.session.place import CompletionPlace
 
 
 class Deviation(Exception):
-    """A completion will certainly not begin with what was typed."""
+    """The completion certainly does not begin with the typed text."""
 
 
 class Generation:
     """A pipeline that runs in the background until it ends or is cancelled.
 
     Attributes:
-        prefix, suffix: the text on both sides of the cursor that is completed.
-        context: what the engine was shown of it.
-        edits: that make the document as it is now of the text that is completed, in order;
-            appended to by the session.
-        are_marks_noted: whether the document has been told where the run's prompt begins.
+        prefix, suffix: the text before and after the cursor of the run.
+        context: the part of this text that the engine was given.
+        edits: the edits, in order, from the completed text to the current document; the session
+            appends to the list.
+        are_marks_noted: whether the marks of the run's prompt are stored with the document.
         latest: the newest state, None before the first.
     """
 
@@ -51,7 +51,7 @@ class Generation:
         self._task = asyncio.create_task(self._run(suggestions))
 
     async def follow(self) -> AsyncGenerator[Suggestion, None]:
-        """Yields the newest state whenever there is one, up to the final one.
+        """Yields each newest state up to the final one.
 
         Raises: HostError as the pipeline does; CancelledError once the run is cancelled.
         """
@@ -68,12 +68,12 @@ class Generation:
                 await self._changed.wait()
 
     def can_serve(self, prefix: str, suffix: str) -> bool:
-        """Whether the run, as far as it has come, continues this newer text."""
+        """Returns whether the run's latest state still fits this newer text."""
         text = self.latest.committed + self.latest.draft if self.latest is not None else ""
         return remainder(Completion(self.prefix, self.suffix, text), prefix, suffix) is not None
 
     def cancel(self) -> None:
-        """Stops the run, and with it the engine's work."""
+        """Stops the run and with it the engine's work."""
         self._task.cancel()
 
     async def _run(self, suggestions: AsyncGenerator[Suggestion, None]) -> None:
@@ -87,10 +87,10 @@ class Generation:
 
 
 def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
-    """A state as it looks once `typed`, its beginning, stands in the document.
+    """Returns a state without its beginning `typed`, which the user has typed.
 
-    None where the draft says something else at the moment. Raises Deviation once it is certain
-    that the completion will not begin with `typed`.
+    Returns None while the draft begins differently. Raises Deviation once it is certain that the
+    completion does not begin with `typed`.
     """
     committed, text = suggestion.committed, suggestion.committed + suggestion.draft
     if committed[: len(typed)] != typed[: len(committed)]:

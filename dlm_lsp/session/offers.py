@@ -1,6 +1,6 @@
-"""The offers that an editor was given and may still report as accepted.
+"""The ids of offers that an editor was given and may still report as accepted.
 
-Owns their ids. Knows nothing of what they say.
+Does not know the texts of the offers.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 
-OFFERS_MAX = 256  # that can still be reported as accepted
+OFFERS_MAX = 256
 
 
 class Offers:
-    """Ids of the latest offers; the oldest one is forgotten for a new one."""
+    """The ids of the latest OFFERS_MAX offers."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._numbers = itertools.count(1)
 
     def add(self) -> str:
-        """The id of one more offer."""
+        """Returns the id of a new offer; the oldest id is dropped if there are too many."""
         offer_id = f"{next(self._numbers):x}"
         self._known[offer_id] = None
         if len(self._known) > OFFERS_MAX:

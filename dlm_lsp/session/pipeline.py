@@ -1,7 +1,7 @@
-"""From a context to suggestions: asks the engine host and shapes what comes back.
+"""From a context to suggestions: asks the engine host and shapes the text of its answers.
 
-One async generator, used alike for automatic and invoked requests and by tests. Closing it cancels
-the request in the engine. Knows no document, no LSP, no request that might supersede this one.
+One async generator serves automatic requests, invoked requests and tests. Closing it cancels the
+request in the engine. Knows no document, no LSP and no other request.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ class Suggestion:
     """The whole state of a completion after one event, shaped for the screen.
 
     Attributes:
-        committed: will not change; a later one's starts with it. Inserted at the cursor.
-        draft: text after it that may still change; empty in a final suggestion.
-        spans: confidence over `draft`, in code points.
-        final: nothing follows.
-        replaced: code points after the cursor that the text replaces; known when final.
-        marks: of the prompt, as the host used them.
-        mode: that the host chose; never "auto".
-        finish_reason: why it ended ("scope" where shaping ended it); None before.
-        exact: the host says that it decoded in exact mode.
+        committed: the text to insert at the cursor that no longer changes; every later suggestion
+            of the run begins with it.
+        draft: the text after `committed` that may still change; empty in a final suggestion.
+        spans: the confidences of parts of `draft`, in code points.
+        final: whether this is the last suggestion.
+        replaced: the number of code points after the cursor to replace; known in the final one.
+        marks: the marks that the host used for the prompt.
+        mode: the mode that the host chose; never "auto".
+        finish_reason: why the completion ended ("scope" if shaping ended it); None before.
+        exact: whether the host decoded in exact mode.
     """
 
     committed: str = ""
@@ -70,10 +71,10 @@ class Suggestion:
 
 
 def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody:
-    """What the settings say of every request of a kind; `complete` adds the text.
+    """Returns the request body that the settings describe, without text; `complete` adds the text.
 
     Args:
-        client: names who asks, for the host's log.
+        client: the client's name for the host's log.
     """
     limits = settings.limits
     return GenerateBody(
@@ -95,16 +96,16 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
 async def complete(
     context: Context, rules: Rules, body: GenerateBody, source: CompletionSource
 ) -> AsyncGenerator[Suggestion, None]:
-    """Yields the state after each event of the host; the last one is final.
+    """Yields the state after each event of the host; the last state is final.
 
-    The first, empty one tells the marks. Ends early, and cancels in the engine, once shaping lets
-    nothing more through.
+    The first state is empty and carries the marks. The generator ends early and cancels the
+    request in the engine once shaping would remove all further text.
 
     Args:
-        body: what is asked beside the text, which the context has.
+        body: the request without its text, which comes from the context.
 
     Raises:
-        HostError: the host cannot be used, or could not complete this.
+        HostError: the host cannot be used or could not complete this request.
     """
     text = {"prefix": context.prefix, "suffix": context.suffix, "marks": context.marks}
     latest = Suggestion()
@@ -124,7 +125,7 @@ async def complete(
 def _drafted(
     latest: Suggestion, event: DraftEvent, shaped: ShapedDraft, rules: Rules
 ) -> Suggestion:
-    """The state after a draft; final where nothing more could be shown."""
+    """Returns the state after a draft; it is final if no more text could be shown."""
     latest = replace(latest, usage=event.usage)
     if shaped.complete:
         return _finished(latest, rules, event.committed, "scope")
@@ -137,7 +138,7 @@ def _after(
     event: StartedEvent | FinishedEvent | StoppedEvent | ErrorEvent,
     rules: Rules,
 ) -> Suggestion:
-    """The state after any other event. Raises HostError where the event is one."""
+    """Returns the state after any other event. Raises HostError for an error event."""
     if isinstance(event, ErrorEvent):
         raise HostError(event.error.message, code=event.error.code)
     latest = replace(latest, usage=event.usage)
@@ -163,11 +164,11 @@ def _finished(latest: Suggestion, rules: Rules, text: str, reason: str) -> Sugge
 
 
 def _shown_spans(sources: Sequence[int], spans: Sequence[SpanBody]) -> tuple[SpanBody, ...]:
-    """Confidences over the draft as it is shown; 1 for committed text that is held back.
+    """Returns the confidences over the shown draft; 1 for committed text that is held back.
 
     Args:
-        sources: as `ShapedDraft.sources`.
-        spans: over the model's draft.
+        sources: the indices of `ShapedDraft.sources`.
+        spans: the confidences over the model's draft.
     """
     by_source = {index: span.confidence for span in spans for index in range(span.start, span.end)}
     confidences = [1.0 if source < 0 else by_source.get(source, 0.0) for source in sources]

@@ -1,7 +1,7 @@
-"""Where a request wants a completion: a snapshot of its document, and an offset in it.
+"""The place of a completion: a snapshot of the document and an offset in it.
 
-Owns the one conversion of a request's positions into offsets, and what is left of completions once
-the document has changed since. Pure. Knows no engine and no other request.
+Converts a request's positions into offsets, and computes which completions still fit after the
+document has changed. Pure. Knows no engine and no other request.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dlm_lsp.session.requests import Ask
 
 @dataclass(frozen=True, slots=True)
 class CompletionPlace:
-    """Where to complete: in the snapshot as it is, or with a popup menu's entry inserted.
+    """The place to complete at: in the snapshot, or in it with a popup menu's entry inserted.
 
     Attributes:
-        snapshot: the document that the editor has.
-        document, offset: the text to complete, and where.
-        edits: that make `document` of `snapshot`.
-        lead: the entry's text, with which every offer begins.
-        start, end: what an offer replaces in the snapshot, apart from what shaping adds.
-        cursor, first, last: the request's position, `start` and `end` as the editor counts.
+        snapshot: the document as the editor has it.
+        document, offset: the document to complete and the offset in it.
+        edits: the edits that turn `snapshot` into `document`.
+        lead: the text of the popup menu's entry, with which every offer begins.
+        start, end: the range of the snapshot that an offer replaces; shaping may extend it.
+        cursor, first, last: the cursor, `start` and `end` as positions in the editor's encoding.
     """
 
     snapshot: Document
@@ -48,17 +48,17 @@ class CompletionPlace:
         return self.document.text[self.offset :]
 
     def moved_in(self, marks: AnchoredMarks | None) -> AnchoredMarks | None:
-        """Marks of the snapshot as marks of the text to complete."""
+        """Returns the snapshot's marks as marks of `document`."""
         return marks and moved(marks, self.edits)
 
     @property
     def undoing(self) -> list[Edit]:
-        """The edits that make `snapshot` of `document`."""
+        """Returns the edits that turn `document` back into `snapshot`."""
         return [Edit(edit.start, edit.inserted, edit.removed) for edit in reversed(self.edits)]
 
 
 def place_of(document: Document, ask: Ask, encoding: Encoding) -> CompletionPlace:
-    """Where an ask wants a completion. Raises DocumentError on an impossible position."""
+    """Returns the place of a request. Raises DocumentError on an impossible position."""
     at = document.offset_at(ask.position, encoding)
     cursor = document.position_at(at, encoding)
     if ask.selected is None:
@@ -85,7 +85,7 @@ def place_of(document: Document, ask: Ask, encoding: Encoding) -> CompletionPlac
 def standing(
     place: CompletionPlace, completions: Sequence[Completion], document: Document
 ) -> list[Completion]:
-    """What is left of completions in a newer text, in which their beginning was typed."""
+    """Returns the rest of each completion in a newer text in which its beginning was typed."""
     shift = len(document.text) - len(place.snapshot.text)
     if shift < 0 or place.lead:
         return []

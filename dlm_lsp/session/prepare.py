@@ -1,4 +1,4 @@
-"""From a request and its place to what the pipeline runs on. Pure."""
+"""From a request and its place to the input of the pipeline. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GREEDY = SamplingBody()
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `pipeline.complete` takes: the text, how to shape what comes, what else is asked."""
+    """The input of `pipeline.complete`: the context, the shaping rules and the request body."""
 
     context: Context
     rules: Rules
@@ -29,12 +29,12 @@ def prepare(
     body: GenerateBody,
     sampling: SamplingBody,
 ) -> Prepared:
-    """What to ask the engine for a request.
+    """Returns the input of the pipeline for a request.
 
     Args:
-        marks: of the document's last prompt, in the snapshot; None where there was none.
-        body: what the settings say of this kind of request.
-        sampling: a run that is not greedy shows no drafts.
+        marks: the marks of the document's last prompt in the snapshot; None without one.
+        body: the request body by the settings.
+        sampling: how tokens are drawn; a run that is not greedy shows no drafts.
     """
     limits = body.limits
     if ask.tokens_max is not None:

@@ -1,8 +1,8 @@
-"""What passes between a session and the server that speaks LSP for it.
+"""The types that pass between a session and the language server.
 
-The seam between the two: requests and answers in offsets, and what a session may tell the editor;
-tests stand a recorder in the editor's place. Owns no state and knows no LSP. Imported before
-`initialize` is answered, so it pulls in nothing heavy.
+Requests and answers count in offsets; `Editor` is what a session can tell the editor, and tests
+replace it with a recorder. Owns no state and knows no LSP. This module is imported before
+`initialize` is answered, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Ask:
     """One request for a completion.
 
     Attributes:
-        automatic: it came with a keystroke, not by the user's wish.
-        count: most answers wanted.
-        selected: what every answer must extend.
-        token: names the request in drafts and in `dlm.cancel`; None: no drafts.
-        tokens_max: overrides the settings' limit.
+        automatic: whether a keystroke and not the user's explicit wish caused the request.
+        count: the largest number of answers.
+        selected: the popup menu's entry that every answer must extend.
+        token: the name of the request in drafts and in `dlm.cancel`; None means no drafts.
+        tokens_max: the limit that overrides the settings' limit.
     """
 
     uri: str
@@ -47,13 +47,13 @@ class Ask:
 
     @property
     def is_plain(self) -> bool:
-        """Whether any other request at the same place would be answered alike."""
+        """Whether the request has no options of its own, so that its answer can be shared."""
         return self.selected is None and self.tokens_max is None
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Replace `document.text[start:end]` by `text`, and that is what was shown."""
+    """An offer to replace `document.text[start:end]` with `text`, as it was shown."""
 
     id: str
     text: str
@@ -63,7 +63,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Offers for one document version, best first; without any, `reason` says why."""
+    """Offers for one document version, best first; `reason` says why there are none."""
 
     document: Document
     offers: tuple[Offer, ...] = ()
@@ -72,14 +72,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the server is; sent to editors that asked for it.
+    """The server's status, which is sent to editors that asked for it.
 
     Attributes:
-        state: "off" means switched off by a setting, "error" that the engine cannot be used.
-        message: one sentence for people.
-        reason: why the last request showed nothing; None where it showed something.
-        last_ms: from the last request to its answer, in milliseconds.
-        tokens_per_forward: of the last request that the engine ran to its end.
+        state: "off" if a setting switches the server off, "error" if the engine cannot be used.
+        message: one sentence for the user.
+        reason: why the last request showed nothing; None if it showed something.
+        last_ms: the time from the last request to its answer, in milliseconds.
+        tokens_per_forward: the tokens per forward of the last request that the engine finished.
     """
 
     state: Literal["loading", "ready", "busy", "off", "error"]
@@ -94,16 +94,16 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class DraftNotice:
-    """A draft to be shown, for the request with this `token`.
+    """A draft to show for the request with this `token`.
 
     Attributes:
-        document: the snapshot that the request was made on.
-        position: of the request's cursor in it, as the editor counts.
-        start, end: what the text would replace, as the editor counts.
-        lead: text of the editor's own with which the completion begins.
-        state: the whole completion as it is now; its `committed` starts with that of the notice
-            before, and undecided places of its `draft` are `engine.api.MASKED`.
-        sequence: from 1, grows by one.
+        document: the snapshot in which the request was made.
+        position: the request's cursor in the snapshot, in the editor's encoding.
+        start, end: the range that the text would replace, in the editor's encoding.
+        lead: the text of the popup menu's entry with which the completion begins.
+        state: the whole completion so far; its `committed` starts with that of the previous
+            notice, and undecided places of its `draft` are `engine.api.MASKED`.
+        sequence: the number of the draft, counting from 1.
     """
 
     token: str | int
@@ -117,19 +117,19 @@ class DraftNotice:
 
     @property
     def committed(self) -> str:
-        """What will not change, the lead included."""
+        """The text that no longer changes, including the lead."""
         return self.lead + self.state.committed
 
 
 class Editor(Protocol):
-    """The editor's side. Nothing here waits, answers or raises."""
+    """The editor as a session sees it. No method waits, returns anything or raises."""
 
     def draft(self, notice: DraftNotice) -> None:
         """Shows a draft."""
         ...
 
     def status(self, status: Status) -> None:
-        """Tells the status, where the editor wants to know it."""
+        """Sends the status to an editor that asked for it."""
         ...
 
     def log(self, message: str) -> None:
@@ -137,9 +137,9 @@ class Editor(Protocol):
         ...
 
     def show_error(self, message: str) -> None:
-        """Shows what the user must act on."""
+        """Shows an error that the user must act on."""
         ...
 
     def loading(self, message: str | None) -> None:
-        """Tells how loading goes on; None when it is over, for better or worse."""
+        """Shows the progress of loading; None means that loading has ended, well or badly."""
         ...

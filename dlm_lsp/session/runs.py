@@ -1,7 +1,7 @@
-"""The engine's runs for the requests of one session: begun, followed, shown as drafts.
+"""The engine's runs for one session's requests: starts them, follows them and shows drafts.
 
-Owns what the settings say of every run, and the last result. Which request is answered, and with
-what, is the session's work.
+Owns the request bodies made from the settings, and the last result. The session decides which
+request is answered and how.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from dlm_lsp.session.requests import Ask, DraftNotice, Editor
 from dlm_lsp.session.slots import RequestSlot
 from dlm_lsp.settings.schema import Settings
 
-# How further answers to an explicit request are drawn, where the first is greedy.
+# The first answer to an explicit request is greedy; further answers are drawn with these.
 FURTHER = tuple(SamplingBody(temperature=0.8, top_p=0.95, seed=seed) for seed in (1, 2, 3, 4))
 
 
 class EngineRuns:
-    """Runs of one session. `use` is called before the first run.
+    """The runs of one session. Call `use` before the first run.
 
     Args:
-        cache: gets what a run came to.
-        documents: give the marks of the last prompt, and are told the new ones.
+        cache: receives the result of each run.
+        documents: keeps the marks of each document's last prompt.
 
     Attributes:
         latest: the final state of the run that ended last.
@@ -57,17 +57,17 @@ class EngineRuns:
         self._cache = cache
 
     def use(self, settings: Settings) -> None:
-        """Goes by these settings from now on; what they say of a run is worked out once."""
+        """Uses these settings from now on, and builds the request bodies from them."""
         self._has_drafts = settings.drafts
         self._automatic_body = to_body(settings, automatic=True, client="lsp")
         self._invoked_body = to_body(settings, automatic=False, client="lsp")
 
     async def first(self, slot: RequestSlot, place: CompletionPlace) -> tuple[Completion, bool]:
-        """The greedy answer, and whether it came of the run that was taken over.
+        """Returns the greedy answer, and whether the run that was taken over produced it.
 
-        A run that was taken over but leads elsewhere gives way to a run of the request's own.
+        A new run replaces a run that was taken over but deviates from the typed text.
 
-        Raises: HostError, as the host's errors come.
+        Raises: HostError if the host fails.
         """
         if slot.generation is not None:
             try:
@@ -85,9 +85,9 @@ class EngineRuns:
     async def _follow(
         self, slot: RequestSlot, generation: Generation, place: CompletionPlace
     ) -> Completion | None:
-        """What a run comes to at this place, showing its drafts; None if it leads elsewhere.
+        """Shows a run's drafts at this place and returns its result, or None if it deviates.
 
-        Raises: Deviation as soon as that is certain.
+        Raises: Deviation as soon as the deviation is certain.
         """
         typed = place.prefix[len(generation.prefix) :]
         async with aclosing(generation.follow()) as states:
@@ -114,7 +114,7 @@ class EngineRuns:
         raise AssertionError("a run ends with a final state or an error")
 
     async def further(self, slot: RequestSlot, place: CompletionPlace) -> list[Completion]:
-        """More answers to an explicit request, drawn at random; failures only make them fewer."""
+        """Returns sampled further answers to an explicit request; failed runs are left out."""
         runs = [
             self._run_quietly(slot.ask, place, sampling)
             for sampling in FURTHER[: slot.ask.count - 1]
@@ -148,14 +148,14 @@ class EngineRuns:
         return complete(prepared.context, prepared.rules, prepared.body, self._link.host)
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
-        """Keeps where the run's prompt began, moved by the edits made since."""
+        """Stores the marks of the run's prompt, moved by the edits since then."""
         if not generation.are_marks_noted:
             generation.are_marks_noted = True
             used = anchored(generation.context, state.marks)
             self._documents.set_marks(uri, moved(used, generation.edits))
 
     def _show_draft(self, slot: RequestSlot, place: CompletionPlace, state: Suggestion) -> None:
-        """Sends a draft to an editor that wants them."""
+        """Sends a draft to an editor that asked for drafts."""
         if slot.ask.token is None or not self._has_drafts:
             return
         slot.sequence += 1

@@ -1,9 +1,9 @@
-"""One editor's session: which of its requests is answered with what, and when.
+"""One editor's session: decides which request is answered, when and how.
 
-Owns the latest request of each document, the results already shown, and the settings. The rules it
-keeps: the latest request of a document wins; a request is answered only with what continues the
-text as it is at that moment; what was shown is served again while it is typed. Knows no LSP; asks
-the engine through `EngineLink` and reads the text from `Documents`.
+Owns the latest request of each document, the completions already shown, and the settings. Its
+rules: a document's latest request wins; an answer always fits the text at the moment it is sent; a
+completion that was shown is served again while the user types it. Knows no LSP; asks the engine
+through `EngineLink` and reads the text from `Documents`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """Serves one editor. All on one event loop.
+    """Serves one editor. All calls run on one event loop.
 
     Args:
-        editor_options: the editor's own settings, as it sent them.
-        project_dir, user_file: where other settings come from.
+        editor_options: the editor's settings, as it sent them.
+        project_dir, user_file: the project's folder and the user's settings file.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Session:
         self._runs = EngineRuns(editor, encoding, link, self.documents, self._cache)
         self._use(self._load(editor_options))
         self._host = to_host_settings(self.settings)
-        self._may_be_gone = False  # the model, from the store: then the settings mean another one
+        self._may_be_gone = False  # Whether the checkpoint may have left the store.
 
     def open(self, document: Document) -> None:
-        """Takes up a document."""
+        """Adds a document."""
         self._forget(document.uri)
         self.documents.open(document)
 
     def change(self, uri: str, version: int, changes: Sequence[Change]) -> None:
-        """Makes edits of a document."""
+        """Applies edits to a document."""
         edits = self.documents.change(uri, version, changes)
         slot = self._slots.get(uri)
         if edits is None:
@@ -81,12 +81,12 @@ class Session:
             slot.generation.edits.extend(edits)
 
     def lose(self, uri: str, why: str) -> None:
-        """Notes edits of a document that could not even be read."""
+        """Marks a document as out of step because an edit of it could not be read."""
         self._forget(uri)
         self.documents.lose(uri, why)
 
     def close_document(self, uri: str) -> None:
-        """Forgets a document."""
+        """Removes a document."""
         self._forget(uri)
         self.documents.close(uri)
 
@@ -96,18 +96,18 @@ class Session:
         return self._link.is_ready
 
     async def start(self) -> None:
-        """Begins to bring the engine up."""
+        """Starts to bring the engine up."""
         self._link.tell(replace(self._link.current, mode=self.settings.mode))
         await self._link.use(self._host)
 
     async def configure(self, editor_options: object) -> None:
-        """Takes over new settings of the editor, and looks at the files again."""
+        """Uses the editor's new settings and reads the settings files again."""
         self._use(self._load(editor_options))
         self._cache.clear()
         await self.look_again()
 
     async def look_again(self) -> None:
-        """Turns to the checkpoint that the settings mean now: a model may have been pulled."""
+        """Switches to the checkpoint of the settings, which a pulled model may have changed."""
         before, self._host = self._host, to_host_settings(self.settings)
         if self._host != before:
             self._cache.clear()
@@ -116,31 +116,31 @@ class Session:
 
     @property
     def model_hint(self) -> str | None:
-        """How to get a real model, where the bundled one is used for want of one."""
+        """How to get a real model; None unless the bundled model is used for lack of one."""
         return self._host.hint
 
     def set_mode(self, mode: AskedMode) -> None:
-        """How to decode from now on."""
+        """Sets the decoding mode."""
         self._use(self.settings.model_copy(update={"mode": mode}))
         self._cache.clear()
         self._link.tell(replace(self._link.current, mode=mode))
 
     async def restart(self) -> None:
-        """Ends the engine host and starts it again; requests in flight are out of date."""
+        """Restarts the engine host; requests in flight are superseded."""
         self._forget_all()
         await self.look_again()
         await self._link.restart()
 
     async def close(self) -> None:
-        """Stops everything that runs for this editor."""
+        """Stops all work for this editor."""
         self._forget_all()
         await self._link.close()
 
     async def complete(self, ask: Ask) -> Answer | None:
-        """Answers a request; None where it is out of date.
+        """Answers a request; returns None if the request is out of date.
 
-        Every call of a document makes the one before it out of date. Cancelling the call cancels
-        the work in the engine.
+        Each call for a document supersedes the previous one. Cancelling the call cancels the work
+        in the engine.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -174,18 +174,18 @@ class Session:
                 self._link.tell(replace(self._link.current, state="ready"))
 
     def cancel(self, token: str | int) -> bool:
-        """Stops the request with this token, which is then out of date; whether there is one."""
+        """Supersedes the request with this token; returns whether there is one."""
         return self._slots.cancel(token)
 
     def accepted(self, offer_id: str, kind: str) -> bool:
-        """Notes that the user took an offer, or a part of it; whether the offer is known."""
+        """Counts an offer that the user took in whole or in part; returns whether it is known."""
         is_known = offer_id in self._offers
         if is_known:
             self._counts[f"accepted_{kind}"] += 1
         return is_known
 
     def stats(self) -> dict[str, object]:
-        """Counts since the session began, and the figures of the last completion."""
+        """Returns the counts since the session began and the figures of the last completion."""
         latest = self._runs.latest
         usage = latest.usage.model_dump(by_alias=True) if latest is not None else None
         return {"counts": dict(self._counts), "last": usage}
@@ -200,12 +200,12 @@ class Session:
         return loaded.settings
 
     def _use(self, settings: Settings) -> None:
-        """Takes settings up."""
+        """Uses these settings from now on."""
         self.settings = settings
         self._runs.use(settings)
 
     def _forget(self, uri: str) -> None:
-        """What was asked and shown of a document counts no longer."""
+        """Drops a document's cached completions and supersedes its request in flight."""
         self._cache.clear(uri)
         if (slot := self._slots.get(uri)) is not None:
             slot.supersede()
@@ -244,9 +244,9 @@ class Session:
         completions: Sequence[Completion],
         reason: str | None = None,
     ) -> Answer | None:
-        """The answer that stands in the text as it is now; None where none does.
+        """Returns the answer for the text as it is now, or None if no completion fits it.
 
-        `reason`: why there are no completions.
+        `reason` says why there are no completions.
         """
         document = self.documents.get(slot.ask.uri)
         if document is not None and document is not place.snapshot:
@@ -274,7 +274,7 @@ class Session:
         return Offer(self._offers.add(), place.lead + completion.text, start, end)
 
     def _answered(self, slot: RequestSlot, reason: str | None) -> None:
-        """Tells and logs how a request ended; `reason` is None where it showed something."""
+        """Logs and reports how a request ended; `reason` is None if it showed something."""
         milliseconds = round((time.perf_counter() - slot.began) * 1000, 1)
         latest = self._runs.latest
         usage = latest.usage if latest is not None else None

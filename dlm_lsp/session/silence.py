@@ -1,8 +1,7 @@
-"""Why nothing is suggested at a place: one sentence for the user, or None where nothing speaks
-against it.
+"""Decides whether suggestions are silenced at a place, and gives the reason as one sentence.
 
-Owns the tests for binary and machine-made text. Knows no request: selections, stale positions and
-snoozing are the server's business.
+Owns the tests for binary and generated text. Knows no request: the server handles selections,
+stale positions and snoozing.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from engine.secrets import is_secret, matches
 
 SECRET_LANGUAGES = ("dotenv",)
 
-LINE_CHARS_MAX = 5_000  # longer lines are machine-made; nobody types there
-_SAMPLE_CHARS = 4_096  # looked at for binary content on each side of the cursor
+LINE_CHARS_MAX = 5_000  # Longer lines are generated; nobody types there.
+_SAMPLE_CHARS = 4_096  # Checked for binary content on each side of the cursor.
 _UNTYPED_SHARE_MAX = 0.1
 _UNTYPED_MIN = 8
 _UNTYPED = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffd]")
 
 
 def why_silent(document: Document, offset: int, settings: Settings, automatic: bool) -> str | None:
-    """The reason why nothing is suggested at an offset of the document, as one sentence.
+    """Returns the reason for silence at an offset as one sentence, or None if there is none.
 
-    `automatic`: the request came from typing, not from the user asking for it.
+    `automatic` means that typing caused the request and the user did not ask for it.
     """
     silence, language = settings.silence, document.language_id.lower()
     if automatic and not silence.automatic:
@@ -50,7 +49,7 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
 
 
 def _path(uri: str) -> str:
-    """The path in a URI of any scheme, with forward slashes; total, as clients send anything."""
+    """Returns the path in a URI of any scheme with forward slashes; accepts any text."""
     scheme, colon, rest = uri.partition(":")
     path = rest if colon else scheme
     if path.startswith("//"):
@@ -59,7 +58,7 @@ def _path(uri: str) -> str:
 
 
 def _is_binary(text: str, offset: int) -> bool:
-    """Whether there is a NUL, or many control and replacement characters around the offset."""
+    """Returns whether the text has a NUL, or many control characters around the offset."""
     if "\0" in text:
         return True
     sample = text[max(offset - _SAMPLE_CHARS, 0) : offset + _SAMPLE_CHARS]

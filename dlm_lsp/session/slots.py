@@ -1,7 +1,6 @@
 """Requests in flight: a slot for each document, which holds its latest request.
 
-Owns which request is the latest, and makes the one before it out of date. Knows neither what is
-completed nor how.
+A newer request for a document supersedes the older one. Does not know how requests are answered.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from dlm_lsp.session.requests import Ask
 
 @dataclass(slots=True)
 class RequestSlot:
-    """A request in flight: the latest of its document.
+    """The latest request of a document, in flight.
 
     Attributes:
-        began: `time.perf_counter()` when it came.
-        generation: the engine's run that is to answer it, once there is one.
-        sequence: of the latest draft that was shown.
+        began: the value of `time.perf_counter()` when the request arrived.
+        generation: the engine's run that answers the request, None before it has begun.
+        sequence: the sequence number of the latest draft that was shown.
     """
 
     ask: Ask
@@ -32,13 +31,13 @@ class RequestSlot:
     sequence: int = 0
 
     def supersede(self) -> None:
-        """Makes the request answer that it is out of date, at once."""
+        """Makes the request answer at once that it is out of date."""
         if not self.is_superseded:
             self.is_superseded = True
             self.task.cancel()
 
     def take_over(self, previous: RequestSlot, place: CompletionPlace) -> None:
-        """Goes on with the run of the request before it, where that leads to this place."""
+        """Takes over the run of the previous request if it can serve this place."""
         generation = previous.generation
         if (
             generation is not None
@@ -58,11 +57,11 @@ class RequestSlots:
         return bool(self._slots)
 
     def get(self, uri: str) -> RequestSlot | None:
-        """The request in flight for a document."""
+        """Returns the request in flight for a document, or None."""
         return self._slots.get(uri)
 
     def enter(self, slot: RequestSlot) -> RequestSlot | None:
-        """Takes a request up; returns the one of the same document that it supersedes."""
+        """Adds a request; returns the request of the same document that it supersedes, or None."""
         previous = self._slots.get(slot.ask.uri)
         self._slots[slot.ask.uri] = slot
         if previous is not None:
@@ -70,17 +69,17 @@ class RequestSlots:
         return previous
 
     def leave(self, slot: RequestSlot) -> None:
-        """Lets go of a request that is over."""
+        """Removes a finished request."""
         if self._slots.get(slot.ask.uri) is slot:
             del self._slots[slot.ask.uri]
 
     def cancel(self, token: str | int) -> bool:
-        """Supersedes the request with this token; whether there is one."""
+        """Supersedes the request with this token; returns whether there is one."""
         found = [slot for slot in self._slots.values() if slot.ask.token == token]
         for slot in found:
             slot.supersede()
         return bool(found)
 
     def uris(self) -> list[str]:
-        """The documents that have a request in flight."""
+        """Returns the URIs of the documents that have a request in flight."""
         return list(self._slots)

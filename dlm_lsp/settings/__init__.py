@@ -1,1 +1,1 @@
-"""The user's settings: what they may be, where they are read from, and which one wins."""
+"""The user's settings: their schema, their sources and the order of precedence."""

@@ -1,6 +1,6 @@
-"""Where settings files lie: the user's own, and the one of the project that a file belongs to.
+"""The paths of the settings files: the user's own file and that of a file's project.
 
-Owns the two places alone; what stands in the files is for `settings/schema.py`.
+`settings/schema.py` reads the files.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import platformdirs
 
 from dlm_lsp.settings.schema import PROJECT_FILE
 
-_ROOT_MARKS = (PROJECT_FILE, ".git")  # as editors/nvim has them
+_ROOT_MARKS = (PROJECT_FILE, ".git")  # The same as in editors/nvim.
 
 
 def user_file() -> Path:
-    """The user's own settings file, whether or not it is there."""
+    """Returns the path of the user's settings file, which may be missing."""
     return platformdirs.user_config_path("dlm-lsp", appauthor=False) / PROJECT_FILE
 
 
 def project_dir(file: Path) -> Path | None:
-    """The nearest folder above the file that an editor would take for its project's root."""
+    """Returns the nearest folder above the file that an editor takes as the project's root."""
     for folder in file.absolute().parents:
         if any((folder / mark).exists() for mark in _ROOT_MARKS):
             return folder

@@ -1,9 +1,9 @@
 """Settings of the language server and the command line: one shape, four sources, merged once.
 
-Client over project file over user file over defaults. A project's file comes with a stranger's
-repository: it chooses the mode and the context and can silence more, never where text is sent or
-what runs. Every problem becomes a sentence that names source and field; no source can stop the
-server. Does not resolve "auto", which is the engine's work.
+The order of precedence is client, project file, user file, defaults. A project's file may come
+from a stranger's repository: it can choose the mode and the context and add silence, but never
+where text is sent or what runs. Every problem becomes a sentence that names source and field, and
+no source can stop the server. The engine resolves "auto".
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from engine.api import AskedMode
 
 PROJECT_FILE = "dlm-lsp.toml"
 NAMES_MAX = 256
-# What a project's file may set. Not silence.secretFiles: a repository must not switch it off.
+# The fields that a project's file may set. It must not switch off silence.secretFiles.
 PROJECT_FIELDS = ("version", "mode", "context", "silence")
 PROJECT_REFUSED = ("silence.secretFiles",)
-# A project's list is added to the user's, so that it cannot take a silence away.
+# A project's list is added to the user's, so that it cannot remove the user's entries.
 PROJECT_ADDS = ("silence.languages", "silence.globs")
 
-SECRET_FIELDS = ("engine.token", "engine.url")  # never shown; a URL may hold a password
+SECRET_FIELDS = ("engine.token", "engine.url")  # Never shown: a URL may contain a password.
 CLIENT, DEFAULT = "client", "default"
 
 Names = Annotated[
@@ -37,7 +37,7 @@ Names = Annotated[
 
 
 class _Section(BaseModel):
-    """snake_case here, camelCase in every source."""
+    """Field names are snake_case here and camelCase in every source."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, alias_generator=to_camel, allow_inf_nan=False
@@ -45,10 +45,10 @@ class _Section(BaseModel):
 
 
 class EngineSection(_Section):
-    """Where the engine runs and what it loads; "auto" and None leave it to the engine.
+    """Where the engine runs and what it loads; "auto" and None let the engine choose.
 
-    `checkpoint` is a model's name, a folder or a GGUF file (`store/choice.py`). With `url` an
-    engine host that somebody else started is used, `token` being its bearer token.
+    `checkpoint` is a model's name, a folder or a GGUF file (`store/choice.py`). `url` names an
+    engine host that somebody else started, and `token` is its bearer token.
     """
 
     url: str | None = Field(default=None, pattern=r"^https?://\S+$", max_length=2048)
@@ -63,14 +63,14 @@ class EngineSection(_Section):
 
 
 class ContextSection(_Section):
-    """Most prompt tokens on each side of the cursor; None takes the checkpoint's own."""
+    """The largest number of prompt tokens before and after the cursor; None means the default."""
 
     prefix_tokens: int | None = Field(default=None, ge=16, le=1_000_000)
     suffix_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
 
 
 class LimitsSection(_Section):
-    """How long one suggestion may get: tokens, by who asked for it, and milliseconds."""
+    """The limits of a suggestion: tokens, for automatic and explicit requests, and milliseconds."""
 
     tokens_max: int = Field(default=96, ge=1, le=4096)
     tokens_max_invoked: int = Field(default=256, ge=1, le=4096)
@@ -78,21 +78,22 @@ class LimitsSection(_Section):
 
 
 class BlockSection(_Section):
-    """Knobs of block diffusion; None takes the checkpoint's block length."""
+    """The parameters of block diffusion; a `length` of None means the checkpoint's."""
 
     length: int | None = Field(default=None, ge=2, le=256)
     threshold: float = Field(default=0.9, ge=0, le=2)
 
 
 class SilenceSection(_Section):
-    """Where nothing is suggested.
+    """The rules for where nothing is suggested.
 
     Attributes:
-        automatic: whether suggestions come while typing; without, only when asked for.
-        languages: language ids.
-        globs: `*.md` is matched against file names, `vendor/**` against any part of the path.
-        secret_files: stay silent in files that usually hold secrets (.env, keys, credentials).
-        file_chars_max: longest document that is completed.
+        automatic: whether there are suggestions while typing; otherwise only on request.
+        languages: the language ids without suggestions.
+        globs: the files without suggestions; `*.md` is matched against file names, `vendor/**`
+            against any part of the path.
+        secret_files: whether files that usually hold secrets (.env, keys) get no suggestions.
+        file_chars_max: the length of the longest document that is completed, in characters.
     """
 
     automatic: bool = True
@@ -103,7 +104,7 @@ class SilenceSection(_Section):
 
 
 class Settings(_Section):
-    """Everything that can be set. `version` is that of this shape.
+    """All settings. `version` is the version of this schema.
 
     With `completion`, editors without inline completion get suggestions in their popup menu.
     """
@@ -125,8 +126,8 @@ class LoadedSettings:
     """The merged settings.
 
     Attributes:
-        origins: for each field ("context.prefixTokens") "client", "default" or a file's path.
-        problems: sentences for the user, in the order of the sources.
+        origins: the source of each field ("context.prefixTokens"): "client", "default" or a path.
+        problems: the sentences for the user, in the order of the sources.
     """
 
     settings: Settings
@@ -137,13 +138,13 @@ class LoadedSettings:
 def load_settings(
     client: object, project_dir: Path | None, user_file: Path | None
 ) -> LoadedSettings:
-    """Merges all sources; never raises for what they hold.
+    """Merges all sources; never raises, whatever their contents.
 
     Args:
         client: initializationOptions or the `dlm` section of workspace/configuration, with or
             without the outer "dlm".
-        project_dir: where PROJECT_FILE may lie.
-        user_file: the user's own file; may be missing.
+        project_dir: the folder that may contain PROJECT_FILE.
+        user_file: the user's own file, which may be missing.
     """
     problems: list[str] = []
     values: Fields = {}
@@ -167,7 +168,7 @@ def load_settings(
 
 
 def _restricted(found: Fields, user: Fields, source: str, problems: list[str]) -> Fields:
-    """What a project's file may set, of what it does set; its lists are added to the user's."""
+    """Returns the fields that a project's file may set; its lists are added to the user's."""
     allowed: Fields = {}
     for name, value in found.items():
         if name.partition(".")[0] not in PROJECT_FIELDS or name in PROJECT_REFUSED:

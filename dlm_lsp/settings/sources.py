@@ -1,8 +1,8 @@
-"""Reading one source of settings: a TOML file or a client's object, checked field by field.
+"""Reads one source of settings, a TOML file or a client's object, and checks each field.
 
-What is wrong becomes a sentence that names source and field, and is left out; the rest stands.
-Files may come from strangers, so size, line length and nesting are bounded. Knows no setting by
-name: the shape is whatever pydantic model it is given.
+An invalid field is left out and reported in a sentence that names source and field; other fields
+are used. Files may come from strangers, so size, line length and nesting are limited. Knows no
+setting by name; the caller passes a pydantic model.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel, ValidationError
 
 FILE_BYTES_MAX = 65_536
-LINE_CHARS_MAX = 2_000  # a dotted key takes the TOML parser time with the square of its parts
+LINE_CHARS_MAX = 2_000  # The TOML parser's time grows with the square of a dotted key.
 _SHOWN_CHARS_MAX = 60
 
-Fields = dict[str, object]  # by dotted name, "context.prefixTokens"
+Fields = dict[str, object]  # The keys are dotted names, such as "context.prefixTokens".
 
 
 def read_toml(path: Path, problems: list[str]) -> object:
-    """The file's table; None where there is no file, and with a problem where it is broken."""
+    """Returns the file's table, or None if the file is missing or, with a problem, invalid."""
     problem = ""
     try:
-        if not path.is_file():  # reading a fifo or a device would block
+        if not path.is_file():  # Reading a fifo or a device would block.
             return None
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
@@ -55,11 +55,11 @@ def read_toml(path: Path, problems: list[str]) -> object:
 def valid_fields(
     model: type[BaseModel], raw: object, source: str, problems: list[str], secret: Sequence[str]
 ) -> Fields:
-    """The fields of `raw` that fit the model, each by its dotted name; nulls count as not set.
+    """Returns the valid fields of `raw` by their dotted names; nulls count as not set.
 
     Args:
-        raw: a table, with or without an outer "dlm"; None is an empty one.
-        secret: fields whose value no problem may show.
+        raw: a table, with or without an outer "dlm"; None means an empty table.
+        secret: the fields whose values no problem may show.
     """
     if is_table(raw) and "dlm" in raw:
         problems += [
@@ -73,7 +73,7 @@ def valid_fields(
     if not is_table(raw):
         problems.append(f"{source}: the settings should be an object of fields. They are ignored.")
         return {}
-    # Through JSON, so that TOML's dates and a client's own types become plain values.
+    # The conversion through JSON turns TOML's dates and a client's types into plain values.
     table = _without_nulls(json.loads(json.dumps(raw, default=str)))
     while True:
         try:
@@ -82,7 +82,7 @@ def valid_fields(
         except ValidationError as error:
             faults = error.errors(include_url=False, include_context=False)
         found = list[str]()
-        for fault in reversed(faults):  # so that entries of a list keep their numbers
+        for fault in reversed(faults):  # In reverse, so that list entries keep their indices.
             location = fault["loc"]
             name = _dotted(location)
             if not location:
@@ -91,7 +91,7 @@ def valid_fields(
                 _take(table, location)
                 problem = f"{name} is not a setting{_similar(model, name)}"
             else:
-                expected = fault["msg"].partition(" ")[2]  # after "Input", "String", "Tuple"
+                expected = fault["msg"].partition(" ")[2]  # After "Input", "String" or "Tuple".
                 value = _take(table, location)
                 problem = f"{name} {expected}" + (
                     "" if name in secret else f", not {_shown(value)}"
@@ -101,7 +101,7 @@ def valid_fields(
 
 
 def flattened(table: Mapping[str, object], outer: str = "") -> Fields:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
+    """Returns {"a": {"b": 1}} as {"a.b": 1}."""
     fields: Fields = {}
     for name, value in table.items():
         if is_table(value):
@@ -112,7 +112,7 @@ def flattened(table: Mapping[str, object], outer: str = "") -> Fields:
 
 
 def nested(fields: Mapping[str, object]) -> dict[str, object]:
-    """{"a.b": 1} as {"a": {"b": 1}}; fields are one or two names deep."""
+    """Returns {"a.b": 1} as {"a": {"b": 1}}; names have one or two parts."""
     tables: dict[str, dict[str, object]] = {}
     plain: dict[str, object] = {}
     for name, value in fields.items():
@@ -125,7 +125,7 @@ def nested(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def is_table(value: object) -> TypeGuard[Mapping[str, object]]:
-    """Whether the value is an object of named fields."""
+    """Returns whether the value is an object with named fields."""
     return isinstance(value, Mapping)
 
 
@@ -138,7 +138,7 @@ def _without_nulls(table: Mapping[str, object]) -> dict[str, object]:
 
 
 def _take(table: dict[str, object], location: Sequence[int | str]) -> object:
-    """Removes what lies at a location, an entry of a list or a field, and returns it."""
+    """Removes the list entry or field at a location and returns its value."""
     parent: Any = table
     for part in location[:-1]:
         parent = parent[part]
@@ -146,13 +146,13 @@ def _take(table: dict[str, object], location: Sequence[int | str]) -> object:
 
 
 def _dotted(location: Sequence[int | str]) -> str:
-    """("silence", "globs", 1) as "silence.globs[1]"."""
+    """Returns ("silence", "globs", 1) as "silence.globs[1]"."""
     parts = (f".{part}" if isinstance(part, str) else f"[{part}]" for part in location)
     return "".join(parts).removeprefix(".")
 
 
 def _similar(model: type[BaseModel], name: str) -> str:
-    """A hint at the setting that was probably meant, in the same section or at the same level."""
+    """Returns a hint at a similar setting in the same section or at the same level, or ""."""
     defaults = flattened(model().model_dump(by_alias=True))
     known = [*defaults, *nested(defaults)]
     same_depth = [other for other in known if other.count(".") == name.count(".")]

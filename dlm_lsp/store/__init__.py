@@ -1,6 +1,6 @@
-"""The model store: which models can be had, how they come here, and where they lie.
+"""The model store: which models are available, how they are downloaded and where they are kept.
 
-Imports neither torch nor the engine, and of the rest of `dlm_lsp` nothing. What is read at every
-start (`catalogue`, `folder`, `choice`) is light; what downloads (`pull`, `hub`, `wheels`) is used
-by the command `dlm-lsp model` alone.
+Imports neither torch nor the engine nor other parts of `dlm_lsp`. The modules that every start
+imports (`catalogue`, `folder`, `choice`) are fast; only the command `dlm-lsp model` uses the
+modules that download (`pull`, `hub`, `wheels`).
 """

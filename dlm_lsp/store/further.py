@@ -1,8 +1,8 @@
-"""Further catalogue entries, from a JSON file that the environment names.
+"""Further catalogue entries from a JSON file that an environment variable names.
 
-For models of one's own, and for tests. An entry from there must state every file's SHA-256, and
-cannot take the name of one of ours: no environment makes a known hash another. Owns the file's
-shape and its errors.
+They are for the user's own models and for tests. Such an entry must state every file's SHA-256
+and cannot have the name of a built-in entry, so that known hashes cannot be replaced. Owns the
+file's format and its errors.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dlm_lsp.store.errors import StoreError
 
 CATALOGUE_VARIABLE = "DLM_LSP_CATALOGUE"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED = ("graphs", BUNDLED)  # names of the store's own
+RESERVED = ("graphs", BUNDLED)  # Names that the store uses itself.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # never an option of pip's
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # This cannot match a pip option.
 _BYTES_MAX = 1 << 20
 
 
 def entries() -> tuple[Entry, ...]:
-    """The catalogue, with what the environment adds. Raises StoreError for what does not fit."""
+    """Returns the catalogue with the further entries. Raises StoreError for an invalid entry."""
     named = os.environ.get(CATALOGUE_VARIABLE)
     if not named:
         return CATALOGUE

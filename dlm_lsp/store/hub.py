@@ -1,9 +1,8 @@
 """Files of a Hugging Face repository, through `huggingface_hub`.
 
-Its client, endpoint, token, offline switch and cache are honoured: a file that the user's cache
-holds is linked from there. Downloads go into the store's own folder and not through that cache,
-whose downloads cannot be gone on with. Owns what of a repository is wanted, where the catalogue
-does not say.
+Uses the library's client, endpoint, token, offline switch and cache: a file in the user's cache is
+linked from there. Downloads go into the store's folder and not through the cache, whose downloads
+cannot be resumed. Chooses a repository's files if the catalogue does not list them.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from dlm_lsp.store.transfer import Transfer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LISTING = "listing.json"  # what the hub said when the pull began, for a pull that goes on
+LISTING = "listing.json"  # The hub's listing at the start of a pull, for resuming it.
 NAME = "Hugging Face"
 
-# What of a repository is a checkpoint: weights, configuration, tokenizer. No code, no pickles.
+# Matches a checkpoint's files: weights, configuration and tokenizer, but no code and no pickles.
 _WANTED = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json"
     r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
@@ -50,15 +49,15 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def fetch(source: Hub, files: Sequence[File], transfer: Transfer) -> tuple[tuple[File, ...], str]:
-    """Brings the files into the transfer's folder; returns them and the commit they are of.
+    """Downloads the files into the transfer's folder; returns the files and their commit.
 
     Args:
-        files: with the hashes that we know; none: the hub's listing of the revision says.
+        files: the files with known hashes; if empty, those of the hub's listing.
 
     Raises: StoreError.
     """
     transfer.connecting(NAME)
-    # Else the library asks the hub for a list of programs, to name the one it runs under.
+    # Otherwise the library asks the hub for a list of programs, to name the one that runs it.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         revision, wanted = source.revision, tuple(files)
@@ -72,20 +71,20 @@ def fetch(source: Hub, files: Sequence[File], transfer: Transfer) -> tuple[tuple
         return wanted, revision
     except StoreError:
         raise
-    except Exception as error:  # of whichever HTTP client the hub's library uses
+    except Exception as error:  # The library's HTTP client decides the type.
         raise _explained(error, source) from None
 
 
 def _download(
     source: Hub, revision: str, file: File, transfer: Transfer, files: Sequence[File]
 ) -> None:
-    """One file, from where it ended; a connection that breaks is made again."""
+    """Downloads or resumes one file; reconnects if the connection breaks."""
     with transfer.open(file) as sink:
         there = sum(_length(transfer.folder / each.name) for each in files)
         transfer.need(sum(each.bytes for each in files) - there)
         began = sink.size
         if sink.was_resumed:
-            transfer.connecting(NAME)  # checking is over
+            transfer.connecting(NAME)  # The check has ended.
         tries = 0
         while sink.size < file.bytes:
             before = sink.size
@@ -93,7 +92,7 @@ def _download(
                 _stream(source, revision, file, sink, transfer)
                 tries = tries + 1 if sink.size == before else 0
                 if tries >= _TRIES_MAX:
-                    break  # a server that ends early: `finish` tells what is missing
+                    break  # The server ended early; `finish` reports what is missing.
             except (StoreError, HfHubHTTPError, OfflineModeIsEnabled):
                 raise
             except Exception:
@@ -110,7 +109,7 @@ def _stream(source: Hub, revision: str, file: File, sink: Sink, transfer: Transf
     if sink.size:
         headers["Range"] = f"bytes={sink.size}-"
     with ExitStack() as stack:
-        # A redirect to another host gets no token: the client drops it.
+        # The client does not send the token to another host after a redirect.
         opened = get_session().stream(
             "GET", url, headers=headers, timeout=_READ_SECONDS_MAX, follow_redirects=True
         )
@@ -135,7 +134,7 @@ def _stream(source: Hub, revision: str, file: File, sink: Sink, transfer: Transf
 
 
 def _from_cache(source: Hub, revision: str, file: File, transfer: Transfer) -> bool:
-    """Takes a file out of the user's Hugging Face cache, if it is there and right."""
+    """Links or copies a file from the user's Hugging Face cache if it is there and right."""
     found = try_to_load_from_cache(source.repo, file.name, revision=revision)
     if not isinstance(found, str):
         return False
@@ -145,7 +144,7 @@ def _from_cache(source: Hub, revision: str, file: File, transfer: Transfer) -> b
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another disk, or one without links: copied below
+        with contextlib.suppress(OSError):  # Without links between the disks, copied below.
             os.link(cached, place)
             return True
         with transfer.open(file) as sink, cached.open("rb") as content:
@@ -159,7 +158,7 @@ def _from_cache(source: Hub, revision: str, file: File, transfer: Transfer) -> b
 
 
 def _listing(source: Hub, transfer: Transfer) -> tuple[str, tuple[File, ...]]:
-    """The commit of the revision and its files with the hashes that the hub states."""
+    """Returns the revision's commit, and its files with the hashes that the hub states."""
     kept = transfer.folder / LISTING
     try:
         record = json.loads(kept.read_text("utf-8"))
@@ -167,7 +166,7 @@ def _listing(source: Hub, transfer: Transfer) -> tuple[str, tuple[File, ...]]:
         if record["repo"] == source.repo and all(_WANTED.fullmatch(file.name) for file in files):
             return str(record["revision"]), files
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or none that can be used
+        pass  # The listing is missing or unusable.
     api = HfApi(library_name="dlm-lsp")
     revision = source.revision
     if not _COMMIT.fullmatch(revision):
@@ -205,7 +204,7 @@ def _listing(source: Hub, transfer: Transfer) -> tuple[str, tuple[File, ...]]:
 
 
 def _stated(item: RepoFile) -> File:
-    """A file as the hub states it: its SHA-256 where it is large, else git's hash of it."""
+    """Returns a file with the hub's hash: SHA-256 for a large file, otherwise git's hash."""
     lfs: Any = item.lfs
     if lfs is not None:
         return File(item.path, int(item.size), str(lfs.sha256))

@@ -1,4 +1,4 @@
-"""Whether a model fits into this machine's memory, estimated before it is loaded."""
+"""Estimates whether a model fits into this machine's memory, before it is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def memory_problem(needed: Entry) -> str | None:
-    """Why a model would not fit now, with the remedy; None where it would."""
+    """Returns why a model does not fit now, with the remedy, or None if it fits."""
     free = available_bytes()
     if free is None or needed.memory_bytes <= free:
         return None
@@ -25,7 +25,7 @@ def memory_problem(needed: Entry) -> str | None:
 
 
 def smaller_model(needed: int, free: int) -> str:
-    """What to do where a model that needs so many bytes does not fit into those that are free."""
+    """Returns the remedy for a model that needs more bytes than are free."""
     smaller = [entry for entry in all_entries() if entry.proposed and entry.memory_bytes < needed]
     fitting = [entry for entry in smaller if entry.memory_bytes <= free]
     if not fitting:
@@ -38,14 +38,14 @@ def smaller_model(needed: int, free: int) -> str:
 
 
 def available_bytes() -> int | None:
-    """Memory that programs can still have; None where the system does not tell."""
+    """Returns the memory that is available to programs, or None if it is unknown."""
     try:
         for line in _MEMINFO.read_text("ascii", "replace").splitlines():
             name, _, value = line.partition(":")
             if name == "MemAvailable":
                 return int(value.split()[0]) * 1024
     except (OSError, ValueError, IndexError):
-        pass  # no Linux
+        pass  # Not Linux.
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

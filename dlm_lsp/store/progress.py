@@ -1,6 +1,6 @@
-"""How a pull is going: bytes, rate and time left, and the words for it.
+"""The progress of a pull: bytes, rate and time left, and their texts.
 
-Owns the rate's window and how often news is worth telling. Knows nothing of what is pulled.
+Owns the window of the rate and the frequency of reports. Does not know what is pulled.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Literal
 Phase = Literal["connecting", "downloading", "checking", "waiting"]
 
 _WINDOW_SECONDS = 4.0
-_RATE_SECONDS = 1.0  # of a window that says something
+_RATE_SECONDS = 1.0  # The shortest window for a rate.
 _TELL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One state of a pull. Rate in bytes a second; None where it is not known yet.
+    """One state of a pull. The rate is in bytes a second; None while it is unknown.
 
     Attributes:
-        phase: "checking" hashes what is there, "waiting" watches another process's pull.
-        source: where the bytes come from, for people.
-        note: what happened, in a sentence; most states have none.
+        phase: "checking" while existing files are hashed, "waiting" for another process's pull.
+        source: the source of the bytes, for users.
+        note: an event as a sentence; most states have none.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Progress:
         return min(100, self.done * 100 // self.total) if self.total else 0
 
     def to_object(self) -> dict[str, object]:
-        """What `--json` prints."""
+        """Returns the object that `--json` prints."""
         return {
             "event": "progress",
             "name": self.name,
@@ -57,7 +57,7 @@ class Progress:
         }
 
     def text(self) -> str:
-        """ "312 of 491 MB, 14 MB/s, 12 s left"."""
+        """Returns a text such as "312 of 491 MB, 14 MB/s, 12 s left"."""
         amount = f"{sized(self.done, self.total)} of {sized(self.total)}"
         if self.phase == "connecting":
             return f"{amount}, connecting to {self.source}"
@@ -74,7 +74,7 @@ class Progress:
 
 
 class Meter:
-    """Counts bytes and tells of them, not more often than eyes can follow."""
+    """Counts bytes and reports them at most every _TELL_SECONDS."""
 
     def __init__(self, name: str, total: int, tell: Callable[[Progress], None]) -> None:
         self.name = name
@@ -86,7 +86,7 @@ class Meter:
         self._done = 0
 
     def update(self, phase: Phase, done: int) -> None:
-        """Notes how many bytes there are, and tells it if it is time to."""
+        """Records the number of bytes, and reports it unless a report was just made."""
         now = time.monotonic()
         stage = f"{phase} {self.source}"
         if stage != self._told[0]:
@@ -100,7 +100,7 @@ class Meter:
         if stage == self._told[0] and now - self._told[1] < _TELL_SECONDS:
             if done < self.total:
                 return
-            if self._told[1] < 0:  # the end has been told
+            if self._told[1] < 0:  # The end has been reported.
                 return
         self._told = (stage, now if done < self.total else -1.0)
         rate = left = None
@@ -112,13 +112,13 @@ class Meter:
         self._tell(Progress(self.name, phase, done, self.total, rate, left, self.source))
 
     def note(self, sentence: str) -> None:
-        """Tells what happened, at once."""
+        """Reports an event at once."""
         told = Progress(self.name, "connecting", self._done, self.total, source=self.source)
         self._tell(replace(told, note=sentence))
 
 
 def sized(num_bytes: int, like: int | None = None) -> str:
-    """ "491 MB"; without the unit where it is that of `like`, which follows."""
+    """Returns a text such as "491 MB", without the unit if a following `like` has the same unit."""
     for unit, size in (("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000)):
         if (num_bytes if like is None else like) >= size:
             digits = 1 if unit == "GB" or (like is None and num_bytes < 10 * size) else 0
@@ -128,7 +128,7 @@ def sized(num_bytes: int, like: int | None = None) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """ "12 s", "3 min", "2 h"."""
+    """Returns a text such as "12 s", "3 min" or "2 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"

@@ -1,7 +1,7 @@
-"""Which model to pull on this machine: the best one that it runs well, by a short measurement.
+"""Proposes the model to pull: the best one that this machine runs well, by a short measurement.
 
-Owns the two bounds, time and memory, and the reason that the user is told. How long a step takes
-is a callable's to say; the one here estimates it from memory and the engine's integer products.
+Owns the two limits, time and memory, and the reason shown to the user. A callable gives the time of
+a step; the one here estimates it from the speed of memory and of the engine's integer products.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dlm_lsp.store.memory import available_bytes
 from dlm_lsp.store.progress import sized
 from engine.model.onnx.probe import probe
 
-# A step of one row that takes longer makes a line of twelve tokens take more than half a second.
+# With a slower step of one row, a line of twelve tokens takes more than half a second.
 ROW_STEP_MS_MAX = 50.0
-SPARE_BYTES = 1 << 30  # left to the editor and the rest
+SPARE_BYTES = 1 << 30  # Left to the editor and other programs.
 
-_BUFFER_BYTES = 256 << 20  # no processor's cache holds it
+_BUFFER_BYTES = 256 << 20  # Larger than every processor's cache.
 _MEASURE_SECONDS = 1.0
-# A step of one row reads every weight once and little else. With int8 weights it was measured at
-# 29 ms where reading them alone takes 24 (0.5B, one thread, 20.4 GB/s): 1.2 times. A sum is not
-# quite as fast as the fastest read, which is in the same factor.
+# A step of one row reads every weight once and little else. With int8 weights it took 29 ms, and
+# reading the weights alone took 24 ms (0.5B, one thread, 20.4 GB/s), which is a factor of 1.2. The
+# factor includes that the measured sum is slightly slower than the fastest read.
 STEP_OVER_READ = 1.2
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A model for this machine, and why it and no other."""
+    """A model for this machine and the reason for the choice."""
 
     entry: Entry
     reason: str
@@ -43,11 +43,11 @@ def propose(
     row_step_ms: Callable[[int], float],
     free_bytes: int | None = None,
 ) -> Proposal:
-    """The best model that runs well here, else the smallest.
+    """Returns the best model that runs well on this machine, or the smallest one.
 
     Args:
-        row_step_ms: milliseconds of a step of one row that reads so many bytes of weights.
-        free_bytes: memory that is free; None asks the system.
+        row_step_ms: returns the milliseconds of a step of one row, given the bytes of weights read.
+        free_bytes: the free memory; None asks the system.
     """
     candidates = sorted(
         (entry for entry in entries if entry.proposed), key=lambda each: each.parameters
@@ -74,11 +74,12 @@ def propose(
 
 
 def measured_row_step_ms(graphs: Path) -> Callable[[int], float]:
-    """A `row_step_ms` by how fast this machine reads memory and how fast it multiplies: the slower
-    of both counts. Measures for a few seconds, with one thread.
+    """Returns a `row_step_ms` from the speed of memory or of products, whichever is slower.
+
+    Measures for a few seconds with one thread.
 
     Args:
-        graphs: where the engine keeps the same measurement.
+        graphs: the folder in which the engine keeps the same measurement.
     """
     bytes_per_ms = _read_bytes_per_second() / 1000
     products = probe(1, graphs)
@@ -88,7 +89,7 @@ def measured_row_step_ms(graphs: Path) -> Callable[[int], float]:
 
 
 def _read_bytes_per_second() -> float:
-    """The best of several passes over a buffer, each of which reads it once."""
+    """Returns the best rate of several passes over a buffer, each of which reads it once."""
     buffer = numpy.ones(_BUFFER_BYTES // 8, dtype=numpy.uint64)
     best = float("inf")
     end = time.perf_counter() + _MEASURE_SECONDS

@@ -1,8 +1,8 @@
-"""Bringing a model into the store: its sources in order, until one has brought it whole.
+"""Downloads a model into the store: tries its sources in order until one has delivered all files.
 
-Owns which failures make the next source worth a try, and what is told when none is left. A pull
-that ends early, however it ends, leaves one folder NAME.partial that the next one goes on from;
-two at once do the work once.
+Decides after which failures the next source is tried, and which error is reported when none is
+left. An interrupted pull leaves one folder NAME.partial that the next pull resumes. Of concurrent
+pulls only one does the work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dlm_lsp.store.folder import Kept, Store
 from dlm_lsp.store.progress import Meter, Progress
 from dlm_lsp.store.transfer import Transfer
 
-# Of several sources' failures the one that is told first: what a user can do most about.
+# The order in which failures of several sources are reported: first what users can best fix.
 _GRAVEST = ("wrong_hash", "bad_content", "pip_missing", "refused", "offline", "no_network")
 
 
@@ -26,14 +26,14 @@ def pull(
     progress: Callable[[Progress], None] = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Kept:
-    """Brings a model, unless it is there. Blocks, for minutes on a slow network.
+    """Downloads a model unless it is in the store. May block for minutes on a slow network.
 
     Args:
-        progress: told a few times a second how it goes, on this thread.
-        cancelled: asked often; once it says True, the pull ends with the code "cancelled".
+        progress: called with the progress a few times a second, on this thread.
+        cancelled: called often; when it returns True, the pull ends with the code "cancelled".
 
     Raises:
-        StoreError: naming the file or source at fault, and the remedy.
+        StoreError: the pull failed; the error names the file or source at fault and the remedy.
     """
     if (kept := store.find(entry)) is not None:
         return kept
@@ -45,7 +45,7 @@ def pull(
 
     with store.lock(entry.name, waiting):
         if (kept := store.find(entry)) is not None:
-            return kept  # the process that we waited for has brought it
+            return kept  # The process that was waited for has finished it.
         return _bring(entry, store, meter, cancelled)
 
 
@@ -62,7 +62,7 @@ def _bring(entry: Entry, store: Store, meter: Meter, cancelled: Callable[[], boo
                 if error.code not in OF_A_SOURCE:
                     raise
                 meter.note(str(error))
-                # What an earlier pull had left may be at fault, and not this source.
+                # The bytes of an earlier pull may be wrong, and not those of this source.
                 if error.code == "wrong_hash" and transfer.was_resumed and not is_again:
                     continue
                 failures.append(error)

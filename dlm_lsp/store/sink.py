@@ -1,7 +1,7 @@
-"""A file that grows while it is downloaded, and is hashed while it grows.
+"""A file that is hashed while it is downloaded.
 
-Owns the descriptor, the running hash and the verdict. What lies there from a pull that was cut off
-is hashed first, and the rest appended. Never writes through a link.
+Owns the descriptor, the running hash and the check. The bytes of an interrupted pull are hashed
+first, and the rest is appended. Never writes through a link.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CHUNK_BYTES = 1 << 20
 
 
 class Sink:
-    """One file on its way. Use as a context; `finish` says whether it is the right one.
+    """One file that is being downloaded. Use it as a context manager; `finish` checks the file.
 
     Args:
-        checking: called while what is there already is being hashed, after each piece.
+        checking: called after each piece of existing bytes that is hashed.
 
     Attributes:
-        size: bytes so far.
-        was_resumed: whether some were there from an earlier pull.
+        size: the number of bytes so far.
+        was_resumed: whether there were bytes of an earlier pull.
     """
 
     def __init__(self, path: Path, file: File, checking: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class Sink:
         os.close(self._descriptor)
 
     def write(self, data: bytes) -> None:
-        """Appends. Raises StoreError for more than the file should have, or a full disk."""
+        """Appends bytes. Raises StoreError if the file gets too long or the disk is full."""
         if self.size + len(data) > self._file.bytes:
             self.restart()
             raise StoreError(
@@ -79,13 +79,13 @@ class Sink:
             raise of_system(error, self._path) from None
 
     def restart(self) -> None:
-        """Throws away what is there."""
+        """Deletes all bytes so far."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self._hash, self.size = _new_hash(self._file), 0
 
     def finish(self) -> None:
-        """Checks length and hash, and brings the file to disk. A wrong one is thrown away.
+        """Checks length and hash, and flushes the file to disk. A wrong file is deleted.
 
         Raises: StoreError.
         """
@@ -107,7 +107,7 @@ class Sink:
 
 
 def is_right(path: Path, file: File, checking: Callable[[], None]) -> bool:
-    """Whether a file has the length and the hash. False where it cannot be read."""
+    """Returns whether a file has the right length and hash; False if it cannot be read."""
     try:
         if path.stat().st_size != file.bytes:
             return False
@@ -124,12 +124,12 @@ def is_right(path: Path, file: File, checking: Callable[[], None]) -> bool:
 def _new_hash(file: File) -> hashlib._Hash:
     if file.sha256:
         return hashlib.sha256()
-    # What git hashes of a blob; only the hub's small text files are known by it.
+    # Git's hash of a blob, which the hub states for small text files.
     return hashlib.sha1(b"blob %d\0" % file.bytes, usedforsecurity=False)
 
 
 def _open(path: Path) -> int:
-    """A descriptor of a regular file that has no other name; anything else is replaced."""
+    """Opens a regular file without further hard links; anything else is replaced."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     flags |= getattr(os, "O_BINARY", 0)
     if os.path.lexists(path):

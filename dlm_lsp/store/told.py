@@ -1,4 +1,4 @@
-"""That the user has been told, once, how to get a real model: a file in the user's state folder."""
+"""Records in the user's state folder that the user was told how to get a real model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _NAME = "model-hint-shown"
 
 
 def tell_now() -> bool:
-    """Whether the user is to be told now: True once per user and machine, then never again.
+    """Returns whether to tell the user now: True once per user and machine.
 
-    Where that cannot be noted, it is never: better no message than one at every start.
+    Returns False if that cannot be recorded, because no message is better than one at every start.
     """
     folder = Path(platformdirs.user_state_path("dlm-lsp", appauthor=False))
     try:

@@ -1,6 +1,6 @@
-"""What a source works with while it brings a model: where to write, whom to tell, when to stop.
+"""The tools of a source for a pull: files to write, progress reports and cancellation.
 
-Owns the count over all files of a pull, the check of the disk, and the patience with a network
+Owns the count over all files of a pull, the check of disk space, and the time limit for a network
 that does not answer. Knows no source.
 """
 
@@ -20,8 +20,8 @@ from dlm_lsp.store.sink import Sink, is_right
 
 T = TypeVar("T")
 
-ANSWER_SECONDS_MAX = 8.0  # of a server, from its name's look-up to its answer's head
-_SPARE_BYTES = 32 << 20  # a disk is not filled to its last byte
+ANSWER_SECONDS_MAX = 8.0  # From the look-up of a server's name to its answer's head.
+_SPARE_BYTES = 32 << 20  # The disk space that stays free.
 _POLL_SECONDS = 0.1
 
 
@@ -29,8 +29,8 @@ class Transfer:
     """One source's work on one pull.
 
     Attributes:
-        folder: the pull's own; whatever a source leaves there beside the files is deleted.
-        was_resumed: whether some file was gone on with that an earlier pull had begun.
+        folder: the pull's folder; other files that a source leaves there are deleted.
+        was_resumed: whether a file of an earlier pull was resumed.
     """
 
     def __init__(self, folder: Path, meter: Meter, cancelled: Callable[[], bool]) -> None:
@@ -50,56 +50,56 @@ class Transfer:
             )
 
     def pause(self, seconds: float) -> None:
-        """Waits, unless cancelled meanwhile."""
+        """Waits unless the pull is cancelled meanwhile."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.check()
             time.sleep(min(_POLL_SECONDS, left))
 
     def expect(self, num_bytes: int) -> None:
-        """Notes how many bytes the whole model has, where only the source knows."""
+        """Sets the size of the whole model, if only the source knows it."""
         self._meter.total = num_bytes
 
     def connecting(self, source: str) -> None:
-        """Tells which source is asked now."""
+        """Reports which source is asked now."""
         self._meter.source = source
         self._meter.update("connecting", self._finished)
 
     def open(self, file: File) -> Sink:
-        """The file as far as it is there; what is there is hashed."""
+        """Opens a new or partial file; its existing bytes are hashed."""
         checked = Count()
         sink = Sink(self.folder / file.name, file, lambda: self._checking(checked))
         self.was_resumed |= sink.was_resumed
         return sink
 
     def has(self, file: File) -> bool:
-        """Whether the file is there and right, so that nothing is to be done."""
+        """Returns whether the file is complete and right."""
         place = self.folder / file.name
         return not place.is_symlink() and self.is_right(place, file)
 
     def is_right(self, place: Path, file: File) -> bool:
-        """Whether a file elsewhere is the one."""
+        """Returns whether a file at another path has the right contents."""
         checked = Count()
         return is_right(place, file, lambda: self._checking(checked))
 
     def write(self, sink: Sink, data: bytes) -> None:
-        """Appends to a file, and tells of it."""
+        """Appends to a file and reports the progress."""
         self.check()
         sink.write(data)
         self.coming(sink)
 
     def coming(self, sink: Sink, ahead: int = 0) -> None:
-        """Tells of a file's bytes, and of those ahead that are here but not in it yet."""
+        """Reports a file's bytes, and `ahead` downloaded bytes that are not in the file yet."""
         self.check()
         self._meter.update("downloading", self._finished + sink.size + ahead)
 
     def finished(self, file: File) -> None:
-        """Counts a file that is there and right."""
+        """Counts a file that is complete and right."""
         self._finished += file.bytes
         self._meter.update("downloading", self._finished)
 
     def need(self, num_bytes: int) -> None:
-        """Raises StoreError if the disk has no room for so many bytes more."""
+        """Raises StoreError if the disk has no room for `num_bytes` more bytes."""
         free = shutil.disk_usage(self.folder).free
         if free < num_bytes + _SPARE_BYTES:
             raise StoreError(
@@ -110,10 +110,10 @@ class Transfer:
             )
 
     def soon(self, call: Callable[[], T], who: str) -> T:
-        """What the call returns, if it does within ANSWER_SECONDS_MAX.
+        """Returns the call's result if it comes within ANSWER_SECONDS_MAX.
 
-        The thread of one that does not is left to itself: neither the look-up of a name nor a
-        connection to several addresses in turn has a limit of its own.
+        The thread of a slower call is abandoned, because neither the look-up of a name nor
+        connecting to several addresses in turn has a time limit.
 
         Raises: StoreError; whatever the call raises.
         """
@@ -123,7 +123,7 @@ class Transfer:
         def work() -> None:
             try:
                 results.append(call())
-            except BaseException as error:  # raised again where it is waited for
+            except BaseException as error:  # Raised again on the waiting thread.
                 errors.append(error)
 
         thread = threading.Thread(target=work, name="connect", daemon=True)
@@ -149,7 +149,7 @@ class Transfer:
 
 
 class Count:
-    """Bytes that were hashed of one file."""
+    """The number of hashed bytes of one file."""
 
     def __init__(self) -> None:
         self.bytes = 0

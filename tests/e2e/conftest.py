@@ -1,4 +1,4 @@
-"""A private home for the whole program: settings, sockets and logs that no user's own can meet."""
+"""A private home for the whole program: settings, sockets and logs separate from the user's."""
 
 from __future__ import annotations
 
@@ -84,4 +84,4 @@ def home(tiny_checkpoint: Path) -> Iterator[Home]:
     settings.write_text(f"[engine]\ncheckpoint = {json.dumps(str(checkpoint))}\n")
     (folder / "shop.py").write_text(SOURCE)
     yield Home(folder, environment, is_bundled)
-    shutil.rmtree(folder)  # a host ends when its socket is taken away
+    shutil.rmtree(folder)  # A host ends when its socket is removed.

@@ -23,7 +23,7 @@ GHOST = "ComplHint"  # the highlight in which Neovim draws an inline completion
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One place of the screen: what stands there and the names of its highlights."""
+    """One cell of the screen: its text and the names of its highlights."""
 
     text: str = " "
     highlights: frozenset[str] = frozenset()
@@ -71,11 +71,11 @@ class Screen:
             self.cells[row][left:right] = self.cells[row + count][left:right]
 
     def lines(self) -> list[str]:
-        """What is on the screen, one text per row, blanks at the end left out."""
+        """The screen's text by rows, without blanks at the end."""
         return ["".join(cell.text for cell in row).rstrip() for row in self.cells]
 
     def ghost(self) -> dict[int, str]:
-        """The ghost text alone: for each row of the screen that holds some, its part."""
+        """The ghost text, by rows of the screen that contain some."""
         rows = {
             number: "".join(cell.text for cell in row if GHOST in cell.highlights)
             for number, row in enumerate(self.cells)
@@ -90,7 +90,7 @@ class Neovim:
         argv = ["env", *(f"{key}={value}" for key, value in environment.items())]
         argv += [str(binary), "--embed", "--clean", "-n"]
         self.api = pynvim.attach("child", argv=argv)
-        # A Neovim that hangs would block every call: its end makes them raise instead.
+        # A hanging Neovim would block every call; ending it makes the calls raise instead.
         self._guard = threading.Timer(seconds_max, _kill, [self.api.funcs.getpid()])
         self._guard.daemon = True
         self._guard.start()
@@ -108,7 +108,7 @@ class Neovim:
     def close(self) -> None:
         """Ends the process; nothing is saved."""
         self._guard.cancel()
-        with contextlib.suppress(OSError):  # it has ended already
+        with contextlib.suppress(OSError):  # The process has already ended.
             self.api.command("qall!", async_=True)
         self.api.close()
 
@@ -139,7 +139,7 @@ class Neovim:
                     self.screen.apply(event, arguments)
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-        """The condition's first true value, asked anew after each look at the screen."""
+        """Checks the condition after each screen update; returns its first true value."""
         deadline = time.monotonic() + seconds
         while True:
             self.refresh()

@@ -15,7 +15,7 @@ SECONDS_MAX = 300
 
 
 def run_in_terminal(command: list[str], home: Home) -> tuple[int, str]:
-    """Exit code and everything written, by a command whose output is a terminal of 100 by 40."""
+    """Runs a command in a terminal of 100 by 40; returns its exit code and output."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     process = subprocess.Popen(
@@ -31,7 +31,7 @@ def run_in_terminal(command: list[str], home: Home) -> tuple[int, str]:
     while True:
         try:
             data = os.read(master, 65_536)
-        except OSError:  # how Linux says that the last writer has gone
+        except OSError:  # Linux raises this after the last writer has gone.
             break
         written += data
     os.close(master)

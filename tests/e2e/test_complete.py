@@ -32,7 +32,7 @@ PLACE, NEXT_PLACE = f"shop.py:{LINE}:9", f"shop.py:{LINE}:16"
 
 
 def run(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program, its output into pipes."""
+    """Runs the program with its output into pipes."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "dlm_lsp", *arguments],
         env=home.environment,
@@ -44,7 +44,7 @@ def run(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def objects(home: Home, *arguments: str) -> list[dict[str, object]]:
-    """What `complete --json` prints, one object per line."""
+    """Returns the objects that `complete --json` prints, one per line."""
     done = run(home, "complete", "--json", "--max-tokens", "16", *arguments)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -57,7 +57,7 @@ def test_json_prints_one_object_per_place_from_one_host(home: Home):
     assert (second["line"], third["column"]) == (LINE, 16)
     assert isinstance(second["cached_tokens"], int)
     assert second["cached_tokens"] > 0, "the second request did not reuse the first one's prompt"
-    assert first["mode"] in ("block", "copy_spec")  # "auto", with and without a GPU
+    assert first["mode"] in ("block", "copy_spec")  # The choices of "auto" with and without a GPU.
     assert first["total_ms"] >= first["first_draft_ms"] > 0  # type: ignore[operator]
     assert first["tokens_per_forward"] == pytest.approx(
         first["tokens"] / first["forwards"],  # type: ignore[operator]
@@ -121,7 +121,7 @@ def test_a_workspace_cannot_shadow_the_program(home: Home, tmp_path: Path):
 
 
 def test_doctor_reports_the_running_host_and_where_settings_come_from(home: Home):
-    objects(home, PLACE)  # brings the host up
+    objects(home, PLACE)  # This starts the host.
     done = run(home, "doctor", "--json", "--threads", "1", PLACE)
     assert done.returncode == 0, done.stdout
     report = json.loads(done.stdout)

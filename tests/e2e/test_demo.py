@@ -1,4 +1,4 @@
-"""`make demo`'s command as a user runs it: into a pipe, in a terminal, and where it cannot work."""
+"""The command of `make demo`: into a pipe, in a terminal, and where it cannot work."""
 
 from __future__ import annotations
 

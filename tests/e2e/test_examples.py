@@ -1,4 +1,4 @@
-"""The examples run as they stand, on the bundled model."""
+"""The examples run unchanged on the bundled model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lines_of(home: Home, *command: str, **environment: str) -> list[str]:
 def test_a_program_prints_drafts_and_then_the_answer(name: str, home: Home) -> None:
     *drafts, answer = lines_of(home, sys.executable, str(EXAMPLES / name))
     assert answer == f"answer: {TEXT}"
-    assert drafts  # how many depends on how busy the machine is
+    assert drafts  # Their number depends on the machine's load.
     assert all(draft.startswith("draft:") for draft in drafts)
 
 

@@ -1,4 +1,4 @@
-"""Fetching a private Neovim: the installed one first, a clear word where there is no way."""
+"""Fetching a private Neovim: the installed one is preferred, and failures are explained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCRIPT = ROOT / "tests" / "e2e" / "get_nvim.sh"
 
 
 def get_nvim(folder: Path, path: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script with this PATH; nothing on it fetches anything here."""
+    """Runs the script with a PATH without programs that download."""
     bash = shutil.which("bash")
     assert bash
     return subprocess.run(
@@ -30,7 +30,7 @@ def get_nvim(folder: Path, path: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """A folder with the everyday tools alone: no apt, no Neovim."""
+    """A folder with only basic tools, without apt and Neovim."""
     folder = tmp_path / "tools"
     folder.mkdir()
     for name in ("realpath", "mkdir", "ln", "sed"):

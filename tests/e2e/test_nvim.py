@@ -1,4 +1,4 @@
-"""A real Neovim with nothing but its built-in client: what is shown is what Tab inserts."""
+"""A real Neovim with only its built-in client: Tab inserts the shown text."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Account:
 '''
 CURSOR_LINE = SOURCE[: SOURCE.index("withdraw")].count("\n") + 2
 README = (ROOT / "editors" / "nvim" / "README.md").read_text("utf-8")
-# What the README tells users to write is what is tested.
+# The tests use the README's configuration.
 SET_UP = README.split("```lua\n")[1].split("```")[0].replace("/path/to/dlm-lsp", str(ROOT))
-NOISE = {"limits": {"tokensMax": 12}}  # what a seeded model says has to fit into one row
+NOISE = {"limits": {"tokensMax": 12}}  # A seeded model's text must fit into one row.
 OBSERVE = """
 vim.lsp.config('dlm_lsp', { init_options = { dlm = ... } })
 vim.g.num_answers = 0
@@ -81,7 +81,7 @@ def editing(binary: Path, home: Home, file: Path, options: dict[str, object]) ->
 
 @pytest.fixture
 def nvim(binary: Path, home: Home, tmp_path: Path) -> Iterator[Neovim]:
-    """Neovim with the model that the home has."""
+    """Neovim with the home's model."""
     options = {} if home.is_bundled else NOISE
     with editing(binary, home, tmp_path / "account.py", options) as child:
         yield child
@@ -103,7 +103,7 @@ def begin(nvim: Neovim) -> dict[int, str]:
 
 
 def shown_lines(nvim: Neovim) -> list[str]:
-    """The buffer's part of the screen as it looks now, ghost text and all."""
+    """Returns the buffer's part of the screen, including ghost text."""
     lines = nvim.refresh().lines()
     return lines[: lines.index("~")] if "~" in lines else lines[:-2]
 
@@ -115,7 +115,7 @@ def buffer_lines(nvim: Neovim) -> list[str]:
 
 
 def accept(nvim: Neovim) -> list[str]:
-    """Accepts what is shown by the README's key; returns how the screen looked just before."""
+    """Accepts the shown text with the README's key; returns the screen just before."""
     nvim.wait_for(nvim.screen.ghost, "ghost text")
     shown, before = shown_lines(nvim), nvim.buffer()
     nvim.type("<Tab>")
@@ -149,7 +149,7 @@ def test_typing_on_the_ghost_text_keeps_it_and_changes_nothing_else(noisy_nvim: 
     body = f"withdraw(self, amount: float) -> None:\n        self.{typed}\n"
     assert nvim.buffer() == SOURCE.replace("withdraw(self, amount: float) -> None:\n", body)
     assert shown_lines(nvim) == expected
-    # Neovim 0.12 inserts an item where it was asked for: what is accepted must be asked for here.
+    # Neovim 0.12 inserts an item where it was requested, so the item must be requested here.
     nvim.wait_for(lambda: nvim.api.vars["num_answers"] > num_answers, "an answer to the new text")
     assert accept(nvim) == expected
     assert buffer_lines(nvim) == expected

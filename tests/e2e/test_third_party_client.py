@@ -1,4 +1,4 @@
-"""A client library that nobody here wrote, in the guise of real editors, with the real server."""
+"""A third-party client library that imitates real editors, with the real server."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ LINE = SOURCE[: SOURCE.index("🙂")].count("\n")
 
 @pytest.fixture(params=EDITORS)
 def editor(request: pytest.FixtureRequest) -> str:
-    """The editor that the client pretends to be."""
+    """The editor that the client imitates."""
     return request.param
 
 
 @pytest_asyncio.fixture
 async def client(home: Home) -> AsyncIterator[LanguageClient]:
-    """A client with the server as its child; the server must end well."""
+    """Yields a client with the server as its child; the server must end well."""
     config = ClientServerConfig(
         [sys.executable, "-P", "-m", "dlm_lsp", "--stdio"], server_env=home.environment
     )
@@ -51,7 +51,7 @@ async def client(home: Home) -> AsyncIterator[LanguageClient]:
 
     @started.feature(types.CLIENT_REGISTER_CAPABILITY)
     def register_capability(_: types.RegistrationParams) -> None:
-        """The real editors know it, the library does not."""
+        """Adds a capability that the real editors have and the library lacks."""
 
     yield started
     async with asyncio.timeout(SECONDS_MAX):
@@ -96,7 +96,7 @@ def inline_params(
 async def inline_items(
     client: LanguageClient, position: types.Position, kind: types.InlineCompletionTriggerKind
 ) -> list[types.InlineCompletionItem]:
-    """The server's answer to a request at the cursor."""
+    """Returns the server's answer to a request at the cursor."""
     answer = await client.text_document_inline_completion_async(inline_params(position, kind))
     assert isinstance(answer, list)
     return answer

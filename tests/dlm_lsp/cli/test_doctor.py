@@ -1,4 +1,4 @@
-"""`dlm-lsp doctor`: every problem is named, every setting's source told, no secret shown."""
+"""`dlm-lsp doctor` names every problem and every setting's source, and shows no secret."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = "correct-horse-battery"
 
 @pytest.fixture
 def project(tmp_path: Path, private_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder, where doctor is run; its user has no settings, its host never runs."""
+    """A project folder for running doctor, without user settings and without a host."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     folder = tmp_path / "project"
     (folder / ".git").mkdir(parents=True)
@@ -35,7 +35,7 @@ def project(tmp_path: Path, private_runtime: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares tests that look at something else the trial load."""
+    """Skips the trial load in tests of other facts."""
     monkeypatch.setattr(doctor, "dry_run", lambda settings: DryRun(settings))
 
 
@@ -252,7 +252,7 @@ def test_the_integer_product_is_told_with_the_figures_that_it_was_chosen_by():
 async def test_a_large_model_is_not_prepared_by_looking(
     project: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A graph is built by the first start, not by the doctor, who says that it is not there."""
+    """The first start builds a graph; the doctor only reports that there is none."""
     monkeypatch.setenv("DLM_LSP_MODELS", str(tmp_path / "models"))
     engine = {"checkpoint": str(tiny_checkpoint), "device": "cpu", "dtype": "int8"}
     seen = values(await examine(None, {"engine": engine}), "engine")

@@ -58,7 +58,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Host:
-    """Answers each task by what stands behind its prefix; `failing` breaks after some answers."""
+    """Answers each task with the text after its prefix; `failing` breaks after some answers."""
 
     def __init__(self, answers: dict[str, str], failing: int | None = None) -> None:
         self.answers = answers
@@ -138,14 +138,14 @@ def test_canonical_solutions_are_right_and_pass(suite: Path, evaluate: Evaluate)
 
 def test_wrong_ones_are_not(suite: Path, evaluate: Evaluate) -> None:
     isolation_or_skip()
-    answers = [  # right in other words, wrong, and a way out
+    answers = [  # Right in other words, wrong, and an attempt to exit.
         *("    return b + a\n", "    return 0\n", "    return 1\nimport os\nos._exit(0)\n"),
     ]
     host = Host({row["prompt"]: text for row, text in zip(ROWS, answers, strict=True)})
     row = kinds(evaluate(host, "--suite", str(suite), "--modes", "ar"))["ar"]
     assert row["passed"] == pytest.approx(1 / 3)
     assert row["exact"] == 0
-    assert row["wrong_length"] == pytest.approx(2 / 3)  # "return 0", and the way out
+    assert row["wrong_length"] == pytest.approx(2 / 3)  # "return 0" and the attempt to exit.
     host = Host({row["prompt"]: "x" for row in ROWS})
     row = kinds(evaluate(host, "--suite", str(suite), "--modes", "ar", "--execute", "never"))["ar"]
     assert row["passed"] is None
@@ -186,14 +186,14 @@ def test_a_run_goes_on_where_its_engine_failed(
 
 @pytest.fixture
 def problems(suite: Path) -> Path:
-    """Whole problems as HumanEval's are."""
+    """Whole problems in HumanEval's format."""
     path = suite.with_name("problems.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
     return path
 
 
 class Knowing(Host):
-    """Writes the lines that are missing, as an editor's cursor wants them or as they stood."""
+    """Writes the missing lines, for an editor's cursor or verbatim."""
 
     def __init__(self, is_verbatim: bool) -> None:
         super().__init__({})

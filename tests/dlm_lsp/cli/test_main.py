@@ -1,4 +1,4 @@
-"""The command line: what it accepts, what it refuses and how it says so. No engine is started."""
+"""The command line: accepted and refused arguments, and error messages. Starts no engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def exit_code(*arguments: str) -> int:
-    """What the process would end with."""
+    """Returns the exit code that the process would have."""
     try:
         return main(arguments)
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""FILE:LINE:COL: every spelling and every place of a file, and the errors' remedies."""
+"""FILE:LINE:COL: all forms, all places of a file, and the errors' remedies."""
 
 from __future__ import annotations
 

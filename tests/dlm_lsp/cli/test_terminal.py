@@ -1,4 +1,4 @@
-"""The terminal view: what is drawn for which state, at any size of the terminal."""
+"""The terminal view: the picture of each state, at any size of the terminal."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_picture_fits_and_shows_the_end_of_the_text(
 
 
 def events() -> list[DraftEvent | FinishedEvent]:
-    """A short run, through the wire's own lines."""
+    """A short run of events, parsed from the host's JSON lines."""
     usage = UsageBody(tokens=2, forwards=1)
     sent = [
         DraftEvent(sequence=1, committed="", draft=MASKED * 3, spans=(), usage=usage),

@@ -1,4 +1,4 @@
-"""What a client makes of a host's answers, however they arrive."""
+"""A client's reading of a host's answers, for any chunking."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def peculiar_host(
     health: object, generate: Answer | None = None, *, status: int = 200
 ) -> AsyncIterator[HostClient]:
-    """A host that answers as it likes, where a client of SETTINGS looks for one."""
+    """A host with the test's answers, where a client of SETTINGS looks for one."""
 
     async def get_health(request: web.Request) -> web.Response:
         text = health if isinstance(health, str) else json.dumps(health)
@@ -311,7 +311,7 @@ async def test_generate_host_lost_before_the_first_event_is_asked_once_more() ->
 
 @asynccontextmanager
 async def remote(folder: Path, token: str) -> AsyncIterator[str]:
-    """The URL of a toy host behind TCP that wants a token."""
+    """The URL of a toy host over TCP that requires a token."""
     async with toy_host(folder, token=token) as host:
         runner = routes.make_runner(host.host)
         await runner.setup()

@@ -1,4 +1,4 @@
-"""Real host processes on a tiny checkpoint: started once, healed, ended, refused with reasons."""
+"""Real host processes on a tiny checkpoint: start, restart, end, and refusals with reasons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 def settings(
     private_runtime: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> HostSettings:
-    """Of hosts that are this test's alone."""
+    """The settings of hosts that only this test uses."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return HostSettings(EngineSettings(checkpoint=tiny_checkpoint, device="cpu"), idle_seconds=60)
 
@@ -53,7 +53,7 @@ async def pid_of(client: HostClient) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits for its parent does not."""
+    """Returns whether a process runs; a zombie does not run."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -74,7 +74,7 @@ async def test_generate_starts_a_host_and_the_next_client_shares_it(settings: Ho
     assert starts_in(paths.log) == 1
     assert paths.socket.stat().st_mode & 0o777 == 0o600
     await first.close()
-    assert isinstance(await last_event(second), FinishedEvent)  # the host outlives who started it
+    assert isinstance(await last_event(second), FinishedEvent)  # The host outlives its starter.
     await second.close()
 
 
@@ -200,7 +200,7 @@ async def test_ensure_workspace_with_our_names_shadows_nothing(
 
 @contextmanager
 def broken_checkpoint(checkpoint: Path, folder: Path) -> Iterator[Path]:
-    """A copy whose weights are cut short."""
+    """A copy of the checkpoint with truncated weights."""
     for file in checkpoint.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     weights = folder / "model.safetensors"
@@ -259,7 +259,7 @@ async def test_ensure_process_that_dies_at_once_is_an_error_with_its_last_words(
             await last_event(client)
         assert caught.value.code == "start_failed"
     pids = (host_paths(settings.engine).folder / "pids").read_text().split()
-    assert len(pids) == 1  # the second time it was not tried again
+    assert len(pids) == 1  # There was no second attempt.
     monkeypatch.setattr(sys, "executable", str(private_runtime / "nothing"))
     with pytest.raises(HostError, match="cannot be started"):
         await last_event(HostClient(settings))
@@ -267,7 +267,7 @@ async def test_ensure_process_that_dies_at_once_is_an_error_with_its_last_words(
 
 
 def serve(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """`dlm-lsp serve` by hand."""
+    """Starts `dlm-lsp serve` by hand."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "dlm_lsp", "serve", *arguments],
         stdout=subprocess.PIPE,
@@ -323,7 +323,7 @@ def test_serve_port_that_is_taken_is_named(settings: HostSettings) -> None:
 
 @contextmanager
 def serving(process: subprocess.Popen[str]) -> Iterator[str]:
-    """The URL that a TCP host prints. It must end well by itself."""
+    """Yields the URL that a TCP host prints. The host must end well by itself."""
     try:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]
@@ -357,7 +357,7 @@ async def test_serve_tcp_on_loopback_prints_a_token_and_is_used_by_url(
 async def test_serve_tcp_token_comes_from_the_environment_or_a_file(
     settings: HostSettings, private_runtime: Path, source: str
 ) -> None:
-    """Ended at once, while the model is still being loaded."""
+    """A host ends at once while it still loads the model."""
     arguments = ServeOptions(settings.engine, host="127.0.0.1", port=0).arguments()[1:]
     file = private_runtime / "token"
     file.write_text("of-the-file\n")

@@ -1,4 +1,4 @@
-"""Options, as the command line takes them and as a client spells them out."""
+"""Options, as the command line parses them and as a client writes them."""
 
 from __future__ import annotations
 

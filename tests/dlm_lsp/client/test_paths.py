@@ -1,4 +1,4 @@
-"""Who shares a host, and that its folder is private."""
+"""Settings that share a host, and the privacy of its folder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_paths_lie_in_the_runtime_directory_in_a_private_folder(private_runtime:
 
 @pytest.fixture
 def fallback(private_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in the temporary directory, where there is no runtime directory."""
+    """The folder in the temporary directory, used without a runtime directory."""
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setattr(paths_module.tempfile, "gettempdir", lambda: str(private_runtime))
     if Path(f"/run/user/{os.getuid()}").exists():

@@ -1,4 +1,4 @@
-"""Typing replay in a real session, with hosts that know everything, nothing, or only nonsense."""
+"""Typing replay in a real session, with hosts that answer rightly, with nothing or wrongly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dlm_lsp.session.engine_link import EngineLink
 from engine.errors import EngineFailure
 from engine.lab.evaluation.records import ReplayRecord
 
-# Every line is unlike every other, so that a prefix says where it is in the file.
+# All lines differ, so that a prefix determines its place in the file.
 TEXT = "".join(
     f"def name_{n:02}(a, b=[{n}]):\n    value_{n:02} = call_{n:02}(a, 'b{n}')\n"
     f"    return value_{n:02} + {n}\n\n\n"
@@ -68,7 +68,7 @@ class Host:
 
 
 def all_knowing(prefix: str) -> str:
-    """The rest of the only line that begins as the prefix ends; nothing where it is not alone."""
+    """Returns the rest of the only line that begins as the prefix ends; "" if there are several."""
     current = prefix.rpartition("\n")[2]
     found = [line for line in TEXT.split("\n") if line.startswith(current)]
     return found[0][len(current) :] if len(found) == 1 else ""

@@ -1,4 +1,4 @@
-"""The typist: whatever is typed, mistyped and accepted on the way, the file comes out as it was."""
+"""The typist: whatever is typed, mistyped and accepted, the file is restored."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_file_comes_out_as_it_was(text: str, seed: int, jumps: bool, accepts
 
 
 def typed(target: str, before: str = "\n", after: str = "\n") -> tuple[list[str], int]:
-    """The text around the cursor, shown as |, after every act; and the keys in all."""
+    """Returns the text around the cursor (|) after every action, and the number of keys."""
     manuscript = Manuscript((before, after), [Part(target)], "    ")
     shown, total = [], 0
     while not manuscript.part.is_complete:
@@ -138,12 +138,12 @@ def test_a_typo_is_taken_back() -> None:
     [
         ("a, b", 0, True),  # the closer stays and is typed over
         ("a, b)", 1, True),
-        ("a, b)", 0, False),  # leaves a closer behind
+        ("a, b)", 0, False),  # One closer too many remains.
         ("a, b) + 1", 1, True),
         ("a, b) + 1", 0, False),
         ("a, c)", 1, False),
-        ("a, b) + 1\n", 1, False),  # goes on beyond the missing part
-        ("a", 2, False),  # replaces what is not the editor's
+        ("a, b) + 1\n", 1, False),  # This goes beyond the missing part.
+        ("a", 2, False),  # This replaces text that the editor did not insert.
     ],
 )
 def test_a_suggestion_is_right_if_nothing_is_left_to_mend(

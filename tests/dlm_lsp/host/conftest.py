@@ -12,6 +12,6 @@ from tests.toy_backend import ToyHost, toy_host
 
 @pytest.fixture
 async def host(private_runtime: Path) -> AsyncIterator[ToyHost]:
-    """The real host on an engine that counts up."""
+    """A real host with an engine whose output counts up."""
     async with toy_host(private_runtime) as host:
         yield host

@@ -1,4 +1,4 @@
-"""Events on their way from a thread to the loop: in order, newest draft only, never waiting."""
+"""Events from a thread to the loop: in order, only the newest draft, without waiting."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def read_all(stream: EventStream) -> list[Event]:
 
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_stream_overtaken_drafts_are_left_out(before: int, after: int) -> None:
-    """So many drafts emitted before the reader takes one event, and so many after."""
+    """Emits the given numbers of drafts before and after the reader takes one event."""
 
     async def run() -> list[Event]:
         stream = EventStream()

@@ -1,4 +1,4 @@
-"""Exact mode through the host: asked for, carried to the engine, answered, or refused by name."""
+"""Exact mode through the host: it reaches the engine, is answered, or is refused by field name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One completion through the host's HTTP face, on a scripted engine."""
+"""One completion through the host's HTTP interface, on a scripted engine."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ JSON = {"Content-Type": "application/json"}
 
 
 async def events_of(host: ToyHost, body: dict[str, Any]) -> list[HostEvent]:
-    """All events of one request that is read at once."""
+    """Returns all events of one request, which is read at once."""
     async with await host.post(body) as response:
         assert response.status == 200
         return [parse_event(line) for line in (await response.read()).splitlines()]
 
 
 async def refusal(host: ToyHost, payload: Any, **options: Any) -> tuple[int, dict[str, Any]]:
-    """Status and error of a request that is not well."""
+    """Returns the status and the error of an invalid request."""
     async with host.session.post("/v1/generate", data=payload, **options) as response:
         return response.status, (await response.json())["error"]
 
@@ -80,7 +80,7 @@ async def ask_without_reading(host: ToyHost, *, length: int | None = None) -> as
 
 
 async def taken_up(host: ToyHost) -> ToyJob:
-    """The first request the engine has got."""
+    """Returns the engine's first request."""
     async with asyncio.timeout(20):
         while not host.backend.jobs:
             await asyncio.sleep(0.01)
@@ -88,12 +88,12 @@ async def taken_up(host: ToyHost) -> ToyJob:
 
 
 async def ended(job: ToyJob) -> bool:
-    """Whether the engine ends a job, within a bound that only a hang exceeds."""
+    """Returns whether the engine ends a job, within a limit that only a hang exceeds."""
     return await asyncio.to_thread(job.ended.wait, 20)
 
 
 async def idle(host: ToyHost) -> None:
-    """Returns once the host has no request left."""
+    """Waits until the host has no request left."""
     async with asyncio.timeout(20):
         while host.host.requests:
             await asyncio.sleep(0.01)
@@ -102,7 +102,7 @@ async def idle(host: ToyHost) -> None:
 async def test_generate_started_drafts_finished_each_whole_state(host: ToyHost) -> None:
     events = await events_of(host, {**BODY, "limits": {"tokensMax": 5}})
     assert isinstance(events[0], StartedEvent)
-    assert events[0].mode == "copy_spec"  # "auto", on a CPU of which nothing is measured
+    assert events[0].mode == "copy_spec"  # The choice of "auto" on a CPU without measurements.
     assert events[0].marks.prefix_start == 0
     assert events[0].marks.far_suffix_start == 2  # two line ends
     drafts = events[1:-1]
@@ -113,7 +113,7 @@ async def test_generate_started_drafts_finished_each_whole_state(host: ToyHost) 
     assert (last.text, last.finish_reason, last.mode) == ("01234", "length", "copy_spec")
     assert all(last.text.startswith(event.committed) for event in drafts)
     assert last.usage.tokens == 5
-    assert last.usage.total_ms >= 3.0  # the engine's own time and what the host added
+    assert last.usage.total_ms >= 3.0  # The engine's time and the host's.
 
 
 async def test_generate_tells_the_engine_what_was_asked(host: ToyHost) -> None:
@@ -284,8 +284,8 @@ async def test_generate_client_that_leaves_in_the_middle_of_its_body_is_forgotte
 async def test_generate_slow_reader_gets_the_newest_draft_and_the_end(
     private_runtime: Path,
 ) -> None:
-    """4,000 drafts of 4 KB are played against a reader that waits until all are: what it then
-    reads is what fitted into the buffers on the way, and the end."""
+    """A reader waits until 4,000 drafts of 4 KB are emitted; it then reads those that fitted into
+    the buffers, and the end."""
 
     def flood(job: ToyJob) -> Iterator[Event]:
         yield Started(Usage())
@@ -434,7 +434,7 @@ async def test_generate_counts_appear_in_the_metrics(host: ToyHost) -> None:
 
 
 async def metrics_of(host: ToyHost) -> dict[str, float]:
-    """Metric names, labels left out, with the sum of their values."""
+    """Returns the metric names without labels, with the sums of their values."""
     async with host.session.get("/metrics") as response:
         text = await response.text()
     sums: dict[str, float] = {}
@@ -447,7 +447,7 @@ async def metrics_of(host: ToyHost) -> dict[str, float]:
 
 @given(st.text(st.characters(codec=None, categories=("L", "Cs", "So", "P")), max_size=50))
 def test_parse_body_any_string_keeps_its_length(text: str) -> None:
-    """Unpaired surrogates become one character each, pairs the character that they spell."""
+    """Lone surrogates become one U+FFFD each; pairs become the character that they encode."""
     body = parse_body(json.dumps({"prefix": text}).encode())
     spelled = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert len(body.prefix) == len(json.loads(json.dumps(text)))

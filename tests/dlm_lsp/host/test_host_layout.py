@@ -1,4 +1,4 @@
-"""Laws of the layout: what stays put while typing, what never exceeds a budget."""
+"""Laws of the layout: pieces stay in place while the user types, and never exceed the budget."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ budgets = st.builds(PromptBudget, st.integers(16, 120), st.integers(0, 60))
 
 
 def pieces_of(tokens: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]:
-    """Far, prefix and near of an infilling prompt."""
+    """Splits an infilling prompt into far suffix, prefix and near suffix."""
     assert INFILL is not None
     assert tokens[:2] == (INFILL.begin, INFILL.far)
     assert tokens[-1] == INFILL.middle
@@ -41,7 +41,7 @@ def pieces_of(tokens: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]
 
 
 def again(layout: Layout, prefix: str, suffix: str, budget: PromptBudget) -> Layout:
-    """The layout of a later text with the marks that an earlier one came with."""
+    """Returns the layout of a later text with the marks of an earlier layout."""
     pieces = TextPieces(prefix, suffix, layout.prefix_start, layout.far_suffix_start)
     return lay_out(pieces, TOKENIZER, budget)
 
@@ -91,13 +91,13 @@ def test_layout_one_more_character_changes_only_the_end_of_the_prefix(
 ) -> None:
     first = lay_out(TextPieces(prefix, suffix), TOKENIZER, budget)
     second = again(first, prefix + typed, suffix, budget)
-    assume(second.prefix_start == first.prefix_start)  # else the oldest quarter has gone
+    assume(second.prefix_start == first.prefix_start)  # Otherwise the oldest quarter was cut.
     far, before, near = pieces_of(first.prompt)
     far_after, before_after, near_after = pieces_of(second.prompt)
     assert (far, near) == (far_after, near_after)
     # Only the last word, of at most 12 characters, and the space before it are merged anew.
     ids, starts = TOKENIZER.encode_with_offsets(prefix[first.prefix_start :])
-    assume(before == ids)  # else a cut inside a character cost a token
+    assume(before == ids)  # Otherwise a cut inside a character cost a token.
     unchanged = sum(start < len(prefix) - first.prefix_start - 16 for start in starts)
     assert before_after[:unchanged] == before[:unchanged]
 
@@ -155,7 +155,7 @@ def test_layout_line_that_starts_where_three_quarters_do_is_kept() -> None:
 
 
 class Coarse:
-    """Tokens of fifty characters, as runs of spaces can be: few for much text."""
+    """An encoder with tokens of fifty characters, as for runs of spaces."""
 
     infill = INFILL
 

@@ -1,4 +1,4 @@
-"""The lock, the socket and the watch over a host's end."""
+"""The lock, the socket and the end of a host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.toy_backend import ToyBackend
 
 
 def hold_lock(path: Path, pipe: Connection) -> None:
-    """Takes the lock, says so, and waits to be killed."""
+    """Takes the lock, reports it and waits to be killed."""
     with serving_lock(path) as is_ours:
         pipe.send(is_ours)
         signal.pause()

@@ -1,4 +1,4 @@
-"""What "auto" is on a host: the checkpoint's figures, the machine's and the host's own record."""
+"""The mode "auto" on a host: figures of the checkpoint, the machine and past requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Health while loading, ready and failed; who may ask; errors that every path has in common."""
+"""Health while loading, ready and failed; authorisation; errors common to all paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BODY = {"prefix": "x = "}
 
 
 class SlowLoad:
-    """A load that ends when the test says so."""
+    """A load that ends when the test lets it."""
 
     def __init__(self) -> None:
         self.may_end = threading.Event()
@@ -40,7 +40,7 @@ def broken_load(settings: EngineSettings, preparing: Preparing) -> ToyBackend:
 
 
 async def answer(host: ToyHost, method: str, path: str, **options: Any) -> tuple[int, Any]:
-    """Status and JSON of one answer."""
+    """Returns the status and the JSON of one answer."""
     async with host.session.request(method, path, **options) as response:
         return response.status, await response.json()
 

@@ -1,4 +1,4 @@
-"""What goes over the wire: positions in every encoding, items that insert what they show."""
+"""LSP messages: positions in every encoding, and items that insert the shown text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Framing: any chunking gives the same messages, and a broken message costs one message."""
+"""Framing: any chunking gives the same messages, and a broken message affects no other."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Whatever a client sends or a disk holds: a named error or a status, and the server lives on."""
+"""Any bad input from client or disk gives a named error or a status, and the server goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFUSED_PARSE, REFUSED_REQUEST, REFUSED_PARAMS = -32700, -32600, -32602
 
 @pytest.fixture
 async def ready(editor: LspClient, scripted: ScriptedHost) -> AsyncIterator[LspClient]:
-    """A server with a document; after the test it still completes, and leaves in good order."""
+    """A server with a document; after the test it must still complete, and end well."""
     await editor.greet(scripted.url)
     yield editor
     editor.open("file:///home/me/after.py", TEXT)

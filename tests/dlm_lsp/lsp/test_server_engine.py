@@ -24,7 +24,7 @@ def settings(checkpoint: Path, **dlm: Any) -> dict[str, Any]:
 
 
 async def ready(editor: LspClient, after: int = 0) -> dict[str, Any]:
-    """The status once the engine is up, among the notifications from number `after` on."""
+    """Returns the status with a running engine, from notification number `after` on."""
     return await editor.seen(
         "dlm/status",
         lambda status: (
@@ -35,7 +35,7 @@ async def ready(editor: LspClient, after: int = 0) -> dict[str, Any]:
 
 
 def host_process(runtime: Path) -> int:
-    """The process id of the host that was started, by its environment."""
+    """Returns the process id of the started host, found by its environment."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -59,7 +59,7 @@ async def test_first_request_starts_the_host_and_drafts_lead_to_the_answer(
         assert status["model"] == str(tiny_checkpoint)
         assert editor.all_of("window/showMessage") == []
         drafts = editor.all_of("dlm/draft")
-        if items:  # a model that knows nothing may have nothing to say
+        if items:  # An untrained model may suggest nothing.
             assert drafts[-1]["committed"] == items[0]["insertText"]
         stats = await editor.request("workspace/executeCommand", {"command": "dlm.stats"})
         assert stats["last"]["forwards"] > 0
@@ -115,7 +115,7 @@ async def test_checkpoint_that_cannot_be_loaded_is_named_once_and_the_server_liv
         for _ in range(3):
             assert await editor.inline(URI, 1, 11) == []
         assert len(editor.all_of("window/showMessage")) == 1
-        # The way out of it is another checkpoint.
+        # Another checkpoint is the remedy.
         count = len(editor.notifications)
         params = {"settings": {"dlm": settings(tiny_checkpoint)}}
         editor.notify("workspace/didChangeConfiguration", params)

@@ -1,4 +1,4 @@
-"""How the language server's process lives and ends, what it loads, and over which streams."""
+"""The language server's process: its life cycle, its imports and its streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from tests.dlm_lsp.lsp_client import SECONDS_MAX, URI, LspClient, lsp_client
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
-# Printed by the server process at its end, once it has served a completion.
+# The server process prints this at its end, after it has served a completion.
 TELL_MODULES = """
 import atexit, os, sys
 
@@ -112,7 +112,7 @@ async def test_death_of_the_editor_ends_the_process_although_stdin_stays_open(
 
 async def test_editor_of_another_process_namespace_is_not_missed(tmp_path: Path) -> None:
     async with lsp_client(tmp_path) as editor:
-        await editor.initialize(processId=2**22 + 1)  # beyond what Linux hands out
+        await editor.initialize(processId=2**22 + 1)  # Larger than any process id of Linux.
         await asyncio.sleep(1.5)
         await editor.round_trip()
         assert await editor.leave() == 0
@@ -139,7 +139,7 @@ async def test_terminate_signal_ends_the_process(editor: LspClient) -> None:
 
 
 class TcpProcess:
-    """A server on a loopback port, and the port it said it took."""
+    """Starts a server on a loopback port; yields the server and its port."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process

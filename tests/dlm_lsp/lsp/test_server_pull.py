@@ -1,4 +1,4 @@
-"""`dlm.pullModel` and the hint at it, over a real server process and a hub on loopback."""
+"""`dlm.pullModel` and the hint to run it, with a real server process and a hub on loopback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 async def client(tmp_path: Path, hub: FakeHub) -> AsyncIterator[LspClient]:
-    """A server process that has the hub."""
+    """A server process that uses the hub."""
     async with lsp_client(tmp_path) as client:
         yield client
 
@@ -44,13 +44,13 @@ def ask(client: LspClient, *arguments: Any, **params: Any) -> int | str:
 
 
 def values(client: LspClient) -> list[dict[str, Any]]:
-    """What was told of the pull's progress, and not of the engine's loading."""
+    """Returns the reports of the pull's progress, without those of the engine's loading."""
     told = client.all_of("$/progress")
     return [each["value"] for each in told if "loading" not in str(each["token"])]
 
 
 async def reported(client: LspClient) -> Any:
-    """Returns once bytes are reported."""
+    """Waits until bytes are reported."""
     return await client.seen(
         "$/progress", lambda params: params["value"].get("percentage", 0) not in (0, None)
     )
@@ -137,7 +137,7 @@ async def test_a_pull_ends_with_its_server(
     assert await client.leave() == 0
     await asyncio.sleep(0.5)
     store = Store()
-    with store.lock("tiny", None):  # nobody holds it any more
+    with store.lock("tiny", None):  # The lock is free again.
         assert store.partial_bytes("tiny") > 0
 
 
@@ -153,7 +153,7 @@ async def test_without_a_real_model_the_user_is_told_once_how_to_get_one(
         assert hub.gets == [], "nothing is downloaded unasked"
         answer = await client.answer(ask(client, {"name": "tiny"}))
         assert answer["pulled"] is True
-        # Not a model that can be loaded, but the one that is turned to.
+        # The model cannot be loaded, but the server switches to it.
         await client.seen("dlm/status", lambda status: FILE.name in status["message"])
     async with lsp_client(tmp_path) as client:
         Store().remove("tiny")

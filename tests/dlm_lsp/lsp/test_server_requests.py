@@ -1,4 +1,4 @@
-"""What an editor gets for what it asks, over a real process and a scripted engine host."""
+"""Answers to an editor's requests, with a real server process and a scripted engine host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def texts(items: list[dict[str, Any]]) -> list[str]:
 
 
 async def started(editor: LspClient, host: ScriptedHost, **params: Any) -> tuple[int | str, Job]:
-    """A request at the usual place that the engine has taken up."""
+    """A request at the usual place that the engine has accepted."""
     asking = editor.ask_inline(URI, 1, 11, **params)
     job = await host.job()
     job.start()
@@ -134,7 +134,7 @@ async def test_marks_of_the_host_come_back_moved_with_the_edits(
     assert body.marks.far_suffix_start == far
 
 
-# What is served without asking the engine
+# Answers without the engine
 
 
 async def test_typing_what_is_shown_asks_the_engine_no_more(

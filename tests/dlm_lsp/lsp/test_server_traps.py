@@ -1,4 +1,4 @@
-"""Traps that real editors and the LSP libraries set, each sprung over a real process."""
+"""Peculiarities of real editors and of the LSP libraries, tested with a real process."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_payloads_are_not_logged(
 async def test_inline_completion_is_always_advertised_with_options(
     editor: LspClient, capabilities: dict[str, Any]
 ) -> None:
-    """lsp-mode declares nothing and asks all the same; pygls leaves it out without options."""
+    """lsp-mode asks without declaring support; pygls advertises the method only with options."""
     result = await editor.initialize(capabilities=capabilities)
     assert result["capabilities"]["inlineCompletionProvider"] == {}
 
@@ -203,7 +203,7 @@ async def test_cancel_of_an_unknown_or_answered_request_is_ignored(
 async def test_notifications_of_our_own_are_never_sent_unasked(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    """lsp-mode warns of every notification that it does not know."""
+    """lsp-mode warns about every unknown notification."""
     await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11, workDoneToken="t")
     job = await scripted.job()
@@ -238,7 +238,7 @@ async def test_superseded_request_that_the_client_does_not_cancel_is_stopped_and
 async def test_late_answer_for_an_old_cursor_is_null(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    """Neovim 0.12 draws whatever comes, wherever the cursor has gone meanwhile."""
+    """Neovim 0.12 draws every answer, even after the cursor has moved."""
     await editor.greet(scripted.url)
     asking = editor.ask_inline(URI, 1, 11)
     job = await scripted.job()
@@ -266,7 +266,7 @@ async def test_late_answer_whose_beginning_was_typed_is_what_is_left_of_it(
 async def test_current_request_with_nothing_to_show_is_an_empty_list(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    """`null` would keep the old ghost text on Neovim's screen, `[]` takes it away."""
+    """`null` would keep the old ghost text on Neovim's screen; `[]` removes it."""
     await editor.greet(scripted.url)
     scripted.script = [""]
     assert await editor.inline(URI, 1, 11) == []
@@ -298,7 +298,7 @@ async def test_range_is_empty_in_the_middle_of_a_line(
 async def test_auto_closed_bracket_is_not_doubled(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    """What Tab inserts into the line, in the item's range, is what the model wrote."""
+    """Tab replaces the item's range in the line with the model's text."""
     await editor.greet(scripted.url, text="x = add()\n")
     scripted.script = ["1, (2))"]
     (item,) = await editor.inline(URI, 0, 8)
@@ -308,7 +308,7 @@ async def test_auto_closed_bracket_is_not_doubled(
 
 
 async def test_null_result_is_written_out(editor: LspClient) -> None:
-    """A response without `result` is no response: clients wait for ever. `answer` asserts it."""
+    """Clients would wait for ever after a response without `result`; `answer` asserts it."""
     await editor.initialize()
     assert await editor.request("shutdown") is None
 

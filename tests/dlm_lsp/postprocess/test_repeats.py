@@ -1,4 +1,4 @@
-"""A line that repeats itself without end is cut; one that merely has alike parts is not."""
+"""A line with endless repetition is cut; a line with only similar parts is not."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ def test_what_follows_never_moves_a_cut(line: str, more: str) -> None:
 
 
 def test_a_long_line_takes_no_long_time() -> None:
-    """Every place is looked at for every period once: a bound on the work, not a timing."""
+    """Every place is checked once for every period, which limits the work."""
     assert runaway("abcdefgh1, " * 2 + "".join(chr(200 + i) for i in range(5000))) is None

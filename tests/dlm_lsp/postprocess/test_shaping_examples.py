@@ -1,4 +1,4 @@
-"""What an editor shows of raw completions, at the cursor (‸) of each of fixtures/documents."""
+"""The shaped text of raw completions at the cursor (‸) of each of fixtures/documents."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ SCOPE = [
         "gaps = [abs(value - center) for value in values]\n    return gaps",
         complete=True,
     ),
-    # The next paragraph on the cursor's level is another thought.
+    # The next paragraph at the cursor's indentation is cut.
     Case(
         "python_body.py",
         "if not values:\n        return 0\n\n    gaps = []\n    return 1",
@@ -82,7 +82,7 @@ SCOPE = [
         "if not values:\n        return 0\n\n    gaps = []\n    return 1",
         automatic=False,
     ),
-    # A line that opens a block is filled with that block, blank lines and all.
+    # A line that opens a block gets the whole block, including blank lines.
     Case(
         "python_header.py",
         "\n        left = self.balance\n\n        self.balance = left\n\n    def deposit(self",
@@ -101,7 +101,7 @@ SCOPE = [
         "\n        return 1\n    elif number < 0:\n        return -1",
         complete=True,
     ),
-    # What may become "else" or "elsewhere = 1" is not shown yet.
+    # Text that may become "else" or "elsewhere = 1" is held back.
     Case("python_branches.py", "\n        return 1\n    els", "\n        return 1"),
     Case(
         "python_branches.py",
@@ -138,7 +138,7 @@ SCOPE = [
 ]
 
 REPEATS = [
-    # The suffix's next line, word for word.
+    # The suffix's next line is not repeated.
     Case("python_top.py", "import sys\n\n\ndef main():\n    x", "import sys", complete=True),
     Case(
         "python_top.py",
@@ -150,10 +150,10 @@ REPEATS = [
     Case("python_rows.py", "[0, 1, 0],\n    [0, 0, 1],\n]", "[0, 1, 0],", complete=True),
     Case("python_rows.py", "[0, 0, 1],", ""),
     Case("python_rows.py", "[0, 0, 1],  \n    [0", "", complete=True),
-    # … but no line that only starts like it.
+    # A line that only starts like the next line stays.
     Case("python_rows.py", "[0, 0, 1], [0", "[0, 0, 1], [0"),
     Case("python_rows.py", "[0, 0, 1", "[0, 0, 1", held="[0, 0, 1"),
-    # The model repeats itself: a third copy ends it.
+    # A third copy of a block ends the text.
     Case(
         "python_typed.py",
         "1\n    a = 1\n    b = 2\n    a = 1\n    b = 2\n    a = 1\n    b = 2\n",
@@ -174,7 +174,7 @@ PAIRS = [
     Case("python_call.py", "names, scores)", "names, scores"),
     Case("python_call.py", "names, scores):", "names, scores"),
     Case("python_call.py", "sorted(names), scores)", "sorted(names), scores"),
-    # The closer is not the last of it: the one that stands there is replaced.
+    # Text follows the closer, so the closer in the document is replaced.
     Case("python_parameters.py", "a, b) -> float", "a, b) -> float", replaced=1),
     Case("python_parameters.py", "a, b) -> float:", "a, b) -> float", replaced=1),
     Case(
@@ -220,7 +220,7 @@ PAIRS = [
         "\n    // don't leak\n    sockets.add(socket);\n  ",
         held="\n  ",
     ),
-    # What follows the scope was cut: the closers go to the level of their line.
+    # Text after the scope was cut; the closers get the indentation of their line.
     Case(
         "javascript_callback.js",
         "\n    sockets.add(socket);\n\n  server.close();",
@@ -251,7 +251,7 @@ MIDDLE_OF_A_LINE = [
     Case("python_sum.py", "tax_rate", "tax_"),
     Case("html_attribute.html", 'orders">\n    <h1>Orders</h1>', "orders", complete=True),
     Case("html_attribute.html", 'orders" id="orders">', 'orders" id="orders'),
-    # Before a statement: a line of its own needs a line end, which one line cannot have.
+    # Before a statement, a separate line needs a line end, which a single line cannot have.
     Case("python_before.py", "count = len(values)\n    ", "", complete=True),
     Case("python_before.py", "yield ", "yield ", held="yield "),
     Case(
@@ -273,7 +273,7 @@ MIDDLE_OF_A_LINE = [
 
 SPACES = [
     Case("python_body.py", "    return center", "return center"),
-    # … but not where the cursor stands left of its block.
+    # This does not apply if the cursor is left of its block.
     Case("python_outdented.py", "    return self.name", "    return self.name"),
     Case("python_outdented.py", "return self.name", "return self.name"),
     Case("python_body.py", "  \n\n", ""),

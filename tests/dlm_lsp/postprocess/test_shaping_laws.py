@@ -15,7 +15,7 @@ from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document
 from engine.api import MASKED
 
-# What the rules look at: indentation, line ends, brackets, quotes, lines that come twice.
+# The rules depend on indentation, line ends, brackets, quotes and repeated lines.
 PIECES = [
     *("a", "b", "x = 1", "return x", "else", "el", "f(", "\\", ":", ";", ",", "."),
     *(" ", "  ", "    ", "\t", "\n", "\n", "\r\n", "\r", "\u2028", MASKED),
@@ -32,7 +32,7 @@ def cases(draw: st.DrawFn) -> tuple[Rules, str]:
     """Rules at a cursor, and a raw text that often goes on into the suffix."""
     prefix, suffix = draw(pieces), draw(suffixes)
     text = draw(pieces)
-    if draw(st.booleans()):  # a model that runs away within a line
+    if draw(st.booleans()):  # Endless repetition within a line.
         unit = draw(st.sampled_from(["ab", "self.x, ", "the first of a ", "-", 'f("x") + ']))
         text += unit * draw(st.integers(1, 10)) + draw(pieces)
     if draw(st.booleans()):

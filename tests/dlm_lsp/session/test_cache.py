@@ -1,4 +1,4 @@
-"""The result cache: typing what is shown is served from what was shown, and nothing else is."""
+"""The result cache: a shown completion is served while the user types it, and in no other case."""
 
 from hypothesis import given
 from hypothesis import strategies as st

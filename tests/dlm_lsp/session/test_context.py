@@ -1,4 +1,4 @@
-"""Contexts: windows within the limits, marks that stay put while typing."""
+"""Contexts: windows within the limits, and marks that stay in place while the user types."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def insert(before: Document, offset: int, text: str) -> tuple[Document, tuple[Ed
 
 
 def check_context(subject: Document, context: Context) -> None:
-    """What holds for every context of a document."""
+    """Checks what holds for every context of a document."""
     cursor, text = context.offset, subject.text
     starts = {*subject.line_starts, len(text)}
     end = cursor + len(context.suffix)

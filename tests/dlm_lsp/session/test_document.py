@@ -15,7 +15,7 @@ UNITS = {
     Encoding.UTF16: lambda character: 2 if character > "\uffff" else 1,
     Encoding.UTF32: lambda character: 1,
 }
-# Every line end of LSP and two that only str.splitlines knows, widths 1 to 4, lone surrogates.
+# All line ends of LSP and two of str.splitlines, characters of 1 to 4 bytes, lone surrogates.
 PIECES = ["a", "b", "\r", "\n", "\r\n", "\u2028", "\x0c", "é", "語", "𝒳", "\ud83d", "\ude00"]
 
 texts = st.lists(st.sampled_from(PIECES), max_size=16).map("".join)

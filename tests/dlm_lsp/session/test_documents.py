@@ -1,4 +1,4 @@
-"""Open documents: in step with the editor, or out of step and said so once."""
+"""Open documents: in step with the editor, or out of step and reported once."""
 
 import pytest
 

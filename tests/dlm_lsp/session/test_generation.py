@@ -1,4 +1,4 @@
-"""A run that a newer request may follow, and what it shows of it once its beginning was typed."""
+"""Runs: a newer request may follow a run, and sees the rest after the typed beginning."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_other_text_is_not_shown_and_refused_once_it_is_certain(
 
 
 class Run:
-    """A generation that a test feeds."""
+    """A generation whose events come from a test."""
 
     def __init__(self) -> None:
         self.states: asyncio.Queue[Suggestion | Exception] = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""The pipeline: from a host's events to suggestions, and back to the host when nobody listens."""
+"""The pipeline: from a host's events to suggestions, and cancellation when nobody listens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STARTED = StartedEvent(mode="block", marks=Marks(prefix_start=0, far_suffix_star
 
 
 class Script:
-    """A client that plays events; notes what it was asked and whether it was closed early."""
+    """A client that replays events, and records its requests and whether it was closed early."""
 
     def __init__(self, events: Sequence[HostEvent]) -> None:
         self.events = events
@@ -114,7 +114,7 @@ async def test_spans_cover_the_shown_draft_without_gap_or_overlap(
 
 
 async def test_span_follows_its_characters_when_committed_text_is_held_back() -> None:
-    # The space behind "+" is final, but could still turn out to be the end of the line.
+    # The space after "+" is final, but may still be at the end of the line.
     states = await play(Script([STARTED, draft("a + ", "b * c", (0, 1, 0.5), (2, 5, 0.7))]))
     state = states[1]
     by_character = {

@@ -1,4 +1,4 @@
-"""The session's rules, under any interleaving of edits, requests and an engine that takes time."""
+"""The session's rules, under any interleaving of edits, requests and a slow engine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STARTED = StartedEvent(
 
 @dataclass
 class Recorder:
-    """An editor that remembers what it was told."""
+    """An editor that records all calls."""
 
     drafts: list[DraftNotice] = field(default_factory=list)
     statuses: list[Status] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Engine:
             if self.failure is not None:
                 raise self.failure
             yield STARTED
-            # Greedy: what was typed of the completion does not change what it says.
+            # Greedy: typing part of the completion does not change the completion.
             words = completion_of(body.prefix).split(" ")
             for count in range(len(words)):
                 await asyncio.sleep(0)
@@ -130,7 +130,7 @@ SENTENCE = "first second third fourth"
 
 
 def completion_of(prefix: str) -> str:
-    """What is missing of the sentence behind the line's beginning of it."""
+    """Returns the rest of the sentence whose beginning is on the line."""
     line = prefix.rsplit("\n", 1)[-1]
     for count in range(len(SENTENCE), -1, -1):
         if line.endswith(SENTENCE[:count]):
@@ -162,7 +162,7 @@ def at(character: int, line: int = 0, **options: object) -> Ask:
     return Ask(URIS[0], Position(line, character), **options)  # type: ignore[arg-type]
 
 
-# Asking, typing on and waiting a little are what makes requests meet, so they come often.
+# Requests overlap after asking, typing on and short waits, so these are frequent.
 KINDS = (
     *("ask",) * 4,
     *("next",) * 4,
@@ -184,7 +184,7 @@ async def test_any_interleaving_of_edits_and_requests_keeps_the_rules(
     cursors = dict.fromkeys(URIS, Position(1, 0))
     versions = dict.fromkeys(URIS, 1)
     tasks: list[asyncio.Task[Answer | None]] = []
-    current: dict[str, asyncio.Task[Answer | None]] = {}  # asked since the last edit
+    current: dict[str, asyncio.Task[Answer | None]] = {}  # The requests since the last edit.
     for uri in URIS:
         session.open(Document(uri, "python", 1, texts[uri]))
 
@@ -210,7 +210,7 @@ async def test_any_interleaving_of_edits_and_requests_keeps_the_rules(
             ask = Ask(uri, cursors[uri], kind == "ask", count, token=len(tasks))
             current[uri] = asyncio.create_task(checked(session, ask))
             tasks.append(current[uri])
-            await asyncio.sleep(0)  # a server takes messages up one after the other
+            await asyncio.sleep(0)  # A server handles messages in order.
         elif kind == "cancel" and tasks:
             tasks[int(amount * (len(tasks) - 1))].cancel()
         else:
@@ -230,7 +230,7 @@ async def test_any_interleaving_of_edits_and_requests_keeps_the_rules(
 
 
 async def checked(session: Session, ask: Ask) -> Answer | None:
-    """The answer, looked at in the moment in which it is given."""
+    """Checks the answer at the moment it is given."""
     answer = await session.complete(ask)
     if answer is not None:
         document = session.documents.get(ask.uri)
@@ -261,13 +261,13 @@ def check_drafts(notices: list[DraftNotice], wanted: bool) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns as soon as the condition holds."""
+    """Waits until the condition holds."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0)
 
 
-# Single rules
+# Single rules.
 
 
 async def test_same_position_asked_again_goes_on_with_the_same_run() -> None:
@@ -392,7 +392,7 @@ async def test_host_that_cannot_load_is_an_error_with_its_reason() -> None:
 
 
 async def test_one_problem_is_one_message_however_it_was_met() -> None:
-    """Where the host is brought up the remedy is apart, where a request is refused it is not."""
+    """The remedy is separate if the host cannot be brought up, and included in a refusal."""
     engine = Engine(failure=HostError("a is gone.", remedy="Get it.", code="load_failed"))
     session, editor, _ = make(engine=engine)
     opened(session)

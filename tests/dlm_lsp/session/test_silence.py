@@ -1,4 +1,4 @@
-"""Why nothing is suggested: silenced languages and files, secrets, what is no text."""
+"""The reasons for silence: silenced languages and files, secrets, files that are no text."""
 
 from __future__ import annotations
 

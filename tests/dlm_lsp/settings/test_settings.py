@@ -1,4 +1,4 @@
-"""Settings: precedence, origins, what a project may set, and problems named by source and field."""
+"""Settings: precedence, origins, a project's fields, and problems with source and field."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_a_file_that_may_not_be_read_is_named(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # file modes do not stop root
+    monkeypatch.setattr(Path, "open", refuse)  # File modes do not stop root.
     loaded = sources.load()
     assert loaded.problems == (
         f"{sources.user_file} cannot be read (Permission denied). The file is ignored.",

@@ -1,4 +1,4 @@
-"""A store of the test's own, and sources on this machine."""
+"""A store for one test, and sources on this machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.dlm_lsp.store_sources import FakeHub, fake_hub, write_wheel
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty store, which processes that the test starts have too."""
+    """An empty store, which the test's processes also use."""
     monkeypatch.setenv("DLM_LSP_MODELS", str(tmp_path / "models"))
     return Store()
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub that this process and those it starts ask; the cache is the test's own."""
+    """A hub for this process and its children, with a cache for one test."""
     with fake_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip finds the three wheels in, and asks nobody else."""
+    """A folder with the three wheels, which is pip's only source."""
     folder = tmp_path / "wheels"
     for number in (1, 2, 3):
         write_wheel(folder, number)

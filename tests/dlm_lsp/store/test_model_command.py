@@ -1,4 +1,4 @@
-"""`dlm-lsp model`: what it prints, and real processes that are interrupted or run side by side."""
+"""`dlm-lsp model`: its output, and real processes that are interrupted or run concurrently."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-P", "-m", "dlm_lsp", "model"]
 
 @pytest.fixture
 def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tiny model is in the catalogue, of this process and of those it starts."""
+    """Adds the tiny model to the catalogue of this process and its children."""
     file = write_catalogue(tmp_path / "catalogue.json", wheels=False)
     monkeypatch.setenv("DLM_LSP_CATALOGUE", str(file))
     return file
@@ -117,7 +117,7 @@ def test_two_pulls_at_once_do_the_work_once(store: Store, hub: FakeHub):
     second = start("pull", "tiny", "--json")
     assert second.stdout is not None
     seen = ""
-    while "waiting" not in seen:  # the first one goes on slowly until the second has met it
+    while "waiting" not in seen:  # The first is slow until the second waits.
         line = second.stdout.readline()
         assert line, "it ended without waiting"
         seen += line

@@ -1,4 +1,4 @@
-"""A pull: whole or not at all, gone on with, never trusting what a source serves."""
+"""Pulls: all or nothing, resumable, and with a check of every source's bytes."""
 
 from __future__ import annotations
 

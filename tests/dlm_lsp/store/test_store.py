@@ -1,4 +1,4 @@
-"""The store's folder, the catalogue, and which checkpoint a setting means."""
+"""The store's folder, the catalogue, and the checkpoint of a setting."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL, LARGE = (find(f"qwen2.5-coder-{size}", CATALOGUE) for size in ("0.5b", "1
 
 
 def put(store: Store, wanted: Entry) -> Path:
-    """A model in the store, with files of the right names that hold nothing."""
+    """Puts a model with empty files of the right names into the store."""
     partial = store.make_partial(wanted.name)
     files = tuple(replace(file, bytes=0) for file in wanted.files)
     for file in files:
@@ -42,7 +42,7 @@ def put(store: Store, wanted: Entry) -> Path:
 
 
 def hollow(*wanted: Entry) -> tuple[Entry, ...]:
-    """Entries whose files hold nothing, as `put` makes them."""
+    """Entries with empty files, as `put` makes them."""
     return tuple(
         replace(each, files=tuple(replace(file, bytes=0) for file in each.files)) for each in wanted
     )
