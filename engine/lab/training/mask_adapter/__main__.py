@@ -19,7 +19,7 @@ from engine.errors import ConfigError, EngineError
 from engine.lab.data.corpus import HELD, TRAIN, read_sources
 from engine.lab.training.mask_adapter.adapter import AdapterOptions, MaskAdapter
 from engine.lab.training.mask_adapter.export import Base, export
-from engine.lab.training.mask_adapter.prompts import LENGTHS, build_prompts
+from engine.lab.training.mask_adapter.prompts import build_prompts
 from engine.lab.training.mask_adapter.session import Session, SessionOptions
 from engine.lab.training.mask_adapter.teacher import Written, write
 from engine.lab.training.run import Budget, RunOptions, run_job
@@ -31,7 +31,6 @@ PROMPTS, WRITTEN, ADAPTER = "prompts.npz", "written.npz", "adapter"
 _KEYS = ("tokens", "greedy", "ends")
 _NOTHING = np.zeros(0, np.int32)
 _SKIPPED = ("json", "css")
-_HELD_OUT_SEQUENCES = 256  # of each length
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--rows", type=float, default=2e6, help="mask rows to train on, in all")
     add("--sequences", type=int, default=4096, help="middles that the model writes")
+    add("--held-out", type=int, default=768, help="held-out prompts to measure on, at most")
     add("--tokens", type=int, default=128, help="of each middle, at most")
     add("--batch", type=int, default=8, help="sequences of a training step")
     add("--rate", type=float, default=2e-3, help="peak learning rate")
@@ -103,7 +103,7 @@ def _prompts(asked: argparse.Namespace, source: CheckpointSource) -> dict[str, n
             )
         rng = np.random.default_rng(1)
         found: dict[str, np.ndarray] = {}
-        for split, count in ((TRAIN, asked.sequences), (HELD, _HELD_OUT_SEQUENCES * len(LENGTHS))):
+        for split, count in ((TRAIN, asked.sequences), (HELD, asked.held_out)):
             sources = read_sources(asked.corpus, split)
             texts = [each.text for each in sources if each.language not in _SKIPPED]
             holes = max(1, 2 * count // max(1, len(texts)))

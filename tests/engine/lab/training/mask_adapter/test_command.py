@@ -47,6 +47,7 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_with_an_adapter(
 ) -> None:
     options = ["--checkpoint", str(BUNDLED_CHECKPOINT), "--name", "nano", "--corpus", str(corpus)]
     options += ["--out", str(tmp_path), "--sequences", "4", "--tokens", "12", "--batch", "1"]
+    options += ["--held-out", "4"]
     options += ["--rank", "2", "--draft-vocabulary", "512"]
     assert main([*options, "--rows", "512"]) == 0
     written = (tmp_path / "written.npz").stat().st_mtime_ns
