@@ -176,10 +176,11 @@ class PrunedSpec:
         cycle = state.cycle
         progress, tokens = verify(state.progress, step, cycle.drafts + 1, readings, task)
         emitted = len(tokens)
+        factor = _masks_cost(task) if cycle.anchors else 1.0
         record = replace(
             state.record,
             emitted=state.record.emitted + emitted,
-            spent=state.record.spent + task.traits.costs.at(step.rows) * _masks_cost(task, cycle),
+            spent=state.record.spent + task.traits.costs.at(step.rows) * factor,
         )
         if cycle.drafts and not state.is_copied:
             record = record.after(state.drafts[: cycle.drafts], emitted - 1)
@@ -295,7 +296,7 @@ def _with_cycle(state: PrunedState) -> PrunedState:
         costs=task.traits.costs,
         room=room,
         worth=record.worth_of_time(task.traits.costs),
-        masks_cost=_ADAPTER_COST if task.traits.draft_masks else 1.0,
+        masks_cost=_masks_cost(task),
     )
     own = replace(state, cycle=choose([record.chance(each.confidence) for each in state.drafts]))
     copy = find_copy(state.progress, task)
@@ -315,5 +316,6 @@ def _kind(confidence: float) -> int:
     return min(int(confidence * _KINDS), _KINDS - 1)
 
 
-def _masks_cost(task: Task, cycle: CyclePlan) -> float:
-    return _ADAPTER_COST if task.traits.draft_masks and cycle.anchors else 1.0
+def _masks_cost(task: Task) -> float:
+    """The cost of a step with masks, by that of one with as many rows and no masks."""
+    return _ADAPTER_COST if task.traits.draft_masks else 1.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,9 @@ class MaskAdapterWeights:
 
     Attributes:
         name: the model that it belongs to.
-        factors: by the network's name of the linear, such as "encoder.layers.0.mlp.up_proj".
+        factors: reads one linear's factors, by the network's name of it, such as
+            "encoder.layers.0.mlp.up_proj". A prepared graph has them already, so that a start
+            reads none.
         mask_vectors: (K, hidden) fp32, the embeddings of mask rows by their offset from the anchor,
             1 first; further offsets share the last.
         draft_ids: (D,) int64, the tokens that may be drafted, ascending.
@@ -61,7 +63,7 @@ class MaskAdapterWeights:
     """
 
     name: str
-    factors: dict[str, Factors]
+    factors: Callable[[str], Factors]
     mask_vectors: Float32
     draft_ids: NDArray[np.int64]
     before: Float32
@@ -86,7 +88,7 @@ def find_adapter(
             continue  # not worth reading rows of every tensor
         own = own or fingerprint(config, weights)
         if base["fingerprint"] == own:
-            return read_mask_adapter(folder, config, weights)
+            return _read(folder, raw, config)
     return None
 
 
@@ -110,21 +112,7 @@ def read_mask_adapter(folder: Path, config: ModelConfig, weights: Weights) -> Ma
             remedy="Use the checkpoint that the adapter was trained on, or another adapter.",
             param=f"{CONFIG}: {EXTRAS}.base.fingerprint",
         )
-    names = _names(config, int(raw["r"]), extras)
-    tensors = SafetensorsWeights([folder / WEIGHTS], names, quantized=True)
-    scale = np.float32(raw["lora_alpha"] / raw["r"])
-    factors = {
-        linear: Factors(tensors.read(down), tensors.read(up) * scale)
-        for linear, down, up in _linears(config)
-    }
-    return MaskAdapterWeights(
-        name=extras["base"]["name"],
-        factors=factors,
-        mask_vectors=tensors.read(MASKS),
-        draft_ids=np.flatnonzero(tensors.read(DRAFT_IDS)).astype(np.int64),
-        before=tensors.read(BEFORE),
-        after=np.ascontiguousarray(tensors.read(AFTER).T),
-    )
+    return _read(folder, raw, config)
 
 
 def fingerprint(config: ModelConfig, weights: Weights) -> str:
@@ -141,17 +129,30 @@ def fingerprint(config: ModelConfig, weights: Weights) -> str:
     return digest.hexdigest()
 
 
+def _read(folder: Path, raw: dict[str, Any], config: ModelConfig) -> MaskAdapterWeights:
+    """The adapter of weights that are known to be its own."""
+    extras = raw[EXTRAS]
+    names = _names(config, int(raw["r"]), extras)
+    tensors = SafetensorsWeights([folder / WEIGHTS], names, quantized=True)
+    scale = np.float32(raw["lora_alpha"] / raw["r"])
+
+    def factors(linear: str) -> Factors:
+        down, up = (tensors.read(peft_name(config, linear, part)) for part in "AB")
+        return Factors(down, up * scale)
+
+    return MaskAdapterWeights(
+        name=extras["base"]["name"],
+        factors=factors,
+        mask_vectors=tensors.read(MASKS),
+        draft_ids=np.flatnonzero(tensors.read(DRAFT_IDS)).astype(np.int64),
+        before=tensors.read(BEFORE),
+        after=np.ascontiguousarray(tensors.read(AFTER).T),
+    )
+
+
 def peft_name(config: ModelConfig, linear: str, part: str) -> str:
     """PEFT's name of a factor; `part` is "A" or "B"."""
     return f"base_model.model.{config.family.tensor_name(linear + '.')}lora_{part}.weight"
-
-
-def _linears(config: ModelConfig) -> Iterator[tuple[str, str, str]]:
-    """(the network's name, PEFT's names of A and B) of every linear of the layers."""
-    for name, shape in network_tensors(config).items():
-        if len(shape) == 2 and ".layers." in name:
-            linear = name.removesuffix(".weight")
-            yield linear, peft_name(config, linear, "A"), peft_name(config, linear, "B")
 
 
 def _names(config: ModelConfig, rank: int, extras: dict[str, Any]) -> dict[str, Shape]:
@@ -162,9 +163,11 @@ def _names(config: ModelConfig, rank: int, extras: dict[str, Any]) -> dict[str, 
     """
     shapes = network_tensors(config)
     names: dict[str, Shape] = {}
-    for linear, down, up in _linears(config):
-        rows, columns = shapes[f"{linear}.weight"]
-        names[down], names[up] = (rank, columns), (rows, rank)
+    for name, shape in shapes.items():
+        if len(shape) == 2 and ".layers." in name:
+            linear, (rows, columns) = name.removesuffix(".weight"), shape
+            names[peft_name(config, linear, "A")] = (rank, columns)
+            names[peft_name(config, linear, "B")] = (rows, rank)
     count, markov = extras["draft_vocabulary"], extras["markov_rank"]
     return {
         **names,

@@ -172,7 +172,7 @@ class _Decoder:
         out = self._linear.write(name, x, weight, bias)
         if self._masks is None:
             return out
-        factors = [self._masks.factors[linear] for linear in linears]
+        factors = [self._masks.factors(linear) for linear in linears]
         down = numpy.concatenate([each.down for each in factors])
         up = _below_each_other([each.up for each in factors])
 

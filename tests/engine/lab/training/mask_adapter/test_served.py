@@ -102,8 +102,8 @@ def as_read(adapter: MaskAdapter, weights: MaskAdapterWeights) -> MaskAdapter:
     """The trained adapter with the numbers that int8 has made of it."""
     scale = adapter.options.alpha / adapter.options.rank
     with torch.no_grad():
-        for linear, factors in weights.factors.items():
-            key = linear.removeprefix("encoder.layers.").replace(".", "/")
+        for key in adapter.lowrank.down:
+            factors = weights.factors("encoder.layers." + key.replace("/", "."))
             adapter.lowrank.down[key].copy_(torch.from_numpy(factors.down))
             adapter.lowrank.up[key].copy_(torch.from_numpy(factors.up / scale))
         adapter.mask_vectors.copy_(torch.from_numpy(weights.mask_vectors))
