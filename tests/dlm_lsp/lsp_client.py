@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.dlm_lsp.scripted_host import Job, ScriptedHost
 from tests.helpers.warm import WarmProcess, start_warm
 
 SECONDS_MAX = 60.0  # Only a hang exceeds this limit.
@@ -270,3 +271,11 @@ async def lsp_client(folder: Path, *arguments: str, warm: bool = True) -> AsyncI
         yield client
     finally:
         await client.close()
+
+
+async def started(client: LspClient, host: ScriptedHost, **params: Any) -> tuple[int | str, Job]:
+    """A request at the place where TEXT is completed, which the engine has accepted."""
+    asking = client.ask_inline(URI, 1, 11, **params)
+    job = await host.job()
+    job.start()
+    return asking, job

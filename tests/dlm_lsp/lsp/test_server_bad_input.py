@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.dlm_lsp.lsp_client import INVOKED, TEXT, URI, LspClient, LspError
+from tests.dlm_lsp.lsp_client import INVOKED, TEXT, URI, LspClient, LspError, started
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
 REFUSED_PARSE, REFUSED_REQUEST, REFUSED_PARAMS = -32700, -32600, -32602
@@ -143,9 +143,7 @@ async def test_requests_before_initialize_and_after_shutdown_are_answered(
 async def test_id_of_a_running_request_cannot_be_used_again(
     ready: LspClient, scripted: ScriptedHost
 ) -> None:
-    asking = ready.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(ready, scripted)
     ready.ask("textDocument/codeAction", {}, id=asking)
     with pytest.raises(LspError) as error:
         await ready.answer(asking)
@@ -236,9 +234,7 @@ async def test_edit_that_cannot_be_right_silences_its_document_until_the_whole_t
 async def test_lost_document_makes_its_running_request_null(
     ready: LspClient, scripted: ScriptedHost
 ) -> None:
-    asking = ready.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(ready, scripted)
     ready.insert(URI, 0, 0, 0, "x")
     assert await ready.answer(asking) is None
     await job.cancelled()
@@ -247,9 +243,7 @@ async def test_lost_document_makes_its_running_request_null(
 async def test_closed_document_makes_its_running_request_null(
     ready: LspClient, scripted: ScriptedHost
 ) -> None:
-    asking = ready.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(ready, scripted)
     ready.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
     assert await ready.answer(asking) is None
     await job.cancelled()

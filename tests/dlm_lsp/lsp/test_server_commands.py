@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.dlm_lsp.lsp_client import INLINE, INVOKED, TEXT, URI, LspClient, LspError, lsp_client
+from tests.dlm_lsp.lsp_client import (
+    INLINE,
+    INVOKED,
+    TEXT,
+    URI,
+    LspClient,
+    LspError,
+    lsp_client,
+    started,
+)
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
 PLACE = {"line": 1, "character": 11}
@@ -163,9 +172,7 @@ async def test_restart_leaves_a_host_that_was_started_by_hand_alone(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     await editor.greet(scripted.url)
-    asking = editor.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(editor, scripted)
     await run(editor, "dlm.restart")
     assert await editor.answer(asking) is None
     await job.cancelled()
@@ -286,9 +293,7 @@ async def test_host_that_dies_in_the_middle_is_no_message_box(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     await editor.greet(scripted.url, statusNotifications=True)
-    asking = editor.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(editor, scripted)
     job.draft("a")
     job.die()
     assert await editor.answer(asking) == []

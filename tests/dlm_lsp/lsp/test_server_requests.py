@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dlm_lsp.client.messages import Marks
-from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, TEXT, URI, LspClient, LspError
-from tests.dlm_lsp.scripted_host import Job, ScriptedHost
+from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, TEXT, URI, LspClient, LspError, started
+from tests.dlm_lsp.scripted_host import ScriptedHost
 
 
 def at(line: int, start: int, end: int) -> dict[str, Any]:
@@ -21,14 +21,6 @@ def at(line: int, start: int, end: int) -> dict[str, Any]:
 
 def texts(items: list[dict[str, Any]]) -> list[str]:
     return [item["insertText"] for item in items]
-
-
-async def started(editor: LspClient, host: ScriptedHost, **params: Any) -> tuple[int | str, Job]:
-    """A request at the usual place that the engine has accepted."""
-    asking = editor.ask_inline(URI, 1, 11, **params)
-    job = await host.job()
-    job.start()
-    return asking, job
 
 
 # Inline completion

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.dlm_lsp.lsp_client import AUTOMATIC, INVOKED, URI, LspClient, LspError, lsp_client
+from tests.dlm_lsp.lsp_client import (
+    AUTOMATIC,
+    INVOKED,
+    URI,
+    LspClient,
+    LspError,
+    lsp_client,
+    started,
+)
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
 
@@ -177,9 +185,7 @@ async def test_cancel_request_stops_the_engine_and_is_answered_request_cancelled
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     await editor.greet(scripted.url)
-    asking = editor.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(editor, scripted)
     editor.notify("$/cancelRequest", {"id": asking})
     with pytest.raises(LspError) as error:
         await editor.answer(asking)
@@ -205,9 +211,7 @@ async def test_notifications_of_our_own_are_never_sent_unasked(
 ) -> None:
     """lsp-mode warns about every unknown notification."""
     await editor.greet(scripted.url)
-    asking = editor.ask_inline(URI, 1, 11, workDoneToken="t")
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(editor, scripted, workDoneToken="t")
     job.draft("a", " + b")
     job.finish("a + b")
     assert await editor.answer(asking)
@@ -221,9 +225,7 @@ async def test_superseded_request_that_the_client_does_not_cancel_is_stopped_and
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     await editor.greet(scripted.url)
-    first = editor.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    first, job = await started(editor, scripted)
     editor.insert(URI, 2, 0, 0, "# changed elsewhere\n")
     second = editor.ask_inline(URI, 2, 11)
     assert await editor.answer(first) is None
@@ -240,9 +242,7 @@ async def test_late_answer_for_an_old_cursor_is_null(
 ) -> None:
     """Neovim 0.12 draws every answer, even after the cursor has moved."""
     await editor.greet(scripted.url)
-    asking = editor.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(editor, scripted)
     editor.insert(URI, 2, 1, 11, "xy")
     await editor.round_trip()
     job.finish("a + b")
@@ -253,9 +253,7 @@ async def test_late_answer_whose_beginning_was_typed_is_what_is_left_of_it(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
     await editor.greet(scripted.url)
-    asking = editor.ask_inline(URI, 1, 11)
-    job = await scripted.job()
-    job.start()
+    asking, job = await started(editor, scripted)
     editor.insert(URI, 2, 1, 11, "a ")
     await editor.round_trip()
     job.finish("a + b")
