@@ -160,7 +160,7 @@ def _suggestions(
     job: CompletionJob, body: GenerateBody, client: HostClient
 ) -> AsyncGenerator[Suggestion, None]:
     context = gather(job.document, job.offset, None)
-    rules = rules_for(context.prefix, context.suffix, automatic=False)
+    rules = rules_for(context.prefix, context.suffix, False, context.language_id)
     return complete(context, rules, body, client)
 
 

@@ -28,12 +28,14 @@ def prepare(
     marks: AnchoredMarks | None,
     body: GenerateBody,
     sampling: SamplingBody,
+    lines_max: int | None = None,
 ) -> Prepared:
     """Returns the input of the pipeline for a request.
 
     Args:
         marks: the marks of the document's last prompt in the snapshot; None without one.
         body: the request body by the settings.
+        lines_max: the largest number of lines of a suggestion; None means any number.
         sampling: how tokens are drawn; a run that is not greedy shows no drafts.
     """
     limits = body.limits
@@ -46,5 +48,6 @@ def prepare(
         "sampling": sampling,
         "draft": sampling == GREEDY,
     }
-    rules = rules_for(context.prefix, context.suffix, ask.automatic)
+    language = context.language_id
+    rules = rules_for(context.prefix, context.suffix, ask.automatic, language, lines_max)
     return Prepared(context, rules, body.model_copy(update=asked))
