@@ -88,8 +88,8 @@ def gather(document: Document, offset: int, marks: AnchoredMarks | None) -> Cont
         far_suffix_start = marks.far_suffix_start
     far_suffix_start = min(_far_mark(document, offset, far_suffix_start), end)
     return Context(
-        prefix=_encodable(document.text[base:offset]),
-        suffix=_encodable(document.text[offset:end]),
+        prefix=encodable(document.text[base:offset]),
+        suffix=encodable(document.text[offset:end]),
         marks=Marks(
             prefix_start=None if prefix_start is None else prefix_start - base,
             far_suffix_start=far_suffix_start - offset,
@@ -149,7 +149,8 @@ def _far_mark(document: Document, offset: int, mark: int | None) -> int:
     return document.line_start(line + FAR_LINES)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Returns the text with lone surrogates, which UTF-8 cannot represent, as U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

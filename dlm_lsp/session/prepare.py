@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import Rules, rules_for
-from dlm_lsp.session.context import AnchoredMarks, Context, gather
+from dlm_lsp.session.context import AnchoredMarks, Context, encodable, gather
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.requests import Ask
 
@@ -43,7 +43,7 @@ def prepare(
         limits = limits.model_copy(update={"tokens_max": ask.tokens_max})
     context = gather(place.document, place.offset, place.moved_in(marks))
     asked = {
-        "document": ask.uri[:DOCUMENT_CHARS_MAX],
+        "document": encodable(ask.uri)[:DOCUMENT_CHARS_MAX],
         "limits": limits,
         "sampling": sampling,
         "draft": sampling == GREEDY,

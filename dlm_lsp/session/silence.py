@@ -7,9 +7,9 @@ stale positions and snoozing.
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
 
 from dlm_lsp.session.document import Document
+from dlm_lsp.session.uris import paths_in
 from dlm_lsp.settings.schema import Settings
 from engine.secrets import is_secret, matches
 
@@ -32,11 +32,11 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
         return "Automatic suggestions are off (silence.automatic)."
     if language in (name.lower() for name in silence.languages):
         return f"The language {document.language_id} is silenced (silence.languages)."
-    path = _path(document.uri)
+    paths = paths_in(document.uri)
     for glob in silence.globs:
-        if matches(path, glob):
+        if any(matches(path, glob) for path in paths):
             return f"The file matches {glob} (silence.globs)."
-    if silence.secret_files and (language in SECRET_LANGUAGES or is_secret(path)):
+    if silence.secret_files and (language in SECRET_LANGUAGES or any(map(is_secret, paths))):
         return "The file looks as if it held secrets (silence.secretFiles)."
     if len(document.text) > silence.file_chars_max:
         return f"The file has more than {silence.file_chars_max} characters (silence.fileCharsMax)."
@@ -46,15 +46,6 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
     if automatic and document.line_end(line) - document.line_start(line) > LINE_CHARS_MAX:
         return f"The line has more than {LINE_CHARS_MAX} characters."
     return None
-
-
-def _path(uri: str) -> str:
-    """Returns the path in a URI of any scheme with forward slashes; accepts any text."""
-    scheme, colon, rest = uri.partition(":")
-    path = rest if colon else scheme
-    if path.startswith("//"):
-        path = "/" + path[2:].partition("/")[2]
-    return unquote(path).replace("\\", "/")
 
 
 def _is_binary(text: str, offset: int) -> bool:

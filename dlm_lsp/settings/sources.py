@@ -31,7 +31,7 @@ def read_toml(path: Path, problems: list[str]) -> object:
             return None
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # Editors hide a byte order mark.
         long = [n for n, line in enumerate(text.split("\n"), 1) if len(line) > LINE_CHARS_MAX]
         if len(raw) > FILE_BYTES_MAX:
             problem = f"is larger than {FILE_BYTES_MAX} bytes; shorten it"
@@ -73,8 +73,10 @@ def valid_fields(
     if not is_table(raw):
         problems.append(f"{source}: the settings should be an object of fields. They are ignored.")
         return {}
-    # The conversion through JSON turns TOML's dates and a client's types into plain values.
-    table = _without_nulls(json.loads(json.dumps(raw, default=str)))
+    # The conversion through JSON turns TOML's dates, a client's types and lone surrogates into plain
+    # values.
+    plain = json.dumps(raw, default=str, ensure_ascii=False).encode("utf-8", "replace")
+    table = _unfolded(model, _without_nulls(json.loads(plain)))
     while True:
         try:
             model.model_validate_json(json.dumps(table))
@@ -135,6 +137,25 @@ def _without_nulls(table: Mapping[str, object]) -> dict[str, object]:
         for name, value in table.items()
         if value is not None
     }
+
+
+def _unfolded(model: type[BaseModel], table: dict[str, object]) -> dict[str, object]:
+    """Returns {"silence.globs": []} as {"silence": {"globs": []}}, as many editors write it.
+
+    A field that is given in both ways keeps the value of its section.
+    """
+    sections = nested(flattened(model().model_dump(by_alias=True)))
+    unfolded = {key: value for key, value in table.items() if "." not in key}
+    for key, value in table.items():
+        section, dot, name = key.removeprefix("dlm.").partition(".")
+        if not dot:
+            unfolded.setdefault(section, value)
+        elif is_table(sections.get(section)):
+            inside = unfolded.get(section, {})
+            unfolded[section] = {name: value, **inside} if is_table(inside) else inside
+        else:
+            unfolded[key] = value
+    return unfolded
 
 
 def _take(table: dict[str, object], location: Sequence[int | str]) -> object:

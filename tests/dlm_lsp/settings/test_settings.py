@@ -162,7 +162,7 @@ def test_a_project_cannot_overflow_the_lists(sources: Sources) -> None:
         ({"engine": {"token": 7}}, "client: engine.token should be a valid string."),
         ({"engine": {"url": "ftp://u:p@h"}}, "client: engine.url should match pattern"),
         (["mode"], "client: the settings should be an object of fields."),
-        ({"mode": "\ud800"}, "client: the settings are not valid (Invalid JSON"),
+        ({"mode": "\ud800"}, "client: mode should be 'auto'"),
     ],
 )
 def test_a_bad_value_is_named_and_the_default_used(client: object, problem: str) -> None:
