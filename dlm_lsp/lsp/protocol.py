@@ -213,6 +213,8 @@ _READ: dict[str, Any] = {
         "configuration": None,
         "workspaceEdit": {"documentChanges": None},
         "didChangeConfiguration": {"dynamicRegistration": None},
+        "didChangeWatchedFiles": {"dynamicRegistration": None},
+        "workspaceFolders": None,
     },
     "textDocument": {
         "inlineCompletion": {"dynamicRegistration": None},

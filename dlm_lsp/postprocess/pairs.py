@@ -13,8 +13,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
-from dlm_lsp.postprocess.languages import UNKNOWN, Language
+from dlm_lsp.postprocess.languages import UNKNOWN, Language, language_named
 from dlm_lsp.postprocess.scanner import Event, Frame, Kind, Scan, What, scan, undecided
 
 _ONLY_CLOSERS = re.compile(r"[\s)\]}\"'`]*[:;,]?")
@@ -101,6 +102,19 @@ def pairs_for(language: Language, before: str, after: str) -> Pairs:
 def _scanned(language: Language, text: str, frames: tuple[Frame, ...]) -> Scan:
     """Scans lines above or below the cursor's, which mostly stay as they are."""
     return scan(language, text, 0, len(text), frames, is_draft=True)
+
+
+def text_around(language_id: str, before: str, after: str) -> Literal["comment", "string"] | None:
+    """Returns in what kind of text a cursor stands; None in code, also in code within a string."""
+    frames = pairs_for(language_named(language_id), before, after).frames
+    for frame in reversed(frames):
+        if frame.kind is not Kind.SOFT:
+            break
+    else:
+        return None
+    if frame.kind is Kind.COMMENT:
+        return "comment"
+    return "string" if frame.kind is Kind.STRING else None
 
 
 def _head(events: tuple[Event, ...], cursor: int, line_after: str) -> tuple[Mark, ...]:

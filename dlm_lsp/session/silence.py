@@ -1,13 +1,13 @@
 """Decides whether suggestions are silenced at a place, and gives the reason as one sentence.
 
-Owns the tests for binary and generated text. Knows no request: the server handles selections,
-stale positions and snoozing.
+Owns the tests for binary and generated text. Knows no request; `gate.py` knows the rest.
 """
 
 from __future__ import annotations
 
 import re
 
+from dlm_lsp.postprocess.pairs import text_around
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.uris import paths_in
 from dlm_lsp.settings.schema import Settings
@@ -38,6 +38,8 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
             return f"The file matches {glob} (silence.globs)."
     if silence.secret_files and (language in SECRET_LANGUAGES or any(map(is_secret, paths))):
         return "The file looks as if it held secrets (silence.secretFiles)."
+    if automatic and not document.text.strip():
+        return "The document has no text yet that a suggestion could follow from."
     if len(document.text) > silence.file_chars_max:
         return f"The file has more than {silence.file_chars_max} characters (silence.fileCharsMax)."
     if _is_binary(document.text, offset):
@@ -45,6 +47,10 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
     line = document.line_of(offset)
     if automatic and document.line_end(line) - document.line_start(line) > LINE_CHARS_MAX:
         return f"The line has more than {LINE_CHARS_MAX} characters."
+    if automatic and (silence.comments or silence.strings):
+        kind = text_around(document.language_id, document.text[:offset], document.text[offset:])
+        if (kind == "comment" and silence.comments) or (kind == "string" and silence.strings):
+            return f"The cursor is in a {kind} (silence.{kind}s)."
     return None
 
 
