@@ -76,9 +76,10 @@ class BlockOptions:
         length: the tokens per block, including the bonus token.
         threshold: the confidence at which a masked place is decided. The most confident place
             always is, so that a value above 1 decides exactly one place per denoising step. With a
-            mask adapter the first place is the one that always is.
-        revisions: how often a request may mask a decided place again, once the place before it has
-            been decided; see `engine.decoders.revision`.
+            mask adapter it is the joint confidence of the places up to it, and the first place
+            always is decided.
+        revisions: how many decided places a request may decide anew; see `engine.decoders.revision`
+            and, with a mask adapter, `engine.decoders.shifted_block`.
     """
 
     length: int = 32

@@ -168,6 +168,9 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block-length", type=int, metavar="N", help="tokens per block in all modes"
     )
+    parser.add_argument(
+        "--revisions", type=int, metavar="N", help="block: decided tokens that may be decided anew"
+    )
 
 
 def to_eval_options(options: argparse.Namespace) -> EvalOptions:

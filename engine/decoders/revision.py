@@ -1,4 +1,4 @@
-"""Revision in block diffusion: a place that was decided early may be decided again.
+"""Revision in block diffusion that fills masks: a place that was decided early is decided again.
 
 A place may be decided while a place before it is still masked. Once the place right before it is
 decided, what it was decided by has changed: it is masked again and decided anew. A request has a

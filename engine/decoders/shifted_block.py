@@ -1,14 +1,18 @@
 """Block diffusion with a mask adapter, whose rows predict the token after their place.
 
-A forward has the final tokens that are not cached yet as a causal chain, which is cached by it, and
-a group of rows on the chain's last row for the places after it. The chain's last row decides the
-first of these places exactly, and row j of the group decides place j + 1, so that every forward
-decides a place and writes clean K/V: no pass of its own is needed for either. The rows of decided
-places carry their tokens, those of undecided ones carry masks, and all see each other in both
-directions. The block slides: as many places as are committed enter it at its end.
+A forward has the text that is not cached yet as a causal chain, and a group of masks on the chain's
+last row for the rest of the block. The chain's rows give the exact token of every place up to the
+first masked one, and row j of the group that of the place j further on. A draft's confidence is
+that it is right where all before it are, since the drafts of a group follow from each other. So a
+place is decided when the product of the confidences up to it reaches the threshold, and the first
+masked place always is.
 
-A place is decided when its confidence reaches the threshold. It is final once no place before it is
-undecided. Until then it may be revised (`decoders.revision`).
+A decided place may be revised until it is committed. It is part of the next forward's chain, whose
+rows are computed in any case to write clean K/V: where the exact token is another one, it takes the
+decided one's place, and what was decided after it is masked again. A request has a budget of such
+revisions (`BlockOptions.revisions`); once it is spent, what is decided is committed at once.
+Without a budget the text depends on the threshold alone, as in block diffusion of a checkpoint
+that fills masks; with one that is never spent it is the text of "ar".
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from engine.decoders.revision import revised
 from engine.decoders.strategy import (
     DraftPlace,
     PendingTokens,
@@ -25,10 +28,11 @@ from engine.decoders.strategy import (
     advance_prefill,
     before_stop,
     commit,
+    hang_masks,
     room_left,
 )
 from engine.reading import Reading
-from engine.step import OWN, PLAIN, Step, chain_with_groups
+from engine.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,14 @@ class ShiftedState:
     Attributes:
         pending: the prompt's rest; afterwards the committed tokens that are not cached yet, one at
             least.
-        places: the block, from the first place that is not committed on, which is undecided.
-        revisions: how often a decided place may still be masked again.
+        decided: the places after the committed text that may be revised.
+        revisions: how many of them may still be.
     """
 
     task: Task
     pending: PendingTokens
     progress: Progress
-    places: tuple[DraftPlace, ...] = ()
+    decided: tuple[DraftPlace, ...] = ()
     revisions: int = 0
 
 
@@ -59,7 +63,16 @@ class ShiftedBlock:
     def plan(self, state: ShiftedState) -> Step:
         if state.progress.prefilling:
             return state.pending.plan(state.task)
-        return _step(state)
+        task, final = state.task, len(state.pending.tokens)
+        chain = state.pending.tokens + _tokens(state.decided)
+        room = room_left(state.progress, task)
+        masks = min(task.request.block.length, room) - 1 - len(state.decided)
+        anchors = (len(chain) - 1,) if masks > 0 else ()
+        step = hang_masks(chain, state.pending.cached, anchors, masks, task)
+        # The rows of tokens that are final decide nothing, but for the last of them.
+        unread = final - 1
+        follows = tuple(entry - unread if entry >= 0 else entry for entry in step.follows[unread:])
+        return replace(step, read=step.read[unread:], follows=follows)
 
     def resolve(
         self, state: ShiftedState, step: Step, readings: Sequence[Reading]
@@ -69,80 +82,66 @@ class ShiftedBlock:
             pending, progress = advance_prefill(state.pending, state.progress, step, readings, task)
             if not pending.tokens:
                 pending = replace(pending, tokens=progress.committed)
-            state = replace(state, pending=pending, progress=progress)
-            return _with_block(state), tuple(range(step.rows))
-        chain = len(state.pending.tokens)
-        pending = PendingTokens(state.pending.cached + chain)
-        decided = _decide(state, step, readings)
-        places, revisions = revised(state.places, decided, state.revisions)
-        state = replace(state, pending=pending, places=places, revisions=revisions)
-        return _with_block(_settle(state)), tuple(range(chain))
+            return replace(state, pending=pending, progress=progress), tuple(range(step.rows))
+        final = len(state.pending.tokens)
+        exact, drafts = readings[: len(state.decided) + 1], readings[len(state.decided) + 1 :]
+        right = _agreement(state.decided, exact)
+        kept = final + right
+        following = replace(_committed(state, exact[: right + 1], kept), revisions=state.revisions)
+        if right < len(state.decided):
+            return replace(following, revisions=state.revisions - 1), tuple(range(kept))
+        return _decide(following, drafts), tuple(range(kept))
 
 
-def _step(state: ShiftedState) -> Step:
-    """The chain, and the group with a row for every place of the block but the last."""
-    task, places = state.task, state.places
-    chain = state.pending.tokens
-    length = len(chain)
-    masks = task.group_masks(len(places) - 1)
-    members = tuple(
-        mask if place.token is None else place.token
-        for mask, place in zip(masks, places, strict=False)
-    )
-    step = chain_with_groups(
-        chain,
-        state.pending.cached,
-        [(length - 1, members)] if members else [],
-        shifts=True,
-        sequence=task.sequence,
-        drafter=task.traits.has_drafter,
-    )
-    read, follows = [length - 1], [PLAIN]
-    for index in _undecided(state)[1:]:
-        follows.append(len(read) - 1 if places[index - 1].token is None else OWN)
-        read.append(length - 1 + index)
-    return replace(step, read=tuple(read), follows=tuple(follows) if len(read) > 1 else ())
+def _tokens(places: Sequence[DraftPlace]) -> tuple[int, ...]:
+    return tuple(place.token for place in places if place.token is not None)
 
 
-def _undecided(state: ShiftedState) -> list[int]:
-    """The undecided places that can be shown: those before a stop token. The first one is."""
-    shown = before_stop(state.places, state.task)
-    return [index for index, place in enumerate(shown) if place.token is None]
+def _agreement(decided: Sequence[DraftPlace], exact: Sequence[Reading]) -> int:
+    """The number of decided places before the first one whose exact token is another one."""
+    for index, (place, reading) in enumerate(zip(decided, exact, strict=False)):
+        if place.token != reading.token:
+            return index
+    return len(decided)
 
 
-def _decide(state: ShiftedState, step: Step, readings: Sequence[Reading]) -> tuple[DraftPlace, ...]:
-    """The block with its first place decided, and others that reach the threshold."""
-    threshold = state.task.request.block.threshold
-    places = list(state.places)
-    for index, reading in zip(_undecided(state), readings, strict=True):
-        if index == 0 or reading.probability >= threshold:
-            places[index] = DraftPlace(reading.token, reading.probability)
-    return tuple(places)
-
-
-def _settle(state: ShiftedState) -> ShiftedState:
-    """Commits the decided places at the beginning of the block, which are to be cached next."""
-    count = next(
-        (index for index, place in enumerate(state.places) if place.token is None),
-        len(state.places),
-    )
-    final = state.places[:count]
-    tokens = tuple(place.token for place in final if place.token is not None)
-    confidences = tuple(place.confidence for place in final)
+def _committed(state: ShiftedState, exact: Sequence[Reading], cached: int) -> ShiftedState:
+    """The state with exact tokens committed, of which the last one is not cached yet."""
+    tokens = tuple(reading.token for reading in exact)
+    confidences = tuple(reading.probability for reading in exact)
     return replace(
         state,
-        pending=replace(state.pending, tokens=tokens),
+        pending=PendingTokens(state.pending.cached + cached, tokens[-1:]),
         progress=commit(state.progress, tokens, confidences, state.task),
-        places=state.places[count:],
+        decided=(),
     )
 
 
-def _with_block(state: ShiftedState) -> ShiftedState:
-    """The state whose block has its full length, or what is left to emit, and is shown."""
-    progress, task = state.progress, state.task
-    if progress.prefilling or progress.finished is not None:
+def _decide(state: ShiftedState, drafts: Sequence[Reading]) -> ShiftedState:
+    """The state with the leading drafts decided whose joint confidence reaches the threshold; the
+    others are shown if their own one does."""
+    task, progress = state.task, state.progress
+    if progress.finished is not None:
         return state
-    length = min(task.request.block.length - 1, room_left(progress, task))
-    places = (state.places + (DraftPlace(None),) * length)[:length]
-    draft = before_stop(places, task)
-    return replace(state, places=places, progress=replace(progress, draft=draft))
+    threshold = task.request.block.threshold
+    joint, count = 1.0, 0
+    for reading in drafts:
+        joint *= reading.probability
+        if joint < threshold:
+            break
+        count += 1
+    places = tuple(DraftPlace(each.token, each.probability) for each in drafts)
+    if not state.revisions:
+        tokens = _tokens(places[:count])
+        confidences = tuple(place.confidence for place in places[:count])
+        progress = commit(progress, tokens, confidences, task)
+        pending = replace(state.pending, tokens=state.pending.tokens + tokens)
+        state, places, count = replace(state, pending=pending), places[count:], 0
+    shown = tuple(
+        place if index < count or place.confidence >= threshold else DraftPlace(None)
+        for index, place in enumerate(places)
+    )
+    decided = before_stop(places[:count], task)
+    if progress.finished is None:
+        progress = replace(progress, draft=before_stop(shown, task))
+    return replace(state, progress=progress, decided=decided)
