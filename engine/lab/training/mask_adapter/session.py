@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from engine.lab.training.mask_adapter.adapter import (
 from engine.lab.training.mask_adapter.groups import LAYOUT, draw_groups
 from engine.lab.training.mask_adapter.loss import LATENT_WEIGHT, accepted, backward
 from engine.lab.training.mask_adapter.teacher import Written
+from engine.lab.training.mask_adapter.work import StepWork, flops_of_step
 from engine.lab.training.run import Position, StepReport
 from engine.model.network import Network
 
@@ -73,10 +75,16 @@ class Session:
         data: Sequence[Written],
         held_out: Sequence[Written],
         options: SessionOptions,
+        served: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
+        """
+        Args:
+            served: further figures of the adapter, by name, wherever held-out ones are measured.
+        """
         self.adapter, self.options = adapter, options
         self.position = Position()
         self._network, self._data, self._held_out = network, data, held_out
+        self._served = served
         self._parameters = dict(adapter.named_parameters())
         self._average = {name: each.detach().clone() for name, each in self._parameters.items()}
         device = network.encoder.embed_tokens.weight.device
@@ -107,19 +115,44 @@ class Session:
             group["lr"] = rate
         self._optimizer.step()
         self._blend()
-        return StepReport(asdict(losses), options.sequences * sum(options.layout), rate)
+        lowrank = self.adapter.lowrank
+        work = StepWork(
+            options.sequences,
+            written.tokens.shape[1],
+            options.layout,
+            sum(each.numel() for each in (*lowrank.down.values(), *lowrank.up.values())),
+            len(self.adapter.draft_ids),
+        )
+        flops = flops_of_step(work, self._network.config)
+        rows = options.sequences * sum(options.layout)
+        return StepReport(asdict(losses), rows, rate, flops=flops)
 
     def held_out(self) -> dict[str, float]:
-        """Drafts accepted on held-out sequences, in all and up to each offset."""
-        found = measure(self._network, self.adapter, self._held_out)
+        """Drafts accepted on held-out sequences, in all and up to each offset, and what `served`
+        gives: all of the averaged weights, with which a run ends."""
+        with self._averaged():
+            found = measure(self._network, self.adapter, self._held_out)
+            further = self._served() if self._served is not None else {}
         by_offset = {f"offset_{index}": each for index, each in enumerate(found.by_offset, 1)}
-        return {"drafts": found.drafts, **by_offset}
+        return {"drafts": found.drafts, **by_offset, **further}
 
     def use_average(self) -> None:
         """Takes the average of the last weights for the weights."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(self._average[name])
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside this context the weights are the average of the last ones."""
+        kept = {name: each.detach().clone() for name, each in self._parameters.items()}
+        self.use_average()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self._parameters.items():
+                    parameter.copy_(kept[name])
 
     @torch.no_grad()
     def _blend(self) -> None:
