@@ -51,11 +51,8 @@ from engine.lab.training.mask_adapter.command import train_mask_adapter
 from engine.lab.training.memory import Demand, check_memory, compute_dtype, keep_freed_memory
 from engine.lab.training.options import (
     COMMANDS,
-    DRAFT_VOCABULARY,
     EXAMPLES,
-    MARKOV_RANK,
     OF_MASK_ADAPTERS,
-    RANK,
     SUMMARIES,
     TrainingOptions,
     add_options,
@@ -77,7 +74,6 @@ from engine.model.families import NEMOTRON
 from engine.model.network import Network
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer, read_tokenizer
-from engine.model.weights import network_tensors
 from engine.prompt import END, FAR_TOKENS_MAX, MASK, PREFIX_TOKENS_MAX, InfillFormat, prompt_of
 
 _MINUTES = 60.0
@@ -196,18 +192,8 @@ def train_drafter(options: TrainingOptions) -> int:
 
 def _train_mask_adapter(options: TrainingOptions, source: CheckpointSource) -> int:
     """Raises as `train_drafter`."""
-    data = _data(options)
-    rank = options.rank or RANK
-    lora = sum(
-        rank * sum(shape)
-        for name, shape in network_tensors(source.config).items()
-        if len(shape) == 2 and ".layers." in name
-    )
-    vocabulary = options.draft_vocabulary or DRAFT_VOCABULARY
-    markov = 2 * vocabulary * (MARKOV_RANK if options.markov_rank is None else options.markov_rank)
-    _check_memory(options, source.config, trained=lora + markov, frozen=source.config.parameters())
     try:
-        if train_mask_adapter(options, source, data):
+        if train_mask_adapter(options, source, _data(options)):
             return 0
     except KeyboardInterrupt:  # while middles were written, of which whole parts are kept
         pass

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ from engine.lab.training.mask_adapter.served import Served, adapters_beside, mea
 from engine.lab.training.mask_adapter.session import Session, SessionOptions
 from engine.lab.training.mask_adapter.start import trained_adapter
 from engine.lab.training.mask_adapter.teacher import Written
-from engine.lab.training.memory import compute_dtype
+from engine.lab.training.memory import Demand, check_memory, compute_dtype
 from engine.lab.training.options import (
     CURRENT,
     DRAFT_VOCABULARY,
@@ -56,10 +57,12 @@ from engine.lab.training.options import (
     TrainingOptions,
 )
 from engine.lab.training.run import Budget, RunOptions, run_job
-from engine.model.checkpoint import build_network
+from engine.model.checkpoint import build_network, free_memory_bytes
+from engine.model.config import ModelConfig
 from engine.model.mask_adapter import CONFIG, adapter_folder, read_mask_adapter
 from engine.model.network import Network
 from engine.model.source import CheckpointSource
+from engine.model.weights import network_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +90,8 @@ def train_mask_adapter(options: TrainingOptions, source: CheckpointSource, data:
     options.out.mkdir(parents=True, exist_ok=True)
     run = _Run(options, source)
     started_from = run.started_from()
+    # Before hours of writing: memory must do for what comes after it.
+    training = run.training_options()
     prompts = cut_prompts(data, source, run.middles, options.out)
     # On a processor the network is made after the engine that writes is gone.
     network = run.network() if run.device.type == "cuda" else None
@@ -99,7 +104,15 @@ def train_mask_adapter(options: TrainingOptions, source: CheckpointSource, data:
     written = written_middles(prompts, writer, part_size(run.device), options.out, run.device)
     served_on = run.served_prompts(written[HELD])
     before = run.before(served_on)
-    return _trained(run, network or run.network(), written, started_from, (served_on, before))
+    network = network or run.network()
+    adapter = run.adapter(network, written[TRAIN], started_from)
+    served = (lambda: run.served_figures(adapter, served_on)) if served_on else None
+    session = Session(network, adapter, written[TRAIN], written[HELD], training, served)
+    if not run_job(session, run.budget(), options.out, run.watched(network)):
+        return False
+    session.use_average()
+    run.finish(adapter, before, served_on)
+    return True
 
 
 class _Run:
@@ -154,6 +167,27 @@ class _Run:
         read_mask_adapter(folder, self.source.config, self.source.weights)
         _copy(folder, kept)
         return kept
+
+    def training_options(self) -> SessionOptions:
+        """How the adapter is trained, as fits into the memory that is free now.
+
+        Raises:
+            MemoryExhausted: not even one sequence fits.
+        """
+        options, config = self.options, self.source.config
+        dtype = compute_dtype(options.device, options.dtype)
+        rows = sum(LAYOUT)
+        trained = _numbers(options, config)
+        demand = Demand(config, trained, config.parameters(), rows, dtype.itemsize)
+        free = free_memory_bytes(self.device)
+        check_memory(demand, free, self.device)
+        sequences = at_once = max(1, options.batch_tokens // rows)
+        if self.device.type == "cpu":
+            at_once = 1  # a processor is busy with one
+        while at_once > 1 and replace(demand, batch_tokens=at_once * rows).total_bytes > free:
+            at_once -= 1
+        rate = options.learning_rate or (_RATE if options.start_from is None else _RATE_OF_TRAINED)
+        return SessionOptions(rate, sequences, at_once)
 
     def network(self) -> Network:
         """The frozen network on the device."""
@@ -278,34 +312,16 @@ class _Run:
         return MEASURE_MINUTES if given is None else given
 
 
-def _trained(
-    run: _Run,
-    network: Network,
-    written: Mapping[str, Sequence[Written]],
-    started_from: Path | None,
-    served: tuple[Prompts, float | None],
-) -> bool:
-    """Trains and finishes; as `train_mask_adapter`.
-
-    Args:
-        served: the prompts that are continued through the engine, and the figure on them so far.
-    """
-    options, (prompts, before) = run.options, served
-    adapter = run.adapter(network, written[TRAIN], started_from)
-    rate = options.learning_rate or (_RATE if started_from is None else _RATE_OF_TRAINED)
-    session = Session(
-        network,
-        adapter,
-        written[TRAIN],
-        written[HELD],
-        SessionOptions(rate=rate, sequences=max(1, options.batch_tokens // sum(LAYOUT))),
-        (lambda: run.served_figures(adapter, prompts)) if prompts else None,
+def _numbers(options: TrainingOptions, config: ModelConfig) -> int:
+    """Trained numbers of an adapter with these options, at most."""
+    lora = sum(
+        sum(shape)
+        for name, shape in network_tensors(config).items()
+        if len(shape) == 2 and ".layers." in name
     )
-    if not run_job(session, run.budget(), options.out, run.watched(network)):
-        return False
-    session.use_average()
-    run.finish(adapter, before, prompts)
-    return True
+    vocabulary = options.draft_vocabulary or DRAFT_VOCABULARY
+    markov = MARKOV_RANK if options.markov_rank is None else options.markov_rank
+    return lora * (options.rank or RANK) + 2 * vocabulary * markov
 
 
 def draft_ids(vocabulary: int, train: Sequence[Written], count: int) -> np.ndarray:

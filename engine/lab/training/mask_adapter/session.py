@@ -18,8 +18,13 @@ from engine.lab.training.mask_adapter.adapter import (
     run_clean,
     run_masks,
 )
-from engine.lab.training.mask_adapter.groups import LAYOUT, draw_groups
-from engine.lab.training.mask_adapter.loss import LATENT_WEIGHT, accepted, backward
+from engine.lab.training.mask_adapter.groups import LAYOUT, GroupBatch, draw_groups
+from engine.lab.training.mask_adapter.loss import (
+    LATENT_WEIGHT,
+    accepted,
+    backward,
+    count_rows,
+)
 from engine.lab.training.mask_adapter.teacher import Written
 from engine.lab.training.mask_adapter.work import StepWork, flops_of_step
 from engine.lab.training.run import Position, StepReport
@@ -38,6 +43,8 @@ class SessionOptions:
     Attributes:
         rate: AdamW's peak learning rate; rises at first and falls to 0 along a cosine.
         sequences: of a batch; each carries the rows of `layout`.
+        at_once: sequences of a batch that are computed together; the gradients of its parts add up
+            to that of the whole.
         latent_weight: of the latent term.
         average: decay of the running average per step.
         seed: of the anchors and the order of sequences.
@@ -45,6 +52,7 @@ class SessionOptions:
 
     rate: float = 1e-3
     sequences: int = 32
+    at_once: int = 32
     layout: tuple[int, ...] = LAYOUT
     latent_weight: float = LATENT_WEIGHT
     average: float = 0.99
@@ -105,10 +113,8 @@ class Session:
         chosen = torch.from_numpy(rng.integers(len(written.tokens), size=options.sequences))
         part = written.slice(chosen.to(written.tokens.device))
         batch = draw_groups(part, options.layout, self._generator)
-        clean = run_clean(self._network, part)
-        hidden = run_masks(self._network, self.adapter, clean, batch, options.layout)
         self._optimizer.zero_grad(set_to_none=True)
-        losses = backward(self.adapter, clean, hidden, batch, latent_weight=options.latent_weight)
+        losses = self._backward(part, batch)
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), _CLIP)
         rate = options.rate * _schedule(step, share)
         for group in self._optimizer.param_groups:
@@ -125,7 +131,25 @@ class Session:
         )
         flops = flops_of_step(work, self._network.config)
         rows = options.sequences * sum(options.layout)
-        return StepReport(asdict(losses), rows, rate, flops=flops)
+        return StepReport(losses, rows, rate, flops=flops)
+
+    def _backward(self, written: Written, batch: GroupBatch) -> dict[str, float]:
+        """Adds the gradient of a batch, part by part; returns the losses by name."""
+        options, adapter = self.options, self.adapter
+        counts = count_rows(adapter, batch)
+        total: dict[str, float] = {}
+        rows = torch.arange(options.sequences, device=batch.anchors.device)
+        for low in range(0, options.sequences, options.at_once):
+            places = slice(low, low + options.at_once)
+            part = batch.slice(places)
+            clean = run_clean(self._network, written.slice(rows[places]))
+            hidden = run_masks(self._network, adapter, clean, part, options.layout)
+            losses = backward(
+                adapter, clean, hidden, part, latent_weight=options.latent_weight, counts=counts
+            )
+            for name, value in asdict(losses).items():
+                total[name] = total.get(name, 0.0) + value
+        return total
 
     def held_out(self) -> dict[str, float]:
         """Drafts accepted on held-out sequences, in all and up to each offset, and what `served`
