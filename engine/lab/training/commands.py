@@ -50,6 +50,7 @@ from engine.lab.training.jobs.lora import LowRank, parameters_at
 from engine.lab.training.mask_adapter.command import train_mask_adapter
 from engine.lab.training.memory import Demand, check_memory, compute_dtype, keep_freed_memory
 from engine.lab.training.options import (
+    BATCH_TOKENS,
     COMMANDS,
     EXAMPLES,
     OF_MASK_ADAPTERS,
@@ -170,6 +171,7 @@ def train_drafter(options: TrainingOptions) -> int:
                 remedy=f"Leave --{name} out.",
                 param=name,
             )
+    options = replace(options, batch_tokens=options.batch_tokens or BATCH_TOKENS)
     rank = options.rank or _DRAFTER_RANK
     config, data = _begin(options)
     trained = config.layers * rank * (config.heads * config.head_dim + config.hidden)
@@ -227,10 +229,6 @@ def _data(options: TrainingOptions) -> Data:
             "torch finds no usable CUDA device.",
             remedy="Install a CUDA build of torch and its driver, or leave --device out.",
             param="device",
-        )
-    if options.batch_tokens < 1 or (options.command == "adapt" and options.rank < 1):
-        raise ConfigError(
-            "--batch-tokens and --rank must be above 0.", remedy="Give larger ones.", param="rank"
         )
     data = read_data(options.data)
     check_options(options.out / PLAN, options.plan())

@@ -69,6 +69,14 @@ OF_MASK_ADAPTERS = (
 CURRENT = "current"  # for --start-from: the adapter that the engine uses now
 RANK, MARKOV_RANK, DRAFT_VOCABULARY = 32, 64, 24_576  # of a fresh mask adapter
 MIDDLES, MIDDLE_TOKENS, MEASURE_MINUTES = 4096, 128, 30.0
+BATCH_TOKENS = 4096
+# Mask rows of a step: a processor, which has time for some hundred rows a second, takes many small
+# steps; the bundled adapter was trained with as many on a card.
+ROWS_ON_CPU, ROWS_ON_CUDA = 1024, 16_384
+_OF_MASKS = {
+    "train-drafter": f"; mask rows per step of a mask adapter (default: {ROWS_ON_CPU}, on a card "
+    f"{ROWS_ON_CUDA})"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,7 @@ class TrainingOptions:
 
     Attributes:
         checkpoint: a folder or a GGUF file.
+        batch_tokens: 0 where it is not given, which only `train-drafter` allows.
         rank: the rank of the LoRA; 0 where it is not given, and `convert` has none.
         infilling, late: only `convert` has them.
         start_from … measure_minutes: only mask adapters have them; None where not given.
@@ -140,11 +149,11 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=_positive, help="training time (default: 60)")
-    budget.add_argument("--tokens", type=int, help="rows to train on, instead of a time")
+    budget.add_argument("--tokens", type=_count, help="rows to train on, instead of a time")
     if command == "adapt":
         parser.add_argument(
             "--rank",
-            type=int,
+            type=_count,
             default=16,
             help="rank of the LoRA; alpha is twice the rank (default: 16)",
         )
@@ -170,10 +179,10 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument(
         "--batch-tokens",
-        type=int,
-        default=4096,
+        type=_count,
+        default=0 if command == "train-drafter" else BATCH_TOKENS,
         metavar="N",
-        help="tokens per forward, or mask rows of a mask adapter (default: 4096)",
+        help=f"tokens per forward (default: {BATCH_TOKENS})" + _OF_MASKS.get(command, ""),
     )
     parser.add_argument(
         "--holes",
@@ -189,7 +198,7 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=_count,
         metavar="N",
         help="CPU threads" + (" (default: 1)" if command == "train-drafter" else ""),
     )

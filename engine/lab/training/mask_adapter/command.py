@@ -54,12 +54,14 @@ from engine.lab.training.options import (
     MIDDLE_TOKENS,
     MIDDLES,
     RANK,
+    ROWS_ON_CPU,
+    ROWS_ON_CUDA,
     TrainingOptions,
 )
 from engine.lab.training.run import Budget, RunOptions, run_job
 from engine.model.checkpoint import build_network, free_memory_bytes
 from engine.model.config import ModelConfig
-from engine.model.mask_adapter import CONFIG, adapter_folder, read_mask_adapter
+from engine.model.mask_adapter import CONFIG, adapter_folder, adapter_stamp, read_mask_adapter
 from engine.model.network import Network
 from engine.model.source import CheckpointSource
 from engine.model.weights import network_tensors
@@ -121,6 +123,7 @@ class _Run:
     def __init__(self, options: TrainingOptions, source: CheckpointSource) -> None:
         self.options, self.source = options, source
         self.device = torch.device(options.device)
+        self._measured: tuple[str, Mapping[str, float]] = ("", {})
         self.name = _plain(options.name or source.path.stem)
         self.base = Base(options.name or source.path.stem, source.config, source.weights)
         self.middles = MiddleOptions(
@@ -181,7 +184,8 @@ class _Run:
         demand = Demand(config, trained, config.parameters(), rows, dtype.itemsize)
         free = free_memory_bytes(self.device)
         check_memory(demand, free, self.device)
-        sequences = at_once = max(1, options.batch_tokens // rows)
+        per_step = ROWS_ON_CPU if self.device.type == "cpu" else ROWS_ON_CUDA
+        sequences = at_once = max(1, (options.batch_tokens or per_step) // rows)
         if self.device.type == "cpu":
             at_once = 1  # a processor is busy with one
         while at_once > 1 and replace(demand, batch_tokens=at_once * rows).total_bytes > free:
@@ -247,17 +251,24 @@ class _Run:
             return None
 
     def served_figures(self, adapter: MaskAdapter, prompts: Prompts) -> Mapping[str, float]:
-        """The adapter as it is now, exported and served."""
+        """The adapter as it is now, exported and served; measured once for the same numbers."""
         beside = adapters_beside(self.engine, self.options.out / "served")
         assert beside.adapters is not None
-        export(adapter, self.base, beside.adapters / self.name)
-        found = self.served(beside, prompts)
-        if found is None:
-            return {}
-        return {
-            "served_tokens_per_forward": found.per_forward,
-            "served_drafts_per_forward": found.per_forward - 1,
-        }
+        folder = beside.adapters / self.name
+        export(adapter, self.base, folder)
+        stamp = adapter_stamp(folder)
+        if self._measured[0] != stamp:
+            found = self.served(beside, prompts)
+            figures = (
+                {}
+                if found is None
+                else {
+                    "served_tokens_per_forward": found.per_forward,
+                    "served_drafts_per_forward": found.per_forward - 1,
+                }
+            )
+            self._measured = (stamp, figures)
+        return self._measured[1]
 
     def before(self, prompts: Prompts) -> float | None:
         """Tokens per forward with the adapter that the engine has used so far, measured once."""
