@@ -6,18 +6,24 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import engine.lab.training.mask_adapter.middles as middles
+from dlm_lsp.client.paths import adapters_folder
 from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
 from engine.lab.training.commands import main
+from engine.lab.training.mask_adapter.middles import MiddleOptions, served_writer, torch_writer
 from engine.lab.training.mask_adapter.session import Session
+from engine.model.checkpoint import build_network
 from engine.model.mask_adapter import read_mask_adapter
 from engine.model.onnx.runtime import OnnxRuntime
 from engine.model.source import open_checkpoint
@@ -233,3 +239,44 @@ def test_an_adapter_that_is_worse_is_not_put_in_place(
     assert not (tmp_path / "adapters").exists()
     assert (tmp_path / "adapter").is_dir()
     assert "no better" in capsys.readouterr().err
+
+
+def test_torch_and_the_engine_write_the_same_middles(checkpoint: Path, corpus: Path) -> None:
+    """A card writes by torch, a processor by the engine, in float32 for so small a model."""
+    source = open_checkpoint(checkpoint)
+    network = build_network(
+        source.weights, source.config, device=torch.device("cpu"), dtype=torch.float32
+    )
+    options = MiddleOptions(sequences=5, held_out=0, tokens=12)
+    given = EngineSettings(checkpoint, "cpu", threads=1, backend="onnx")
+    rng = np.random.default_rng(2)
+    prompts = rng.integers(10, source.config.vocabulary, (5, 40)).astype(np.int32)
+    by_torch = torch_writer(source, network, options)(prompts)
+    by_engine = served_writer(source, resolve(given), options)(prompts)
+    assert np.array_equal(by_torch.ends, by_engine.ends)
+    for row, end in enumerate(by_torch.ends):
+        assert np.array_equal(by_torch.tokens[row, :end], by_engine.tokens[row, :end])
+        assert np.array_equal(by_torch.greedy[row, :end], by_engine.greedy[row, :end])
+
+
+def test_the_command_line_knows_where_the_engine_looks(
+    checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """The whole command, as it is typed; it gives way to everything else on the machine."""
+    words = [sys.executable, "-P", "-m", "dlm_lsp", "train-drafter", str(checkpoint)]
+    words += ["--data", str(corpus), "--out", str(tmp_path / "out"), "--rank", "2"]
+    words += ["--middles", "3", "--middle-tokens", "6", "--holes", "1", "--tokens", "512"]
+    store = tmp_path / "models"
+    store.mkdir()
+    environment = {**os.environ, "DLM_LSP_MODELS": str(store)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert str(store / "adapters" / "coder") in done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLM_LSP_MODELS", str(store))
+        settings = EngineSettings(checkpoint, "cpu", threads=1, adapters=adapters_folder())
+    engine = Engine.load(settings)
+    try:
+        assert "pruned_spec" in engine.info.modes
+    finally:
+        engine.close()
