@@ -148,7 +148,8 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         choices=INFILLINGS,
         default=(),
         metavar="LINES",
-        help="kinds of holes in HumanEval's problems: single-line (the default), multi-line",
+        help="kinds of holes in HumanEval's problems: single-line (the default), multi-line, body "
+        "(a whole function after its docstring)",
     )
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
     parser.add_argument(

@@ -19,7 +19,7 @@ from engine.api import Limits, Request, Sampling
 from engine.auto.step_times import StepTimes
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
-from engine.decoders import STRATEGIES
+from engine.decoders import strategy_for
 from engine.decoders.strategy import Traits
 from engine.drafting import DraftHead
 from engine.errors import CheckpointError
@@ -169,7 +169,9 @@ def test_pruned_speculation_with_an_adapter_emits_what_ar_emits(tmp_path: Path) 
             cache_ = ArrayCache(CacheShape.of(config), 96, half=False)
             request = Request(prompt=prompt, mode=mode, limits=Limits(tokens_max=24))
             traits = Traits(None, has_drafter=True, draft_masks=masks, costs=flat)
-            states = list(decode(model, cache_, STRATEGIES[mode], request, traits, lambda: False))
+            states = list(
+                decode(model, cache_, strategy_for(mode, traits), request, traits, lambda: False)
+            )
             texts[mode] = states[-1].progress.committed
             drafting += mode == "pruned_spec" and states[-1].rows > states[-1].forwards
         assert texts["ar"] == texts["pruned_spec"]
