@@ -34,6 +34,8 @@ _WARM_UP_STEPS = 40
 _CLIP = 1.0
 _HELD_OUT_SIZE = 8
 _HELD_OUT_GROUPS = 8
+# Sequences that are measured together: as many as memory has room for beside training.
+_MEASURED_ON_CPU, _MEASURED_ON_CUDA = 8, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +211,11 @@ class Session:
 
 
 @torch.no_grad()
-def measure(
-    network: Network, adapter: MaskAdapter, data: Sequence[Written], *, sequences: int = 64
-) -> Acceptance:
+def measure(network: Network, adapter: MaskAdapter, data: Sequence[Written]) -> Acceptance:
     """Drafts accepted at random places of the middles of held-out sequences."""
     layout = (_HELD_OUT_SIZE,) * _HELD_OUT_GROUPS
     device = network.encoder.embed_tokens.weight.device
+    sequences = _MEASURED_ON_CUDA if device.type == "cuda" else _MEASURED_ON_CPU
     generator = torch.Generator(device=device)
     generator.manual_seed(5)
     hits = torch.zeros(_HELD_OUT_SIZE, device=device)

@@ -73,18 +73,21 @@ def trained(checkpoint: Path, corpus: Path, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-def test_the_engine_finds_the_adapter_by_itself(checkpoint: Path, trained: Path) -> None:
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_the_engine_finds_the_adapter_by_itself(
+    backend: str, checkpoint: Path, trained: Path
+) -> None:
     source = open_checkpoint(checkpoint)
     adapter = read_mask_adapter(trained / "adapters" / "coder", source.config, source.weights)
     assert adapter.name == "coder"
     assert len(adapter.draft_ids) == 200
-    settings = EngineSettings(checkpoint, "cpu", threads=1, adapters=trained / "adapters")
-    engine = Engine.load(settings)
+    settings = EngineSettings(checkpoint, "cpu", "float32", threads=1, backend=backend)
+    engine = Engine.load(replace(settings, adapters=trained / "adapters"))
     try:
         assert "pruned_spec" in engine.info.modes
     finally:
         engine.close()
-    without = Engine.load(EngineSettings(checkpoint, "cpu", threads=1))
+    without = Engine.load(settings)
     try:
         assert "pruned_spec" not in without.info.modes
     finally:
