@@ -201,7 +201,8 @@ class Session:
 
     def load(self, path: Path) -> None:
         """Takes up what `save` wrote."""
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        # Written on a card, perhaps, and gone on with on a processor.
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(state["parameters"][name])
