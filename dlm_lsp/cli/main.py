@@ -419,7 +419,7 @@ def _run_demo(options: argparse.Namespace) -> int:
 def _run_training(options: argparse.Namespace) -> int:
     from dlm_lsp.cli.train import run
 
-    return run(options.arguments)
+    return run(options.arguments, options.checkpoint)
 
 
 def _client_settings(options: argparse.Namespace) -> dict[str, object]:

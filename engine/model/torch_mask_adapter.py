@@ -7,6 +7,7 @@ A below each other, and one with their B in blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 import torch
@@ -59,14 +60,17 @@ class TorchMaskAdapter:
 
 
 def load_mask_adapter(
-    source: CheckpointSource, *, device: torch.device, dtype: torch.dtype
+    source: CheckpointSource, own: Path | None, *, device: torch.device, dtype: torch.dtype
 ) -> tuple[TorchMaskAdapter, DraftHead] | None:
     """The adapter of a checkpoint's weights and what reads its rows; None if there is none.
+
+    Args:
+        own: the user's folder of adapters.
 
     Raises:
         CheckpointError: it is there, but damaged.
     """
-    weights = find_adapter(source.config, source.weights)
+    weights = find_adapter(source.config, source.weights, own)
     if weights is None:
         return None
     head = DraftHead(weights.draft_ids, weights.before, weights.after)

@@ -62,7 +62,7 @@ class TorchRuntime:
                 remedy="Use a smaller checkpoint.",
                 param="engine.checkpoint",
             ) from None
-        masks = load_mask_adapter(source, device=device, dtype=dtype)
+        masks = load_mask_adapter(source, settings.adapters, device=device, dtype=dtype)
         if masks is not None:
             adapter, drafts = masks
             return cls(ModelRunner(network, device=device, adapter=adapter, drafts=drafts))
