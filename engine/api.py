@@ -21,8 +21,8 @@ AskedMode = Literal[
 ]
 ASKED_MODES: tuple[AskedMode, ...] = get_args(AskedMode)
 MODES: tuple[str, ...] = ASKED_MODES[1:]
-CAUSAL_MODES = ("ar", "copy_spec")  # the modes of a checkpoint that fills no masks
-ADAPTED_MODES = ("ar", "pruned_spec", "copy_spec")  # the modes of one with a mask adapter
+# The modes of a checkpoint that neither fills masks nor has a mask adapter.
+CAUSAL_MODES = ("ar", "copy_spec")
 # Modes that emit the same text as "ar"; in an exact request (`Request.exact`), the same tokens.
 EXACT_MODES = ("ar", "linear_spec", "quadratic_spec", "pruned_spec", "copy_spec")
 MASKED = "\u2591"  # an undecided place in `Draft.draft`; never part of a result
@@ -75,16 +75,22 @@ class BlockOptions:
     Attributes:
         length: the tokens per block, including the bonus token.
         threshold: the confidence at which a masked place is decided. The most confident place
-            always is, so that a value above 1 decides exactly one place per denoising step.
+            always is, so that a value above 1 decides exactly one place per denoising step. With a
+            mask adapter it is the joint confidence of the places up to it, and the first place
+            always is decided.
+        revisions: how many decided places a request may decide anew; see `engine.decoders.revision`
+            and, with a mask adapter, `engine.decoders.shifted_block`.
     """
 
     length: int = 32
     threshold: float = 0.9
+    revisions: int = 0
 
     def __post_init__(self) -> None:
         """Raises RequestError naming the field."""
         _check_range("block.length", self.length, 2, 256)
         _check_range("block.threshold", self.threshold, 0.0, 2.0)
+        _check_range("block.revisions", self.revisions, 0, 65_536)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +244,7 @@ class EngineInfo:
         stats: the figures of `decoding.json`, or the published ones of a released checkpoint.
         program: the library, its version, and what was chosen for this machine, such as
             "onnxruntime 1.32.0, uint8".
+        mask_adapter: whether a mask adapter drafts.
     """
 
     checkpoint: str
@@ -252,6 +259,7 @@ class EngineInfo:
     step_times: StepTimes | None = None
     stats: CheckpointStats | None = None
     program: str = ""
+    mask_adapter: bool = False
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

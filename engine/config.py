@@ -32,6 +32,7 @@ class EngineSettings:
         backend: the library that computes; "auto" takes "onnx" on the CPU and "torch" on CUDA.
         graphs: the folder in which the ONNX backend keeps the graphs that it builds; None builds a
             graph in a temporary folder at each start.
+        adapters: a folder of the user's own mask adapters, which come before the bundled ones.
     """
 
     checkpoint: Path | None = None
@@ -41,6 +42,7 @@ class EngineSettings:
     cache_tokens: int = 16_384
     backend: str = "auto"
     graphs: Path | None = None
+    adapters: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the field."""

@@ -8,11 +8,13 @@ drafts of one group follow from each other, without another forward.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy
 from numpy.typing import NDArray
 
 from engine.reading import BEST_MAX, Reading
+from engine.step import OWN, PLAIN, Step
 
 Array = NDArray[numpy.float32]
 
@@ -27,29 +29,50 @@ class DraftHead:
     """
 
     def __init__(self, draft_ids: NDArray[numpy.int64], before: Array, after: Array) -> None:
-        self._ids, self._before, self._after = draft_ids, before, after
+        self.ids = draft_ids
+        self._before, self._after = before, after
 
-    def reading(self, logits: Array, previous: int) -> Reading:
+    def entries(self, step: Step) -> tuple[list[int], list[int]]:
+        """The entries of `step.read` that are no draft rows, and those that are."""
+        entries = range(len(step.read))
+        plain = [entry for entry in entries if step.follows[entry] == PLAIN]
+        return plain, [entry for entry in entries if step.follows[entry] != PLAIN]
+
+    def readings(self, step: Step, plain: Sequence[Reading], scores: Array) -> tuple[Reading, ...]:
+        """One reading per entry of `step.read`, in its order.
+
+        Args:
+            plain: the readings of the rows that draft nothing, in order.
+            scores: (N, D) fp32, the logits of the draft rows over the draft vocabulary, in order.
+        """
+        others, drafted = self.entries(step)
+        readings = dict(zip(others, plain, strict=True))
+        for entry, row in zip(drafted, scores, strict=True):
+            before = step.follows[entry]
+            own = step.token[step.read[entry]]
+            readings[entry] = self._reading(row, own if before == OWN else readings[before].token)
+        return tuple(readings[entry] for entry in range(len(step.read)))
+
+    def _reading(self, logits: Array, previous: int) -> Reading:
         """The likeliest draft after a token, and its probability over the draft vocabulary.
 
         Args:
-            logits: (V,) fp32 of the draft row.
+            logits: (D,) fp32 of the draft row.
             previous: the token right before the one that is predicted.
         """
-        scores = logits[self._ids]
-        scores += self._before[self._place(previous)] @ self._after
+        scores = logits + self._before[self._place(previous)] @ self._after
         best: list[tuple[int, float]] = []
         highest = float(scores.max())
         log_sum_exp = highest + math.log(float(numpy.exp(scores - numpy.float32(highest)).sum()))
         for _ in range(min(BEST_MAX, len(scores))):
             place = int(scores.argmax())
-            best.append((int(self._ids[place]), float(scores[place])))
+            best.append((int(self.ids[place]), float(scores[place])))
             scores[place] = -math.inf
         token = best[0][0]
         return Reading(token, math.exp(best[0][1] - log_sum_exp), tuple(best), log_sum_exp)
 
     def _place(self, token: int) -> int:
         """The token's row of `before`."""
-        place = int(numpy.searchsorted(self._ids, token))
-        known = place < len(self._ids) and int(self._ids[place]) == token
-        return place if known else len(self._ids)
+        place = int(numpy.searchsorted(self.ids, token))
+        known = place < len(self.ids) and int(self.ids[place]) == token
+        return place if known else len(self.ids)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.api import (
-    ADAPTED_MODES,
     CAUSAL_MODES,
     LAST_EVENTS,
     MODES,
@@ -45,7 +44,7 @@ from engine.auto.step_times import (
     write_times,
 )
 from engine.config import EngineSettings
-from engine.decoders import STRATEGIES
+from engine.decoders import strategy_for
 from engine.decoders.strategy import Traits
 from engine.device import default_threads, resolve, torch_unusable
 from engine.errors import EngineFailure, RequestError
@@ -84,7 +83,10 @@ class Engine:
         threads = settings.threads or default_threads()
         self.tokenizer = tokenizer
         self.end_ids = config.end_ids
-        self.block_length = config.block_length
+        # A group of a mask adapter has as many rows as it has masks.
+        self.block_length = min(
+            config.block_length, len(runtime.draft_masks) or config.block_length
+        )
         times, background = None, runtime.settle()
         if times_file is not None:
             key = _times_key(times_file, runtime, threads)
@@ -110,7 +112,7 @@ class Engine:
             config.mask_id,
             has_drafter=runtime.has_drafter,
             draft_masks=runtime.draft_masks,
-            costs=times or built_in_times(runtime.device),
+            costs=times or built_in_times(runtime.device, has_masks=bool(runtime.draft_masks)),
         )
         self._room = min(config.positions_max, cache.capacity)
         self._threads = threads
@@ -227,7 +229,7 @@ class Engine:
         states = decode(
             self._runtime,
             self._cache,
-            STRATEGIES[request.mode],
+            strategy_for(request.mode, self._traits),
             request,
             self._traits,
             is_cancelled,
@@ -309,9 +311,8 @@ def _event(state: TokenState, transcript: Transcript, clock: _Clock) -> Event:
 
 
 def _modes(runtime: Runtime) -> tuple[str, ...]:
-    if runtime.config.family.fills_masks:
-        return MODES
-    return ADAPTED_MODES if runtime.draft_masks else CAUSAL_MODES
+    can_draft = runtime.config.family.fills_masks or runtime.draft_masks
+    return MODES if can_draft else CAUSAL_MODES
 
 
 def _times_key(file: TimesFile, runtime: Runtime, threads: int) -> TimesKey:
@@ -341,4 +342,5 @@ def _info(
         modes=_modes(runtime),
         infilling=tokenizer.infill is not None,
         program=runtime.program,
+        mask_adapter=bool(runtime.draft_masks),
     )

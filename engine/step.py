@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CACHED = -1  # as a parent: this row follows its sequence's last cached token
+PLAIN, OWN = -1, -2  # in `Step.follows`
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class Step:
         read: the rows of which the strategy gets a reading, in this order; other rows have no
             logits. (The output head over a 131,072-entry vocabulary costs as much as several
             layers, and a prefill needs it for one row only.)
-        follows: aligned with `read`, or empty. For a draft row of a mask adapter, the entry of
-            `read` whose token stands right before the token that the row predicts; else -1.
+        follows: aligned with `read`, or empty. For a draft row of a mask adapter, which predicts
+            the token after its place: the entry of `read` whose token stands at its place, or OWN
+            if the row carries that token itself. PLAIN for any other row.
     """
 
     token: tuple[int, ...]
@@ -51,7 +53,7 @@ class Step:
             assert parent == CACHED or self.sequence[parent] == self.sequence[row]
         assert all(0 <= row < rows for row in self.read)
         assert len(self.follows) in (0, len(self.read))
-        assert all(-1 <= entry < index for index, entry in enumerate(self.follows))
+        assert all(OWN <= entry < index for index, entry in enumerate(self.follows))
 
     @property
     def rows(self) -> int:
@@ -63,12 +65,12 @@ class Step:
         """For each row in `read`, the position of the token that the row's reading decides.
 
         A causal row (outside every group) decides the place after its own, and so does a draft row
-        that follows another row's token. Any other row of a group, which sees its neighbours on
-        both sides, decides its own place.
+        of a mask adapter. Any other row of a group, which sees its neighbours on both sides,
+        decides its own place.
         """
-        follows = self.follows or (-1,) * len(self.read)
+        follows = self.follows or (PLAIN,) * len(self.read)
         return tuple(
-            self.position[row] + (not self.group[row] or entry >= 0)
+            self.position[row] + (not self.group[row] or entry != PLAIN)
             for row, entry in zip(self.read, follows, strict=True)
         )
 
@@ -113,6 +115,52 @@ def group(
         group=(1,) * rows,
         drafter=(drafter,) * rows,
         read=read,
+    )
+
+
+def chain_with_groups(
+    tokens: tuple[int, ...],
+    position: int,
+    groups: Sequence[tuple[int, tuple[int, ...]]],
+    *,
+    shifts: bool,
+    sequence: int = 0,
+    drafter: bool = False,
+) -> Step:
+    """A causal chain after the cached tokens, and groups that hang on rows of it.
+
+    All rows of the chain are read, and then those rows of the groups that decide a place after the
+    one that the row they hang on decides: without token shift, all but the first of each group.
+
+    Args:
+        groups: the row of the chain that each group hangs on, and its rows' tokens. The groups' row
+            j, from 1 on, stands j places after that row.
+        shifts: whether a group's rows predict the token after their place, as those of a mask
+            adapter do, or fill their own place.
+        drafter: whether the groups' rows run with an adapter.
+    """
+    length = len(tokens)
+    read, follows = list(range(length)), [PLAIN] * length
+    hung: list[tuple[int, int]] = []
+    for anchor, members in groups:
+        for offset in range(1, len(members) + 1):
+            if shifts or offset > 1:
+                follows.append(PLAIN if not shifts else anchor if offset == 1 else len(read) - 1)
+                read.append(length + len(hung))
+            hung.append((anchor, offset))
+    numbers = [number for number, (_, members) in enumerate(groups, 1) for _ in members]
+    return Step(
+        token=tokens + tuple(token for _, members in groups for token in members),
+        sequence=(sequence,) * (length + len(hung)),
+        position=(
+            *range(position, position + length),
+            *(position + anchor + offset for anchor, offset in hung),
+        ),
+        parent=(*range(-1, length - 1), *(anchor for anchor, _ in hung)),
+        group=(0,) * length + tuple(numbers),
+        drafter=(False,) * length + (drafter,) * len(hung),
+        read=tuple(read),
+        follows=tuple(follows) if shifts and hung else (),
     )
 
 

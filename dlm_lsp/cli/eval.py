@@ -16,6 +16,7 @@ from rich.console import Console
 
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_settings import to_host_settings
+from dlm_lsp.client.messages import BlockBody
 from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions
 from dlm_lsp.evaluation.plan import EvalPlan, to_plan
@@ -91,7 +92,7 @@ def _work(
         variants=to_variants(options.modes, options.thresholds),
         asking=Asking(
             tokens_max=options.tokens_max,
-            block_length=settings.block.length,
+            block=BlockBody(**settings.block.model_dump()),
             is_shaped=options.is_shaped,
             is_verbatim=options.is_verbatim,
             execute=options.execute,
@@ -131,7 +132,7 @@ def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, ob
         "dtype": engine.dtype,
         "backend": engine.backend,
         "threads": engine.threads,
-        "block_length": work.asking.block_length,
+        "block": work.asking.block.model_dump(),
         "tokens_max": options.tokens_max,
         "keys_max": options.keys_max,
         "seed": options.seed,

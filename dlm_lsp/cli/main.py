@@ -192,6 +192,9 @@ def _add_complete(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="block: confidence that decides a token"
     )
+    parser.add_argument(
+        "--revisions", type=int, metavar="N", help="block: decided tokens that may be decided anew"
+    )
     parser.add_argument("--block-length", type=int, metavar="N", help="block: tokens per block")
     parser.add_argument(
         "--stop",
@@ -416,7 +419,7 @@ def _run_demo(options: argparse.Namespace) -> int:
 def _run_training(options: argparse.Namespace) -> int:
     from dlm_lsp.cli.train import run
 
-    return run(options.arguments)
+    return run(options.arguments, options.checkpoint)
 
 
 def _client_settings(options: argparse.Namespace) -> dict[str, object]:
@@ -442,6 +445,7 @@ def _client_settings(options: argparse.Namespace) -> dict[str, object]:
         "block": _present(
             length=given.get("block_length"),
             threshold=given.get("threshold"),
+            revisions=given.get("revisions"),
         ),
     }
     return _present(**settings)

@@ -24,7 +24,7 @@ from rich.table import Table
 from dlm_lsp.store.catalogue import BUNDLED, Entry, find
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
-from dlm_lsp.store.folder import GRAPHS, Kept, Store
+from dlm_lsp.store.folder import ADAPTERS, GRAPHS, Kept, Store
 from dlm_lsp.store.further import entries as all_entries
 from dlm_lsp.store.memory import memory_problem
 from dlm_lsp.store.progress import Progress, sized
@@ -164,7 +164,9 @@ def _prepare(store: Store, kept: Kept) -> None:
 
     A failure is reported; the model stays, and the first start tries again.
     """
-    settings = EngineSettings(checkpoint=kept.path, graphs=store.root / GRAPHS)
+    settings = EngineSettings(
+        checkpoint=kept.path, graphs=store.root / GRAPHS, adapters=store.root / ADAPTERS
+    )
     try:
         settings = resolve(settings)
         if settings.backend == "onnx":

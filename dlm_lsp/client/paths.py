@@ -17,7 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from dlm_lsp.client.errors import HostError
-from dlm_lsp.store.folder import GRAPHS, default_root
+from dlm_lsp.store.folder import ADAPTERS, GRAPHS, default_root
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.auto.step_times import TimesFile
 from engine.config import EngineSettings
@@ -72,6 +72,8 @@ def identity(settings: EngineSettings) -> str:
     files = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
     parts = [str(PROTOCOL), str(place), settings.device, settings.dtype, settings.backend]
     # The files are stamped and not their folder, which unrelated new files would change.
+    # An adapter that was trained since is not the one that a running host has loaded.
+    parts += [_stamp(adapters_folder())]
     parts += [_stamp(place)] if os.path.isfile(place) else [_stamp(place / file) for file in files]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -94,6 +96,16 @@ def graphs_folder() -> Path:
     if os.access(nearest, os.W_OK | os.X_OK) or any(shared.glob("*/*/")):
         return shared
     return Path(platformdirs.user_cache_path(_NAME)) / GRAPHS
+
+
+def adapters_folder() -> Path:
+    """Returns the folder for the adapters that this user trains: the store's, or one in the user's
+    data folder if the store is another user's."""
+    shared = default_root() / ADAPTERS
+    nearest = next((place for place in (shared, *shared.parents) if os.path.isdir(place)), shared)
+    if os.access(nearest, os.W_OK | os.X_OK):
+        return shared
+    return Path(platformdirs.user_data_path(_NAME, appauthor=False)) / ADAPTERS
 
 
 def _real(path: str) -> str:

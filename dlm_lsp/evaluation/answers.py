@@ -40,7 +40,7 @@ class Asking:
 
     Attributes:
         tokens_max: the largest number of tokens of a completion.
-        block_length: the block length of block diffusion; None means the checkpoint's.
+        block: the run's options of block diffusion, of which variants change some.
         is_shaped: whether to judge the text that an editor would insert, not the raw text.
         is_verbatim: whether to ask with a task's prefix and suffix unchanged. Otherwise the line
             break that ends a hole of whole lines stands after the cursor, as in an editor, and is
@@ -50,7 +50,7 @@ class Asking:
     """
 
     tokens_max: int
-    block_length: int | None
+    block: BlockBody
     is_shaped: bool
     is_verbatim: bool
     execute: str
@@ -94,7 +94,7 @@ async def ask(
     """
     tokens_max = min(asking.tokens_max, len(question.task.reference) + TOKENS_SPARE)
     limits = LimitsBody(tokens_max=tokens_max)
-    block = variant.block(asking.block_length)
+    block = variant.block(asking.block)
     finished = await _finished(client, question.context, limits, variant, block)
     if not asking.is_shaped:
         return finished.text + question.end, finished

@@ -148,7 +148,8 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         choices=INFILLINGS,
         default=(),
         metavar="LINES",
-        help="kinds of holes in HumanEval's problems: single-line (the default), multi-line",
+        help="kinds of holes in HumanEval's problems: single-line (the default), multi-line, body "
+        "(a whole function after its docstring)",
     )
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
     parser.add_argument(
@@ -166,6 +167,9 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
         "--block-length", type=int, metavar="N", help="tokens per block in all modes"
+    )
+    parser.add_argument(
+        "--revisions", type=int, metavar="N", help="block: decided tokens that may be decided anew"
     )
 
 

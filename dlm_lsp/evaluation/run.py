@@ -144,7 +144,7 @@ async def _type(
     if records.has(REPLAY, script.id, variant.label):
         return
     settings = dict(work.client_settings)
-    block = variant.block(work.asking.block_length)
+    block = variant.block(work.asking.block)
     settings["mode"] = variant.mode
     settings["block"] = block.model_dump(by_alias=True, exclude_none=True)
     records.add(await replay(script, variant.label, settings, work.keys_max))

@@ -30,12 +30,12 @@ class Variant:
         threshold = "" if self.threshold is None else f" at {self.threshold:g}"
         return self.mode + length + threshold
 
-    def block(self, length: int | None) -> BlockBody:
-        """Returns the block diffusion options of a request, given the run's block length."""
-        length = self.length or length
-        if self.threshold is None:
-            return BlockBody(length=length)
-        return BlockBody(length=length, threshold=self.threshold)
+    def block(self, run: BlockBody) -> BlockBody:
+        """Returns the block diffusion options of a request, given the run's."""
+        own = {"length": self.length, "threshold": self.threshold}
+        return run.model_copy(
+            update={name: value for name, value in own.items() if value is not None}
+        )
 
 
 def to_variants(modes: Sequence[ModeOption], thresholds: Sequence[float]) -> list[Variant]:

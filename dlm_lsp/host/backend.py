@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from dlm_lsp.client.paths import graphs_folder, times_file
+from dlm_lsp.client.paths import adapters_folder, graphs_folder, times_file
 from dlm_lsp.host.layout import TextEncoder
 from dlm_lsp.store.choice import name_of
 from dlm_lsp.store.memory import smaller_model
@@ -50,9 +50,8 @@ def load_engine(settings: EngineSettings, preparing: Preparing) -> Backend:
     from engine.engine import Engine
 
     try:
-        return Engine.load(
-            replace(settings, graphs=graphs_folder()), times_file(settings), preparing
-        )
+        kept = replace(settings, graphs=graphs_folder(), adapters=adapters_folder())
+        return Engine.load(kept, times_file(settings), preparing)
     except ModelTooLarge as error:
         raise in_the_stores_words(error, settings.checkpoint) from None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlm_lsp.client.paths import graphs_folder, times_file
+from dlm_lsp.client.paths import adapters_folder, graphs_folder, times_file
 from dlm_lsp.host.backend import in_the_stores_words
 from dlm_lsp.host.modes import usual_choice
 from engine.auto.mode_selection import ModeChoice
@@ -86,8 +86,9 @@ def dry_run(settings: EngineSettings, *, tries: bool = True) -> DryRun:
         from engine.model.source import open_checkpoint
     except (ImportError, OSError) as error:  # The package is missing or built for another system.
         return DryRun(settings, problem=f"{error}. Install dlm-lsp again with pip.")
-    seen = DryRun(settings)
     kept = times_file(settings)
+    settings = replace(settings, adapters=adapters_folder())
+    seen = DryRun(settings)
     try:
         decision = decide(settings)
         seen = DryRun(decision.settings, decision.why)
@@ -112,6 +113,7 @@ def dry_run(settings: EngineSettings, *, tries: bool = True) -> DryRun:
 
 def _with_onnx(seen: DryRun, source: CheckpointSource) -> DryRun:
     """Adds the ONNX Runtime forecast. Raises ModelTooLarge."""
+    from engine.model.mask_adapter import adapter_folder
     from engine.model.onnx.plan import GraphPlan
     from engine.model.onnx.prepared import graph_of
     from engine.model.onnx.probe import known_probe
@@ -125,11 +127,12 @@ def _with_onnx(seen: DryRun, source: CheckpointSource) -> DryRun:
         probe = known_probe(settings.threads or 1, graphs)
         plan = probe and GraphPlan(probe.best.product, half_cache=True)
     check_memory(source, settings)
+    adapter = adapter_folder(source.config, source.weights, settings.adapters)
     onnx = OnnxDryRun(
         needs_probe=dtype != "float32",
         probe=probe,
         graphs=graphs,
-        graph=plan and graph_of(source.path, plan, graphs),
+        graph=plan and graph_of(source.path, plan, graphs, adapter),
         needed_bytes=memory_needed(source, settings),
     )
     return replace(seen, settings=replace(settings, dtype=dtype), why=why, onnx=onnx)

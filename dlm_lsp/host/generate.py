@@ -128,7 +128,7 @@ def _options(body: GenerateBody, backend: Backend, records: Mapping[str, ModeRec
     return _Options(
         mode=mode,
         limits=limits,
-        block=BlockOptions(length, body.block.threshold),
+        block=BlockOptions(length, body.block.threshold, body.block.revisions),
         budget=budget,
         stop=(*body.stop, *(infill.end_texts if infill else ())),
         stop_token_ids=(*(infill.end_ids if infill else ()), *backend.end_ids),

@@ -56,7 +56,7 @@ def choose_mode(
 
 def step_times(info: EngineInfo) -> StepTimes:
     """Returns the engine's measured step times, or the built-in ones before the measurement."""
-    return info.step_times or built_in_times(info.device)
+    return info.step_times or built_in_times(info.device, has_masks=info.mask_adapter)
 
 
 def usual_choice(
@@ -73,6 +73,7 @@ def times_body(times: StepTimes | None) -> dict[str, object] | None:
     return {
         "rows": times.rows,
         "milliseconds": [round(time, 3) for time in times.milliseconds],
+        "withMasks": [round(time, 3) for time in times.with_masks],
         "context": times.context,
     }
 

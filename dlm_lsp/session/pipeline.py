@@ -85,7 +85,7 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
             tokens_max=limits.tokens_max if automatic else limits.tokens_max_invoked,
             milliseconds_max=limits.milliseconds_max,
         ),
-        block=BlockBody(length=settings.block.length, threshold=settings.block.threshold),
+        block=BlockBody(**settings.block.model_dump()),
         budget=BudgetBody(
             prefix_tokens=settings.context.prefix_tokens,
             suffix_tokens=settings.context.suffix_tokens,

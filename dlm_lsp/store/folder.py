@@ -28,6 +28,7 @@ if sys.platform != "win32":  # On Windows concurrent pulls both work; the last o
     import fcntl
 
 GRAPHS = "graphs"  # The folder for what engines build of models.
+ADAPTERS = "adapters"  # The folder for what training makes for models; `remove` keeps it.
 MODELS_VARIABLE = "DLM_LSP_MODELS"
 RECORD = "entry.json"
 WORK = "wheel"  # pip's folder inside a pull's folder, and thus on the same disk.

@@ -18,7 +18,7 @@ from dlm_lsp.store.errors import StoreError
 
 CATALOGUE_VARIABLE = "DLM_LSP_CATALOGUE"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED = ("graphs", BUNDLED)  # Names that the store uses itself.
+RESERVED = ("adapters", "graphs", BUNDLED)  # Names that the store uses itself.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")  # This cannot match a pip option.
 _BYTES_MAX = 1 << 20

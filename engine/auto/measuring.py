@@ -12,9 +12,10 @@ from collections.abc import Generator
 from engine.api import Sampling
 from engine.auto.step_times import StepTimes, never_falling
 from engine.runtime import Cache, Runtime
-from engine.step import Step, chain
+from engine.step import Step, chain, chain_with_groups
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128)
+MASKED_ROWS_MAX = 32  # a step with masks has hardly more
 CONTEXT = 256  # cached tokens, as for the prompt of a short completion
 SAMPLES = 5  # steps for each count of rows, after a warm-up; the least time counts
 PREFILL_ROWS = 32
@@ -29,7 +30,8 @@ def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
     """Runs one step for each `next`, and returns the curve at the end.
 
     A step is timed as decoding runs it, from its rows to a reading of each. The curve of a large
-    model has fewer samples, but at least one after the warm-up.
+    model has fewer samples, but at least one after the warm-up. Where there is a mask adapter, each
+    count is timed with masks as well.
 
     Raises:
         engine.errors.MemoryExhausted: not even the small cache fits.
@@ -47,6 +49,7 @@ def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
         yield
     # Each round measures all counts of rows, so that other work on the machine affects all alike.
     samples: dict[int, list[float]] = {}
+    masked: dict[int, list[float]] = {}
     for round_number in range(1 + SAMPLES):
         if round_number > 1 and spent > TOTAL_SECONDS * 1000:
             break
@@ -61,8 +64,29 @@ def measure(runtime: Runtime) -> Generator[None, None, StepTimes]:
                 yield
                 if again_ms > SLOW_SECONDS * 1000:
                     break
-    least = [min(times[1:]) for times in samples.values()]
-    return never_falling(tuple(samples), least, context)
+        for rows in [rows for rows in samples if runtime.draft_masks and rows <= MASKED_ROWS_MAX]:
+            step = _with_masks(tokens[context], rows, context, runtime.draft_masks, sequence)
+            spent += (time_ms := _timed(runtime, cache, step))
+            masked.setdefault(rows, []).append(time_ms)
+            yield
+    least, least_masked = (
+        [min(times[1:]) for times in each.values()] for each in (samples, masked)
+    )
+    if masked:  # the adapter adds to larger steps as much as to the largest measured one
+        added = least_masked[-1] - least[len(masked) - 1]
+        least_masked += [time + added for time in least[len(masked) :]]
+    return never_falling(tuple(samples), least, context, least_masked)
+
+
+def _with_masks(
+    token: int, rows: int, position: int, masks: tuple[int, ...], sequence: int
+) -> Step:
+    """A causal row and a group of masks on it, as many rows in all and two at least."""
+    count = max(rows - 1, 1)
+    group = (masks * count)[:count]
+    return chain_with_groups(
+        (token,), position, [(0, group)], shifts=True, sequence=sequence, drafter=True
+    )
 
 
 def _timed(runtime: Runtime, cache: Cache, step: Step) -> float:

@@ -146,7 +146,10 @@ def _cost(mode: str, figures: ModeFigures, query: ModeQuery, times: StepTimes) -
     per_forward = min(figures.tokens_per_forward, query.block_length / forwards_per_cycle)
     cycles = wanted / (per_forward * forwards_per_cycle)
     forwards = forwards_per_cycle * max(cycles, 1.0)
-    return forwards * times.at(_rows(mode, figures, query)) / wanted
+    rows = _rows(mode, figures, query)
+    plain, masked = times.at(rows), times.at(rows, masks=True)
+    cost = {"ar": plain, "copy_spec": plain, "linear_spec": (plain + masked) / 2}.get(mode, masked)
+    return forwards * cost / wanted
 
 
 def _rows(mode: str, figures: ModeFigures, query: ModeQuery) -> float:
@@ -171,7 +174,8 @@ def quadratic_length(times: StepTimes, longest: int) -> int:
     computes them while it reads the weights; a processor takes fifty times the time of one row.
     """
     length = 2
-    while 2 * length <= longest and times.at(2 * length * (2 * length + 1)) <= 2 * times.at(1):
+    limit = 2 * times.at(1)
+    while 2 * length <= longest and times.at(2 * length * (2 * length + 1), masks=True) <= limit:
         length *= 2
     return length
 

@@ -10,7 +10,8 @@ from engine.decoders.copy_spec import CopySpec
 from engine.decoders.linear_spec import LinearSpec
 from engine.decoders.pruned_spec import PrunedSpec
 from engine.decoders.quadratic_spec import QuadraticSpec
-from engine.decoders.strategy import Strategy
+from engine.decoders.shifted_block import ShiftedBlock
+from engine.decoders.strategy import Strategy, Traits
 
 STRATEGIES: dict[str, Strategy[Any]] = {
     "ar": AutoRegressive(),
@@ -20,3 +21,12 @@ STRATEGIES: dict[str, Strategy[Any]] = {
     "pruned_spec": PrunedSpec(),
     "copy_spec": CopySpec(),
 }
+
+
+def strategy_for(mode: str, traits: Traits) -> Strategy[Any]:
+    """The strategy of a mode, by the convention that the checkpoint's masks follow.
+
+    Block diffusion is another algorithm where masks predict the token after their place; in the
+    other modes the convention only decides how many masks there are.
+    """
+    return ShiftedBlock() if mode == "block" and traits.shifts else STRATEGIES[mode]

@@ -4,8 +4,9 @@ This follows Nemotron-Labs-Diffusion's reference `generate` (arXiv 2607.05722). 
 causal prefill decides the block's first token (the bonus token). In the denoising forwards the
 block's rows see each other in both directions and all cached text, and nothing is cached. A place
 is decided when its confidence reaches the threshold, and the most confident place always is.
-Decided places are never revised. A finished block runs once more as a causal chain, which writes
-clean K/V and decides the next bonus token.
+Decided places are not revised unless a request has a budget for it (`decoders.revision`). A
+finished block runs once more as a causal chain, which writes clean K/V and decides the next bonus
+token. `decoders.shifted_block` is the algorithm for masks that predict the token after their place.
 
 Three deviations do not change how an emitted token is defined. Places after a decided stop token or
 after the length limit are not denoised, since they are never shown. A request's last block does not
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from engine.decoders.revision import revised
 from engine.decoders.strategy import (
     DraftPlace,
     PendingTokens,
@@ -42,6 +44,7 @@ class BlockState:
         block: all places of the block that is being denoised; the first is the bonus token.
         before: the progress up to the beginning of the block.
         progress: `before` and the final part of the block.
+        revisions: how often a decided place may still be masked again.
     """
 
     task: Task
@@ -49,6 +52,7 @@ class BlockState:
     before: Progress
     progress: Progress
     block: tuple[DraftPlace, ...] | None = None
+    revisions: int = 0
 
 
 class BlockDiffusion:
@@ -56,7 +60,8 @@ class BlockDiffusion:
 
     def start(self, task: Task) -> BlockState:
         pending = PendingTokens(task.cached, task.request.prompt[task.cached :])
-        return BlockState(task, pending, Progress(), Progress())
+        revisions = task.request.block.revisions
+        return BlockState(task, pending, Progress(), Progress(), revisions=revisions)
 
     def plan(self, state: BlockState) -> Step:
         if state.block is None:
@@ -76,7 +81,8 @@ class BlockDiffusion:
         if state.block is None:
             return self._cached(state, step, readings), tuple(range(step.rows))
         decided = _decide(state, step.read, readings)
-        return _settle(replace(state, block=decided)), ()
+        block, revisions = revised(state.block, decided, state.revisions)
+        return _settle(replace(state, block=block, revisions=revisions)), ()
 
     def _cached(self, state: BlockState, step: Step, readings: Sequence[Reading]) -> BlockState:
         """The state after a causal chain was cached; a block begins after the last pending row."""
@@ -86,7 +92,8 @@ class BlockDiffusion:
             return replace(state, pending=pending, progress=progress)
         bonus = DraftPlace(progress.committed[-1], progress.confidences[-1])
         block = (bonus, *[DraftPlace(None)] * (state.task.request.block.length - 1))
-        return _settle(BlockState(state.task, pending, before, before, block))
+        following = replace(state, pending=pending, before=before, progress=before, block=block)
+        return _settle(following)
 
 
 def _undecided(state: BlockState) -> tuple[int, ...]:
@@ -134,9 +141,8 @@ def _settle(state: BlockState) -> BlockState:
     )
     if progress.finished is None and len(final) == len(state.block):
         tokens = tuple(place.token for place in final if place.token is not None)
-        return BlockState(
-            state.task, PendingTokens(state.pending.cached, tokens), progress, progress
-        )
+        pending = PendingTokens(state.pending.cached, tokens)
+        return replace(state, pending=pending, before=progress, progress=progress, block=None)
     if progress.finished is None:
         progress = replace(progress, draft=_visible_draft(state, len(final)))
     return replace(state, progress=progress)

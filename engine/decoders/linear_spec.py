@@ -10,6 +10,10 @@ Above temperature 0 both forwards draw with the same random number for a place. 
 emitted, so that the distribution, and for a given seed every token, is that of "ar". The shared
 number makes the two draws agree more often than independent numbers would.
 
+With a mask adapter, whose rows predict the token after their place, the bonus token's row of the
+drafting forward is a causal row of its own: it is cached, and decides the next token at once. The
+drafts after that token are then verified as above, so that a cycle emits one token more.
+
 Where the text repeats itself, a copied draft needs no draft forward. A cycle uses it if it promises
 more tokens per millisecond. The verifying row decides in both cases.
 """
@@ -34,6 +38,7 @@ from engine.decoders.strategy import (
     Task,
     advance_prefill,
     before_stop,
+    hang_masks,
     room_left,
     verify,
 )
@@ -112,6 +117,8 @@ class LinearSpec:
             tokens = (bonus, *state.drafts)
             read = tuple(range(len(tokens)))
             return chain(tokens, state.pending.cached, read=read, sequence=task.sequence)
+        if task.traits.shifts:
+            return hang_masks((bonus,), state.pending.cached, (0,), state.window - 1, task)
         return group(
             (bonus, *task.masks(state.window - 1)),
             state.pending.cached,
@@ -129,9 +136,18 @@ class LinearSpec:
             )
             following = replace(state, pending=pending, progress=progress)
             return self._next_cycle(following), tuple(range(step.rows))
-        if state.drafts is None:
+        if state.drafts is not None:
+            return self._verified(state, step, readings)
+        if not state.task.traits.shifts:
             return _drafted(state, readings), ()
-        return self._verified(state, step, readings)
+        # The first reading is of the bonus token's own row, and decides the next bonus token.
+        progress, (bonus,) = verify(state.progress, step, 1, readings, state.task)
+        pending = PendingTokens(state.pending.cached + 1)
+        following = replace(state, pending=pending, progress=progress)
+        following = replace(following, copy=Copy(), copies=state.copies.after(state.copy, (bonus,)))
+        if progress.finished is None:
+            following = _drafted(following, readings[1:])
+        return following, (0,)
 
     def _verified(
         self, state: LinearState, step: Step, readings: Sequence[Reading]
@@ -159,7 +175,8 @@ class LinearSpec:
         if state.pending.tokens or state.progress.finished is not None:
             return state
         task = state.task
-        bounded = min(state.window, task.request.block.length, room_left(state.progress, task))
+        room = room_left(state.progress, task) - task.traits.shifts
+        bounded = min(state.window, task.request.block.length, room)
         if bounded <= 1:
             return replace(state, window=1, drafts=())
         state = replace(state, window=bounded)
@@ -178,7 +195,9 @@ def _with_copy(state: LinearState) -> LinearState:
     costs = task.traits.costs
     copy = find_copy(state.progress, task)
     choice = best_length(copy, state.copies, costs)
-    own = expected_tokens(state.record.chance(), state.window - 1) / (2 * costs.at(state.window))
+    own_tokens = expected_tokens(state.record.chance(), state.window - 1) + task.traits.shifts
+    own_time = costs.at(state.window, masks=True) + costs.at(state.window)
+    own = own_tokens / own_time
     if not choice.drafts or choice.rate <= own:
         return replace(state, copy=copy)
     drafts = copy.tokens[: choice.drafts]

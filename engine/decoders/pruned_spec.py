@@ -30,6 +30,7 @@ from engine.decoders.strategy import (
     Task,
     advance_prefill,
     before_stop,
+    hang_masks,
     room_left,
     verify,
 )
@@ -43,9 +44,6 @@ SURVIVAL = (0.83, 0.69, 0.56, 0.44, 0.33, 0.24, 0.17, 0.11)
 _SURVIVAL_WEIGHT = 6.0
 # Rows of a usual cycle: what more rows will cost is read off the curve from there on.
 _USUAL_ROWS = 13
-# A step in which a mask adapter runs takes so many times what the curve says, which is measured
-# without one: 78 ms for 61 on a Xeon with AMX.
-_ADAPTER_COST = 1.27
 # A draft's confidence counts as so many drafts of its kind; kinds are tenths of confidence.
 _CONFIDENCE_WEIGHT, _KINDS = 8.0, 10
 
@@ -102,10 +100,10 @@ class DraftRecord:
         three times in four where acceptance ends, with the best k.
         """
         expected = [
-            (1 + 0.75 * sum(SURVIVAL[:masks])) / costs.at(1 + 3 * masks)
+            (1 + 0.75 * sum(SURVIVAL[:masks])) / costs.at(1 + 3 * masks, masks=True)
             for masks in range(1, len(SURVIVAL) + 1)
         ]
-        weight = _SURVIVAL_WEIGHT * costs.at(_USUAL_ROWS)
+        weight = _SURVIVAL_WEIGHT * costs.at(_USUAL_ROWS, masks=True)
         rate = (self.emitted + max(expected) * weight) / (self.spent + weight)
         return max(rate, 1 / costs.at(1))
 
@@ -163,7 +161,9 @@ class PrunedSpec:
             return state.pending.plan(state.task)
         tokens = [place.token for place in state.drafts[: state.cycle.drafts]]
         chain = (state.progress.committed[-1], *(token for token in tokens if token is not None))
-        return _step(chain, state)
+        return hang_masks(
+            chain, state.pending.cached, state.cycle.anchors, state.cycle.masks, state.task
+        )
 
     def resolve(
         self, state: PrunedState, step: Step, readings: Sequence[Reading]
@@ -176,11 +176,11 @@ class PrunedSpec:
         cycle = state.cycle
         progress, tokens = verify(state.progress, step, cycle.drafts + 1, readings, task)
         emitted = len(tokens)
-        factor = _masks_cost(task) if cycle.anchors else 1.0
+        spent = task.traits.costs.at(step.rows, masks=bool(cycle.anchors))
         record = replace(
             state.record,
             emitted=state.record.emitted + emitted,
-            spent=state.record.spent + task.traits.costs.at(step.rows) * factor,
+            spent=state.record.spent + spent,
         )
         if cycle.drafts and not state.is_copied:
             record = record.after(state.drafts[: cycle.drafts], emitted - 1)
@@ -203,7 +203,6 @@ def choose_cycle(
     *,
     room: int,
     worth: float,
-    masks_cost: float = 1.0,
 ) -> CyclePlan:
     """The forward with the most expected tokens, less what its time is worth.
 
@@ -212,7 +211,6 @@ def choose_cycle(
         survival: by offset, that a new group's drafts up to there will all be right.
         room: tokens that may still be emitted.
         worth: of a millisecond, in tokens.
-        masks_cost: of a step with masks, by that of one with as many rows and no masks.
     """
     reach = [1.0]  # that acceptance comes as far as this row
     for chance in chances[: max(room - 1, 0)]:
@@ -233,38 +231,11 @@ def choose_cycle(
             for groups in range(1, drafts + 2):
                 likely += ends[order[groups - 1]]
                 rows = drafts + 1 + groups * masks
-                value = emitted + likely * gain - worth * costs.at(rows) * masks_cost
+                value = emitted + likely * gain - worth * costs.at(rows, masks=True)
                 if value > best.value:
                     plans.append(CyclePlan(drafts, tuple(sorted(order[:groups])), masks, value))
         best = max(best, *plans, key=lambda plan: plan.value)
     return best
-
-
-def _step(chain: tuple[int, ...], state: PrunedState) -> Step:
-    """The chain's rows, then the groups of masks."""
-    task, cycle, start = state.task, state.cycle, state.pending.cached
-    length, shifts = len(chain), bool(task.traits.draft_masks)
-    size = cycle.masks + (not shifts)
-    of_masks = [(row, offset) for row in cycle.anchors for offset in range(1, size + 1)]
-    rows = length + len(of_masks)
-    read, follows = list(range(length)), [-1] * length
-    for index, (row, offset) in enumerate(of_masks):
-        if shifts or offset > 1:
-            follows.append(-1 if not shifts else row if offset == 1 else len(read) - 1)
-            read.append(length + index)
-    return Step(
-        token=chain + task.masks_at([offset for _, offset in of_masks]),
-        sequence=(task.sequence,) * rows,
-        position=(
-            *range(start, start + length),
-            *(start + row + offset for row, offset in of_masks),
-        ),
-        parent=(*range(-1, length - 1), *(row for row, _ in of_masks)),
-        group=(0,) * length + tuple(row + 1 for row, _ in of_masks),
-        drafter=(False,) * length + (task.traits.has_drafter,) * len(of_masks),
-        read=tuple(read),
-        follows=tuple(follows) if shifts and of_masks else (),
-    )
 
 
 def _with_drafts(
@@ -296,7 +267,6 @@ def _with_cycle(state: PrunedState) -> PrunedState:
         costs=task.traits.costs,
         room=room,
         worth=record.worth_of_time(task.traits.costs),
-        masks_cost=_masks_cost(task),
     )
     own = replace(state, cycle=choose([record.chance(each.confidence) for each in state.drafts]))
     copy = find_copy(state.progress, task)
@@ -314,8 +284,3 @@ def _with_cycle(state: PrunedState) -> PrunedState:
 
 def _kind(confidence: float) -> int:
     return min(int(confidence * _KINDS), _KINDS - 1)
-
-
-def _masks_cost(task: Task) -> float:
-    """The cost of a step with masks, by that of one with as many rows and no masks."""
-    return _ADAPTER_COST if task.traits.draft_masks else 1.0

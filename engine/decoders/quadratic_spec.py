@@ -3,7 +3,8 @@
 The bonus token and its drafts form a causal chain, and each row of the chain has a group of masks
 as children. The chain's rows verify. The group of the last accepted row already holds the next
 draft: its first mask is in the place of the causal token, and the masks after it are the drafts.
-Described in arXiv 2607.05722. A chain of B tokens with B masks each has B (B + 1) rows.
+Described in arXiv 2607.05722. A chain of B tokens with B masks each has B (B + 1) rows. A mask
+adapter's rows predict the token after their place, so that B - 1 masks give the same drafts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from engine.decoders.strategy import (
     Task,
     advance_prefill,
     before_stop,
+    hang_masks,
     room_left,
     verify,
 )
@@ -50,7 +52,9 @@ class QuadraticSpec:
     def plan(self, state: QuadraticState) -> Step:
         if state.pending.tokens:
             return state.pending.plan(state.task)
-        return _step(state.chain, state.task.request.block.length, state)
+        drafts = state.task.request.block.length - 1
+        rows = range(len(state.chain))
+        return hang_masks(state.chain, state.pending.cached, rows, drafts, state.task)
 
     def resolve(
         self, state: QuadraticState, step: Step, readings: Sequence[Reading]
@@ -67,28 +71,6 @@ class QuadraticSpec:
         if progress.finished is None:
             following = _with_drafts(following, emitted - 1, readings)
         return following, tuple(range(emitted))
-
-
-def _step(tokens: tuple[int, ...], masks: int, state: QuadraticState) -> Step:
-    """The chain's rows, then `masks` rows for each of them: row i has group i + 1 as children."""
-    task, start = state.task, state.pending.cached
-    length = len(tokens)
-    of_masks = [(row, offset) for row in range(length) for offset in range(1, masks + 1)]
-    rows = length + len(of_masks)
-    # The first mask of a group is in the place of the causal token, so it is not read.
-    drafts = [length + index for index, (_, offset) in enumerate(of_masks) if offset > 1]
-    return Step(
-        token=tokens + task.masks(len(of_masks)),
-        sequence=(task.sequence,) * rows,
-        position=(
-            *range(start, start + length),
-            *(start + row + offset for row, offset in of_masks),
-        ),
-        parent=(*range(-1, length - 1), *(row for row, _ in of_masks)),
-        group=(0,) * length + tuple(row + 1 for row, _ in of_masks),
-        drafter=(False,) * length + (task.traits.has_drafter,) * len(of_masks),
-        read=(*range(length), *drafts),
-    )
 
 
 def _with_drafts(state: QuadraticState, row: int, readings: Sequence[Reading]) -> QuadraticState:

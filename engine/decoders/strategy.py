@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from engine.api import Request
 from engine.auto.step_times import CPU_TIMES, StepTimes, prefill_rows
 from engine.reading import Reading
-from engine.step import Step, chain
+from engine.step import Step, chain, chain_with_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class Traits:
     has_drafter: bool = False
     draft_masks: tuple[int, ...] = ()
     costs: StepTimes = CPU_TIMES
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a mask predicts the token after its place (a mask adapter's) or fills it."""
+        return bool(self.draft_masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +63,10 @@ class Task:
         assert self.traits.mask_id is not None, "this checkpoint fills no masks"
         return (self.traits.mask_id,) * count
 
-    def masks_at(self, offsets: Sequence[int]) -> tuple[int, ...]:
-        """Masks by their offsets from the row that they hang on, 1 first."""
+    def group_masks(self, count: int) -> tuple[int, ...]:
+        """The masks of a group by their offset from the row that it hangs on."""
         ids = self.traits.draft_masks
-        if not ids:
-            return self.masks(len(offsets))
-        return tuple(ids[min(offset, len(ids)) - 1] for offset in offsets)
+        return (ids + ids[-1:] * count)[:count] if ids else self.masks(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,30 @@ def advance_prefill(
         return pending, progress
     (bonus,) = readings
     return pending, commit(progress, (bonus.token,), (bonus.probability,), task)
+
+
+def hang_masks(
+    chain: tuple[int, ...], position: int, anchors: Sequence[int], drafts: int, task: Task
+) -> Step:
+    """A chain to verify, with a group of masks on some of its rows, each for so many drafts.
+
+    The drafts of a group come after the token that the row it hangs on decides. Without token shift
+    the first mask stands where that token goes, and is not read.
+
+    Args:
+        chain: the bonus token and its drafts.
+        anchors: the rows of the chain that groups hang on, ascending.
+    """
+    traits = task.traits
+    masks = task.group_masks(drafts + (not traits.shifts))
+    return chain_with_groups(
+        chain,
+        position,
+        [(row, masks) for row in anchors],
+        shifts=traits.shifts,
+        sequence=task.sequence,
+        drafter=traits.has_drafter,
+    )
 
 
 def verify(

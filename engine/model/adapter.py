@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.model.adapter_weights import CONFIG, DOWN, FOLDER, TENSOR, UP, WEIGHTS, read_adapter
 from engine.model.config import ModelConfig
+from engine.model.network import Draft, Network
 
 
 class DrafterAdapter(nn.Module):
@@ -34,6 +35,14 @@ class DrafterAdapter(nn.Module):
         self.up = nn.ParameterList(nn.Parameter(torch.zeros(config.hidden, rank)) for _ in layers)
         self.rank = rank
         self.alpha = alpha
+
+    def draft(self, rows: Tensor) -> Draft:
+        """The adapter for some rows of a forward; (..., T, 1) in the weights' dtype, 1 or 0."""
+        return lambda layer, product, x: self(layer, x, rows) if product == "o" else None
+
+    def embed(self, network: Network, tokens: Tensor) -> Tensor:
+        """(..., T, hidden): this adapter's masks are tokens of the network's own."""
+        return network.encoder.embed_tokens(tokens)
 
     def forward(self, layer: int, x: Tensor, rows: Tensor) -> Tensor:
         """The addition to o_proj's output.

@@ -4,7 +4,8 @@ An adapter runs at mask rows alone, so that every other row computes what the ch
 Its folder is in PEFT's layout (`adapter_config.json`, `adapter_model.safetensors`) with extras that
 are named in the config under "dlm": mask vectors, a draft vocabulary, and a Markov head. Matrices
 may be int8 with a scale per row (`quantized.py`). It is loaded for the weights that it was trained
-on and refused for any others. Torch-free.
+on and refused for any others. Adapters lie in folders of adapters: the user's own, which may have
+none, and the one that is bundled. Torch-free.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from engine.model.safetensors_file import SafetensorsWeights
 from engine.model.weights import Float32, Shape, Weights, network_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-EXTRAS = "dlm"
+EXTRAS, DIGEST = "dlm", "sha256"
 MASKS, DRAFT_IDS, BEFORE, AFTER = (
     f"{EXTRAS}.{name}" for name in ("mask_vectors", "draft_ids", "markov_before", "markov_after")
 )
@@ -71,31 +72,67 @@ class MaskAdapterWeights:
 
 
 def find_adapter(
-    config: ModelConfig, weights: Weights, folders: Path = BUNDLED
+    config: ModelConfig, weights: Weights, own: Path | None = None
 ) -> MaskAdapterWeights | None:
-    """The adapter of exactly these weights among the folders in `folders`, or None.
+    """As `adapter_folder`, and reads the adapter. Raises as that does."""
+    folder = adapter_folder(config, weights, own)
+    return None if folder is None else load_adapter(folder, config)
+
+
+def adapter_folder(config: ModelConfig, weights: Weights, own: Path | None = None) -> Path | None:
+    """The folder of the adapter that belongs to exactly these weights, or None.
+
+    Args:
+        own: the user's folder of adapters. Those in it come before the bundled ones, the newest
+            first.
 
     Raises:
-        CheckpointError: it is there, but damaged.
+        CheckpointError: an adapter's config is damaged.
     """
-    if config.family.fills_masks or not folders.is_dir():
+    if config.family.fills_masks:
         return None
-    own: str | None = None
-    for folder in sorted(path for path in folders.iterdir() if (path / CONFIG).is_file()):
-        raw = _read_json(folder / CONFIG)
-        base = raw[EXTRAS]["base"]
+    fingerprint_of_weights: str | None = None
+    for folder in (*_adapters_in(own), *_adapters_in(BUNDLED)):
+        base = _read_json(folder / CONFIG)[EXTRAS]["base"]
         if base["layers"] != config.layers or base["hidden"] != config.hidden:
             continue  # not worth reading rows of every tensor
-        own = own or fingerprint(config, weights)
-        if base["fingerprint"] == own:
-            return _read(folder, raw, config)
+        fingerprint_of_weights = fingerprint_of_weights or fingerprint(config, weights)
+        if base["fingerprint"] == fingerprint_of_weights:
+            return folder
     return None
 
 
-def bundled_stamp() -> str:
-    """Tells one set of bundled adapters from another: what was built of them belongs to them."""
-    configs = sorted(BUNDLED.glob(f"*/{CONFIG}"))
-    return "|".join(f"{path.parent.name}:{path.read_text('utf-8')}" for path in configs)
+def _adapters_in(folders: Path | None) -> list[Path]:
+    """The adapters in a folder of adapters, the newest first."""
+    if folders is None or not folders.is_dir():
+        return []
+    found = [
+        path
+        for path in folders.iterdir()
+        # A name with a dot is that of an adapter which is being copied.
+        if not path.name.startswith(".") and (path / CONFIG).is_file()
+    ]
+    return sorted(found, key=lambda path: (-(path / CONFIG).stat().st_mtime_ns, path.name))
+
+
+def load_adapter(folder: Path, config: ModelConfig) -> MaskAdapterWeights:
+    """Reads an adapter that `adapter_folder` found. Raises CheckpointError if it is damaged."""
+    return _read(folder, _read_json(folder / CONFIG), config)
+
+
+def adapter_stamp(folder: Path | None) -> str:
+    """Tells one adapter from another: what was built of an adapter belongs to it.
+
+    The config has the digest of the tensors. An adapter that was written without one is told by the
+    size and the time of its file. "" stands for no adapter.
+    """
+    if folder is None:
+        return ""
+    text = (folder / CONFIG).read_text("utf-8")
+    if DIGEST in json.loads(text)[EXTRAS]:
+        return text
+    status = (folder / WEIGHTS).stat()
+    return f"{text}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def read_mask_adapter(folder: Path, config: ModelConfig, weights: Weights) -> MaskAdapterWeights:

@@ -9,7 +9,7 @@ and a cache, and training from a packed batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,16 @@ class Attend(Protocol):
         ...
 
 
-class Draft(Protocol):
-    """The drafter LoRA's addition to a layer's o_proj."""
+# The products of a layer, by what they compute: q_proj, k_proj and v_proj below each other; o_proj;
+# gate_proj and up_proj below each other; down_proj.
+Product = Literal["qkv", "o", "gate_up", "down"]
 
-    def __call__(self, layer: int, x: Tensor, /) -> Tensor:
-        """(..., T, H * D), o_proj's input → (..., T, hidden)."""
+
+class Draft(Protocol):
+    """What an adapter adds to the products of rows that draft."""
+
+    def __call__(self, layer: int, product: Product, x: Tensor, /) -> Tensor | None:
+        """(..., T, in), a product's input → (..., T, out), or None if nothing is added to it."""
         ...
 
 
@@ -84,28 +89,28 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend, draft: Draft | None) -> Tensor:
-        query, key, value = self._project(x)
+        query, key, value = self._project(x, draft)
         query = rotation.rotate(self.q_norm(query))
         key = rotation.rotate(self.k_norm(key))
         if rotation.query_scale is not None:
             query = query * rotation.query_scale
         mixed = attend(self.layer, query, key, value).flatten(-2)
-        out = self.o_proj(mixed)
-        return out if draft is None else out + draft(self.layer, mixed)
+        return _with_draft(self.o_proj(mixed), draft, self.layer, "o", mixed)
 
     def join(self) -> None:
         """Computes one product instead of three; see `Network.join`."""
         self._joined = _joined((self.q_proj, self.k_proj, self.v_proj))
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, draft: Draft | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query (..., T, H, D), key and value (..., T, Hkv, D), before rotation."""
         if self._joined is None:
-            parts = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+            whole = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), dim=-1)
         else:
-            counts = (self.heads, self.kv_heads, self.kv_heads)
-            parts = functional.linear(x, *self._joined).split(
-                [count * self.head_dim for count in counts], dim=-1
-            )
+            whole = functional.linear(x, *self._joined)
+        counts = (self.heads, self.kv_heads, self.kv_heads)
+        parts = _with_draft(whole, draft, self.layer, "qkv", x).split(
+            [count * self.head_dim for count in counts], dim=-1
+        )
         query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
         return query, key, value
 
@@ -113,19 +118,22 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.gate_proj = nn.Linear(config.hidden, config.intermediate, bias=False)
         self.up_proj = nn.Linear(config.hidden, config.intermediate, bias=False)
         self.down_proj = nn.Linear(config.intermediate, config.hidden, bias=False)
         self._joined: Joined | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, draft: Draft | None) -> Tensor:
         if self._joined is None:
-            gate, up = self.gate_proj(x), self.up_proj(x)
+            whole = torch.cat((self.gate_proj(x), self.up_proj(x)), dim=-1)
         else:
-            gate, up = functional.linear(x, *self._joined).chunk(2, dim=-1)
-        return self.down_proj(functional.silu(gate) * up)
+            whole = functional.linear(x, *self._joined)
+        gate, up = _with_draft(whole, draft, self.layer, "gate_up", x).chunk(2, dim=-1)
+        product = functional.silu(gate) * up
+        return _with_draft(self.down_proj(product), draft, self.layer, "down", product)
 
     def join(self) -> None:
         """Computes one product instead of two; see `Network.join`."""
@@ -140,11 +148,11 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden, config.norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, layer)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend, draft: Draft | None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation, attend, draft)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x), draft)
 
 
 class Encoder(nn.Module):
@@ -181,7 +189,7 @@ class Network(nn.Module):
         Args:
             tokens: (..., T) int64.
             positions: (..., T) int64.
-            draft: the drafter LoRA, if some rows run with it.
+            draft: an adapter that some rows run with, if any.
 
         Returns:
             (..., T, hidden) in the weights' dtype.
@@ -227,6 +235,14 @@ class Network(nn.Module):
             scale = (1 + rope.query_scale_beta * torch.log1p(steps))[..., None, None].to(dtype)
         factor = rope.attention_factor
         return Rotation((angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype), scale)
+
+
+def _with_draft(
+    out: Tensor, draft: Draft | None, layer: int, product: Product, x: Tensor
+) -> Tensor:
+    """A product's result (..., T, out) with what an adapter adds for the input x (..., T, in)."""
+    added = None if draft is None else draft(layer, product, x)
+    return out if added is None else out + added
 
 
 def _joined(parts: Sequence[nn.Linear]) -> Joined:

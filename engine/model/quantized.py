@@ -108,7 +108,9 @@ def quantize(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
             remedy="Train again from an earlier state, or store bf16.",
             param=name,
         )
-    scale = (wide.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp(min=_SCALE_MIN)
+    # Rows may have no entries (a Markov head of rank 0), and then no largest one.
+    largest = wide.abs().amax(dim=1, keepdim=True) if weight.shape[1] else wide.sum(1, keepdim=True)
+    scale = (largest / _LARGEST).clamp(min=_SCALE_MIN)
     return (wide / scale).round().char(), scale
 
 

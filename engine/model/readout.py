@@ -14,6 +14,7 @@ from torch import Tensor
 
 import engine.sampling
 from engine.api import Sampling
+from engine.drafting import DraftHead
 from engine.reading import BEST_MAX, Reading
 from engine.step import Step
 
@@ -23,7 +24,11 @@ _ROWS_AT_ONCE = 128
 
 
 def read(
-    logits: Tensor, step: Step, sampling: Sampling, mask_id: int | None
+    logits: Tensor,
+    step: Step,
+    sampling: Sampling,
+    mask_id: int | None,
+    drafts: DraftHead | None = None,
 ) -> tuple[Reading, ...]:
     """One reading per entry of `step.read`, in its order.
 
@@ -31,11 +36,26 @@ def read(
 
     Args:
         logits: (len(step.read), V) fp32.
+        drafts: reads the draft rows of a mask adapter, on the host: of each row, the logits of the
+            draft vocabulary are copied there.
     """
+    if step.follows:
+        assert drafts is not None, "no mask adapter is loaded"
+        plain, drafted = drafts.entries(step)
+        places = [step.places[entry] for entry in plain]
+        readings = _read(logits[plain], places, sampling, mask_id)
+        ids = torch.from_numpy(drafts.ids).to(logits.device)
+        return drafts.readings(step, readings, logits[drafted][:, ids].cpu().numpy())
+    return _read(logits, step.places, sampling, mask_id)
+
+
+def _read(
+    logits: Tensor, places: Sequence[int], sampling: Sampling, mask_id: int | None
+) -> tuple[Reading, ...]:
     if logits.device.type == "cpu":
         rows = logits.numpy()
-        return engine.sampling.to_readings(rows, step.places, sampling, mask_id=mask_id)
-    return to_readings(logits, step.places, sampling, mask_id=mask_id)
+        return engine.sampling.to_readings(rows, places, sampling, mask_id=mask_id)
+    return to_readings(logits, places, sampling, mask_id=mask_id)
 
 
 def to_readings(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from torch.nn import functional
 
 from engine.api import Sampling
 from engine.cache.storage import KVCache, PartView, StepView
+from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
-from engine.model.adapter import DrafterAdapter
 from engine.model.network import Draft, Network
 from engine.model.readout import read
 from engine.model.tiles import TILE_ROWS, Tile, to_tiles
@@ -28,15 +29,38 @@ from engine.reading import Reading
 from engine.step import Step
 
 
+class RowAdapter(Protocol):
+    """An adapter that some rows of a forward run with: the drafter LoRA or a mask adapter."""
+
+    def embed(self, network: Network, tokens: Tensor) -> Tensor:
+        """(..., T, hidden) in the weights' dtype, of tokens and of masks."""
+        ...
+
+    def draft(self, rows: Tensor) -> Draft:
+        """The additions for rows (..., T, 1) that are 1, in the weights' dtype."""
+        ...
+
+
 class ModelRunner:
     """A loaded network as a function of steps. Only the engine thread calls it."""
 
     def __init__(
-        self, network: Network, *, device: torch.device, adapter: DrafterAdapter | None = None
+        self,
+        network: Network,
+        *,
+        device: torch.device,
+        adapter: RowAdapter | None = None,
+        drafts: DraftHead | None = None,
     ) -> None:
+        """
+        Args:
+            drafts: reads the draft rows of a mask adapter.
+        """
         self.network = network
         self.adapter = adapter
+        self.drafts = drafts
         self.device = device
+        self._dtype = next(network.parameters()).dtype
 
     @torch.inference_mode()
     def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
@@ -46,8 +70,11 @@ class ModelRunner:
             MemoryExhausted: the step does not fit on the device.
         """
         with self._memory_for(step):
-            logits = self._forward(step, cache)
-            return read(logits, step, sampling, self.network.config.mask_id)
+            return self.readings(self._forward(step, cache), step, sampling)
+
+    def readings(self, logits: Tensor, step: Step, sampling: Sampling) -> tuple[Reading, ...]:
+        """One reading per entry of `step.read`, of its logits (len(step.read), V)."""
+        return read(logits, step, sampling, self.network.config.mask_id, self.drafts)
 
     @torch.inference_mode()
     def logits(self, step: Step, cache: KVCache) -> Tensor:
@@ -140,7 +167,11 @@ class ModelRunner:
 
         tokens = self._index([step.token[row] for row in rows])
         positions = self._index([step.position[row] for row in rows])
-        return self.network(tokens, positions, attend, self._draft(step, rows))
+        draft = self._draft(step, rows)
+        if draft is None or self.adapter is None:
+            return self.network(tokens, positions, attend)
+        embedded = self.adapter.embed(self.network, tokens)
+        return self.network.from_embeddings(embedded, positions, attend, draft)
 
     def _mask(self, step: Step, cache: KVCache) -> Tensor:
         """(R, P + R) bool, as `engine.model.visibility.visibility`."""
@@ -158,8 +189,7 @@ class ModelRunner:
             return None
         adapter = self.adapter
         assert adapter is not None, "no drafter adapter is loaded"
-        on = torch.tensor(flags, dtype=adapter.up[0].dtype)[:, None].to(self.device)
-        return lambda layer, x: adapter(layer, x, on)
+        return adapter.draft(torch.tensor(flags, dtype=self._dtype)[:, None].to(self.device))
 
 
 def step_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

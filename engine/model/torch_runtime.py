@@ -20,6 +20,7 @@ from engine.model.checkpoint import build_network
 from engine.model.config import ModelConfig
 from engine.model.runner import ModelRunner
 from engine.model.source import CheckpointSource
+from engine.model.torch_mask_adapter import TorchMaskAdapter, load_mask_adapter
 from engine.reading import Reading
 from engine.step import Step
 
@@ -32,7 +33,8 @@ class TorchRuntime:
         self.model = model
         self.config: ModelConfig = model.network.config
         self.has_drafter = model.adapter is not None
-        self.draft_masks: tuple[int, ...] = ()  # mask adapters are served on the CPU alone so far
+        masks = len(model.adapter.vectors) if isinstance(model.adapter, TorchMaskAdapter) else 0
+        self.draft_masks = tuple(range(self.config.vocabulary, self.config.vocabulary + masks))
         self.device = model.device.type
         self.dtype = str(weight.dtype).removeprefix("torch.")
         self.machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.node()
@@ -60,8 +62,12 @@ class TorchRuntime:
                 remedy="Use a smaller checkpoint.",
                 param="engine.checkpoint",
             ) from None
-        adapter = load_adapter(path, config, device=device, dtype=dtype)
-        return cls(ModelRunner(network, device=device, adapter=adapter))
+        masks = load_mask_adapter(source, settings.adapters, device=device, dtype=dtype)
+        if masks is not None:
+            adapter, drafts = masks
+            return cls(ModelRunner(network, device=device, adapter=adapter, drafts=drafts))
+        drafter = load_adapter(path, config, device=device, dtype=dtype)
+        return cls(ModelRunner(network, device=device, adapter=drafter))
 
     def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
         """As `ModelRunner.__call__`."""

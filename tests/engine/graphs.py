@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from engine.api import Sampling
 from engine.cache.arrays import ArrayCache
+from engine.drafting import DraftHead
 from engine.model.adapter_weights import AdapterWeights
+from engine.model.mask_adapter import MaskAdapterWeights
 from engine.model.network import Network
 from engine.model.onnx.graph import write_graph
 from engine.model.onnx.model import OnnxModel
@@ -51,6 +54,9 @@ class GraphModel:
     def __call__(self, step: Step, cache: ArrayCache, sampling: Sampling) -> tuple[Reading, ...]:
         return self._model(step, cache, sampling)
 
+    def readings(self, logits: Tensor, step: Step, sampling: Sampling) -> tuple[Reading, ...]:
+        return self._model.readings(logits.numpy(), step, sampling)
+
     def logits(self, step: Step, cache: ArrayCache) -> Tensor:
         return torch.from_numpy(numpy.array(self._model.logits(step, cache)))
 
@@ -58,17 +64,44 @@ class GraphModel:
 def graph_model(
     network: Network,
     product: Product = "float32",
-    adapter: AdapterWeights | None = None,
+    adapter: AdapterWeights | MaskAdapterWeights | None = None,
     threads: int = 1,
 ) -> GraphModel:
     """A graph of the network, with keys and values as the engine plans them for the product."""
     plan, weights = plan_of(product), NetworkWeights(network)
+    masks = adapter if isinstance(adapter, MaskAdapterWeights) else None
     with tempfile.TemporaryDirectory() as folder:
         with GraphWriter(Path(folder)) as writer:
             write_graph(writer, network.config, weights, plan, adapter)
         session = open_session(Path(folder) / GRAPH_FILE, threads)
-    model = OnnxModel(session, weights, network.config, has_drafter=adapter is not None)
+    vectors = None if masks is None else masks.mask_vectors
+    model = OnnxModel(
+        session,
+        weights if vectors is None else _WithMasks(weights, network.config.vocabulary, vectors),
+        network.config,
+        has_drafter=adapter is not None,
+        drafts=masks and DraftHead(masks.draft_ids, masks.before, masks.after),
+    )
     return GraphModel(model, network)
+
+
+@dataclass(frozen=True)
+class _WithMasks:
+    """Token embeddings, and after them those of masks."""
+
+    tokens: NetworkWeights
+    vocabulary: int
+    vectors: ndarray
+
+    def rows(self, tokens: Sequence[int]) -> ndarray:
+        return numpy.stack(
+            [
+                self.vectors[token - self.vocabulary]
+                if token >= self.vocabulary
+                else self.tokens.rows([token])[0]
+                for token in tokens
+            ]
+        )
 
 
 def plan_of(product: Product) -> GraphPlan:

@@ -3,6 +3,7 @@ dtypes and as ONNX graphs of each product."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,9 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
 from engine.config import BUNDLED_CHECKPOINT
-from engine.decoders import STRATEGIES
+from engine.decoders import strategy_for
 from engine.decoders.strategy import Traits
+from engine.drafting import DraftHead
 from engine.loop import TokenState, decode
 from engine.model.checkpoint import load_network
 from engine.model.config import read_config
@@ -23,6 +25,7 @@ from engine.model.network import Network
 from engine.model.onnx.plan import PRODUCTS
 from engine.model.runner import ModelRunner
 from engine.model.tokenizer import read_tokenizer
+from tests.engine.adapted import adapted_network, adapter_weights, mask_tokens, torch_adapter
 from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, CPU, DEVICE, prompt_of, seeded_network
 
@@ -30,7 +33,7 @@ DTYPES = ("float32", "bfloat16")  # of torch
 GRAPHS = tuple(f"onnx {product}" for product in PRODUCTS)
 KINDS = (*DTYPES, *GRAPHS)
 FLOAT32 = ("float32", "onnx float32")
-NAMES = ("tiny", "bundled")
+NAMES = ("tiny", "bundled", "adapted")
 DOCUMENTS = Path(__file__).parent.parent.parent / "fixtures" / "documents"
 CURSOR = "‸"
 # Cursor places: inside a line, on an empty line, at the end, with and without text after it.
@@ -76,7 +79,7 @@ class Subject:
         steps = decode(
             self.model,
             self.cache() if store is None else store,
-            STRATEGIES[request.mode],
+            strategy_for(request.mode, self.traits),
             request,
             self.traits,
             lambda: len(states) > cancel_after,
@@ -88,7 +91,9 @@ class Subject:
 
 @cache
 def subject(name: str, kind: str) -> Subject:
-    """The subject called "small" or one of NAMES, in one of KINDS."""
+    """The subject called "small", "adapted" or one of NAMES, in one of KINDS."""
+    if name == "adapted":
+        return _adapted(kind)
     _, _, product = kind.rpartition("onnx ")
     is_graph = kind in GRAPHS
     # A graph is compared with torch in fp32 on the same machine.
@@ -104,6 +109,22 @@ def subject(name: str, kind: str) -> Subject:
         prompts = tuple(prompt_of(20 + 9 * seed, seed) * 2 for seed in range(4))
     model = graph_model(network, product) if is_graph else ModelRunner(network, device=device)
     return Subject(kind, model, Traits(network.config.mask_id), prompts)
+
+
+def _adapted(kind: str) -> Subject:
+    """A network with a mask adapter."""
+    weights, masks = adapter_weights(), mask_tokens()
+    prompts = tuple(prompt_of(20 + 9 * seed, seed) * 2 for seed in range(4))
+    traits = Traits(None, has_drafter=True, draft_masks=masks)
+    if kind in GRAPHS:
+        model = graph_model(adapted_network(), kind.removeprefix("onnx "), weights)  # pyright: ignore[reportArgumentType]
+        return Subject(kind, model, traits, prompts)
+    dtype = getattr(torch, kind)
+    network = copy.deepcopy(adapted_network()).to(DEVICE, dtype)
+    head = DraftHead(weights.draft_ids, weights.before, weights.after)
+    adapter = torch_adapter(dtype, DEVICE)
+    runner = ModelRunner(network, device=DEVICE, adapter=adapter, drafts=head)
+    return Subject(kind, runner, traits, prompts)
 
 
 def _infilling_prompt(name: str) -> tuple[int, ...]:

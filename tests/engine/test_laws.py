@@ -18,7 +18,7 @@ from engine.api import EXACT_MODES, BlockOptions, Limits, Request, Sampling
 from engine.auto.step_times import prefill_rows
 from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS
-from engine.decoders import STRATEGIES
+from engine.decoders import STRATEGIES, strategy_for
 from engine.loop import decode
 from engine.step import chain, group
 from tests.engine.seeded import MASK_ID, causal_logits, masked_logits, prompt_of
@@ -32,7 +32,16 @@ ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 
 @pytest.fixture(scope="module", params=FLOAT32)
 def tried(request: pytest.FixtureRequest) -> Subject:
+    """A network that fills masks."""
     return subject("small", request.param)
+
+
+@pytest.fixture(
+    scope="module", params=itertools.product(("small", "adapted"), FLOAT32), ids=" ".join
+)
+def decoding(request: pytest.FixtureRequest) -> Subject:
+    """A network that fills masks, or one whose masks predict the token after their place."""
+    return subject(*request.param)
 
 
 def request_of(mode: str, prompt: tuple[int, ...], tokens_max: int = 20, **options) -> Request:
@@ -41,7 +50,7 @@ def request_of(mode: str, prompt: tuple[int, ...], tokens_max: int = 20, **optio
         mode,
         Limits(tokens_max),
         Sampling(options.pop("temperature", 0.0), seed=options.pop("seed", 0)),
-        BlockOptions(8, options.pop("threshold", 0.3)),
+        BlockOptions(8, options.pop("threshold", 0.3), options.pop("revisions", 0)),
         **options,
     )
 
@@ -60,7 +69,7 @@ def test_ar_tokens_are_the_argmax_of_a_plain_causal_pass(tried: Subject, length:
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("tokens_max", [1, 2, 9, 40])
 def test_speculation_emits_what_ar_emits(
-    tried: Subject, mode: str, temperature: float, tokens_max: int
+    decoding: Subject, mode: str, temperature: float, tokens_max: int
 ) -> None:
     """In fp32 even without exact mode, as this network has no near-ties; at any temperature, since
     draws depend on the place. `test_exact.py` has the law without conditions."""
@@ -69,8 +78,8 @@ def test_speculation_emits_what_ar_emits(
             prompt_of(30 + seed, seed) * 2
         )  # repeats itself, so that there is something to copy
         options = {"temperature": temperature, "seed": seed}
-        expected = tried.run(request_of("ar", prompt, tokens_max, **options))[-1]
-        last = tried.run(request_of(mode, prompt, tokens_max, **options))[-1]
+        expected = decoding.run(request_of("ar", prompt, tokens_max, **options))[-1]
+        last = decoding.run(request_of(mode, prompt, tokens_max, **options))[-1]
         assert last.progress.committed == expected.progress.committed
         assert last.progress.confidences == pytest.approx(expected.progress.confidences, rel=1e-3)
         assert last.forwards <= 2 * tokens_max
@@ -131,14 +140,14 @@ def test_an_impossible_threshold_decides_one_token_per_denoising_step(tried: Sub
 )
 @settings(max_examples=30, deadline=None)
 def test_a_reused_prefix_decodes_as_a_fresh_one(
-    tried: Subject, mode: str, shared: int, rest: int, temperature: float
+    decoding: Subject, mode: str, shared: int, rest: int, temperature: float
 ) -> None:
     common = prompt_of(shared, seed=1)
-    cache = tried.cache()
-    tried.run(request_of("ar", common + prompt_of(50, seed=2)), cache)
+    cache = decoding.cache()
+    decoding.run(request_of("ar", common + prompt_of(50, seed=2)), cache)
     request = request_of(mode, common + prompt_of(rest, seed=3), 12, temperature=temperature)
-    reused = tried.run(request, cache)
-    fresh = tried.run(request)
+    reused = decoding.run(request, cache)
+    fresh = decoding.run(request)
     assert reused[0].cached >= min(shared, shared + rest - 1) // PAGE_TOKENS * PAGE_TOKENS
     assert reused[-1].progress.committed == fresh[-1].progress.committed
 
@@ -200,35 +209,39 @@ def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached(
 @pytest.mark.parametrize(
     ("mode", "exact"), [*((mode, False) for mode in MODES), *((mode, True) for mode in EXACT_MODES)]
 )
-def test_cancelling_at_any_step_leaks_nothing(tried: Subject, mode: str, exact: bool) -> None:
+def test_cancelling_at_any_step_leaks_nothing(decoding: Subject, mode: str, exact: bool) -> None:
     request = request_of(mode, prompt_of(3 * PAGE_TOKENS + 3), exact=exact)
-    total = len(tried.run(request))
+    total = len(decoding.run(request))
     for steps in range(total):
-        cache = tried.cache()
-        states = tried.run(request, cache, steps)
+        cache = decoding.cache()
+        states = decoding.run(request, cache, steps)
         counts = cache.counts()
         assert counts.in_use == counts.reserved == 0
         assert not (cache._open if isinstance(cache, ArrayCache) else cache._exact)
         assert states[-1].stopped == "cancelled" or states[-1].progress.finished
         # The prompt's finished pages stay: the next request does not compute them again.
         if steps > 1:
-            assert tried.run(request, cache, 0)[0].cached == 3 * PAGE_TOKENS
+            assert decoding.run(request, cache, 0)[0].cached == 3 * PAGE_TOKENS
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_closing_the_iterator_leaks_nothing(tried: Subject, mode: str) -> None:
-    cache = tried.cache()
+def test_closing_the_iterator_leaks_nothing(decoding: Subject, mode: str) -> None:
+    cache = decoding.cache()
     request = request_of(mode, prompt_of(50))
-    states = decode(tried.model, cache, STRATEGIES[mode], request, tried.traits)
+    states = decode(
+        decoding.model, cache, strategy_for(mode, decoding.traits), request, decoding.traits
+    )
     next(states)
     next(states)
     states.close()
     assert cache.counts().in_use == cache.counts().reserved == 0
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_committed_tokens_never_change(tried: Subject, mode: str) -> None:
-    states = tried.run(request_of(mode, prompt_of(21), 30))
+@pytest.mark.parametrize(
+    ("mode", "revisions"), [*((mode, 0) for mode in MODES), ("block", 3), ("block", 1000)]
+)
+def test_committed_tokens_never_change(decoding: Subject, mode: str, revisions: int) -> None:
+    states = decoding.run(request_of(mode, prompt_of(21), 30, revisions=revisions))
     for earlier, later in itertools.pairwise(states):
         committed = earlier.progress.committed
         assert later.progress.committed[: len(committed)] == committed
@@ -238,13 +251,13 @@ def test_committed_tokens_never_change(tried: Subject, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("at", [0, 1, 7, 8, 9, 19])
-def test_decoding_ends_before_the_first_stop_token(tried: Subject, mode: str, at: int) -> None:
+def test_decoding_ends_before_the_first_stop_token(decoding: Subject, mode: str, at: int) -> None:
     free = request_of(mode, prompt_of(25))
-    tokens = tried.run(free)[-1].progress.committed
+    tokens = decoding.run(free)[-1].progress.committed
     stop = tokens[at]
     first = tokens.index(stop)
     request = request_of(mode, prompt_of(25), stop_token_ids=(stop,))
-    last = tried.run(request)[-1].progress
+    last = decoding.run(request)[-1].progress
     assert stop not in last.committed
     if mode != "block":  # an uncertain end waits for the places before it, and may change then
         assert last.finished == "end"
@@ -252,16 +265,16 @@ def test_decoding_ends_before_the_first_stop_token(tried: Subject, mode: str, at
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_step_budget_ends_decoding_with_what_is_final(tried: Subject, mode: str) -> None:
+def test_the_step_budget_ends_decoding_with_what_is_final(decoding: Subject, mode: str) -> None:
     request = Request(prompt_of(25), mode, Limits(20, steps_max=4), block=BlockOptions(8, 1.5))
-    last = tried.run(request)[-1]
+    last = decoding.run(request)[-1]
     assert (last.stopped, last.forwards) == ("steps", 4)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_no_tokens_asked_for_only_fills_the_cache(tried: Subject, mode: str) -> None:
-    cache = tried.cache()
-    last = tried.run(request_of(mode, prompt_of(40), 0), cache)[-1]
+def test_no_tokens_asked_for_only_fills_the_cache(decoding: Subject, mode: str) -> None:
+    cache = decoding.cache()
+    last = decoding.run(request_of(mode, prompt_of(40), 0), cache)[-1]
     assert (last.progress.finished, last.progress.committed) == ("length", ())
     assert cache.counts().cached == 2
 
@@ -274,13 +287,13 @@ def test_a_long_prompt_is_fed_in_chunks_that_can_be_cancelled(tried: Subject) ->
     assert states[-1].forwards == 0
 
 
-def test_temperature_draws_depend_on_seed_and_position_alone(tried: Subject) -> None:
+def test_temperature_draws_depend_on_seed_and_position_alone(decoding: Subject) -> None:
     request = request_of("ar", prompt_of(20), temperature=1.0, seed=5)
-    once = tried.run(request)[-1].progress.committed
-    again = tried.run(request)[-1].progress.committed
+    once = decoding.run(request)[-1].progress.committed
+    again = decoding.run(request)[-1].progress.committed
     other = request_of("ar", prompt_of(20), temperature=1.0, seed=6)
     assert once == again
-    assert once != tried.run(other)[-1].progress.committed
+    assert once != decoding.run(other)[-1].progress.committed
 
 
 def test_rows_with_the_drafter_on_are_refused_without_an_adapter(tried: Subject) -> None:

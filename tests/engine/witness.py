@@ -10,9 +10,8 @@ from torch import Tensor
 from engine.api import Request, Sampling
 from engine.cache.arrays import ArrayCache
 from engine.cache.storage import KVCache
-from engine.decoders import STRATEGIES
+from engine.decoders import strategy_for
 from engine.loop import decode
-from engine.model.readout import read
 from engine.reading import Reading
 from engine.step import CACHED, Step, chain, visible_rows
 from tests.engine.subjects import Subject
@@ -93,10 +92,10 @@ def certified(subject: Subject, request: Request) -> list[Decision]:
         cached = tuple(witness.tokens)
         logits = subject.model.logits(step, witness.inner)
         forwards.append(Forward(step, cached, logits))
-        return read(logits, step, sampling, subject.traits.mask_id)
+        return subject.model.readings(logits, step, sampling)
 
     witness = Witness(subject.cache())
-    strategy = STRATEGIES[request.mode]
+    strategy = strategy_for(request.mode, subject.traits)
     decisions: list[Decision] = []
     for state in decode(model, witness, strategy, request, subject.traits):
         committed = state.progress.committed

@@ -20,7 +20,9 @@ class Figures:
     Attributes:
         passed: pass@1, the share of programs that passed; None if none was run.
         endless: the share that did not end by itself.
-        tokens_per_forward, ms_p50, ms_p95, prompt_ms_p50: None for a baseline.
+        tokens_per_forward, tokens_per_second: of all tasks together, the first one after the
+            prompt; None for a baseline.
+        ms_p50, ms_p95, prompt_ms_p50: None for a baseline.
         took: the number of tasks by the mode that the engine chose; empty for a baseline.
     """
 
@@ -35,6 +37,7 @@ class Figures:
     wrong_length: float
     endless: float
     tokens_per_forward: float | None
+    tokens_per_second: float | None
     ms_p50: float | None
     ms_p95: float | None
     prompt_ms_p50: float | None
@@ -131,6 +134,7 @@ def _figures(suite: str, group: str, mode: str, records: Sequence[Record]) -> Fi
         wrong_length=sum(record.wrong_length for record in records) / count,
         endless=sum(not record.ended for record in records) / count,
         tokens_per_forward=sum(r.tokens for r in records) / forwards if forwards else None,
+        tokens_per_second=1000 * sum(r.tokens for r in records) / sum(times) if times else None,
         ms_p50=percentile(times, 0.5),
         ms_p95=percentile(times, 0.95),
         prompt_ms_p50=percentile(prompts, 0.5),

@@ -80,14 +80,15 @@ def _table(group: str, figures: Sequence[Figures]) -> list[str]:
     has_passed = any(each.passed is not None for each in figures)
     names = [group, "mode", "tasks", "exact", "first line", "similarity"]
     names += ["pass@1"] if has_passed else []
-    names += ["wrong length", "endless", "tokens/forward", "prompt ms", "ms p50", "ms p95"]
+    names += ["wrong length", "endless", "tokens/forward", "tokens/s", "prompt ms"]
+    names += ["ms p50", "ms p95"]
     rows = [
         [
             *(each.group.replace("_", " "), each.mode, str(each.tasks)),
             *(_share(each.exact), _share(each.first_line), f"{each.similarity:.2f}"),
             *([_share(each.passed)] if has_passed else []),
             *(_share(each.wrong_length), _share(each.endless)),
-            _number(each.tokens_per_forward, 2),
+            *(_number(each.tokens_per_forward, 2), _number(each.tokens_per_second, 1)),
             *(_number(value) for value in (each.prompt_ms_p50, each.ms_p50, each.ms_p95)),
         ]
         for each in figures

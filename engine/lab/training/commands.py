@@ -23,7 +23,7 @@ import torch
 
 from engine.config import EngineSettings
 from engine.device import default_threads
-from engine.errors import CheckpointError, ConfigError, EngineError
+from engine.errors import ConfigError, EngineError
 from engine.lab.data.repository import Data, read_data
 from engine.lab.data.sampler import (
     HOLES,
@@ -47,10 +47,13 @@ from engine.lab.training.jobs.adapt import AdaptJob
 from engine.lab.training.jobs.convert import ConvertJob, ConvertOptions, diffusion_config
 from engine.lab.training.jobs.drafter import DrafterJob, new_adapter
 from engine.lab.training.jobs.lora import LowRank, parameters_at
+from engine.lab.training.mask_adapter.command import train_mask_adapter
 from engine.lab.training.memory import Demand, check_memory, compute_dtype, keep_freed_memory
 from engine.lab.training.options import (
+    BATCH_TOKENS,
     COMMANDS,
     EXAMPLES,
+    OF_MASK_ADAPTERS,
     SUMMARIES,
     TrainingOptions,
     add_options,
@@ -70,6 +73,7 @@ from engine.model.checkpoint import free_memory_bytes, load_network, save_checkp
 from engine.model.config import ModelConfig, read_config
 from engine.model.families import NEMOTRON
 from engine.model.network import Network
+from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer, read_tokenizer
 from engine.prompt import END, FAR_TOKENS_MAX, MASK, PREFIX_TOKENS_MAX, InfillFormat, prompt_of
 
@@ -79,6 +83,8 @@ _MINUTES = 60.0
 _MIX = replace(HOLES, end_weight=0.7)
 _BEFORE = "before.json"
 _INTERRUPTED = 130
+_ENDED = "Ended early. The same command goes on."
+_DRAFTER_RANK = 128
 # Keys of a config that are written again, or that name code beside it.
 _REWRITTEN = ("vocab_size", "eos_token_id", "mask_token_id", "model_type", "auto_map")
 
@@ -88,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = TrainingOptions.of(_parser().parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     keep_freed_memory()
-    torch.set_num_threads(options.threads or default_threads())
+    threads = 1 if options.command == "train-drafter" else default_threads()
+    torch.set_num_threads(options.threads or threads)
     run = {"adapt": adapt, "convert": convert, "train-drafter": train_drafter}[options.command]
     try:
         return run(options)
@@ -148,17 +155,26 @@ def convert(options: TrainingOptions) -> int:
 def train_drafter(options: TrainingOptions) -> int:
     """Trains the drafter; the result is a copy of the checkpoint with the adapter beside it.
 
+    For a checkpoint that fills no masks it is a mask adapter, which the engine finds by itself.
+
     Raises:
-        EngineError: As `adapt`; also if the checkpoint fills no masks.
+        EngineError: As `adapt`.
     """
+    source = open_checkpoint(options.checkpoint)
+    if source.config.mask_id is None:
+        return _train_mask_adapter(options, source)
+    for option in OF_MASK_ADAPTERS:
+        if getattr(options, option) is not None:
+            name = option.replace("_", "-")
+            raise ConfigError(
+                f"--{name} is for autoregressive checkpoints; {options.checkpoint} fills masks.",
+                remedy=f"Leave --{name} out.",
+                param=name,
+            )
+    options = replace(options, batch_tokens=options.batch_tokens or BATCH_TOKENS)
+    rank = options.rank or _DRAFTER_RANK
     config, data = _begin(options)
-    if config.mask_id is None:
-        raise CheckpointError(
-            f"{options.checkpoint} fills no masks, so it cannot draft.",
-            remedy="Make a diffusion model of it with convert first.",
-            param="checkpoint",
-        )
-    trained = config.layers * options.rank * (config.heads * config.head_dim + config.hidden)
+    trained = config.layers * rank * (config.heads * config.head_dim + config.hidden)
     _check_memory(options, config, trained=trained, frozen=config.parameters())
     network = _network(options, config, _dtype(options))
     tokenizer = read_tokenizer(options.checkpoint)
@@ -166,7 +182,7 @@ def train_drafter(options: TrainingOptions) -> int:
         draws = _hole_draws(options, data, tokenizer)
     else:
         draws = _plain_draws(options, data, tokenizer, config.begin_id)
-    adapter = new_adapter(network, options.rank, 4.0 * options.rank)
+    adapter = new_adapter(network, rank, 4.0 * rank)
     job = DrafterJob(network, adapter, *draws, options.learning_rate or _lora_rate(config))
     if not _trained(options, job):
         return _INTERRUPTED
@@ -174,6 +190,17 @@ def train_drafter(options: TrainingOptions) -> int:
     save_adapter(folder, adapter)
     _show_acceptance(options, job, data, tokenizer, config)
     return 0
+
+
+def _train_mask_adapter(options: TrainingOptions, source: CheckpointSource) -> int:
+    """Raises as `train_drafter`."""
+    try:
+        if train_mask_adapter(options, source, _data(options)):
+            return 0
+    except KeyboardInterrupt:  # while middles were written, of which whole parts are kept
+        pass
+    print(_ENDED, file=sys.stderr)
+    return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,18 +218,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _begin(options: TrainingOptions) -> tuple[ModelConfig, Data]:
-    """The checkpoint's config and the data; `check_options` for the run."""
+    """The checkpoint's config and `_data`."""
+    return read_config(options.checkpoint), _data(options)
+
+
+def _data(options: TrainingOptions) -> Data:
+    """The data, once the options are checked; `check_options` for the run."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "torch finds no usable CUDA device.",
             remedy="Install a CUDA build of torch and its driver, or leave --device out.",
             param="device",
         )
-    if min(options.batch_tokens, options.rank) < 1:
-        raise ConfigError(
-            "--batch-tokens and --rank must be above 0.", remedy="Give larger ones.", param="rank"
-        )
-    config = read_config(options.checkpoint)
     data = read_data(options.data)
     check_options(options.out / PLAN, options.plan())
     dropped = ", ".join(f"{reason} {count}" for reason, count in data.dropped.items())
@@ -211,7 +238,7 @@ def _begin(options: TrainingOptions) -> tuple[ModelConfig, Data]:
         + (f"; left out: {dropped}" if dropped else ""),
         file=sys.stderr,
     )
-    return config, data
+    return data
 
 
 def _check_memory(
@@ -281,7 +308,7 @@ def _trained(options: TrainingOptions, job: Job) -> bool:
     budget = Budget(minutes, options.tokens)
     done = run_job(job, budget, options.out, RunOptions(options.command))
     if not done:
-        print("Ended early. The same command goes on.", file=sys.stderr)
+        print(_ENDED, file=sys.stderr)
     return done
 
 

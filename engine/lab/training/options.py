@@ -13,7 +13,7 @@ COMMANDS = ("adapt", "convert", "train-drafter")
 SUMMARIES = {
     "adapt": "teach a checkpoint to fill holes, on your own files",
     "convert": "make a diffusion model of an autoregressive checkpoint",
-    "train-drafter": "train the adapter that drafts for linear_spec",
+    "train-drafter": "train the adapter that drafts for speculative modes",
 }
 EXAMPLES = {
     "adapt": """\
@@ -36,11 +36,17 @@ Ctrl-C saves what was learnt; the same command goes on. Nothing leaves the machi
 """,
     "train-drafter": """\
 examples:
+  dlm-lsp train-drafter qwen2.5-coder-0.5b --data ~/src/app --out drafter --minutes 600
+  dlm-lsp train-drafter qwen2.5-coder-0.5b --data ~/src/app --out more --start-from current
+  dlm-lsp complete --mode pruned_spec --checkpoint qwen2.5-coder-0.5b app.py:12:5
+
   dlm-lsp train-drafter nld-8b --data ~/src/app --out drafter
   dlm-lsp complete --mode linear_spec --checkpoint drafter/checkpoint app.py:12:5
 
-The drafter changes only the number of forwards, never the emitted text. Ctrl-C saves what was
-learnt; the same command goes on. Nothing leaves the machine.
+An autoregressive model gets a mask adapter, which the engine finds by itself from then on; a model
+that fills masks gets the adapter that drafts for linear_spec, beside a copy of it. Either changes
+only the number of forwards, never the emitted text. Ctrl-C saves what was learnt; the same command
+goes on. Nothing leaves the machine.
 """,
 }
 
@@ -50,7 +56,26 @@ PLANNED = ("command", "checkpoint", "data", "learning_rate", "batch_tokens", "dt
 PLANNED_OF = {
     "adapt": ("rank",),
     "convert": ("infilling", "late"),
-    "train-drafter": ("rank",),
+    "train-drafter": (
+        *("rank", "start_from", "markov_rank", "draft_vocabulary"),
+        *("middles", "middle_tokens"),
+    ),
+}
+# Options that only a mask adapter has, and so only an autoregressive checkpoint.
+OF_MASK_ADAPTERS = (
+    *("start_from", "markov_rank", "draft_vocabulary"),
+    *("middles", "middle_tokens", "measure_minutes"),
+)
+CURRENT = "current"  # for --start-from: the adapter that the engine uses now
+RANK, MARKOV_RANK, DRAFT_VOCABULARY = 32, 64, 24_576  # of a fresh mask adapter
+MIDDLES, MIDDLE_TOKENS, MEASURE_MINUTES = 4096, 128, 30.0
+BATCH_TOKENS = 4096
+# Mask rows of a step: a processor, which has time for some hundred rows a second, takes many small
+# steps; the bundled adapter was trained with as many on a card.
+ROWS_ON_CPU, ROWS_ON_CUDA = 1024, 16_384
+_OF_MASKS = {
+    "train-drafter": f"; mask rows per step of a mask adapter (default: {ROWS_ON_CPU}, on a card "
+    f"{ROWS_ON_CUDA})"
 }
 
 
@@ -59,8 +84,14 @@ class TrainingOptions:
     """The options of one command, as `add_options` declares them.
 
     Attributes:
-        rank: the rank of the LoRA; `convert` has none.
+        checkpoint: a folder or a GGUF file.
+        batch_tokens: 0 where it is not given, which only `train-drafter` allows.
+        rank: the rank of the LoRA; 0 where it is not given, and `convert` has none.
         infilling, late: only `convert` has them.
+        start_from … measure_minutes: only mask adapters have them; None where not given.
+        name: the checkpoint's name for people; None for that of its file or folder.
+        adapters: the folder in which the engine looks for adapters; None if nobody said which.
+        graphs: the folder in which the engine keeps graphs, likewise.
     """
 
     command: str
@@ -75,16 +106,26 @@ class TrainingOptions:
     device: str
     dtype: str | None
     threads: int | None
-    rank: int = 1
+    rank: int = 0
     infilling: float = 0.0
     late: float = 0.0
+    start_from: str | None = None
+    markov_rank: int | None = None
+    draft_vocabulary: int | None = None
+    middles: int | None = None
+    middle_tokens: int | None = None
+    measure_minutes: float | None = None
+    name: str | None = None
+    adapters: Path | None = None
+    graphs: Path | None = None
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> TrainingOptions:
         """The options that a parser with `add_options` has read, `command` among them."""
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in vars(given).items() if name in known}
-        return cls(**{**values, "data": tuple(given.data)})
+        at = given.at if given.at is not None else given.checkpoint
+        return cls(**{**values, "data": tuple(given.data), "checkpoint": Path(at)})
 
     def plan(self) -> dict[str, object]:
         """The options that have to be the same when a run resumes."""
@@ -94,7 +135,7 @@ class TrainingOptions:
 
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     """Declares one command's options."""
-    parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint to start from")
+    _add_checkpoint(parser, command)
     parser.add_argument(
         "--data",
         type=Path,
@@ -108,16 +149,16 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=_positive, help="training time (default: 60)")
-    budget.add_argument("--tokens", type=int, help="rows to train on, instead of a time")
+    budget.add_argument("--tokens", type=_count, help="rows to train on, instead of a time")
     if command == "adapt":
         parser.add_argument(
             "--rank",
-            type=int,
+            type=_count,
             default=16,
             help="rank of the LoRA; alpha is twice the rank (default: 16)",
         )
     if command == "train-drafter":
-        parser.add_argument("--rank", type=int, default=128, help="rank of the LoRA (default: 128)")
+        _add_drafter_options(parser)
     if command == "convert":
         parser.add_argument(
             "--infilling",
@@ -138,23 +179,112 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument(
         "--batch-tokens",
-        type=int,
-        default=4096,
+        type=_count,
+        default=0 if command == "train-drafter" else BATCH_TOKENS,
         metavar="N",
-        help="tokens per forward (default: 4096)",
+        help=f"tokens per forward (default: {BATCH_TOKENS})" + _OF_MASKS.get(command, ""),
     )
     parser.add_argument(
         "--holes",
         type=int,
         default=50,
         metavar="N",
-        help="holes of each kind to measure on (default: 50)",
+        help="holes of each kind to measure on, or held-out prompts of a mask adapter "
+        "(default: 50)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), help="default: bfloat16 if native"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        metavar="N",
+        help="CPU threads" + (" (default: 1)" if command == "train-drafter" else ""),
+    )
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser, command: str) -> None:
+    what = "a pulled model's name, a checkpoint folder"
+    if command == "train-drafter":
+        what += " or a GGUF file"
+    parser.add_argument("checkpoint", metavar="MODEL", help=what)
+    # What `dlm-lsp` has found out about the model's name, which the training program cannot.
+    parser.add_argument("--at", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+    parser.add_argument("--adapters", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--graphs", type=Path, help=argparse.SUPPRESS)
+
+
+def _add_drafter_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rank",
+        type=_count,
+        default=0,
+        metavar="N",
+        help=f"rank of the LoRA (default: {RANK}, or that of --start-from; 128 for a model that "
+        "fills masks)",
+    )
+    group = parser.add_argument_group("mask adapters, of autoregressive models")
+    group.add_argument(
+        "--start-from",
+        metavar="DIR",
+        help="go on from an adapter of the same model, whose draft vocabulary is kept: its folder, "
+        f'or "{CURRENT}" for the one that the engine uses now',
+    )
+    group.add_argument(
+        "--markov-rank",
+        type=_from_zero,
+        metavar="N",
+        help=f"rank of the bias by the token before, 0 for none (default: {MARKOV_RANK}, or that of"
+        " --start-from)",
+    )
+    group.add_argument(
+        "--draft-vocabulary",
+        type=_count,
+        metavar="N",
+        help=f"tokens that may be drafted, the most frequent ones (default: {DRAFT_VOCABULARY})",
+    )
+    group.add_argument(
+        "--middles",
+        type=_count,
+        metavar="N",
+        help=f"middles that the model writes to be trained on (default: {MIDDLES})",
+    )
+    group.add_argument(
+        "--middle-tokens",
+        type=_count,
+        metavar="N",
+        help=f"most tokens of each (default: {MIDDLE_TOKENS})",
+    )
+    group.add_argument(
+        "--measure-minutes",
+        type=_minutes,
+        metavar="M",
+        help="time between two measurements through the engine; 0 for none "
+        f"(default: {MEASURE_MINUTES:.0f})",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def _from_zero(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
 
 
 def _positive(text: str) -> float:

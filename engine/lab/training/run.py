@@ -122,6 +122,8 @@ class RunOptions:
         until: the share of the budget at which the run ends.
         save_seconds: the time between two states on disk.
         measures_at_saves: whether every state on disk comes with held-out losses in the log.
+        measure_seconds: the time between two measurements of held-out losses, where these take too
+            long for every state. Such a run measures nothing when it is ended early.
         matrix_rate: the device's operations per second, of which the log states the share used.
     """
 
@@ -129,7 +131,12 @@ class RunOptions:
     until: float = 1.0
     save_seconds: float = 120.0
     measures_at_saves: bool = False
+    measure_seconds: float | None = None
     matrix_rate: float | None = None
+
+    def measures_after(self, seconds: float) -> bool:
+        """Whether held-out losses are due so long after the last ones."""
+        return self.measure_seconds is not None and seconds >= self.measure_seconds
 
 
 def run_job(job: Job, budget: Budget, folder: Path, options: RunOptions) -> bool:
@@ -152,6 +159,7 @@ def run_job(job: Job, budget: Budget, folder: Path, options: RunOptions) -> bool
     columns = (TextColumn(options.label or ""), BarColumn(), TextColumn("{task.description}"))
     bar = Progress(*columns, TimeElapsedColumn(), console=console, disable=options.label is None)
     saved, window, recent = time.monotonic(), job.position, []
+    measured = saved
     with _Stop() as stop, bar as shown:
         task = shown.add_task("", total=options.until)
         while (share := job.position.share(budget)) < options.until and not stop.asked:
@@ -165,8 +173,12 @@ def run_job(job: Job, budget: Budget, folder: Path, options: RunOptions) -> bool
                 if options.measures_at_saves:
                     _log_held_out(folder, job)
                 saved = time.monotonic()
+            if options.measures_after(time.monotonic() - measured):
+                _log_held_out(folder, job)
+                measured = time.monotonic()
     job.save(state)
-    _log_held_out(folder, job)
+    if options.measure_seconds is None or not stop.asked:
+        _log_held_out(folder, job)
     return job.position.share(budget) >= options.until
 
 

@@ -100,22 +100,17 @@ class OnnxModel:
         Raises:
             MemoryExhausted: the step does not fit.
         """
-        logits = self.logits(step, cache)
+        return self.readings(self.logits(step, cache), step, sampling)
+
+    def readings(self, logits: Array, step: Step, sampling: Sampling) -> tuple[Reading, ...]:
+        """One reading per entry of `step.read`, of its logits (len(step.read), V) fp32."""
         if not step.follows:
             return to_readings(logits, step.places, sampling, mask_id=self.config.mask_id)
-        return self._with_drafts(step, logits, sampling)
-
-    def _with_drafts(self, step: Step, logits: Array, sampling: Sampling) -> tuple[Reading, ...]:
-        """As `__call__`, where some of the rows are drafts that follow from other rows' tokens."""
         assert self._drafts is not None, "no mask adapter is loaded"
-        plain = [index for index, entry in enumerate(step.follows) if entry < 0]
-        places = [step.places[index] for index in plain]
+        plain, drafted = self._drafts.entries(step)
+        places = [step.places[entry] for entry in plain]
         read = to_readings(logits[plain], places, sampling, mask_id=self.config.mask_id)
-        readings = dict(zip(plain, read, strict=True))
-        for index, entry in enumerate(step.follows):
-            if entry >= 0:
-                readings[index] = self._drafts.reading(logits[index], readings[entry].token)
-        return tuple(readings[index] for index in range(len(step.read)))
+        return self._drafts.readings(step, read, logits[drafted][:, self._drafts.ids])
 
     def logits(self, step: Step, cache: ArrayCache) -> Array:
         """(len(step.read), V) fp32 logits. Raises as `__call__` does."""

@@ -3,10 +3,10 @@
 A checkpoint's graphs are in a folder with the checkpoint's name, so that they can be removed
 together with a model of the store.
 
-A graph is identified by the files of its checkpoint (path, size and time), by how its products are
-computed and by the version of the code that builds it. It is written under a temporary name and
-renamed when it is complete. The sizes of its files are stored with it, so that a graph that a crash
-or a copy cut short is recognised. Knows neither sessions nor steps.
+A graph is identified by the files of its checkpoint (path, size and time), by its mask adapter, by
+how its products are computed and by the version of the code that builds it. It is written under a
+temporary name and renamed when it is complete. The sizes of its files are stored with it, so that a
+graph that a crash or a copy cut short is recognised. Knows neither sessions nor steps.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from numpy import ndarray
 from engine.api import Preparing
 from engine.errors import CheckpointError
 from engine.model.adapter_weights import FOLDER as DRAFTER_FOLDER
-from engine.model.adapter_weights import read_adapter
-from engine.model.mask_adapter import bundled_stamp, find_adapter
+from engine.model.adapter_weights import AdapterWeights, read_adapter
+from engine.model.mask_adapter import MaskAdapterWeights, adapter_stamp, load_adapter
 from engine.model.onnx.graph import GraphPlan, write_graph
 from engine.model.onnx.writer import DATA_FILE, GRAPH_FILE, GraphWriter
 from engine.model.source import CheckpointSource
@@ -77,7 +77,11 @@ class PreparedGraph:
 
 @contextmanager
 def available_graph(
-    source: CheckpointSource, plan: GraphPlan, kept: Path | None, preparing: Preparing | None = None
+    source: CheckpointSource,
+    plan: GraphPlan,
+    kept: Path | None,
+    preparing: Preparing | None = None,
+    adapter: Path | None = None,
 ) -> Iterator[PreparedGraph]:
     """The checkpoint's graph while the block lasts. It is the one in the folder, which may be
     read-only; otherwise `prepare` builds it there, or in a temporary folder if that cannot be
@@ -86,12 +90,12 @@ def available_graph(
     Raises:
         CheckpointError: as for `prepare`.
     """
-    found = None if kept is None else graph_of(source.path, plan, kept)
+    found = None if kept is None else graph_of(source.path, plan, kept, adapter)
     if found is not None and found.is_built:
         yield found
         return
     with graphs_folder(kept) as graphs:
-        yield prepare(source, plan, graphs, preparing)
+        yield prepare(source, plan, graphs, preparing, adapter)
 
 
 @contextmanager
@@ -105,27 +109,45 @@ def graphs_folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def graph_of(path: Path, plan: GraphPlan, graphs: Path) -> PreparedGraph:
-    """The place of a checkpoint's graph, whether it has been built or not."""
+def graph_of(
+    path: Path, plan: GraphPlan, graphs: Path, adapter: Path | None = None
+) -> PreparedGraph:
+    """The place of a checkpoint's graph, whether it has been built or not.
+
+    Args:
+        adapter: the folder of the mask adapter that the graph has, as for `prepare`.
+    """
     place = path.resolve()
     folder = graphs / _plain((place if place.is_dir() else place.parent).name)
-    return PreparedGraph(folder / _name(place, _stamp(path), plan))
+    parts = [str(place), _stamp(path), plan.product, str(plan.half_cache), str(FORMAT)]
+    digest = _digest("\0".join((*parts, adapter_stamp(adapter))))
+    return PreparedGraph(folder / f"{_plain(place.stem)}-{plan.product}-{digest[:12]}")
 
 
 def prepare(
-    source: CheckpointSource, plan: GraphPlan, graphs: Path, preparing: Preparing | None = None
+    source: CheckpointSource,
+    plan: GraphPlan,
+    graphs: Path,
+    preparing: Preparing | None = None,
+    adapter: Path | None = None,
 ) -> PreparedGraph:
     """The checkpoint's graph. It is built if there is none yet, which takes a minute for a billion
     parameters; other processes that need the same graph wait.
 
     Args:
         preparing: called repeatedly while the graph is built.
+        adapter: the folder of a mask adapter of exactly these weights.
 
     Raises:
         CheckpointError: the graph cannot be written, or the checkpoint's adapter is broken.
     """
-    stamp = _stamp(source.path)
-    graph = graph_of(source.path, plan, graphs)
+    about = {
+        "checkpoint": str(source.path.resolve()),
+        "stamp": _stamp(source.path),
+        "adapter": _digest(adapter_stamp(adapter)),
+        "format": FORMAT,
+    }
+    graph = graph_of(source.path, plan, graphs, adapter)
     folder = graph.folder
     if graph.is_built:
         return graph
@@ -134,8 +156,11 @@ def prepare(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, preparing):
             if not graph.is_built:
-                _sweep(graphs, folder)
-                _build(source, plan, folder, stamp, preparing)
+                _sweep(graphs, folder, about)
+                drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
+                if drafter is None and adapter is not None:
+                    drafter = load_adapter(adapter, source.config)
+                _build(source, plan, drafter, _Place(folder, about), preparing)
     except OSError as error:
         raise CheckpointError(
             f"The graph of {source.path} cannot be written to {graphs}: {error.strerror or error}.",
@@ -174,9 +199,22 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a graph is built, and what is kept about it."""
+
+    folder: Path
+    about: dict[str, object]
+
+
 def _build(
-    source: CheckpointSource, plan: GraphPlan, folder: Path, stamp: str, preparing: Preparing
+    source: CheckpointSource,
+    plan: GraphPlan,
+    drafter: AdapterWeights | MaskAdapterWeights | None,
+    place: _Place,
+    preparing: Preparing,
 ) -> None:
+    folder = place.folder
     weights = _Counted(source, preparing)
     needed = int(_ROOM * weights.total * (4 if plan.product == "float32" else 1))
     free = shutil.disk_usage(folder.parent).free
@@ -192,16 +230,10 @@ def _build(
     partial = folder.with_name(f"{_PARTIAL}{folder.name}-{secrets.token_hex(4)}")
     partial.mkdir()
     try:
-        drafter = read_adapter(source.path, source.config) if source.path.is_dir() else None
-        drafter = drafter or find_adapter(source.config, source.weights)
         with GraphWriter(partial) as writer:
             write_graph(writer, source.config, weights, plan, drafter)
-        about = {
-            "checkpoint": str(source.path.resolve()),
-            "stamp": stamp,
-            "format": FORMAT,
-            "bytes": {name: (partial / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)},
-        }
+        sizes = {name: (partial / name).stat().st_size for name in (GRAPH_FILE, DATA_FILE)}
+        about = {**place.about, "bytes": sizes}
         preparing(1.0)
         (partial / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -234,10 +266,8 @@ class _Counted:
         return tensor
 
 
-def _name(path: Path, stamp: str, plan: GraphPlan) -> str:
-    parts = [str(path), stamp, plan.product, str(plan.half_cache), str(FORMAT), bundled_stamp()]
-    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{_plain(path.stem)}-{plan.product}-{digest[:12]}"
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _plain(name: str) -> str:
@@ -260,11 +290,13 @@ def _stamp(path: Path) -> str:
     return "|".join(stamps)
 
 
-def _sweep(graphs: Path, ours: Path) -> None:
-    """Removes graphs whose checkpoint was removed or changed, and the remains of broken builds.
+def _sweep(graphs: Path, ours: Path, about_ours: dict[str, object]) -> None:
+    """Removes graphs whose checkpoint was removed or changed, those of the same checkpoint with
+    another adapter, and the remains of broken builds.
 
     Args:
         ours: the graph whose lock is held, so that no other process builds it.
+        about_ours: what will be kept about it.
     """
     for folder in graphs.glob("*/*/"):
         if not _is_ours(folder):
@@ -273,6 +305,8 @@ def _sweep(graphs: Path, ours: Path) -> None:
             about = json.loads((folder / _ABOUT).read_text("utf-8"))
             checkpoint, stamp = Path(about["checkpoint"]), about["stamp"]
             is_current = about["format"] == FORMAT and _stamp(checkpoint) == stamp
+            if about["checkpoint"] == about_ours["checkpoint"]:
+                is_current &= about["adapter"] == about_ours["adapter"]
         except (OSError, ValueError, KeyError, TypeError):
             is_current = False
         graph = _to_become(folder)

@@ -20,7 +20,7 @@ from engine.device import available_memory_bytes
 from engine.drafting import DraftHead
 from engine.errors import CheckpointError, ModelTooLarge
 from engine.model.config import ModelConfig
-from engine.model.mask_adapter import MaskAdapterWeights, find_adapter
+from engine.model.mask_adapter import MaskAdapterWeights, adapter_folder, load_adapter
 from engine.model.onnx.huge_pages import collapse
 from engine.model.onnx.model import OnnxModel
 from engine.model.onnx.plan import GraphPlan
@@ -110,9 +110,10 @@ class OnnxRuntime:
         threads = settings.threads or 1
         check_memory(source, settings)
         plan = plan_for(source.config, settings, threads)
-        session = _open(source, plan, settings.graphs, threads, preparing)
+        found = adapter_folder(source.config, source.weights, settings.adapters)
+        session = _open(source, plan, settings, preparing, found)
         names = {entry.name for entry in session.get_inputs()}
-        adapter = find_adapter(source.config, source.weights) if "drafter" in names else None
+        adapter = None if found is None else load_adapter(found, source.config)
         model = OnnxModel(
             TidySession(session),
             _embedding(source, adapter),
@@ -159,26 +160,28 @@ def prepare_checkpoint(settings: EngineSettings, preparing: Preparing | None = N
     """
     source = open_checkpoint(settings.checkpoint_path())
     plan = plan_for(source.config, settings, settings.threads or 1)
+    adapter = adapter_folder(source.config, source.weights, settings.adapters)
     with graphs_folder(settings.graphs) as graphs:
-        prepare(source, plan, graphs, preparing)
+        prepare(source, plan, graphs, preparing, adapter)
 
 
 def _open(
     source: CheckpointSource,
     plan: GraphPlan,
-    graphs: Path | None,
-    threads: int,
+    settings: EngineSettings,
     preparing: Preparing | None,
+    adapter: Path | None,
 ) -> InferenceSession:
     """The checkpoint's graph as a session. A graph that cannot be loaded may be damaged and is
     built once more. Raises EngineError."""
-    with available_graph(source, plan, graphs, preparing) as graph:
+    graphs, threads = settings.graphs, settings.threads or 1
+    with available_graph(source, plan, graphs, preparing, adapter) as graph:
         try:
             return open_session(graph.file, threads)
         except CheckpointError as error:
             logger.warning("%s It is built again now.", error)
             discard(graph)
-    with available_graph(source, plan, graphs, preparing) as graph:
+    with available_graph(source, plan, graphs, preparing, adapter) as graph:
         return open_session(graph.file, threads)
 
 

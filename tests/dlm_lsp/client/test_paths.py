@@ -11,7 +11,13 @@ import pytest
 
 from dlm_lsp.client import paths as paths_module
 from dlm_lsp.client.errors import HostError
-from dlm_lsp.client.paths import SOCKET_PATH_BYTES_MAX, graphs_folder, host_paths, identity
+from dlm_lsp.client.paths import (
+    SOCKET_PATH_BYTES_MAX,
+    adapters_folder,
+    graphs_folder,
+    host_paths,
+    identity,
+)
 from engine.config import EngineSettings
 
 
@@ -189,7 +195,20 @@ def test_graphs_lie_in_the_store_unless_it_is_others_who_prepared_nothing(
     monkeypatch.setenv("DLM_LSP_MODELS", str(store))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     assert graphs_folder() == store / "graphs"
+    assert adapters_folder() == store / "adapters"
     monkeypatch.setattr(paths_module.os, "access", lambda *_: False)
     assert graphs_folder() == cache / "dlm-lsp" / "graphs"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert adapters_folder() == tmp_path / "data" / "dlm-lsp" / "adapters"
     (store / "graphs" / "model" / "graph").mkdir(parents=True)
     assert graphs_folder() == store / "graphs"
+
+
+def test_a_newly_trained_adapter_is_no_longer_what_a_running_host_serves(
+    private_runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLM_LSP_MODELS", str(tmp_path / "models"))
+    before = host_paths(EngineSettings()).socket
+    assert host_paths(EngineSettings()).socket == before
+    (tmp_path / "models" / "adapters" / "some-model").mkdir(parents=True)
+    assert host_paths(EngineSettings()).socket != before

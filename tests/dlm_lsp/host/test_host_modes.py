@@ -67,6 +67,7 @@ async def test_health_shows_the_curve_and_the_choice(host: ToyHost) -> None:
     assert after["stepTimes"] == {
         "rows": [1, 2, 8, 32, 128],
         "milliseconds": [4.0, 4.4, 5.1, 8.0, 16.0],
+        "withMasks": [],
         "context": 256,
     }
     assert after["auto"]["mode"] == usual_choice(replace(INFO, step_times=CPU), {}, 16).mode

@@ -34,6 +34,7 @@ from engine.model.torch_runtime import TorchRuntime
 from engine.step import Step
 from tests.engine.decoders.test_copying import curves
 from tests.engine.seeded import seeded_model
+from tests.engine.subjects import subject
 
 KEY = TimesKey("abc", "here", "cpu", "float32", 1, "1.0 torch 2")
 TIMES = StepTimes((1, 2, 32), (1.0, 1.5, 2.1), 256)
@@ -93,6 +94,8 @@ def test_what_is_no_curve_is_refused(
 
 def test_a_curve_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "times.json"
+    write_times(path, KEY, replace(TIMES, with_masks=(2.0, 2.5, 3.0)))
+    assert read_times(path, KEY) == replace(TIMES, with_masks=(2.0, 2.5, 3.0))
     write_times(path, KEY, TIMES)
     assert read_times(path, KEY) == TIMES
     assert [file.name for file in path.parent.iterdir()] == ["times.json"]
@@ -122,7 +125,7 @@ def test_a_curve_of_something_else_is_not_taken(tmp_path: Path, change: dict[str
         lambda text: "",
         lambda text: text[: len(text) // 2],
         lambda text: text.replace("1.5", "-1.5"),
-        lambda text: text.replace('"format": 1', '"format": 2'),
+        lambda text: text.replace('"format": 2', '"format": 1'),
         lambda text: json.dumps({**json.loads(text), "rows": [1, 1, 32]}),
         lambda text: json.dumps([]),
         lambda text: "\0" * 100,
@@ -223,9 +226,28 @@ def test_measuring_runs_one_real_step_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert (times[0].rows, times[0].context, times[0].is_measured) == (ROWS, CONTEXT, True)
 
 
-def measured() -> StepTimes:
+def test_where_there_is_a_mask_adapter_steps_with_masks_are_measured_too() -> None:
+    tried = subject("adapted", "float32")
+    assert isinstance(tried.model, ModelRunner)
+    times = measured(TorchRuntime(tried.model))
+    assert len(times.with_masks) == len(times.rows) == len(ROWS)
+    assert times.at(8, masks=True) == times.with_masks[times.rows.index(8)]
+    plain = replace(times, with_masks=())
+    assert plain.at(8, masks=True) == plain.at(8)
+
+
+def test_curves_with_and_without_masks_are_not_mixed() -> None:
+    masked = replace(TIMES, with_masks=(2.0, 3.0, 4.0))
+    assert TIMES.least(masked) == TIMES
+    lower = replace(masked, with_masks=(1.5, 3.5, 3.5))
+    assert masked.least(lower).with_masks == (1.5, 3.0, 3.5)
+    with pytest.raises(ValueError, match="time for every count"):
+        replace(TIMES, with_masks=(1.0,))
+
+
+def measured(runtime: TorchRuntime | None = None) -> StepTimes:
     """The curve of a small model."""
-    steps = measure(TorchRuntime(seeded_model()))
+    steps = measure(runtime or TorchRuntime(seeded_model()))
     while True:
         try:
             next(steps)

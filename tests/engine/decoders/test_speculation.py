@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +66,38 @@ def test_linear_drafts_in_a_group_with_the_drafter_and_verifies_in_a_chain_witho
     assert verify.drafter == (False,) * 4
     assert visible_rows(verify) == (0b1, 0b11, 0b111, 0b1111)
     assert verify.read == (0, 1, 2, 3)
+
+
+def test_linear_with_shifted_masks_emits_the_exact_token_of_the_drafting_forward() -> None:
+    """The bonus token's own row is causal and cached; its token is the chain's first."""
+    task = replace(task_of(), traits=Traits(None, has_drafter=True, draft_masks=(100, 101)))
+    state = begin(LINEAR, task)
+    draft = LINEAR.plan(state)
+    assert draft.token == (7, 100, 101, 101)
+    assert draft.group == (0, 1, 1, 1)
+    assert draft.places == (3, 4, 5, 6)
+    assert draft.follows == (-1, 0, 1, 2)
+    state, kept = LINEAR.resolve(state, draft, readings_of(10, 11, 12, 13))
+    assert kept == (0,)
+    assert state.progress.committed == (7, 10)
+    assert [place.token for place in state.progress.draft] == [11, 12, 13]
+    check = LINEAR.plan(state)
+    assert (check.token, check.position) == ((10, 11, 12, 13), (3, 4, 5, 6))
+    state, kept = LINEAR.resolve(state, check, readings_of(11, 12, 20, 21))
+    assert kept == (0, 1, 2)
+    assert state.progress.committed == (7, 10, 11, 12, 20)
+
+
+def test_quadratic_with_shifted_masks_has_a_mask_less_in_each_group() -> None:
+    task = replace(task_of(), traits=Traits(None, has_drafter=True, draft_masks=(100, 101, 102)))
+    state = begin(QUADRATIC, task)
+    step = QUADRATIC.plan(state)
+    assert step.token == (7, 100, 101, 102)
+    state, kept = QUADRATIC.resolve(state, step, readings_of(10, 11, 12, 13))
+    assert kept == (0,)
+    step = QUADRATIC.plan(state)
+    assert step.token == (10, 11, 12, 13, *(100, 101, 102) * 4)
+    assert step.places[:7] == (4, 5, 6, 7, 5, 6, 7)
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def draft_loss(
         batch.draft_tokens,
         batch.draft_positions,
         attend,
-        lambda layer, x: adapter(layer, x, ones),
+        adapter.draft(ones),
     )[batch.rows]
     teachers = clean[batch.teachers]
     wanted, chosen = likeliest(network, teachers), likeliest(network, drafted.detach())

@@ -64,12 +64,9 @@ class MaskAdapter(nn.Module):
         noise = torch.randn(options.masks, embedding.shape[1], generator=draw).to(device)
         self.mask_vectors = nn.Parameter(known.mean(dim=0) + 0.1 * known.std() * noise)
         rank, count = options.markov_rank, len(draft_ids)
-        self.before = nn.Parameter(
-            (torch.randn(count + 2, rank, generator=draw) * 0.05 if rank else torch.zeros(0, 0)).to(
-                device
-            )
-        )
-        self.after = nn.Parameter(torch.zeros(rank, count if rank else 0, device=device))
+        before = torch.randn(count + 2, rank, generator=draw) * 0.05
+        self.before = nn.Parameter(before.to(device))
+        self.after = nn.Parameter(torch.zeros(rank, count, device=device))
         place_of = torch.full((network.config.vocabulary,), count, device=device)
         place_of[ids] = torch.arange(count, device=device)
         self.register_buffer("draft_ids", ids, persistent=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.model.mask_adapter import (
     AFTER,
     BEFORE,
     CONFIG,
+    DIGEST,
     DRAFT_IDS,
     EXTRAS,
     MASKS,
@@ -53,11 +55,12 @@ def export(adapter: MaskAdapter, base: Base, folder: Path) -> None:
         tensors[name], tensors[scale_name(name)] = values.contiguous(), scale
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
-    text = json.dumps(_config(adapter, base), indent=2)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    text = json.dumps(_config(adapter, base, digest), indent=2)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def _config(adapter: MaskAdapter, base: Base) -> dict[str, object]:
+def _config(adapter: MaskAdapter, base: Base, digest: str) -> dict[str, object]:
     options = adapter.options
     linears = sorted({key.rsplit("/", 1)[-1] for key in adapter.lowrank.down})
     return {
@@ -78,5 +81,6 @@ def _config(adapter: MaskAdapter, base: Base) -> dict[str, object]:
             "masks": options.masks,
             "draft_vocabulary": len(adapter.draft_ids),
             "markov_rank": options.markov_rank,
+            DIGEST: digest,
         },
     }

@@ -8,7 +8,7 @@ anchor. In some groups some tokens are revealed, as in a block that is half deno
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -46,6 +46,11 @@ class GroupBatch:
     previous: Tensor
     labels: Tensor
     drafting: Tensor
+
+    def slice(self, rows: slice) -> GroupBatch:
+        """Some of the sequences."""
+        parts = {each.name: getattr(self, each.name)[rows] for each in fields(self)}
+        return GroupBatch(**parts)
 
 
 def runs(written: Written) -> Tensor:

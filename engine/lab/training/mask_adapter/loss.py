@@ -29,6 +29,20 @@ class Losses:
     latent: float
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of a batch that its means are over: with a label that may be drafted, and with any."""
+
+    drafted: Tensor
+    labelled: Tensor
+
+
+def count_rows(adapter: MaskAdapter, batch: GroupBatch) -> Counts:
+    """The counts of a batch."""
+    drafted = (_labels(adapter, batch) != UNLABELLED).sum().clamp(min=1)
+    return Counts(drafted, (batch.labels != UNLABELLED).sum().clamp(min=1))
+
+
 def backward(
     adapter: MaskAdapter,
     clean: Clean,
@@ -36,6 +50,7 @@ def backward(
     batch: GroupBatch,
     *,
     latent_weight: float = LATENT_WEIGHT,
+    counts: Counts | None = None,
 ) -> Losses:
     """Adds the loss's gradient to the adapter's parameters.
 
@@ -43,14 +58,16 @@ def backward(
 
     Args:
         hidden: (N, R, hidden) from `run_masks`.
+        counts: those of the whole batch, where this is a part of it: the gradients and the losses
+            of all parts then add up to those of the whole.
     """
-    labels = adapter.draft_place(batch.labels, unknown=UNLABELLED)
-    labels = torch.where(labels == len(adapter.draft_ids), UNLABELLED, labels)
+    counts = counts or count_rows(adapter, batch)
+    labels = _labels(adapter, batch)
     leaf = hidden.detach().requires_grad_()
     with torch.no_grad():
         weights, entropies = _weights(adapter, hidden, batch, labels)
     is_labelled = labels != UNLABELLED
-    count = is_labelled.sum().clamp(min=1)
+    count = counts.drafted
     rows = is_labelled.flatten().nonzero()[:, 0]
     for part in rows.split(_HEAD_ROWS):
         logits = adapter.logits(leaf.flatten(0, 1)[part], batch.previous.flatten()[part])
@@ -62,9 +79,15 @@ def backward(
     target = clean.hidden.gather(1, index).float()
     distance = (hidden.float() - target).square().mean(-1) / target.square().mean(-1)
     has_target = batch.labels != UNLABELLED
-    latent = (distance * has_target).sum() / has_target.sum().clamp(min=1)
+    latent = (distance * has_target).sum() / counts.labelled
     torch.autograd.backward((hidden, latent * latent_weight), (leaf.grad, torch.ones_like(latent)))
     return Losses(float(entropies.sum() / count), float(latent.detach()))
+
+
+def _labels(adapter: MaskAdapter, batch: GroupBatch) -> Tensor:
+    """(N, R) int64: labels by their places in the draft vocabulary, UNLABELLED outside it."""
+    places = adapter.draft_place(batch.labels, unknown=UNLABELLED)
+    return torch.where(places == len(adapter.draft_ids), UNLABELLED, places)
 
 
 def _weights(

@@ -19,7 +19,7 @@ from engine.lab.evaluation.suites import Task, read_suites, sample
 from tests.engine.lab.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES
 
 SOLUTIONS = st.text(alphabet="ab \n\r\x0c\u2028", max_size=40)
-SINGLE, MULTI = INFILLINGS
+SINGLE, MULTI, BODY = INFILLINGS
 
 
 @pytest.fixture
@@ -54,6 +54,9 @@ def test_names_count_lines_and_every_one_has_its_hole(solution: str) -> None:
     singles = cut_lines(solution, SINGLE)
     assert [hole.name for hole in singles] == [f"L{index}" for index in chosen]
     assert [hole.hole.removesuffix("\n") for hole in singles] == [lines[i] for i in chosen]
+    bodies = cut_lines(solution, BODY)
+    assert [hole.name for hole in bodies] == ([f"L{chosen[0]}_L{chosen[-1]}"] if chosen else [])
+    assert all((hole.before + hole.after).strip() == "" for hole in bodies)
     multis = cut_lines(solution, MULTI)
     assert len(multis) == len(chosen) * (len(chosen) + 1) // 2
     for hole in multis:
@@ -86,7 +89,7 @@ def test_problems_become_tasks_with_published_names(
 
 def test_infillings_are_suites_of_their_own(problems: Path) -> None:
     suites = read_suites(problems, INFILLINGS)
-    assert list(suites) == ["own.jsonl single-line", "own.jsonl multi-line"]
+    assert list(suites) == [f"own.jsonl {infilling}" for infilling in INFILLINGS]
     assert list(read_suites(problems)) == ["own.jsonl single-line"]
     assert all(task.suite == suite for suite, tasks in suites.items() for task in tasks)
 

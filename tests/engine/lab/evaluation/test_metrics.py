@@ -128,6 +128,7 @@ def test_figures_are_shares_and_means_of_the_records() -> None:
     assert (lines.group, lines.mode, lines.tasks) == ("line", "ar", 2)
     assert (lines.exact, lines.first_line, lines.similarity) == (0.5, 1.0, 0.75)
     assert (lines.endless, lines.passed, lines.tokens_per_forward) == (0.5, None, 1.0)
+    assert lines.tokens_per_second == 200.0  # 4 tokens in each 10 and 30 ms
     assert (lines.ms_p50, lines.ms_p95, lines.prompt_ms_p50) == (10.0, 30.0, 5.0)
     assert (baseline.mode, baseline.ms_p50, baseline.tokens_per_forward) == (
         *("previous line", None),
@@ -149,9 +150,8 @@ def test_replay_figures_weigh_requests_not_files() -> None:
 
 def test_the_report_holds_every_figure() -> None:
     table = re.sub(" +", " ", to_markdown(RECORDS))
-    assert (
-        "| line | ar | 2 | 50.0% | 100.0% | 0.75 | | 0.0% | 50.0% | 1.00 | 5 | 10 | 30 |" in table
-    )
+    row = "| line | ar | 2 | 50.0% | 100.0% | 0.75 | | 0.0% | 50.0% | 1.00 | 200.0 | 5 | 10 | 30 |"
+    assert row in table
     assert "| ar | 2 | 20 | 20.0% | 10.0% | 30.0% | 40.0% | 50.0% | 20.0% | 2 | 3 |" in table
     for word in ("wrong length:", "keys saved:", "pass@1, previous line"):
         assert word in table

@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 CODE = '''def area_{0}(width, height):
     if width < 0 or height < 0:
@@ -29,6 +36,7 @@ class Shape{0}:
         self.height = height
 '''
 
+FILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>")
 _SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -59,6 +67,22 @@ def write_qwen3(folder: Path) -> Path:
     return folder
 
 
+def write_qwen2_coder(folder: Path) -> Path:
+    """A Qwen 2 checkpoint of transformers, whose tokenizer has Qwen2.5-Coder's infilling tokens.
+
+    Its weights are large enough that what it writes depends on the prompt.
+    """
+    size = _write_tokenizer(folder, 0, FILL)
+    torch.manual_seed(0)
+    config = Qwen2Config(**_SHAPE, vocab_size=size, tie_word_embeddings=True)
+    network = Qwen2ForCausalLM(config)
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.0 if "embed" in name else 0.3)
+    network.save_pretrained(folder)
+    return folder
+
+
 def write_repository(folder: Path, files: int = 24) -> Path:
     """A git repository of a few Python files, with an ignored one and a secret one."""
     (folder / "build").mkdir(parents=True)
@@ -71,13 +95,13 @@ def write_repository(folder: Path, files: int = 24) -> Path:
     return folder
 
 
-def _write_tokenizer(folder: Path, reserved: int) -> int:
+def _write_tokenizer(folder: Path, reserved: int, more: tuple[str, ...] = ()) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<pad>", "<s>", "</s>", *(f"<SPECIAL_{i}>" for i in range(reserved))]
+    special = ["<pad>", "<s>", "</s>", *(f"<SPECIAL_{i}>" for i in range(reserved)), *more]
     trainer = trainers.BpeTrainer(
-        vocab_size=340 + reserved,
+        vocab_size=340 + reserved + len(more),
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -204,11 +204,20 @@ def test_a_finished_run_can_go_on_with_a_larger_budget(
     assert (tmp_path / "checkpoint" / "model.safetensors").read_bytes() != first
 
 
-def test_a_causal_checkpoint_has_no_drafter(
+def test_a_causal_checkpoint_that_fills_no_holes_has_no_drafter(
     llama: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert run("train-drafter", llama, repository, tmp_path) == 1
-    assert "convert" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "no infilling tokens" in error
+    assert "adapt first" in error
+
+
+def test_options_of_mask_adapters_are_refused_for_a_checkpoint_that_fills_masks(
+    diffusion: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run("train-drafter", diffusion, repository, tmp_path, "--markov-rank", "8") == 1
+    assert "Leave --markov-rank out" in capsys.readouterr().err
 
 
 def test_too_little_memory_is_told_before_a_weight_is_read(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +143,32 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert resumed.position.tokens == whole.position.tokens
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
+def test_held_out_losses_are_measured_at_intervals_and_not_when_ended_early(
+    tokenizer: Tokenizer, sampler: ExampleSampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def run(seconds: float) -> list[int]:
+        trainer = new_trainer(tokenizer)
+        folder = tmp_path / str(seconds)
+        folder.mkdir(exist_ok=True)
+        held_out = held_out_batches(trainer, sampler)
+        job = RecipeJob(trainer, drawn(trainer, sampler), held_out)
+        run_job(job, Budget(tokens=4800), folder, RunOptions(measure_seconds=seconds))
+        return [int(row["step"]) for row in log_rows(folder) if "held_out_ar" in row]
+
+    steps = run(0.0)
+    assert steps == [*range(steps[-1] + 1), steps[-1]]  # and once more at the end
+    assert len(steps) > 3
+    assert run(1e9) == [0, steps[-1]]
+    step = Trainer.step
+
+    def step_and_signal(self: Trainer, *arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Trainer, "step", step_and_signal)
+    assert run(1e8) == [0]
 
 
 def test_steps_drawn_ahead_by_other_processes_are_the_same(

@@ -300,7 +300,7 @@ def test_a_network_that_computes_something_else_is_found_where_it_begins(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        MLP, "forward", lambda self, x: self.down_proj(functional.gelu(self.gate_proj(x)))
+        MLP, "forward", lambda self, x, draft: self.down_proj(functional.gelu(self.gate_proj(x)))
     )
     sections = examined(tiny_checkpoint, holes=0)
     assert failures(sections) == [

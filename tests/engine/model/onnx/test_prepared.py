@@ -322,10 +322,10 @@ def test_a_graph_that_is_damaged_again_at_once_is_named_with_a_remedy(
 
     build = prepared._build
 
-    def build_broken(source, plan, folder, stamp, preparing) -> None:
-        build(source, plan, folder, stamp, preparing)
-        garbage_of_the_same_size(folder / GRAPH_FILE)
-        built.append(folder)
+    def build_broken(source, plan, drafter, place, preparing) -> None:
+        build(source, plan, drafter, place, preparing)
+        garbage_of_the_same_size(place.folder / GRAPH_FILE)
+        built.append(place.folder)
 
     monkeypatch.setattr(prepared, "_build", build_broken)
     with pytest.raises(CheckpointError, match="cannot be loaded by ONNX Runtime") as error:

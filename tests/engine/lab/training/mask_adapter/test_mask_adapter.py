@@ -169,3 +169,23 @@ def _adapter(network: Network) -> MaskAdapter:
     return MaskAdapter(
         network, AdapterOptions(rank=4, alpha=4.0, masks=4, markov_rank=4), np.arange(5, 64)
     )
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_the_gradients_of_parts_add_up_to_that_of_the_batch(
+    network: Network, written: Written, at_once: int
+) -> None:
+    """Steps of 5 sequences, all at once and in parts, of which the last is smaller."""
+    found = []
+    for size in (5, at_once):
+        adapter = MaskAdapter(network, AdapterOptions(4, 4.0), np.arange(2, 64, 2))
+        options = SessionOptions(sequences=5, at_once=size, layout=_LAYOUT)
+        session = Session(network, adapter, [written], [written], options)
+        report = session.step(0.5)
+        gradients = [each.grad for each in adapter.parameters() if each.grad is not None]
+        found.append((report.losses, [each.clone() for each in gradients]))
+    (whole, expected), (parts, gradients) = found
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert len(gradients) == len(expected) > 10
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)

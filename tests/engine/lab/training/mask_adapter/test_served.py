@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,7 +19,7 @@ from engine.api import Limits, Request, Sampling
 from engine.auto.step_times import StepTimes
 from engine.cache.arrays import ArrayCache
 from engine.cache.shape import CacheShape
-from engine.decoders import STRATEGIES
+from engine.decoders import strategy_for
 from engine.decoders.strategy import Traits
 from engine.drafting import DraftHead
 from engine.errors import CheckpointError
@@ -31,8 +34,15 @@ from engine.lab.training.mask_adapter.groups import draw_groups
 from engine.lab.training.mask_adapter.teacher import write
 from engine.loop import decode
 from engine.model.families import NEMOTRON
+from engine.model.mask_adapter import (
+    BUNDLED,
+    MaskAdapterWeights,
+    adapter_folder,
+    adapter_stamp,
+    find_adapter,
+    read_mask_adapter,
+)
 from engine.model.mask_adapter import CONFIG as ADAPTER_CONFIG
-from engine.model.mask_adapter import MaskAdapterWeights, find_adapter, read_mask_adapter
 from engine.model.network import Network
 from engine.model.onnx.graph import write_graph
 from engine.model.onnx.model import OnnxModel
@@ -159,7 +169,9 @@ def test_pruned_speculation_with_an_adapter_emits_what_ar_emits(tmp_path: Path) 
             cache_ = ArrayCache(CacheShape.of(config), 96, half=False)
             request = Request(prompt=prompt, mode=mode, limits=Limits(tokens_max=24))
             traits = Traits(None, has_drafter=True, draft_masks=masks, costs=flat)
-            states = list(decode(model, cache_, STRATEGIES[mode], request, traits, lambda: False))
+            states = list(
+                decode(model, cache_, strategy_for(mode, traits), request, traits, lambda: False)
+            )
             texts[mode] = states[-1].progress.committed
             drafting += mode == "pruned_spec" and states[-1].rows > states[-1].forwards
         assert texts["ar"] == texts["pruned_spec"]
@@ -205,6 +217,49 @@ def test_an_adapter_is_refused_for_other_weights(tmp_path: Path) -> None:
     assert found.name == "toy"
     filling = replace(FAMILIES[FAMILY], family=NEMOTRON)
     assert find_adapter(filling, Checkpoint(), tmp_path) is None
+
+
+def test_the_users_newest_adapter_comes_first_and_the_bundled_ones_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, source = network().config, Checkpoint()
+    own, bundled = tmp_path / "own", tmp_path / "bundled"
+    monkeypatch.setattr("engine.model.mask_adapter.BUNDLED", bundled)
+    assert adapter_folder(config, source, own) is None
+    exported(trained(), bundled / "toy")
+    assert adapter_folder(config, source) == bundled / "toy"
+    assert adapter_folder(config, source, own) == bundled / "toy"
+    for index, name in enumerate(("older", "newer", "oldest")):
+        exported(trained(), own / name)
+        os.utime(own / name / ADAPTER_CONFIG, (1000, 1000 - abs(index - 1)))
+    assert adapter_folder(config, source, own) == own / "newer"
+    shutil.copytree(own / "newer", own / ".newest.partial")
+    assert adapter_folder(config, source, own) == own / "newer"
+
+
+def test_a_stamp_tells_trained_numbers_from_others(tmp_path: Path) -> None:
+    for name, seed in (("one", 4), ("same", 4), ("other", 5)):
+        exported(trained(seed), tmp_path / name)
+    one, same, other = (adapter_stamp(tmp_path / name) for name in ("one", "same", "other"))
+    assert one == same != other
+    assert adapter_stamp(None) == ""
+    # One that was written before configs had a digest.
+    path = tmp_path / "one" / ADAPTER_CONFIG
+    raw = json.loads(path.read_text("utf-8"))
+    del raw["dlm"]["sha256"]
+    path.write_text(json.dumps(raw), "utf-8")
+    before = adapter_stamp(tmp_path / "one")
+    os.utime(tmp_path / "one" / "adapter_model.safetensors", (5, 5))
+    assert adapter_stamp(tmp_path / "one") != before
+
+
+def test_the_bundled_digests_are_those_of_the_bundled_tensors() -> None:
+    folders = [path.parent for path in BUNDLED.glob(f"*/{ADAPTER_CONFIG}")]
+    assert folders
+    for folder in folders:
+        raw = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+        data = (folder / "adapter_model.safetensors").read_bytes()
+        assert raw["dlm"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize(

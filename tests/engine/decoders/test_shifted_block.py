@@ -1,0 +1,179 @@
+"""Block diffusion whose masks predict the token after their place: rows, decisions, revisions."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.api import BlockOptions, Limits, Request
+from engine.decoders.revision import revised
+from engine.decoders.shifted_block import ShiftedBlock, ShiftedState
+from engine.decoders.strategy import DraftPlace, Task, Traits
+from engine.step import OWN, PLAIN, visible_rows
+from tests.engine.readings import reading_of
+from tests.engine.seeded import causal_logits, prompt_of
+from tests.engine.subjects import FLOAT32, subject
+
+MASKS = (100, 101, 102)
+END = 1
+STRATEGY = ShiftedBlock()
+
+
+def begin(length: int = 5, tokens_max: int = 100, **options) -> ShiftedState:
+    """A state whose prompt (5, 6) is cached, with the bonus token 7 and an undecided block."""
+    request = Request(
+        (5, 6),
+        "block",
+        Limits(tokens_max),
+        block=BlockOptions(length, **options),
+        stop_token_ids=(END,),
+    )
+    traits = Traits(None, has_drafter=True, draft_masks=MASKS)
+    state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=traits))
+    state, kept = STRATEGY.resolve(state, STRATEGY.plan(state), [reading_of(7, 0.8)])
+    assert kept == (0, 1)
+    assert state.progress.committed == (7,)
+    return state
+
+
+def advance(
+    state: ShiftedState, *wanted: tuple[int, float]
+) -> tuple[ShiftedState, tuple[int, ...]]:
+    step = STRATEGY.plan(state)
+    return STRATEGY.resolve(state, step, [reading_of(*each) for each in wanted])
+
+
+def drawn(state: ShiftedState) -> list[int | None]:
+    return [place.token for place in state.progress.draft]
+
+
+def test_a_forward_is_the_bonus_token_and_a_group_of_masks_on_it() -> None:
+    step = STRATEGY.plan(begin())
+    assert step.token == (7, 100, 101, 102)
+    assert step.position == (2, 3, 4, 5)
+    assert step.group == (0, 1, 1, 1)
+    assert step.drafter == (False, True, True, True)
+    assert visible_rows(step) == (0b0001, 0b1111, 0b1111, 0b1111)
+    assert step.places == (3, 4, 5, 6)
+    assert step.follows == (PLAIN, 0, 1, 2)
+
+
+def test_the_first_place_is_always_decided_and_others_by_their_confidence() -> None:
+    state, kept = advance(begin(), (10, 0.1), (11, 0.5), (12, 0.95), (13, 0.3))
+    assert kept == (0,)
+    assert state.progress.committed == (7, 10)
+    assert drawn(state) == [None, 12, None, None]
+
+
+def test_what_is_committed_is_the_next_chain_and_decided_places_carry_their_tokens() -> None:
+    state, _ = advance(begin(), (10, 0.9), (11, 0.95), (12, 0.2), (13, 0.92))
+    assert state.progress.committed == (7, 10, 11)
+    step = STRATEGY.plan(state)
+    assert step.token == (10, 11, 100, 13, 102)
+    assert step.position == (3, 4, 5, 6, 7)
+    assert step.parent == (-1, 0, 1, 1, 1)
+    assert step.group == (0, 0, 1, 1, 1)
+    # The places 5, 7 and 8 are read: 6 is decided, and its token is the one before place 7.
+    assert step.places == (5, 7, 8)
+    assert step.follows == (PLAIN, OWN, 1)
+    state, kept = STRATEGY.resolve(
+        state, step, [reading_of(12), reading_of(14, 0.1), reading_of(15)]
+    )
+    assert kept == (0, 1)
+    assert state.progress.committed == (7, 10, 11, 12, 13)
+    assert drawn(state) == [None, 15, None, None]
+
+
+def test_a_decided_place_is_masked_again_once_the_place_before_it_is_decided() -> None:
+    state, _ = advance(begin(revisions=1), (10, 0.9), (11, 0.2), (12, 0.95), (13, 0.2))
+    assert drawn(state) == [None, 12, None, None]
+    state, _ = advance(state, (11, 0.9), (13, 0.95), (14, 0.3))
+    # 12 was decided before 11 was: it is decided anew, and 13 waits for it.
+    assert state.progress.committed == (7, 10, 11)
+    assert drawn(state) == [None, 13, None, None]
+    assert state.revisions == 0
+    state, _ = advance(state, (22, 0.9), (14, 0.2), (15, 0.2))
+    assert state.progress.committed == (7, 10, 11, 22, 13)
+
+
+def test_a_block_ends_at_the_length_limit() -> None:
+    state = begin(tokens_max=3)
+    step = STRATEGY.plan(state)
+    assert step.token == (7, 100)
+    state, _ = advance(state, (10, 0.9), (11, 0.95))
+    assert (state.progress.committed, state.progress.finished) == ((7, 10, 11), "length")
+
+
+def test_a_stop_token_ends_the_text_before_it() -> None:
+    state, _ = advance(begin(), (10, 0.9), (END, 0.95), (12, 0.95), (13, 0.95))
+    assert (state.progress.committed, state.progress.finished) == ((7, 10), "end")
+
+
+def test_places_after_a_decided_stop_token_are_not_read() -> None:
+    state, _ = advance(begin(), (10, 0.9), (11, 0.2), (END, 0.95), (13, 0.2))
+    assert drawn(state) == [None]
+    assert STRATEGY.plan(state).places == (4,)
+
+
+places = st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=1, max_size=12)
+
+
+@given(places, st.data(), st.integers(0, 6))
+def test_a_revision_masks_decided_places_alone_and_keeps_to_the_budget(
+    tokens: list[int | None], data: st.DataObject, budget: int
+) -> None:
+    before = tuple(DraftPlace(token, 0.5) for token in tokens)
+    after = tuple(
+        place if place.token is not None or not data.draw(st.booleans()) else DraftPlace(3, 0.9)
+        for place in before
+    )
+    found, left = revised(before, after, budget)
+    changed = [index for index, place in enumerate(found) if place != after[index]]
+    assert budget - left == len(changed)
+    for index in changed:
+        assert found[index].token is None
+        assert before[index].token is not None
+        assert before[index - 1].token is None
+        assert after[index - 1].token is not None
+    if left:  # nothing that a new neighbour was decided before stays
+        for index in range(1, len(found)):
+            is_news = before[index - 1].token is None and after[index - 1].token is not None
+            assert not (is_news and before[index].token is not None) or found[index].token is None
+
+
+@pytest.mark.parametrize("kind", FLOAT32)
+def test_an_impossible_threshold_gives_the_text_of_ar(kind: str) -> None:
+    """Every forward decides its first place alone, by a causal row over final text."""
+    tried = subject("adapted", kind)
+    for prompt in tried.prompts:
+        expected = tried.run(Request(prompt, "ar", Limits(24)))[-1]
+        block = BlockOptions(6, threshold=1.5)
+        last = tried.run(Request(prompt, "block", Limits(24), block=block))[-1]
+        assert last.progress.committed == expected.progress.committed
+        assert last.forwards == expected.forwards
+
+
+@pytest.mark.parametrize("kind", FLOAT32)
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("revisions", [0, 5, 1000])
+def test_each_forward_decides_its_first_place_as_ar_would(
+    kind: str, threshold: float, revisions: int
+) -> None:
+    """The certificate of the places that a causal row decides, whatever the others are."""
+    tried = subject("adapted", kind)
+    prompt = prompt_of(25)
+    block = BlockOptions(6, threshold, revisions)
+    states = tried.run(Request(prompt, "block", Limits(30), block=block))
+    texts = [state.progress.committed for state in states if not state.progress.prefilling]
+    assert states[-1].progress.finished == "length"
+    assert states[-1].forwards <= 29
+    logits = causal_logits(tried.network, prompt + texts[-1])
+    for earlier, later in pairwise(texts):
+        assert later[: len(earlier)] == earlier
+        assert len(later) > len(earlier)
+        at = len(prompt) + len(earlier) - 1
+        assert later[len(earlier)] == int(torch.argmax(logits[at]))
