@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 INVOKED_COUNT = 3  # The largest number of answers to an explicit request.
 CONFIGURATION_SECONDS_MAX = 2.0  # A request waits this long for the client's settings.
+_ASKED_MAX = 64
 WATCHED = ("dlm-lsp.toml", ".dlmignore", ".gitignore")
 SECTION = "dlm"
 
@@ -66,6 +67,8 @@ class Server(LanguageServer):
         self._progress = LoadProgress(self.protocol)
         self.pulls = Pulls(self)
         self._commands = Commands(self)
+        self._asked: dict[int, Document | None] = {}
+        self.protocol.on_request = self._on_request
         self.protocol.on_broken = self._on_broken
         self._register()
 
@@ -302,7 +305,7 @@ class Server(LanguageServer):
             selected=convert.to_selected(params.context.selected_completion_info),
             token=params.work_done_token,
         )
-        answer = await self.complete(ask)
+        answer = await self.complete(ask, params)
         return None if answer is None else convert.to_inline_items(answer, self.dialect)
 
     async def _completion(self, params: types.CompletionParams) -> types.CompletionList:
@@ -319,7 +322,9 @@ class Server(LanguageServer):
             and self.session.is_ready
         ):
             ask = Ask(params.text_document.uri, convert.to_position(params.position))
-            answer = await self.complete(ask)
+            answer = await self.complete(ask, params)
+        else:
+            self._asked.pop(id(params), None)
         offers = answer.offers[:1] if answer is not None else ()
         return types.CompletionList(
             is_incomplete=True,
@@ -328,14 +333,26 @@ class Server(LanguageServer):
             else [],
         )
 
-    async def complete(self, ask: Ask) -> Answer | None:
-        """Returns the session's answer. Raises JsonRpcInvalidParams on an impossible position."""
-        if not self._has_settings.is_set():
-            document = self.session.documents.get(ask.uri)
-            if not await self._settings_known():
-                return self.session.unanswered(ask, "The editor has not told its settings yet.")
-            if self.session.documents.get(ask.uri) is not document:
-                return None  # The position is one in a text that is no more.
+    def _on_request(self, params: Any) -> None:
+        """Remembers the text that the position of a request refers to."""
+        if isinstance(params, types.InlineCompletionParams | types.CompletionParams):
+            document = self.session.documents.get(params.text_document.uri)
+            self._asked[id(params)] = document
+            if len(self._asked) > _ASKED_MAX:  # Requests that were cancelled before they began.
+                del self._asked[next(iter(self._asked))]
+
+    async def complete(self, ask: Ask, params: object = None) -> Answer | None:
+        """Returns the session's answer. Raises JsonRpcInvalidParams on an impossible position.
+
+        Args:
+            params: the parameters of the request, if edits may have come after it.
+        """
+        known = self.session.documents.get(ask.uri)
+        document = self._asked.pop(id(params), known)
+        if not self._has_settings.is_set() and not await self._settings_known():
+            return self.session.unanswered(ask, "The editor has not told its settings yet.")
+        if document is not None and self.session.documents.get(ask.uri) is not document:
+            return None  # The position is one in a text that is no more.
         try:
             return await self.session.complete(ask)
         except DocumentError as error:
