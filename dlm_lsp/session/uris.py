@@ -12,6 +12,40 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+# An ending for languages whose documents may not have a name yet.
+_ENDINGS = {
+    "c": ".c",
+    "cpp": ".cpp",
+    "csharp": ".cs",
+    "css": ".css",
+    "dart": ".dart",
+    "go": ".go",
+    "haskell": ".hs",
+    "html": ".html",
+    "java": ".java",
+    "javascript": ".js",
+    "json": ".json",
+    "javascriptreact": ".jsx",
+    "julia": ".jl",
+    "kotlin": ".kt",
+    "lua": ".lua",
+    "perl": ".pl",
+    "markdown": ".md",
+    "php": ".php",
+    "python": ".py",
+    "r": ".r",
+    "ruby": ".rb",
+    "rust": ".rs",
+    "scala": ".scala",
+    "shellscript": ".sh",
+    "sh": ".sh",
+    "sql": ".sql",
+    "swift": ".swift",
+    "toml": ".toml",
+    "typescript": ".ts",
+    "typescriptreact": ".tsx",
+    "yaml": ".yaml",
+}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -45,6 +79,13 @@ def has_identity(uri: str) -> bool:
     Neovim calls every buffer without a name `file://`.
     """
     return bool(paths_in(uri)[0].strip("/"))
+
+
+def name_of(uri: str, language_id: str) -> str:
+    """Returns the name of a document's file, with an ending of its language if it has none."""
+    name = paths_in(uri)[0].rstrip("/").rpartition("/")[2].replace("\n", " ").strip()
+    ending = _ENDINGS.get(language_id.lower())
+    return name if "." in name or ending is None else f"{name or 'untitled'}{ending}"
 
 
 def _decoded(path: str) -> str:

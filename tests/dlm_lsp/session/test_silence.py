@@ -114,6 +114,13 @@ def test_unusual_text_is_text(text: str) -> None:
     assert reason(text) is None
 
 
+@pytest.mark.parametrize("text", ["", "\n", "  \t\r\n\n", "\u2028\x0c "])
+def test_nothing_is_suggested_unasked_where_there_is_no_text_yet(text: str) -> None:
+    """Without any context a model writes what it has seen most, in whatever language that was."""
+    assert "no text yet" in (reason(text) or "")
+    assert reason(text, automatic=False) is None
+
+
 def test_machine_made_lines_are_completed_only_on_demand() -> None:
     text = "x;" * LINE_CHARS_MAX
     assert f"more than {LINE_CHARS_MAX} characters" in (reason(text) or "")
