@@ -69,7 +69,11 @@ class Commands:
         kind = fields.get("kind", "full")
         if kind not in ACCEPTED_KINDS:
             raise _wrong(convert.ACCEPTED, "kind", f"one of {ACCEPTED_KINDS}")
-        return {"known": self._server.session.accepted(offer_id, kind)}
+        length = fields.get("length")
+        is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
+        if length is not None and not is_count:
+            raise _wrong(convert.ACCEPTED, "length", "a number of characters from 0, or left out")
+        return {"known": self._server.session.accepted(offer_id, kind, length)}
 
     async def _cancel(self, fields: Fields, _: Token) -> object:
         token = fields.get("token")

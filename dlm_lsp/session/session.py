@@ -242,11 +242,17 @@ class Session:
         """Supersedes the request with this token; returns whether there is one."""
         return self._slots.cancel(token)
 
-    def accepted(self, offer_id: str, kind: str) -> bool:
-        """Counts an offer that the user took in whole or in part; returns whether it is known."""
+    def accepted(self, offer_id: str, kind: str, length: int | None = None) -> bool:
+        """Counts an offer that the user took in whole or in part; returns whether it is known.
+
+        Args:
+            length: the characters of the offer that are accepted so far, if only a part is.
+        """
         is_known = offer_id in self._offers
         if is_known:
             self._counts[f"accepted_{kind}"] += 1
+            if kind == "full" or length is not None:
+                self._counts["accepted_characters"] += self._offers.accept(offer_id, length)
         return is_known
 
     def stats(self) -> dict[str, object]:
@@ -336,7 +342,8 @@ class Session:
     def _offer(self, place: CompletionPlace, shift: int, completion: Completion) -> Offer:
         self._counts["offers"] += 1
         start, end = place.start + shift, place.end + shift + completion.replaced
-        return Offer(self._offers.add(), place.lead + completion.text, start, end)
+        offer_id = self._offers.add(len(completion.text))
+        return Offer(offer_id, place.lead + completion.text, start, end)
 
     def _answered(self, slot: RequestSlot, reason: str | None) -> None:
         """Logs and reports how a request ended; `reason` is None if it showed something."""

@@ -546,3 +546,41 @@ async def run(editor: LspClient, command: str, **fields: Any) -> Any:
     return await editor.request(
         "workspace/executeCommand", {"command": command, "arguments": [fields]}
     )
+
+
+async def test_a_request_waits_for_the_next_key_by_the_delay(
+    editor: LspClient, scripted: ScriptedHost
+) -> None:
+    """Only the last request of a burst of keys reaches the engine."""
+    await editor.greet(scripted.url, delay=300)
+    scripted.script = ["a"] * 20
+    asked = []
+    for version, column in enumerate(range(11, 17), start=2):
+        editor.insert(URI, version, 1, column, "x")
+        asked.append(editor.ask_inline(URI, 1, column + 1))
+    answers = [await editor.answer(one) for one in asked]
+    assert [answer is None for answer in answers] == [True] * 5 + [False]
+    assert len(scripted.bodies) == 1
+    assert await editor.inline(URI, 1, 17, INVOKED)  # The user's own wish does not wait.
+
+
+async def test_what_is_accepted_by_word_and_by_line_is_told_and_counted(
+    editor: LspClient, scripted: ScriptedHost
+) -> None:
+    """`length` says how much is accepted so far; the rest is shown again as it was."""
+    await editor.greet(scripted.url)
+    scripted.script = ["a + b\n    return 1"]
+    (item,) = await editor.inline(URI, 1, 11)
+    offer = item["command"]["arguments"][0]["id"]
+    assert (await run(editor, "dlm.accepted", id=offer, kind="word", length=1))["known"]
+    editor.insert(URI, 2, 1, 11, "a")
+    (rest,) = await editor.inline(URI, 1, 12)
+    assert rest["insertText"] == item["insertText"][1:]
+    assert (await run(editor, "dlm.accepted", id=offer, kind="line", length=5))["known"]
+    counts = await editor.stats()
+    assert counts["accepted_word"] == counts["accepted_line"] == 1
+    assert counts["accepted_characters"] == 5
+    assert len(scripted.bodies) == 1
+    for wrong in (-1, "x", True):
+        with pytest.raises(Exception, match="length must be"):
+            await run(editor, "dlm.accepted", id=offer, kind="word", length=wrong)
