@@ -152,12 +152,13 @@ class _Judge:
         whole = before + line.text if line.number == 0 else line.text
         verdicts = [self._repetition(whole, can_grow)]
         # A line inside a bracket or string that the completion has opened continues it.
-        is_outside = not self.fit.depth_at(line.start)
         next_line = self._rules.next_line
-        if self.fit.lacks_closers and _CLOSERS.fullmatch(next_line):
+        if _CLOSERS.fullmatch(next_line) and self.fit.lacks(next_line.lstrip()[0]):
             next_line = ""  # It may be one that the document lacks.
+        is_outside = self.fit.is_outside(line.start, in_text=True)
         if is_outside and (line.number > 0 or not before.strip()):
             verdicts.append(_same(whole, next_line, can_grow))
+        is_outside = self.fit.is_outside(line.start)
         if is_outside and line.number > 0 and self._rules.is_scoped:
             verdicts.append(self._scope(line.text, can_grow))
         return max(verdicts, key=lambda verdict: verdict.value)
@@ -237,20 +238,25 @@ def _repeat_start(rules: LineRules, fit: Fit, text: str, line: _Line) -> int | N
         return None
     start, end = line.start, line.start + len(line.text)
     stop = start + len(line.text.rstrip())
-    starts = list(_whole_repeats(repeated, text, start, stop))
+    line_before = rules.line_before if line.number == 0 else ""
+    earlier = list(_whole_repeats(repeated, line_before[-1:], text, start, stop))
+    starts = [at for at in earlier if fit.is_outside(at)]
     if stop - len(repeated) >= start and text.endswith(repeated, start, stop):
         starts.append(stop - len(repeated))
     if line.can_grow:
         begun = range(max(end - len(repeated) + 1, start), end)
         starts += [at for at in begun if repeated.startswith(text[at:end])]
     for at in starts:
-        if not fit.depth_at(at) and not _is_angle_open(repeated, text[start:at]):
+        is_outside = fit.is_outside(at, in_text=True)
+        if is_outside and not _is_angle_open(repeated, line_before + text[start:at]):
             return at
     return None
 
 
-def _whole_repeats(repeated: str, text: str, start: int, stop: int) -> Iterator[int]:
+def _whole_repeats(repeated: str, first: str, text: str, start: int, stop: int) -> Iterator[int]:
     """Yields where the text after the cursor stands in a line, as whole words and operators.
+
+    `first` is the character before the line's first one; empty at the start of a line.
 
     If it begins with a mark that closes something (`>`, `</p>`), the mark is enough.
     """
@@ -259,7 +265,7 @@ def _whole_repeats(repeated: str, text: str, start: int, stop: int) -> Iterator[
     at = text.find(wanted, start, stop)
     while at >= 0:
         end = at + len(wanted)
-        before, after = text[at - 1 : at] if at > start else " ", text[end : end + 1]
+        before, after = text[at - 1 : at] if at > start else first or " ", text[end : end + 1]
         if mark:
             is_whole = wanted != ">" or (before not in "-=" and after != "=")
         else:
@@ -280,12 +286,12 @@ def _are_apart(left: str, right: str) -> bool:
 
 
 def _is_angle_open(repeated: str, before: str) -> bool:
-    """Returns whether the line has opened what a repeated text closes: `<` for `>`, `<p` for
+    """Returns whether the line has opened more than a repeated text closes: `<` for `>`, `<p` for
     `</p>`."""
     if repeated[0] == ">":
-        return before.count("<") > len(re.findall(r"(?<![-=])>", before))
+        return before.count("<") > len(re.findall(r"(?<![-=])>", before)) + 1
     tag = _CLOSING_TAG.match(repeated)
     if tag is None:
         return False
     name = re.escape(tag.group(1))
-    return len(re.findall(f"<{name}\\b", before)) > len(re.findall(f"</{name}\\b", before))
+    return len(re.findall(f"<{name}\\b", before)) > len(re.findall(f"</{name}\\b", before)) + 1

@@ -49,6 +49,8 @@ class Pairs:
         closed: the indices of the frames that the text after the cursor closes.
         head: the closers right of the cursor; empty if there is other text on the line.
         line_after: the text right of the cursor on its line.
+        wanted: the closers after the cursor that close nothing yet, so that a completion has to
+            open what they close; None if they are not known.
     """
 
     language: Language
@@ -57,6 +59,7 @@ class Pairs:
     closed: frozenset[int]
     head: tuple[Mark, ...]
     line_after: str
+    wanted: tuple[str, ...] | None = None
 
     @property
     def in_string(self) -> bool:
@@ -86,16 +89,65 @@ def pairs_for(language: Language, before: str, after: str) -> Pairs:
     else:
         above = _scanned(language, before[:line], ())
         frames = scan(language, text, line, cursor, above.frames, line, is_draft=True).frames
-    rest = scan(language, text, cursor, cursor + len(line_after), frames, is_draft=True)
-    events = rest.events
-    if rest.frames:
-        events += _scanned(language, below, rest.frames).events
-    head = _head(rest.events, cursor, line_after) if is_only_closers(line_after) else ()
-    pairs = Pairs(language, before[-_LOOKBEHIND_CHARS:], frames, frozenset(), head, line_after)
-    closers = _closers(events, len(frames))
-    if len(below) == _BELOW_CHARS:  # What is not closed so near is taken to be closed later.
-        return replace(pairs, closed=frozenset(range(len(frames))))
-    return _aligned(pairs, closers, line)
+    found, num_closable = _after_cursor(language, text, after, cursor, frames)
+    head = _head(found.events, cursor, line_after) if is_only_closers(line_after) else ()
+    before = before[-_LOOKBEHIND_CHARS:]
+    pairs = Pairs(language, before, frames, frozenset(), head, line_after)
+    closers = _closers(found.events, num_closable)
+    if len(below) == _BELOW_CHARS:  # What is further below is not known.
+        return replace(pairs, closed=frozenset(closers))
+    strays = (event for event in found.events if event.what is What.STRAY)
+    wanted = tuple(text[event.start : event.end] for event in strays)
+    return _aligned(replace(pairs, wanted=wanted), closers, num_closable, line)
+
+
+def _after_cursor(
+    language: Language, text: str, after: str, cursor: int, frames: tuple[Frame, ...]
+) -> tuple[Scan, int]:
+    """Scans text[cursor:], and returns how many of the frames it can close, outermost first.
+
+    A string of several lines that is open at the cursor may be closed below, or the completion has
+    to close it and the next quote opens another. What leaves no string open at the end is right; of
+    `after`, the whole text after the cursor, only the quotes are counted where it is longer.
+    """
+    length = len(re.split(r"[\r\n]", after, maxsplit=1)[0])
+    whole = _scan_after(language, text, cursor, length, frames)
+    at = len(frames) - 1
+    while at >= 0 and not (frames[at].is_text and frames[at].closer):
+        at -= 1
+    closing = next((e for e in whole.events if e.what is What.CLOSE and e.depth <= at), None)
+    is_real = closing is not None and closing.end > closing.start
+    if at < 0 or (is_real and closing is not None and closing.start < cursor + length):
+        return whole, len(frames)
+    frame = frames[at]
+    without = _scan_after(language, text, cursor, length, frames[:at])
+    if frame.kind is Kind.COMMENT:
+        opener = next((one for one, other in language.block_comments if other == frame.closer), "")
+        is_below = closing is not None and opener not in text[cursor : closing.start]
+    elif len(after) > len(text) - cursor:
+        is_below = is_real and after.count(frame.closer) % 2 == 1
+    elif frame.ends_with_line:
+        is_below = False
+    else:
+        is_below = closing is not None and not _is_in_string(whole) and _is_in_string(without)
+    return (whole, len(frames)) if is_below else (without, at)
+
+
+def _scan_after(
+    language: Language, text: str, cursor: int, length: int, frames: tuple[Frame, ...]
+) -> Scan:
+    """Scans the rest of the cursor's line and the lines below; the latter from memory."""
+    end = cursor + length
+    rest = scan(language, text, cursor, end, frames, is_draft=True)
+    below = _scanned(language, text[end:], rest.frames)
+    moved = tuple(
+        replace(event, start=event.start + end, end=event.end + end) for event in below.events
+    )
+    return Scan(rest.events + moved, below.frames)
+
+
+def _is_in_string(found: Scan) -> bool:
+    return any(frame.kind is Kind.STRING and not frame.ends_with_line for frame in found.frames)
 
 
 @lru_cache(maxsize=16)
@@ -147,14 +199,15 @@ def _closers(events: tuple[Event, ...], depth: int) -> dict[int, Event]:
     return found
 
 
-def _aligned(pairs: Pairs, closers: dict[int, Event], line: int) -> Pairs:
+def _aligned(pairs: Pairs, closers: dict[int, Event], num_closable: int, line: int) -> Pairs:
     """Returns the pairs with the closers shared out among the frames.
 
     Where the document lacks closers, those of the innermost frames are missing, since a completion
     stands before all others. Next to closers only frames of the cursor's own line lack any: the
     editor has put them there, whatever is wrong in the rest of the document.
     """
-    frames, marked = pairs.frames, [mark.frame for mark in pairs.head if mark.frame is not None]
+    frames = pairs.frames[:num_closable]
+    marked = [mark.frame for mark in pairs.head if mark.frame is not None]
     if len(closers) == len(frames):
         return replace(pairs, closed=frozenset(closers))
     here = [at for at, frame in enumerate(frames) if frame.start >= line] if marked else None
@@ -238,14 +291,28 @@ class Fit:
         for event in self._events:
             self._states.append(self._after(self._states[-1], event))
 
-    @property
-    def lacks_closers(self) -> bool:
-        """Whether the text after the cursor leaves something open that the text before opened."""
-        return len(self._pairs.closed) < len(self._pairs.frames)
+    def lacks(self, closer: str) -> bool:
+        """Returns whether the text after the cursor leaves something open that this closes."""
+        frames, closed = self._pairs.frames, self._pairs.closed
+        return any(frame.closer == closer for at, frame in enumerate(frames) if at not in closed)
 
-    def depth_at(self, index: int) -> int:
-        """Returns how many frames that the completion has opened are open before an index."""
-        return len(self._states[bisect_left(self._starts, index)].own)
+    def is_outside(self, index: int, in_text: bool = False) -> bool:
+        """Returns whether no frame is open before an index that the completion has opened and has
+        to close itself.
+
+        Args:
+            in_text: whether strings and comments do not count, but only the brackets around them.
+        """
+        state = self._states[bisect_left(self._starts, index)]
+        own = state.own
+        if in_text:
+            own = tuple(frame for frame in own if frame.kind in (Kind.BRACKET, Kind.CODE))
+        return len(own) <= max(len(state.kept), self._num_wanted(own))
+
+    def _num_wanted(self, own: tuple[Frame, ...]) -> int:
+        """Returns how many of these frames, outermost first, closers after the cursor close."""
+        wanted = self._pairs.wanted
+        return len(own) if wanted is None else min(len(own), len(wanted))
 
     def decided(self) -> int:
         """Returns the end of the part that no further text can read otherwise."""
@@ -265,11 +332,12 @@ class Fit:
             return min(end, *self._starts[after:], len(self._text))
         return end
 
-    def ending(self, end: int, is_cut: bool) -> Ending:
+    def ending(self, end: int, is_cut: bool, closes_text: bool = False) -> Ending:
         """Returns how the completion ends if it is cut at an index.
 
         Args:
             is_cut: whether the model's text goes on after the index.
+            closes_text: whether a string or comment that is open at the cut is closed, too.
         """
         at = bisect_left(self._starts, end)
         if at and self._events[at - 1].end > end:  # No token is shown in part.
@@ -283,11 +351,11 @@ class Fit:
             end = len(self._text[:shorter].rstrip())
             pairs = self._pairs_before(end)
         state = self._states[bisect_left(self._starts, end)]
-        closers = "".join(
-            frame.closer
-            for frame in reversed(state.own[len(state.kept) :])
-            if frame.kind is not Kind.SOFT
-        )
+        num_taken = len(state.kept) or (0 if closes_text else self._num_wanted(state.own))
+        left = [frame for frame in state.own[num_taken:] if frame.kind is not Kind.SOFT]
+        if any(frame.is_text and not frame.ends_with_line for frame in left) and not closes_text:
+            left = []  # The text after the cursor may go on with it.
+        closers = "".join(frame.closer for frame in reversed(left))
         replaced = self._pairs.head[pairs[-1][2]].end if pairs else 0
         return Ending(end, replaced, closers if is_cut else "")
 
@@ -310,11 +378,11 @@ class Fit:
         if not head or head[-1].text not in ":;," or len(head) - 1 != len(pairs):
             return pairs
         for found in _PUNCTUATION.finditer(self._text, pairs[-1][1] if pairs else 0, end):
-            if found.group() == head[-1].text and self._is_outside(found.start()):
+            if found.group() == head[-1].text and self._is_plain(found.start()):
                 return [*pairs, (found.start(), found.end(), len(head) - 1)]
         return pairs
 
-    def _is_outside(self, index: int) -> bool:
+    def _is_plain(self, index: int) -> bool:
         """Returns whether an index is in code outside everything that the completion opened."""
         state = self._states[bisect_left(self._starts, index)]
         frames = self._pairs.frames[: state.floor]

@@ -159,7 +159,11 @@ def shape_final(rules: Rules, text: str) -> Shaped:
         return Shaped("", 0, True)
     if limit.is_final:
         fit = _fit_of_cut(rules, normal[: limit.end])
-    ending = fit.ending(limit.end, limit.end < len(normal))
+    lines_max, rest_of_line = rules.lines.lines_max, rules.line_after.strip()
+    is_full = lines_max is not None and normal.count("\n", 0, limit.end) + 1 >= lines_max
+    ending = fit.ending(
+        limit.end, limit.end < len(normal), closes_text=is_full and not rest_of_line
+    )
     if not ending.end:
         return Shaped("", 0, limit.is_final)
     kept = normal[: limit.end]

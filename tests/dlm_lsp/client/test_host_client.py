@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dlm_lsp.client import answers, connection
+from dlm_lsp.client import answers, connection, paths
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_client import HostClient
 from dlm_lsp.client.host_settings import HostSettings
@@ -161,10 +161,12 @@ async def test_health_nothing_there_is_absent_and_starts_nothing(private_runtime
 
 
 async def test_health_folder_that_is_not_private_is_an_error_with_its_remedy(
-    private_runtime: Path,
+    private_runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (private_runtime / "dlm-lsp").mkdir()
-    (private_runtime / "dlm-lsp").chmod(0o755)
+    folder = private_runtime / "dlm-lsp"
+    folder.mkdir()
+    folder.chmod(0o755)
+    monkeypatch.setattr(paths, "_candidates", lambda: [folder])  # There is no other place.
     client = HostClient(SETTINGS)
     health = await client.health()
     assert health.state == "error"

@@ -275,3 +275,38 @@ def test_an_indentation_that_the_language_prescribes_is_kept_to(
     language: str, document: str, raw: str, right: str
 ) -> None:
     assert filled(document, raw, language, automatic=False) == right
+
+
+@pytest.mark.parametrize(
+    ("language", "before", "middle", "after"),
+    [
+        ("python", 'def f():\n    """One', ' of many."""', '\n\n\ndef g():\n    """Two."""\n'),
+        (
+            "python",
+            "def f():\n    ",
+            '"""One.',
+            '\n\n    Args:\n    """\n\n\ndef g():\n    """Two."""\n',
+        ),
+        ("shellscript", 'if x; then\n  echo "a', 'b" 1>&2', '\n  exit\nfi\necho "c"\n'),
+        ("javascript", "f(`a ${b} is ", "c`)", "\n  throw er\n\n  g(`d`)\n"),
+        ("cpp", "#includ", "e <optional", ">\n#include <x>\n"),
+        ("cpp", "namespace a {\nnamespace b", " {", "\nint f();\n} // b\n} // a\n"),
+        ("python", "        self.document", "s = document", "s\n        self.x = 1\n"),
+        ("cpp", "x; ", "// This file is inc", "luded by x.h\n#include <y>\n"),
+        ("python", "class A:\n    # AF", "_INET6 is\n    pass", "\n\n    x = (1)\n"),
+        ("python", "x = f(a,", " b)", "\n\ny = g((1))\n"),
+        ("javascript", "  run", "script({", "\n    a,\n    b,\n  });\n"),
+        ("javascript", "  f(x) {\n    g();\n  ", "},", "\n\n  h() {\n  }\n"),
+        ("go", '\tf("a: ', 'b", c', ")\n}\n"),
+    ],
+)
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_model_that_writes_what_was_there_restores_the_document(
+    language: str, before: str, middle: str, after: str, automatic: bool
+) -> None:
+    """Also where it goes on into the text after the cursor. These places were once cut wrongly:
+    what a hole has taken out, such as the end of a string, changes how the rest reads."""
+    for raw in (middle, middle + after[:20]):
+        shaped = shape_final(rules_for(before, after, automatic, language), raw)
+        result = before + shaped.text + after[shaped.replaced :]
+        assert result == before + middle + after, raw
