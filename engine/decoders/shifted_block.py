@@ -58,7 +58,10 @@ class ShiftedBlock:
 
     def start(self, task: Task) -> ShiftedState:
         pending = PendingTokens(task.cached, task.request.prompt[task.cached :])
-        return ShiftedState(task, pending, Progress(), revisions=task.request.block.revisions)
+        revisions = task.request.block.revisions
+        # Every token is revised once at most.
+        budget = task.request.limits.tokens_max if revisions is None else revisions
+        return ShiftedState(task, pending, Progress(), revisions=budget)
 
     def plan(self, state: ShiftedState) -> Step:
         if state.progress.prefilling:

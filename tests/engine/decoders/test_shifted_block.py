@@ -23,13 +23,15 @@ END = 1
 STRATEGY = ShiftedBlock()
 
 
-def begin(length: int = 4, tokens_max: int = 100, **options) -> ShiftedState:
+def begin(
+    length: int = 4, tokens_max: int = 100, revisions: int | None = 0, **options
+) -> ShiftedState:
     """A state whose prompt (5, 6) is cached, with the bonus token 7 and an undecided block."""
     request = Request(
         (5, 6),
         "block",
         Limits(tokens_max),
-        block=BlockOptions(length, **options),
+        block=BlockOptions(length, revisions=revisions, **options),
         stop_token_ids=(END,),
     )
     traits = Traits(None, has_drafter=True, draft_masks=MASKS)
