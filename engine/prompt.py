@@ -85,11 +85,13 @@ class SentinelFormat:
         order: the prompt's sentinel ids, with `BEFORE` and `AFTER` in the places of the texts.
         end_ids: tokens that end a middle.
         end_texts: texts that end a middle; decoding stops before the first of them.
+        file: the token that the name of a file follows; None if the models know no such token.
     """
 
     order: tuple[int, ...]
     end_ids: tuple[int, ...]
     end_texts: tuple[str, ...] = _ANSWER_ENDS
+    file: int | None = None
 
     def prompt(
         self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
@@ -97,6 +99,11 @@ class SentinelFormat:
         """As `InfillFormat.prompt`."""
         texts = {BEFORE: prefix, AFTER: (*near, *far)}
         return tuple(token for entry in self.order for token in texts.get(entry, (entry,)))
+
+    def named(self, name: Sequence[int], prompt: Sequence[int]) -> tuple[int, ...]:
+        """The prompt with the name of its file before it, by which a model knows the language of a
+        file in which little is written yet."""
+        return tuple(prompt) if self.file is None else (self.file, *name, *prompt)
 
 
 Infill = InfillFormat | SentinelFormat
@@ -133,12 +140,14 @@ class SentinelFamily:
         models: the models that use this order, and the source for it.
         order: the sentinels' names, with `BEFORE` and `AFTER` in the places of the texts. A
             tokenizer belongs to the family if it has all of these names.
+        file: the name of the token that a file's name follows.
         sentencepiece_only: the names alone do not identify the family; the tokenizer must also be
             a SentencePiece one.
     """
 
     models: str
     order: tuple[str | int, ...]
+    file: str | None = None
     sentencepiece_only: bool = False
 
 
@@ -152,6 +161,7 @@ SENTINELS = (
     SentinelFamily(
         "Qwen2.5-Coder (arXiv 2409.12186)",
         ("<|fim_prefix|>", BEFORE, "<|fim_suffix|>", AFTER, "<|fim_middle|>"),
+        file="<|file_sep|>",
     ),
     SentinelFamily(
         "StarCoder (arXiv 2305.06161), StarCoder2 (2402.19173), Granite Code (2405.04324)",
@@ -241,5 +251,7 @@ def sentinel_format(
         if len(known) == len(order):
             ends = [id_of(name) for name in SENTINEL_ENDS]
             ends += [entry for entry in known if entry >= 0]
-            return SentinelFormat(known, tuple(end for end in ends if end is not None))
+            ids = tuple(end for end in ends if end is not None)
+            file = id_of(family.file) if family.file is not None else None
+            return SentinelFormat(known, ids, file=file)
     return None

@@ -7,25 +7,55 @@ reads no file.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
-_DATA = ("", ".json", ".yml", ".yaml", ".toml", ".ini", ".cfg", ".conf", ".xml", ".txt", ".csv")
+_TABLES = (".json", ".yml", ".yaml", ".toml", ".ini", ".cfg", ".conf", ".xml", ".properties")
+_DATA = ("", *_TABLES, ".txt", ".csv", ".enc")
 _COPIES = ("", ".pub", ".bak", ".old", ".orig")
+_KEYS = ("rsa", "dsa", "ecdsa", "ed25519", "ecdsa_sk", "ed25519_sk")
+_STEMS = ("credentials", "credential", "secrets", "secret")
 SECRET_GLOBS = (
-    *(".env", ".env.*", "*.env", ".envrc", ".dev.vars"),
-    *("*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ovpn"),
-    *("*.gpg", "*.asc", "*.age"),
-    *(f"id_{kind}{end}" for kind in ("rsa", "dsa", "ecdsa", "ed25519") for end in _COPIES),
-    *(f"{stem}{end}" for stem in ("credentials", "credential", "secrets") for end in _DATA),
-    *("client_secret*.json", "service[-_]account*.json", "*.tfvars", "*.tfstate"),
-    *(".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd"),
-    *(".git-credentials", ".vault-token", ".dockercfg", ".s3cfg", "kubeconfig"),
+    *(".env", ".env.*", ".env-*", ".env_*", "*.env", "*.env.*", ".envrc", ".dev.vars", ".renviron"),
+    *("*.pem", "*.key", "*.ppk", "*.p8", "*.p12", "*.pkcs12", "*.pfx", "*.jks", "*.keystore"),
+    *("*.kdbx", "*.ovpn", "*.keytab", "*.gpg", "*.asc", "*.age"),
+    *(f"id_{kind}{end}" for kind in _KEYS for end in _COPIES),
+    "ssh_host_*_key",
+    *(f"{stem}{end}" for stem in _STEMS for end in _DATA),
+    *(f"*[-_.]{stem}{end}" for stem in _STEMS for end in _TABLES),
+    # Code may lie in such a folder, but data there is secret.
+    *(f"{folder}/**/*{end}" for folder in ("secret", "secrets") for end in (*_TABLES, ".txt")),
+    *(".secret", ".secrets", ".secrets/**", ".password", ".passwd", "passwords.txt"),
+    *("client_secret*.json", "service[-_]account*.json", "*firebase-adminsdk*.json"),
+    *(
+        "*.tfvars",
+        "*.tfvars.json",
+        "*.tfstate",
+        "*.tfstate.*",
+        ".terraformrc",
+        "local.settings.json",
+    ),
+    *(".netrc", "_netrc", ".authinfo", ".npmrc", ".pypirc", ".pgpass", "pgpass.conf", ".my.cnf"),
+    *(".mylogin.cnf", ".htpasswd", ".git-credentials", ".vault-token", ".vault_pass*"),
+    *(".dockercfg", ".s3cfg", ".boto", ".databrickscfg", "kubeconfig", "*.kubeconfig"),
     *(".ssh/**", ".aws/**", ".gnupg/**", ".azure/**", ".kube/**", ".docker/config.json"),
+    *(".config/gcloud/**", ".config/gh/hosts.yml", ".cargo/credentials*"),
+)
+# Files that show which secrets belong where and hold none, and declarations of types.
+_HARMLESS = (
+    *(f"*.env*{end}" for end in (".example", ".sample", ".template", ".tmpl", ".dist")),
+    *(f"*.env[-_]{end}" for end in ("example", "sample", "template")),
+    *("example.env", "sample.env", "template.env", "*.env.d.ts", "*.env.ts", "*.env.js"),
 )
 
 
+@lru_cache(maxsize=256)
 def is_secret(path: str) -> bool:
     """Whether a file with this path usually holds secrets."""
-    return any(matches(path, glob) for glob in SECRET_GLOBS)
+    name = path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    found = [glob for glob in SECRET_GLOBS if matches(path, glob)]
+    is_harmless = any(matches(name, glob) for glob in _HARMLESS)
+    # What a folder makes secret is so under any name.
+    return bool(found) and not (is_harmless and all("/" not in glob for glob in found))
 
 
 def matches(path: str, glob: str) -> bool:

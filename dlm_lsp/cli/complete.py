@@ -26,9 +26,9 @@ from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBo
 from dlm_lsp.postprocess.shaping import rules_for
 from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document
+from dlm_lsp.session.gate import why_not
 from dlm_lsp.session.pipeline import Suggestion, complete, to_body
-from dlm_lsp.session.silence import why_silent
-from dlm_lsp.settings.files import project_dir, user_file
+from dlm_lsp.settings.files import project_file, user_file
 from dlm_lsp.settings.schema import CLIENT, Settings, load_settings
 from engine.api import Sampling
 from engine.errors import ConfigError
@@ -75,13 +75,14 @@ def run(
 
 def _job(place: FilePlace, client_settings: dict[str, object]) -> CompletionJob:
     document, offset = open_place(place)
-    loaded = load_settings(client_settings, project_dir(place.path), user_file())
+    found = project_file(place.path)
+    loaded = load_settings(client_settings, (found,) if found else (), user_file())
     for problem in loaded.problems:
         source, _, sentence = problem.partition(": ")
         if source == CLIENT:
             raise ConfigError(sentence.removesuffix(" It is ignored."))
         print(f"dlm-lsp complete: {problem}", file=sys.stderr)
-    if reason := why_silent(document, offset, loaded.settings, automatic=False):
+    if reason := why_not(document, offset, loaded, automatic=False):
         raise PlaceError(f"{place} is not completed. {reason}")
     return CompletionJob(place, document, offset, loaded.settings)
 
@@ -160,7 +161,8 @@ def _suggestions(
     job: CompletionJob, body: GenerateBody, client: HostClient
 ) -> AsyncGenerator[Suggestion, None]:
     context = gather(job.document, job.offset, None)
-    rules = rules_for(context.prefix, context.suffix, automatic=False)
+    lines_max = job.settings.limits.lines
+    rules = rules_for(context.prefix, context.suffix, False, context.language_id, lines_max)
     return complete(context, rules, body, client)
 
 

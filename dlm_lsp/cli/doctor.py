@@ -31,14 +31,12 @@ from dlm_lsp.client.host_settings import HostSettings, to_host_settings
 from dlm_lsp.client.paths import host_paths
 from dlm_lsp.host.dry_run import DryRun, OnnxDryRun, dry_run
 from dlm_lsp.host.modes import auto_body, times_body
-from dlm_lsp.session.silence import why_silent
-from dlm_lsp.settings.files import project_dir, user_file
+from dlm_lsp.session.gate import why_not
+from dlm_lsp.settings.files import project_file, user_file
 from dlm_lsp.settings.schema import (
     CLIENT,
-    PROJECT_FILE,
     SECRET_FIELDS,
     LoadedSettings,
-    Settings,
     load_settings,
 )
 from dlm_lsp.store.choice import choose
@@ -118,15 +116,15 @@ async def examine(place: str | None, client_settings: Mapping[str, object]) -> D
     """Makes the report. Takes seconds if no host runs, because a trial load is needed."""
     report = DoctorReport()
     _add_program(report)
-    folder = project_dir(Path.cwd() / "file")
+    found = project_file(Path.cwd() / "file")
     if place is not None:
         with contextlib.suppress(PlaceError):
-            folder = project_dir(to_place(place).path)
-    loaded = load_settings(client_settings, folder, user_file())
+            found = project_file(to_place(place).path)
+    loaded = load_settings(client_settings, (found,) if found else (), user_file())
     await _add_engine(report, loaded)
-    _add_settings(report, loaded, folder)
+    _add_settings(report, loaded, found)
     if place is not None:
-        _add_place(report, place, loaded.settings)
+        _add_place(report, place, loaded)
     return report
 
 
@@ -351,7 +349,7 @@ def _parameters(count: int) -> str:
     return f"{count / 1e6:.1f} million" if count >= 100_000 else str(count)
 
 
-def _add_settings(report: DoctorReport, loaded: LoadedSettings, folder: Path | None) -> None:
+def _add_settings(report: DoctorReport, loaded: LoadedSettings, found: Path | None) -> None:
     report.problems += loaded.problems
     values = loaded.settings.model_dump(by_alias=True)
     facts = []
@@ -362,7 +360,7 @@ def _add_settings(report: DoctorReport, loaded: LoadedSettings, folder: Path | N
         shown = "(hidden)" if name in SECRET_FIELDS and value is not None else json.dumps(value)
         facts.append(Fact(name, shown, _origin(origin)))
     report.sections["settings"] = facts
-    files = [("user", user_file()), ("project", folder and folder / PROJECT_FILE)]
+    files = [("user", user_file()), ("project", found)]
     report.sections["settings files"] = [
         Fact(name, str(path or "none"), "read" if path and os.path.isfile(path) else "not there")
         for name, path in files
@@ -373,14 +371,14 @@ def _origin(origin: str) -> str:
     return "the command line" if origin == CLIENT else origin
 
 
-def _add_place(report: DoctorReport, argument: str, settings: Settings) -> None:
+def _add_place(report: DoctorReport, argument: str, loaded: LoadedSettings) -> None:
     try:
         document, offset = open_place(to_place(argument))
     except PlaceError as error:
         report.problems.append(str(error))
         return
-    typing = why_silent(document, offset, settings, automatic=True)
-    asking = why_silent(document, offset, settings, automatic=False)
+    typing = why_not(document, offset, loaded, automatic=True)
+    asking = why_not(document, offset, loaded, automatic=False)
     report.sections["place"] = [
         Fact("place", argument),
         Fact("language", document.language_id),

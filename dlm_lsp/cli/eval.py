@@ -73,7 +73,7 @@ def run(options: EvalOptions, client_settings: dict[str, object], as_json: bool)
 
 
 def _settings(client_settings: Mapping[str, object]) -> Settings:
-    loaded = load_settings(client_settings, None, None)
+    loaded = load_settings(client_settings)
     if loaded.problems:
         sentence = loaded.problems[0].partition(": ")[2]
         raise ConfigError(sentence.removesuffix(" It is ignored."))

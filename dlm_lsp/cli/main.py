@@ -155,8 +155,8 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
-        default="info",
-        help="lowest level to log (info); debug logs source text",
+        default="warning",
+        help="lowest level to log (warning); info logs requests, debug source text",
     )
     group.add_argument(
         "--clientProcessId",

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlm_lsp.client.host_settings import to_host_settings
-from dlm_lsp.settings.files import project_dir, user_file
+from dlm_lsp.settings.files import project_file, user_file
 from dlm_lsp.settings.schema import load_settings
 from engine.config import EngineSettings
 from engine.device import needs_torch, torch_unusable
@@ -35,7 +35,8 @@ def run(client_settings: Mapping[str, object], holes_max: int | None, as_json: b
     Raises:
         ConfigError: the requested device is missing.
     """
-    loaded = load_settings(client_settings, project_dir(Path.cwd() / "file"), user_file())
+    found = project_file(Path.cwd() / "file")
+    loaded = load_settings(client_settings, (found,) if found else (), user_file())
     host = to_host_settings(loaded.settings)
     if host.problem is not None:
         raise ConfigError(host.problem.message, remedy=host.problem.remedy)

@@ -14,6 +14,7 @@ from engine.api import AskedMode
 
 PREFIX_CHARS_MAX = 200_000
 SUFFIX_CHARS_MAX = 100_000
+NAME_CHARS_MAX = 255
 DOCUMENT_CHARS_MAX = 4096  # The limit of a document's name.
 
 
@@ -78,10 +79,12 @@ class BudgetBody(_Message):
 
 
 class GenerateBody(_Message):
-    """A request for one completion at a cursor. `client` and `document` are only for logs."""
+    """A request for one completion at a cursor. `client` and `document` are only for logs; `name`
+    is the file's name, which tells a model the language of a short text."""
 
     client: str = Field(default="", max_length=200)
     document: str = Field(default="", max_length=DOCUMENT_CHARS_MAX)
+    name: str = Field(default="", max_length=NAME_CHARS_MAX)
     prefix: str = Field(max_length=PREFIX_CHARS_MAX)
     suffix: str = Field(default="", max_length=SUFFIX_CHARS_MAX)
     marks: Marks = Marks()

@@ -137,10 +137,17 @@ def private_folder(name: str) -> Path:
         HostError: as for `host_paths`.
     """
     longest = len(f"/{name}.start")
+    errors: list[HostError] = []
     for folder in _candidates():
         if len(os.fsencode(folder)) + longest <= SOCKET_PATH_BYTES_MAX:
-            _make_private(folder)
-            return folder
+            try:
+                _make_private(folder)
+            except HostError as error:
+                errors.append(error)
+            else:
+                return folder
+    if errors:
+        raise errors[0]
     raise HostError(
         f"Every place for a socket is longer than {SOCKET_PATH_BYTES_MAX} bytes.",
         remedy="Set XDG_RUNTIME_DIR to a short path that only you can enter.",
@@ -194,8 +201,10 @@ def _make_private(folder: Path) -> None:
         problem = "is a link or a file, not a folder"
     elif status.st_uid != os.getuid():
         problem = f"belongs to user {status.st_uid}"
-    elif stat.S_IMODE(status.st_mode) != 0o700:
-        problem = f"has mode {stat.S_IMODE(status.st_mode):04o}, not 0700"
+    elif status.st_mode & 0o077:  # Other bits, such as an inherited setgid, give nobody access.
+        problem = f"has mode {stat.S_IMODE(status.st_mode):04o}, so that others can enter it"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = "cannot be written to"
     else:
         return
     raise HostError(

@@ -103,7 +103,7 @@ async def ask(
     if not asking.is_shaped:
         return finished.text + question.end, finished
     context = question.context
-    rules = rules_for(context.prefix, context.suffix, automatic=False)
+    rules = rules_for(context.prefix, context.suffix, False, context.language_id)
     shaped = shape_final(rules, finished.text)
     return _inserted(question, shaped.text, shaped.replaced), finished
 

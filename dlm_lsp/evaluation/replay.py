@@ -129,7 +129,8 @@ async def replay(
         EngineFailure: the session reported an error.
     """
     editor = Deaf()
-    session = Session(editor, ENCODING, make_link(editor), client_settings)
+    # The typist presses the next key after the answer, so that a delay would only take time.
+    session = Session(editor, ENCODING, make_link(editor), {**client_settings, "delay": 0})
     try:
         await session.start()
         counts = await _Desk(script, session, editor).work(keys_max)

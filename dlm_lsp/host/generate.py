@@ -148,7 +148,11 @@ def to_engine(
     """
     options = _options(body, backend, records)
     pieces = TextPieces(
-        body.prefix, body.suffix, body.marks.prefix_start, body.marks.far_suffix_start
+        body.prefix,
+        body.suffix,
+        body.marks.prefix_start,
+        body.marks.far_suffix_start,
+        body.name,
     )
     layout = lay_out(pieces, backend.tokenizer, options.budget)
     sampling = body.sampling

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engine.errors import RequestError
@@ -23,6 +23,7 @@ from engine.prompt import (
     NEAR_LINES,
     PREFIX_TOKENS_MAX,
     Infill,
+    SentinelFormat,
     prompt_of,
 )
 
@@ -31,6 +32,8 @@ from engine.prompt import (
 _SUFFIX_TOKENS = FAR_TOKENS_MAX + 32
 # Code has 3 to 4 characters a token. Text beyond this many characters a token is not tokenized.
 _CHARS_PER_TOKEN_MAX = 12
+NAMED_CHARS = 600  # A longer text tells its language itself, and keeps its prompt free of the name.
+_NAME_TOKENS = 24
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -52,12 +55,14 @@ class TextPieces:
         prefix, suffix: the text before and after the cursor.
         prefix_start: offset into `prefix` where the prompt's prefix starts; None lets it be chosen.
         far_suffix_start: offset into `suffix` where the far suffix starts; None lets it be chosen.
+        name: the file's name; empty if it is not known.
     """
 
     prefix: str
     suffix: str
     prefix_start: int | None = None
     far_suffix_start: int | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +124,16 @@ def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> L
     """
     _check_mark("marks.prefixStart", pieces.prefix_start, pieces.prefix)
     _check_mark("marks.farSuffixStart", pieces.far_suffix_start, pieces.suffix)
+    infill, name = encoder.infill, _name(pieces, encoder)
+    if len(name) > budget.prefix // 4:  # The text before the cursor is worth more.
+        name = []
+    budget = replace(budget, prefix=budget.prefix - len(name))
     start, prefix = _prefix(pieces.prefix, pieces.prefix_start, encoder, budget.prefix)
     far_start, far, near = _suffix(pieces.suffix, pieces.far_suffix_start, encoder, budget.suffix)
     begin = encoder.id_of(BEGIN)
-    prompt = prompt_of(encoder.infill, begin, far=far, prefix=prefix, near=near)
+    prompt = prompt_of(infill, begin, far=far, prefix=prefix, near=near)
+    if name and isinstance(infill, SentinelFormat):
+        prompt = infill.named(name, prompt)
     if not prompt:
         raise RequestError(
             "prefix is empty, and this checkpoint has no begin token to start from.",
@@ -130,6 +141,15 @@ def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> L
             param="prefix",
         )
     return Layout(prompt, start, far_start)
+
+
+def _name(pieces: TextPieces, encoder: TextEncoder) -> list[int]:
+    """Returns the tokens of the file's name, where the text is too short to tell its language."""
+    infill = encoder.infill
+    is_short = len(pieces.prefix) + len(pieces.suffix) < NAMED_CHARS
+    if not pieces.name or not is_short or not isinstance(infill, SentinelFormat):
+        return []
+    return [] if infill.file is None else encoder.encode(f"{pieces.name}\n")[-_NAME_TOKENS:]
 
 
 def _check_mark(name: str, mark: int | None, text: str) -> None:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _LOCK_SECONDS_MAX = 1.0
 _CHECK_SECONDS = 5.0
+# The editors' servers look at the host every 40 s (`session/engine_link.py`).
+LONELY_SECONDS = 120.0
 
 
 @contextmanager
@@ -76,9 +78,10 @@ async def watch(
 ) -> int:
     """Waits until the host must end; returns the exit status.
 
-    A host ends when asked to, after `idle_seconds` without a request (0: never), shortly after a
-    failed load, and when no client can find it any more because its socket was removed or the
-    checkpoint has changed.
+    A host ends when asked to, after `idle_seconds` without a request (0: never) or LONELY_SECONDS
+    without a client, which gives the memory back soon after the last editor was closed, shortly
+    after a failed load, and when no client can find it any more because its socket was removed or
+    the checkpoint has changed.
 
     Args:
         is_current: returns whether clients would still look for this host.
@@ -87,7 +90,7 @@ async def watch(
     if host.loader.error is not None:
         await _stopped_within(host, host.limits.linger_seconds)
         return 1
-    host.last_active = time.monotonic()  # Loading does not count as idle time.
+    host.last_active = host.last_seen = time.monotonic()  # Loading does not count as idle time.
     inode = path.stat().st_ino if path is not None and path.exists() else None
     while not host.stop.is_set():
         pause = _CHECK_SECONDS
@@ -95,6 +98,10 @@ async def watch(
             left = idle_seconds - host.idle_seconds()
             if left <= 0:
                 logger.info("idle for %.0f s", idle_seconds)
+                break
+            left = min(left, LONELY_SECONDS - host.lonely_seconds())
+            if left <= 0:
+                logger.info("no client for %.0f s", LONELY_SECONDS)
                 break
             pause = min(pause, left)
         if path is not None and not _is_ours(path, inode):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -47,6 +48,7 @@ def _application(host: Host) -> web.Application:
         return await generate(request, host)
 
     async def get_health(request: web.Request) -> web.Response:
+        host.last_seen = time.monotonic()  # Editors that are open look now and then.
         return _health(host)
 
     async def get_metrics(request: web.Request) -> web.Response:

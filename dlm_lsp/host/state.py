@@ -42,6 +42,8 @@ class Host:
         token: the token that clients must send; None on the private socket.
         records: the records of finished requests, by which "auto" chooses.
         stop: an event that is set when the host must end.
+        last_active: when the last request ended.
+        last_seen: when a client last asked for the host's health.
     """
 
     loader: Loader
@@ -52,6 +54,7 @@ class Host:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     requests: int = 0
     last_active: float = field(default_factory=time.monotonic)
+    last_seen: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -66,3 +69,7 @@ class Host:
     def idle_seconds(self) -> float:
         """The seconds since the last request ended or the model was loaded; 0 during a request."""
         return 0.0 if self.requests else time.monotonic() - self.last_active
+
+    def lonely_seconds(self) -> float:
+        """The seconds since a client last asked for anything, its health included."""
+        return min(self.idle_seconds(), time.monotonic() - self.last_seen)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ACCEPTED_KINDS = ("full", "word", "line", "partial")
 TOKENS_MAX = 4096
+SNOOZE_MINUTES_MAX = 24 * 60
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -42,7 +43,9 @@ class Commands:
             "dlm.pullModel": self._pull_model,
             "dlm.setMode": self._set_mode,
             "dlm.restart": self._restart,
+            "dlm.snooze": self._snooze,
             "dlm.stats": self._stats,
+            "dlm.toggle": self._toggle,
         }
 
     @property
@@ -66,7 +69,11 @@ class Commands:
         kind = fields.get("kind", "full")
         if kind not in ACCEPTED_KINDS:
             raise _wrong(convert.ACCEPTED, "kind", f"one of {ACCEPTED_KINDS}")
-        return {"known": self._server.session.accepted(offer_id, kind)}
+        length = fields.get("length")
+        is_count = isinstance(length, int) and not isinstance(length, bool) and length >= 0
+        if length is not None and not is_count:
+            raise _wrong(convert.ACCEPTED, "length", "a number of characters from 0, or left out")
+        return {"known": self._server.session.accepted(offer_id, kind, length)}
 
     async def _cancel(self, fields: Fields, _: Token) -> object:
         token = fields.get("token")
@@ -92,6 +99,23 @@ class Commands:
     async def _restart(self, _: Fields, __: Token) -> object:
         await self._server.session.restart()
         return None
+
+    async def _snooze(self, fields: Fields, _: Token) -> object:
+        minutes = fields.get("minutes")
+        wanted = f"a number of minutes up to {SNOOZE_MINUTES_MAX}; 0 ends a snooze"
+        if not isinstance(minutes, int | float) or isinstance(minutes, bool):
+            raise _wrong("dlm.snooze", "minutes", wanted)
+        if not 0 <= minutes <= SNOOZE_MINUTES_MAX:
+            raise _wrong("dlm.snooze", "minutes", wanted)
+        self._server.session.snooze(minutes)
+        return {"minutes": minutes}
+
+    async def _toggle(self, fields: Fields, _: Token) -> object:
+        uri = _field("dlm.toggle", fields, "uri", str)
+        on = fields.get("on")
+        if on is not None and not isinstance(on, bool):
+            raise _wrong("dlm.toggle", "on", "true, false or left out")
+        return {"uri": uri, "on": self._server.session.toggle(uri, on)}
 
     async def _stats(self, _: Fields, __: Token) -> object:
         return self._server.session.stats()
@@ -139,7 +163,7 @@ class Commands:
         edit = convert.to_workspace_edit(
             answer,
             answer.offers[0],
-            self._server.encoding,
+            self._server.dialect,
             versioned=bool(edits and edits.document_changes),
         )
         is_applied = False

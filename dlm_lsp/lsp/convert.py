@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import cattrs
@@ -21,6 +23,12 @@ ACCEPTED = "dlm.accepted"
 FILL = "dlm.fill"
 LABEL_CHARS_MAX = 60
 
+# Editors whose buffers know their line ends: they put \n for any line end that they are sent to
+# insert, or split the text at \n alone and keep a \r in it (Neovim 0.12).
+_OWN_LINE_ENDS = (
+    *("neovim", "vim", "coc", "visual studio code", "vscode", "vscodium", "code-server", "cursor"),
+    *("windsurf", "emacs", "eglot", "lsp-mode", "zed", "sublime"),
+)
 _WORD_END = re.compile(r"\w*\Z")
 
 # vscode-languageclient up to 9.0.1 forwards VS Code's own numbers: 0 for an explicit request and 1
@@ -70,19 +78,51 @@ def to_range(document: Document, start: int, end: int, encoding: Encoding) -> ty
     )
 
 
-def to_inline_items(answer: Answer, encoding: Encoding) -> list[types.InlineCompletionItem]:
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a client writes text.
+
+    Attributes:
+        encoding: the unit in which it counts characters.
+        owns_line_ends: whether it gives inserted text the document's line ends itself, so that it
+            must be sent \\n: another \\r would be kept as a character.
+    """
+
+    encoding: Encoding
+    owns_line_ends: bool = False
+
+    def written(self, text: str) -> str:
+        """Returns a text as the client is to be sent it."""
+        return re.sub(r"\r\n?", "\n", text) if self.owns_line_ends else text
+
+    def units(self, text: str, offset: int) -> int:
+        """Converts an offset into a text without lines to units of the text as it is sent."""
+        before = text[:offset]
+        if offset < len(text) and text[offset - 1 : offset + 1] == "\r\n":
+            before = text[: offset - 1]  # Half a line end is none.
+        return _in_units(self.written(before), self.encoding)
+
+
+def dialect_of(client: types.InitializeParams | None, encoding: Encoding) -> Dialect:
+    """Returns the dialect of a client by the name that it gives itself."""
+    info = client.client_info if client is not None else None
+    name = info.name.lower() if info is not None and isinstance(info.name, str) else ""
+    return Dialect(encoding, name.startswith(_OWN_LINE_ENDS))
+
+
+def to_inline_items(answer: Answer, dialect: Dialect) -> list[types.InlineCompletionItem]:
     """Converts an answer to that of `textDocument/inlineCompletion`."""
     return [
         types.InlineCompletionItem(
-            insert_text=offer.text,
-            range=to_range(answer.document, offer.start, offer.end, encoding),
+            insert_text=dialect.written(offer.text),
+            range=to_range(answer.document, offer.start, offer.end, dialect.encoding),
             command=_accepted(offer),
         )
         for offer in answer.offers
     ]
 
 
-def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> types.CompletionItem:
+def to_completion_item(answer: Answer, offer: Offer, dialect: Dialect) -> types.CompletionItem:
     """Converts an answer to that of `textDocument/completion`.
 
     The range and the filter text begin with the word before the cursor, so that an editor that
@@ -92,7 +132,7 @@ def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> type
     document = answer.document
     before = document.text[document.line_start(document.line_of(offer.start)) : offer.start]
     word = _WORD_END.findall(before)[0]
-    text = word + offer.text
+    text = dialect.written(word + offer.text)
     label = " ".join(text.split())
     return types.CompletionItem(
         label=label if len(label) <= LABEL_CHARS_MAX else f"{label[: LABEL_CHARS_MAX - 1]}…",
@@ -105,18 +145,20 @@ def to_completion_item(answer: Answer, offer: Offer, encoding: Encoding) -> type
         insert_text_format=types.InsertTextFormat.PlainText,
         insert_text_mode=types.InsertTextMode.AsIs,
         text_edit=types.TextEdit(
-            range=to_range(document, offer.start - len(word), offer.end, encoding), new_text=text
+            range=to_range(document, offer.start - len(word), offer.end, dialect.encoding),
+            new_text=text,
         ),
         command=_accepted(offer),
     )
 
 
 def to_workspace_edit(
-    answer: Answer, offer: Offer, encoding: Encoding, *, versioned: bool
+    answer: Answer, offer: Offer, dialect: Dialect, *, versioned: bool
 ) -> types.WorkspaceEdit:
     """Converts an offer to an edit, with the document's version if the client supports that."""
     document = answer.document
-    edit = types.TextEdit(to_range(document, offer.start, offer.end, encoding), offer.text)
+    place = to_range(document, offer.start, offer.end, dialect.encoding)
+    edit = types.TextEdit(place, dialect.written(offer.text))
     if not versioned:
         return types.WorkspaceEdit(changes={document.uri: [edit]})
     identifier = types.OptionalVersionedTextDocumentIdentifier(document.uri, document.version)
@@ -138,7 +180,7 @@ def to_fill_action(document: Document, position: Position, *, tagged: bool) -> t
     )
 
 
-def to_draft_params(notice: DraftNotice, encoding: Encoding) -> dict[str, Any]:
+def to_draft_params(notice: DraftNotice, dialect: Dialect) -> dict[str, Any]:
     """Returns the parameters of `dlm/draft`."""
     document, state = notice.document, notice.state
     return {
@@ -146,12 +188,12 @@ def to_draft_params(notice: DraftNotice, encoding: Encoding) -> dict[str, Any]:
         "textDocument": {"uri": document.uri, "version": document.version},
         "position": _plain(notice.position),
         "range": {"start": _plain(notice.start), "end": _plain(notice.end)},
-        "committed": notice.committed,
-        "draft": state.draft,
+        "committed": dialect.written(notice.committed),
+        "draft": dialect.written(state.draft),
         "spans": [
             {
-                "start": _in_units(state.draft, span.start, encoding),
-                "end": _in_units(state.draft, span.end, encoding),
+                "start": dialect.units(state.draft, span.start),
+                "end": dialect.units(state.draft, span.end),
                 "confidence": round(span.confidence, 4),
             }
             for span in state.spans
@@ -172,6 +214,8 @@ def to_status_params(status: Status) -> dict[str, Any]:
         "device": status.device,
         "lastMs": status.last_ms,
         "tokensPerForward": status.tokens_per_forward,
+        "snoozedUntil": _in_words(status.snoozed_until),
+        "documentsOff": list(status.documents_off),
     }
 
 
@@ -185,10 +229,17 @@ def _plain(position: Position) -> dict[str, int]:
     return {"line": position.line, "character": position.character}
 
 
-def _in_units(text: str, offset: int, encoding: Encoding) -> int:
-    """Converts an offset into a text without lines to units of the encoding."""
+def _in_words(moment: float | None) -> str | None:
+    """Returns a time of `time.time` in ISO 8601, in UTC."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def _in_units(text: str, encoding: Encoding) -> int:
+    """Returns the length of a text in units of the encoding."""
     if encoding is Encoding.UTF32:
-        return offset
+        return len(text)
     if encoding is Encoding.UTF8:
-        return len(text[:offset].encode())
-    return len(text[:offset].encode("utf-16-le")) // 2
+        return len(text.encode())
+    return len(text.encode("utf-16-le")) // 2

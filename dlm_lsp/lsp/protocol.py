@@ -51,6 +51,8 @@ class StrictProtocol(LanguageServerProtocol):
     Attributes:
         send: writes one framed message; set by the transport before the first `receive`.
         on_exit: called with the exit code of the process when the client sends `exit`.
+        on_request: called with the parameters of a request when it comes; its handler may run only
+            after later messages have been handled.
         on_broken: called with method, raw parameters and reason for a notification of a known
             method with invalid parameters.
     """
@@ -59,6 +61,7 @@ class StrictProtocol(LanguageServerProtocol):
         super().__init__(server, converter)
         self.send: Callable[[bytes], None] = _no_transport
         self.on_exit: Callable[[int], None] = lambda code: None
+        self.on_request: Callable[[Any], None] = lambda params: None
         self.on_broken: Callable[[str, Any, str], None] = lambda method, params, why: None
         self._initialized = False
         for method in _SYNC_METHODS:
@@ -138,6 +141,7 @@ class StrictProtocol(LanguageServerProtocol):
                 self.refuse(message_id, INVALID_PARAMS, f"{method}: {error}.")
                 return
             self._initialized = True
+            self.on_request(typed.params)
             self.handle_message(typed)
 
     def _dispatch_notification(self, method: str, message: dict) -> None:
@@ -213,6 +217,8 @@ _READ: dict[str, Any] = {
         "configuration": None,
         "workspaceEdit": {"documentChanges": None},
         "didChangeConfiguration": {"dynamicRegistration": None},
+        "didChangeWatchedFiles": {"dynamicRegistration": None},
+        "workspaceFolders": None,
     },
     "textDocument": {
         "inlineCompletion": {"dynamicRegistration": None},

@@ -8,6 +8,7 @@ and edits that the client applies. The session decides what to suggest; it is im
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INVOKED_COUNT = 3  # The largest number of answers to an explicit request.
-CONFIGURATION_SECONDS_MAX = 2.0  # The engine's start waits this long for the settings.
+CONFIGURATION_SECONDS_MAX = 2.0  # A request waits this long for the client's settings.
+_ASKED_MAX = 64
+WATCHED = ("dlm-lsp.toml", ".dlmignore", ".gitignore")
 SECTION = "dlm"
 
 
@@ -56,11 +59,16 @@ class Server(LanguageServer):
         )
         self._client: types.InitializeParams | None = None
         self._later_options: object = None  # what the client has sent since `initialize`
+        self._num_asked = 0  # Questions for the client's settings that it has not answered yet.
+        self._has_settings = asyncio.Event()
+        self._folders: tuple[Path, ...] = ()
         self._is_zero_based = False
         self.on_process_id: Callable[[int | None], None] = lambda process_id: None
         self._progress = LoadProgress(self.protocol)
         self.pulls = Pulls(self)
         self._commands = Commands(self)
+        self._asked: dict[int, Document | None] = {}
+        self.protocol.on_request = self._on_request
         self.protocol.on_broken = self._on_broken
         self._register()
 
@@ -77,6 +85,8 @@ class Server(LanguageServer):
             types.TEXT_DOCUMENT_CODE_ACTION: self._code_action,
             types.WORKSPACE_EXECUTE_COMMAND: self._commands.execute,
             types.WORKSPACE_DID_CHANGE_CONFIGURATION: self._did_change_configuration,
+            types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._did_change_watched_files,
+            types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: self._did_change_workspace_folders,
             types.WINDOW_WORK_DONE_PROGRESS_CANCEL: self._progress_cancel,
         }
         options |= {
@@ -98,14 +108,23 @@ class Server(LanguageServer):
         from dlm_lsp.session.session import Session
         from dlm_lsp.settings.files import user_file
 
-        folder = _folder_of(self._client) if self._client is not None else None
         return Session(
-            self, self.encoding, EngineLink(self), self._editor_options(), folder, user_file()
+            self,
+            self.encoding,
+            EngineLink(self),
+            self._editor_options(),
+            self._folders,
+            user_file(),
         )
 
     @property
     def encoding(self) -> Encoding:
         return Encoding(self.server_capabilities.position_encoding or Encoding.UTF16)
+
+    @functools.cached_property
+    def dialect(self) -> convert.Dialect:
+        """How the client writes text, which `initialize` tells."""
+        return convert.dialect_of(self._client, self.encoding)
 
     async def close(self) -> None:
         """Stops all work for the editor."""
@@ -116,7 +135,7 @@ class Server(LanguageServer):
     # The methods of `Editor`.
 
     def draft(self, notice: DraftNotice) -> None:
-        self.protocol.notify("dlm/draft", convert.to_draft_params(notice, self.encoding))
+        self.protocol.notify("dlm/draft", convert.to_draft_params(notice, self.dialect))
 
     def status(self, status: Status) -> None:
         if self.session.settings.status_notifications:
@@ -143,6 +162,10 @@ class Server(LanguageServer):
 
     def _initialize(self, params: types.InitializeParams) -> None:
         self._client = params
+        self._folders = _folders_of(params)
+        workspace = params.capabilities.workspace
+        if workspace is None or not workspace.configuration:
+            self._has_settings.set()  # They have come with this message.
         self.on_process_id(params.process_id)
         text_document = params.capabilities.text_document
         if text_document is None or text_document.inline_completion is None:
@@ -154,20 +177,47 @@ class Server(LanguageServer):
             )
 
     async def _initialized(self, _: types.InitializedParams) -> None:
+        registrations = self._registrations()
+        if registrations:
+            self.protocol.send_request(
+                types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams(registrations)
+            )
+        await self._configure()
+        self._tell_of_models()
+
+    def _registrations(self) -> list[types.Registration]:
+        """Returns what the client can tell the server of: its settings, and files that change."""
         workspace = self.client_capabilities.workspace
+        found: list[types.Registration] = []
         configuration = workspace and workspace.did_change_configuration
         if configuration is not None and configuration.dynamic_registration:
-            registration = types.Registration(
-                "dlm-configuration",
-                types.WORKSPACE_DID_CHANGE_CONFIGURATION,
-                types.DidChangeConfigurationRegistrationOptions(section=SECTION),
-            )
-            self.protocol.send_request(
-                types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams([registration])
-            )
+            options = types.DidChangeConfigurationRegistrationOptions(section=SECTION)
+            method = types.WORKSPACE_DID_CHANGE_CONFIGURATION
+            found.append(types.Registration("dlm-configuration", method, options))
+        files = workspace and workspace.did_change_watched_files
+        if files is not None and files.dynamic_registration:
+            watchers = [types.FileSystemWatcher(f"**/{name}") for name in WATCHED]
+            options = types.DidChangeWatchedFilesRegistrationOptions(watchers)
+            method = types.WORKSPACE_DID_CHANGE_WATCHED_FILES
+            found.append(types.Registration("dlm-files", method, options))
+        return found
+
+    async def _configure(self) -> None:
+        """Asks for the client's settings and uses them."""
         await self._pull_configuration()
         await self.session.configure(self._editor_options())
-        self._tell_of_models()
+        if not self._num_asked:
+            self._has_settings.set()
+
+    async def _settings_known(self) -> bool:
+        """Waits for the client's settings, and returns whether they have come.
+
+        Until then it is not known what they silence, so that nothing may be suggested.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONFIGURATION_SECONDS_MAX):
+                await self._has_settings.wait()
+        return self._has_settings.is_set()
 
     def _tell_of_models(self) -> None:
         """Tells the user once on a machine how to get a real model if there is none."""
@@ -180,23 +230,33 @@ class Server(LanguageServer):
     async def _did_change_configuration(self, params: types.DidChangeConfigurationParams) -> None:
         if isinstance(params.settings, dict) and SECTION in params.settings:
             self._later_options = params.settings[SECTION]
-        await self._pull_configuration()
-        await self.session.configure(self._editor_options())
+        await self._configure()
+
+    def _did_change_watched_files(self, _: types.DidChangeWatchedFilesParams) -> None:
+        self.session.files_changed()
+
+    def _did_change_workspace_folders(self, params: types.DidChangeWorkspaceFoldersParams) -> None:
+        removed = {_path_of(folder.uri) for folder in params.event.removed}
+        kept = [folder for folder in self._folders if folder not in removed]
+        added = [path for folder in params.event.added if (path := _path_of(folder.uri))]
+        self._folders = tuple(dict.fromkeys((*kept, *added)))
+        self.session.use_folders(self._folders)
 
     async def _pull_configuration(self) -> None:
-        """Requests the client's settings if the client supports that."""
+        """Requests the client's settings if the client supports that, and waits for them."""
         workspace = self.client_capabilities.workspace
         if workspace is None or not workspace.configuration:
             return
         wanted = types.ConfigurationParams([types.ConfigurationItem(section=SECTION)])
+        self._num_asked += 1
+        self._has_settings.clear()
         try:
-            async with asyncio.timeout(CONFIGURATION_SECONDS_MAX):
-                answer = await self.protocol.send_request_async(
-                    types.WORKSPACE_CONFIGURATION, wanted
-                )
-        except (TimeoutError, JsonRpcException) as error:
+            answer = await self.protocol.send_request_async(types.WORKSPACE_CONFIGURATION, wanted)
+        except JsonRpcException as error:
             logger.warning("the client does not tell its settings: %r", error)
             return
+        finally:
+            self._num_asked -= 1
         if isinstance(answer, list) and answer and answer[0] is not None:
             self._later_options = answer[0]
 
@@ -245,33 +305,61 @@ class Server(LanguageServer):
             selected=convert.to_selected(params.context.selected_completion_info),
             token=params.work_done_token,
         )
-        answer = await self.complete(ask)
-        return None if answer is None else convert.to_inline_items(answer, self.encoding)
+        answer = await self.complete(ask, params)
+        return None if answer is None else convert.to_inline_items(answer, self.dialect)
 
     async def _completion(self, params: types.CompletionParams) -> types.CompletionList:
         """Returns at most one item, in an incomplete list, because each keystroke changes it.
 
         While the engine loads the list is empty, because other servers' entries may wait for it.
         """
-        await self.session.start()
         answer = None
-        if self.session.settings.completion and self.session.is_ready:
+        if self._has_settings.is_set():
+            await self.session.start()
+        if (
+            self._has_settings.is_set()
+            and self.session.settings.completion
+            and self.session.is_ready
+        ):
             ask = Ask(params.text_document.uri, convert.to_position(params.position))
-            answer = await self.complete(ask)
+            answer = await self.complete(ask, params)
+        else:
+            self._asked.pop(id(params), None)
         offers = answer.offers[:1] if answer is not None else ()
         return types.CompletionList(
             is_incomplete=True,
-            items=[convert.to_completion_item(answer, offer, self.encoding) for offer in offers]
+            items=[convert.to_completion_item(answer, offer, self.dialect) for offer in offers]
             if answer is not None
             else [],
         )
 
-    async def complete(self, ask: Ask) -> Answer | None:
-        """Returns the session's answer. Raises JsonRpcInvalidParams on an impossible position."""
+    def _on_request(self, params: Any) -> None:
+        """Remembers the text that the position of a request refers to."""
+        if isinstance(params, types.InlineCompletionParams | types.CompletionParams):
+            document = self.session.documents.get(params.text_document.uri)
+            self._asked[id(params)] = document
+            if len(self._asked) > _ASKED_MAX:  # Requests that were cancelled before they began.
+                del self._asked[next(iter(self._asked))]
+
+    async def complete(self, ask: Ask, params: object = None) -> Answer | None:
+        """Returns the session's answer. Raises JsonRpcInvalidParams on an impossible position.
+
+        Args:
+            params: the parameters of the request, if edits may have come after it.
+        """
+        known = self.session.documents.get(ask.uri)
+        document = self._asked.pop(id(params), known)
+        if not self._has_settings.is_set() and not await self._settings_known():
+            return self.session.unanswered(ask, "The editor has not told its settings yet.")
+        if document is not None and self.session.documents.get(ask.uri) is not document:
+            return None  # The position is one in a text that is no more.
         try:
             return await self.session.complete(ask)
         except DocumentError as error:
             raise JsonRpcInvalidParams(str(error)) from None
+        except Exception as error:  # The boundary of a request.
+            logger.exception("a request failed")
+            return self.session.unanswered(ask, f"The request failed in the server: {error!r}.")
 
     def _code_action(self, params: types.CodeActionParams) -> list[types.CodeAction]:
         """Returns `Fill here` at a cursor, but not for the light bulb, which would always be on."""
@@ -309,9 +397,16 @@ def merged(first: object, second: object) -> object:
     return first | {key: merged(first.get(key), value) for key, value in second.items()}
 
 
-def _folder_of(params: types.InitializeParams) -> Path | None:
-    """Returns the project's folder, which may contain its settings."""
-    folders = params.workspace_folders
-    uri = folders[0].uri if folders else params.root_uri
-    path = to_fs_path(uri) if uri is not None else params.root_path
+def _folders_of(params: types.InitializeParams) -> tuple[Path, ...]:
+    """Returns the workspace folders, which may contain settings."""
+    uris = [folder.uri for folder in params.workspace_folders or ()]
+    if not uris and params.root_uri is not None:
+        uris = [params.root_uri]
+    if not uris:
+        return (Path(params.root_path),) if params.root_path else ()
+    return tuple(path for uri in uris if (path := _path_of(uri)) is not None)
+
+
+def _path_of(uri: str) -> Path | None:
+    path = to_fs_path(uri)
     return Path(path) if path else None

@@ -8,18 +8,23 @@ indentation. Of languages it knows only the words that continue a block.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
 
-from dlm_lsp.postprocess.pairs import is_inside
+from dlm_lsp.postprocess.indentation import indentation, width
+from dlm_lsp.postprocess.pairs import Fit
 from dlm_lsp.postprocess.repeats import runaway
 
-TAB_WIDTH = 4
 PERIOD_MAX = 4  # The longest block, in lines, whose repetition is noticed.
 
 _CONTINUES = ("else", "elif", "except", "finally", "catch")
 _WORD = re.compile(r"\w+")
+_CLOSERS = re.compile(r"\s*[)\]}]+[;,]?")
+_CLOSING_TAG = re.compile(r"</([\w.:-]*)\s*>")
+_CLOSING_MARK = re.compile(r"</[\w.:-]*\s*>|/>|%>|\?>|-->|>(?!=)")
+_OPERATORS = frozenset("+-*/%=<>!&|^~?:.@$#\\")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,15 @@ class LineRules:
             end with it; it is empty for brackets that can pair.
         next_line: the next line of the suffix that is not blank, without trailing spaces.
         is_scoped: whether the completion ends with the scope of the cursor's line.
-        is_single_line: whether the completion ends with the cursor's line.
+        lines_max: the largest number of lines of a completion, the cursor's line included; None
+            means any number.
     """
 
     line_before: str
     repeated: str
     next_line: str
     is_scoped: bool
-    is_single_line: bool
+    lines_max: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +72,14 @@ class _Line:
     can_grow: bool
 
 
-def cut(rules: LineRules, text: str, is_whole: bool) -> Cut:
+def cut(rules: LineRules, fit: Fit, text: str, is_whole: bool) -> Cut:
     """Returns where the text ends: at the earliest end that the rules give for any line.
 
-    `is_whole` means that no more text follows. Otherwise text that later text could still remove
-    is left out, so that the result only grows with the text.
+    `fit` tells where brackets and strings of the text are open. `is_whole` means that no more text
+    follows. Otherwise text that later text could still remove is left out, so that the result only
+    grows with the text.
     """
-    judge = _Judge(rules)
+    judge = _Judge(rules, fit)
     *closed, last = _lines(text)
     for line in closed:
         certain, _ = _ends(judge, rules, text, line)
@@ -99,7 +106,7 @@ def _lines(text: str) -> list[_Line]:
 def _ends(judge: _Judge, rules: LineRules, text: str, line: _Line) -> tuple[list[int], list[int]]:
     """Returns where the line certainly ends the text, and where a longer line might end it."""
     certain, possible = _ends_by_content(judge, rules, text, line)
-    if line.number > 0 and rules.is_single_line:
+    if line.number > 0 and line.number == rules.lines_max:
         certain.append(line.start - 1)
     over = runaway(line.text.rstrip())  # Spaces may be removed once the line has ended.
     if over is not None:
@@ -118,29 +125,20 @@ def _ends_by_content(
     """Returns the ends as `_ends` does, by scope, repeated lines and the suffix."""
     certain: list[int] = []
     possible: list[int] = []
-    verdict = judge.verdict(line.number, line.text, line.can_grow)
+    verdict = judge.verdict(line)
     if verdict is not _Verdict.KEEP:
         (certain if verdict is _Verdict.END else possible).append(line.start)
-    repeat = _repeat_start(rules, text, line.start, line.start + len(line.text), line.can_grow)
+    repeat = _repeat_start(rules, judge.fit, text, line)
     if repeat is not None:
         (possible if line.can_grow else certain).append(repeat)
     return certain, possible
 
 
-def indentation(line: str) -> str:
-    """Returns the spaces and tabs at the start of a line."""
-    return line[: len(line) - len(line.lstrip(" \t"))]
-
-
-def width(whitespace: str) -> int:
-    """Returns the number of columns of an indentation."""
-    return len(whitespace.expandtabs(TAB_WIDTH))
-
-
 class _Judge:
     """Judges line after line and remembers the kept lines."""
 
-    def __init__(self, rules: LineRules) -> None:
+    def __init__(self, rules: LineRules, fit: Fit) -> None:
+        self.fit = fit
         self._rules = rules
         self._base = width(indentation(rules.line_before))
         self._is_owner = False  # Whether the cursor's line opens the block.
@@ -148,15 +146,20 @@ class _Judge:
         self._kept: list[str] = []  # The kept lines that are not blank.
         self._has_text = False  # Whether a kept line is not blank.
 
-    def verdict(self, number: int, line: str, can_grow: bool) -> _Verdict:
-        """Returns whether the line must be removed; `can_grow` if the line may get longer."""
-        before = self._rules.line_before
-        whole = before + line if number == 0 else line
+    def verdict(self, line: _Line) -> _Verdict:
+        """Returns whether the line must be removed."""
+        before, can_grow = self._rules.line_before, line.can_grow
+        whole = before + line.text if line.number == 0 else line.text
         verdicts = [self._repetition(whole, can_grow)]
-        if number > 0 or not before.strip():
-            verdicts.append(_same(whole, self._rules.next_line, can_grow))
-        if number > 0 and self._rules.is_scoped:
-            verdicts.append(self._scope(line, can_grow))
+        # A line inside a bracket or string that the completion has opened continues it.
+        is_outside = not self.fit.depth_at(line.start)
+        next_line = self._rules.next_line
+        if self.fit.lacks_closers and _CLOSERS.fullmatch(next_line):
+            next_line = ""  # It may be one that the document lacks.
+        if is_outside and (line.number > 0 or not before.strip()):
+            verdicts.append(_same(whole, next_line, can_grow))
+        if is_outside and line.number > 0 and self._rules.is_scoped:
+            verdicts.append(self._scope(line.text, can_grow))
         return max(verdicts, key=lambda verdict: verdict.value)
 
     def keep(self, number: int, line: str) -> None:
@@ -224,21 +227,65 @@ def _continuation(text: str, can_grow: bool) -> _Verdict:
     return _Verdict.END
 
 
-def _repeat_start(rules: LineRules, text: str, start: int, end: int, can_grow: bool) -> int | None:
-    """Returns where the line text[start:end] begins to repeat the text after the cursor, or None.
+def _repeat_start(rules: LineRules, fit: Fit, text: str, line: _Line) -> int | None:
+    """Returns where the line begins to repeat the text after the cursor, or None.
 
     A call that the completion itself opens may end like that text: `g(x)` before `)`.
     """
     repeated = rules.repeated
     if not repeated:
         return None
-    stop = start + len(text[start:end].rstrip())
-    starts = [stop - len(repeated)]
-    if can_grow:
-        starts += range(max(end - len(repeated) + 1, start), end)
+    start, end = line.start, line.start + len(line.text)
+    stop = start + len(line.text.rstrip())
+    starts = list(_whole_repeats(repeated, text, start, stop))
+    if stop - len(repeated) >= start and text.endswith(repeated, start, stop):
+        starts.append(stop - len(repeated))
+    if line.can_grow:
+        begun = range(max(end - len(repeated) + 1, start), end)
+        starts += [at for at in begun if repeated.startswith(text[at:end])]
     for at in starts:
-        if at < start or not repeated.startswith(text[at : stop if at == starts[0] else end]):
-            continue
-        if not is_inside(text, at):
+        if not fit.depth_at(at) and not _is_angle_open(repeated, text[start:at]):
             return at
     return None
+
+
+def _whole_repeats(repeated: str, text: str, start: int, stop: int) -> Iterator[int]:
+    """Yields where the text after the cursor stands in a line, as whole words and operators.
+
+    If it begins with a mark that closes something (`>`, `</p>`), the mark is enough.
+    """
+    mark = _CLOSING_MARK.match(repeated)
+    wanted = mark.group() if mark else repeated
+    at = text.find(wanted, start, stop)
+    while at >= 0:
+        end = at + len(wanted)
+        before, after = text[at - 1 : at] if at > start else " ", text[end : end + 1]
+        if mark:
+            is_whole = wanted != ">" or (before not in "-=" and after != "=")
+        else:
+            is_whole = _are_apart(before, repeated[0]) and _are_apart(repeated[-1], after)
+        if end < stop and is_whole:
+            yield at
+        at = text.find(wanted, at + 1, stop)
+
+
+def _are_apart(left: str, right: str) -> bool:
+    """Returns whether two neighbours belong to different words or operators."""
+    if left.isspace() or right.isspace():
+        return True
+    is_word = (left.isalnum() or left == "_", right.isalnum() or right == "_")
+    if any(is_word):
+        return not all(is_word)
+    return left not in _OPERATORS or right not in _OPERATORS
+
+
+def _is_angle_open(repeated: str, before: str) -> bool:
+    """Returns whether the line has opened what a repeated text closes: `<` for `>`, `<p` for
+    `</p>`."""
+    if repeated[0] == ">":
+        return before.count("<") > len(re.findall(r"(?<![-=])>", before))
+    tag = _CLOSING_TAG.match(repeated)
+    if tag is None:
+        return False
+    name = re.escape(tag.group(1))
+    return len(re.findall(f"<{name}\\b", before)) > len(re.findall(f"</{name}\\b", before))

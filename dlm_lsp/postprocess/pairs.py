@@ -1,53 +1,67 @@
-"""Pairs closing brackets and quotes of a completion with those right of the cursor.
+"""Fits the brackets and strings of a completion into those around the cursor.
 
-The editor inserts `)` for the user, and the model writes it again. The scan runs from left to
-right, so that later text never changes the pair of a character; an exception is punctuation at a
-line's end, which the caller holds back. Knows strings and brackets but no language: comments are
-read as code.
+The editor inserts `)` for the user, and the model writes it again. Knows which of the frames that
+are open at the cursor the text after it closes, and keeps one law: a completion closes none of
+these, unless it replaces the closer right of the cursor or opens another frame for it. Brackets and
+strings are read by `scanner.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
 
-_CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
-_CLOSERS = frozenset(_CLOSER_OF.values())
-_QUOTES = frozenset("\"'`")
-_TRIPLE_QUOTES = ('"""', "'''")
+from dlm_lsp.postprocess.languages import UNKNOWN, Language, language_named
+from dlm_lsp.postprocess.scanner import Event, Frame, Kind, Scan, What, scan, undecided
+
 _ONLY_CLOSERS = re.compile(r"[\s)\]}\"'`]*[:;,]?")
-_LINE_REST = re.compile(r"[ \t]*(?=\n|\Z)")
+_PUNCTUATION = re.compile(r"[:;,](?=[ \t]*(?:\n|\Z))")
+_STRAY_QUOTES = ('"""', "'''", '"', "'", "`")
+_LOOKBEHIND_CHARS = 80
+# The text that is read above and below the cursor; the first begins at a multiple of _STEP_CHARS.
+_ABOVE_CHARS, _BELOW_CHARS, _STEP_CHARS = 40_000, 20_000, 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A closer right of the cursor: line_after[at:end] is `text`.
+
+    `frame` is the index of the open frame that it closes; None for one that closes nothing known.
+    """
+
+    text: str
+    at: int
+    end: int
+    frame: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The characters at the cursor with which a completion can pair.
+    """What is open at a cursor, and what the text after it closes.
 
     Attributes:
-        closers: the closers right of the cursor, with the punctuation and spaces between them;
-            empty if there is other text.
-        quote: the quote of the string that contains the cursor; empty outside a string.
-        missing: the closers that the cursor's line lacks, which a completion must bring first.
+        before: the end of the text before the cursor.
+        frames: what is open, outermost first.
+        closed: the indices of the frames that the text after the cursor closes.
+        head: the closers right of the cursor; empty if there is other text on the line.
+        line_after: the text right of the cursor on its line.
     """
 
-    closers: str
-    quote: str
-    missing: str
+    language: Language
+    before: str
+    frames: tuple[Frame, ...]
+    closed: frozenset[int]
+    head: tuple[Mark, ...]
+    line_after: str
 
-
-def pairs_for(line_before: str, line_after: str) -> Pairs:
-    """Returns the pairs at a cursor between two parts of a line."""
-    if not is_only_closers(line_after):
-        return Pairs("", "", "")
-    stack, quote = _opened(line_before)
-    if not quote and line_after.lstrip()[:3] in _TRIPLE_QUOTES:
-        quote = line_after.lstrip()[:3]  # The string begins on a line above.
-    missing = list(reversed(stack))
-    for character in line_after:
-        if character in missing:
-            missing.remove(character)
-    return Pairs(line_after.rstrip(), quote, "".join(missing))
+    @property
+    def in_string(self) -> bool:
+        """Whether the innermost frame at the cursor is a string."""
+        return bool(self.frames) and self.frames[-1].kind is Kind.STRING
 
 
 def is_only_closers(line_after: str) -> bool:
@@ -55,90 +69,297 @@ def is_only_closers(line_after: str) -> bool:
     return _ONLY_CLOSERS.fullmatch(line_after.rstrip()) is not None
 
 
-def paired(pairs: Pairs, text: str) -> list[tuple[int, int]]:
-    """Returns pairs (index into `text`, index into `pairs.closers`), both ascending."""
-    found: list[tuple[int, int]] = []
-    missing, at = list(pairs.missing), 0
-    for index, character in _loose(text, pairs.quote):
-        while at < len(pairs.closers) and pairs.closers[at].isspace():
-            at += 1
-        if character in missing:
-            missing.remove(character)
-        elif at < len(pairs.closers) and pairs.closers[at] == character:
-            found.append((index, at))
-            at += 1
+def pairs_for(language: Language, before: str, after: str) -> Pairs:
+    """Returns the pairs at a cursor between two parts of a document.
+
+    Only the text near the cursor is read, and what has not changed since the last keystroke is not
+    read again.
+    """
+    skipped = max(len(before) - _ABOVE_CHARS, 0) // _STEP_CHARS * _STEP_CHARS
+    before = before[before.find("\n", skipped) + 1 if skipped else 0 :]
+    line = max(before.rfind("\n"), before.rfind("\r")) + 1
+    line_after = re.split(r"[\r\n]", after, maxsplit=1)[0]
+    below = after[len(line_after) : len(line_after) + _BELOW_CHARS]
+    text, cursor = before + line_after + below, len(before)
+    if language is UNKNOWN:  # Whether a quote opens a string depends on all that follows.
+        frames = scan(language, text, 0, cursor).frames
+    else:
+        above = _scanned(language, before[:line], ())
+        frames = scan(language, text, line, cursor, above.frames, line, is_draft=True).frames
+    rest = scan(language, text, cursor, cursor + len(line_after), frames, is_draft=True)
+    events = rest.events
+    if rest.frames:
+        events += _scanned(language, below, rest.frames).events
+    head = _head(rest.events, cursor, line_after) if is_only_closers(line_after) else ()
+    pairs = Pairs(language, before[-_LOOKBEHIND_CHARS:], frames, frozenset(), head, line_after)
+    closers = _closers(events, len(frames))
+    if len(below) == _BELOW_CHARS:  # What is not closed so near is taken to be closed later.
+        return replace(pairs, closed=frozenset(range(len(frames))))
+    return _aligned(pairs, closers, line)
+
+
+@lru_cache(maxsize=16)
+def _scanned(language: Language, text: str, frames: tuple[Frame, ...]) -> Scan:
+    """Scans lines above or below the cursor's, which mostly stay as they are."""
+    return scan(language, text, 0, len(text), frames, is_draft=True)
+
+
+def text_around(language_id: str, before: str, after: str) -> Literal["comment", "string"] | None:
+    """Returns in what kind of text a cursor stands; None in code, also in code within a string."""
+    frames = pairs_for(language_named(language_id), before, after).frames
+    for frame in reversed(frames):
+        if frame.kind is not Kind.SOFT:
+            break
+    else:
+        return None
+    if frame.kind is Kind.COMMENT:
+        return "comment"
+    return "string" if frame.kind is Kind.STRING else None
+
+
+def _head(events: tuple[Event, ...], cursor: int, line_after: str) -> tuple[Mark, ...]:
+    """Returns the closers of a line that has only closers, each as long as its token."""
+    marks: list[Mark] = []
+    found = {event.start - cursor: event for event in events}
+    at = 0
+    while at < len(line_after.rstrip()):
+        event = found.get(at)
+        text, frame = line_after[at], None
+        if event is not None and event.end > event.start:
+            text = line_after[at : event.end - cursor]
+            frame = event.depth if event.what is What.CLOSE else None
+        elif event is None and text in "\"'`":
+            text = next(quote for quote in _STRAY_QUOTES if line_after.startswith(quote, at))
+        if not text.isspace():
+            marks.append(Mark(text, at, at + len(text), frame))
+        at += len(text)
+    return tuple(marks)
+
+
+def _closers(events: tuple[Event, ...], depth: int) -> dict[int, Event]:
+    """Returns the events that close frames of before the text, innermost first, by the frame."""
+    found: dict[int, Event] = {}
+    for event in events:
+        if event.what is What.CLOSE and event.depth < depth:
+            depth = event.depth
+            if event.end > event.start:  # A string that only its line's end closes stays open.
+                found[depth] = event
     return found
 
 
-def is_inside(text: str, index: int) -> bool:
-    """Returns whether a bracket that the text opened is still open at an index."""
-    stack, _ = _opened(text[:index])
-    return bool(stack)
+def _aligned(pairs: Pairs, closers: dict[int, Event], line: int) -> Pairs:
+    """Returns the pairs with the closers shared out among the frames.
+
+    Where the document lacks closers, those of the innermost frames are missing, since a completion
+    stands before all others. Next to closers only frames of the cursor's own line lack any: the
+    editor has put them there, whatever is wrong in the rest of the document.
+    """
+    frames, marked = pairs.frames, [mark.frame for mark in pairs.head if mark.frame is not None]
+    if len(closers) == len(frames):
+        return replace(pairs, closed=frozenset(closers))
+    here = [at for at, frame in enumerate(frames) if frame.start >= line] if marked else None
+    candidates = list(range(len(frames))) if here is None else here
+    given = [at for at in (closers if here is None else marked) if at in candidates]
+    moved: dict[int, int] = {}
+    for at in reversed(given):  # From the outermost closer on, each takes the outermost frame.
+        place = next(
+            (
+                each
+                for each in candidates
+                if each not in moved.values()
+                and each >= max(moved.values(), default=0)
+                and frames[each].closer == frames[at].closer
+            ),
+            at,
+        )
+        moved[at] = place
+    head = tuple(
+        replace(mark, frame=moved.get(mark.frame, mark.frame)) if mark.frame is not None else mark
+        for mark in pairs.head
+    )
+    closed = frozenset(moved.get(at, at) for at in closers)
+    return replace(pairs, closed=closed, head=head)
 
 
-def _opened(text: str) -> tuple[list[str], str]:
-    """Returns the closers that the text lacks, outermost first, and its open quote or ""."""
-    scan = _Scan(text, "")
-    for index in range(len(text)):
-        scan.closes_outer(index)
-    return scan.stack, scan.quote
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a completion has done up to an event.
+
+    Attributes:
+        floor: the number of frames of before the cursor that are still open.
+        own: the completion's own open frames, outermost first.
+        pairs: for each closer of the head that the completion has written: its start and end in
+            the completion, and its index in the head.
+        is_sound: whether all that the text after the cursor closes is still open, or can be.
+        kept: the frames, outermost first, whose closers after the cursor the outermost of the
+            completion's own frames take.
+        is_lost: whether the end of a line has closed a string that is closed after the cursor.
+    """
+
+    floor: int
+    own: tuple[Frame, ...] = ()
+    pairs: tuple[tuple[int, int, int], ...] = ()
+    is_sound: bool = True
+    kept: tuple[int, ...] = ()
+    is_lost: bool = False
 
 
-def _loose(text: str, quote: str) -> Iterator[tuple[int, str]]:
-    """Yields closers of brackets opened before the text, and punctuation that ends a line."""
-    scan = _Scan(text, quote)
-    for index, character in enumerate(text):
-        is_outside = not scan.stack and not scan.quote
-        if scan.closes_outer(index) or (
-            is_outside and character in ":;," and _LINE_REST.match(text, index + 1)
-        ):
-            yield index, character
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Where a completion ends: text[:end], which replaces `replaced` characters after the cursor.
+
+    Attributes:
+        closers: what its own open frames need after a cut, innermost first.
+    """
+
+    end: int
+    replaced: int
+    closers: str
 
 
-class _Scan:
-    """Scans a text from its start; strings in single quotation marks end with their line."""
+class Fit:
+    """A completion, read between the frames at its cursor.
 
-    def __init__(self, text: str, quote: str) -> None:
-        self.stack: list[str] = []
-        self.quote = quote
+    Args:
+        is_whole: whether no more text follows.
+    """
+
+    def __init__(self, pairs: Pairs, text: str, is_whole: bool) -> None:
+        self._pairs = pairs
         self._text = text
-        self._is_outer_string = bool(quote)
-        self._num_taken = 0  # Characters that belong to the one before.
-        self._taken_close = False
+        full, base = pairs.before + text, len(pairs.before)
+        last_line = None if is_whole else max(full.rfind("\n") + 1, base)
+        found = scan(pairs.language, full, base, len(full), pairs.frames, last_line, is_draft=True)
+        self._events = [
+            replace(event, start=event.start - base, end=event.end - base) for event in found.events
+        ]
+        self._starts = [event.start for event in self._events]
+        self._states = [_State(len(pairs.frames))]
+        for event in self._events:
+            self._states.append(self._after(self._states[-1], event))
 
-    def closes_outer(self, index: int) -> bool:
-        """Reads the next character; returns whether it closes something opened before the text."""
-        if self._num_taken:
-            self._num_taken -= 1
-            return self._taken_close
-        character = self._text[index]
-        if self.quote:
-            return self._closes_outer_string(index)
-        if character in _QUOTES:
-            is_triple = self._text.startswith(character * 3, index)
-            self.quote = character * 3 if is_triple else character
-            self._take(len(self.quote) - 1, False)
-        elif character in _CLOSER_OF:
-            self.stack.append(_CLOSER_OF[character])
-        elif character in _CLOSERS:
-            if character not in self.stack:
-                return True
-            while self.stack.pop() != character:
-                pass  # Inner brackets were never closed.
-        return False
+    @property
+    def lacks_closers(self) -> bool:
+        """Whether the text after the cursor leaves something open that the text before opened."""
+        return len(self._pairs.closed) < len(self._pairs.frames)
 
-    def _closes_outer_string(self, index: int) -> bool:
-        character, quote = self._text[index], self.quote
-        if character == "\\":
-            self._take(1, False)
-        elif self._text.startswith(quote, index) or quote.startswith(self._text[index:]):
-            closes_outer = self._is_outer_string
-            self._take(len(quote) - 1, closes_outer)
-            self.quote, self._is_outer_string = "", False
-            return closes_outer
-        elif character == "\n" and quote in ("'", '"'):
-            self.quote, self._is_outer_string = "", False
-        return False
+    def depth_at(self, index: int) -> int:
+        """Returns how many frames that the completion has opened are open before an index."""
+        return len(self._states[bisect_left(self._starts, index)].own)
 
-    def _take(self, count: int, close: bool) -> None:
-        self._num_taken, self._taken_close = count, close
+    def decided(self) -> int:
+        """Returns the end of the part that no further text can read otherwise."""
+        state = self._states[-1]
+        own = state.own
+        frames = (*self._pairs.frames[: state.floor], *own)
+        end = len(self._text) - undecided(self._pairs.language, self._text, frames, self._events)
+        for mark in self._pairs.head:  # Three quotes come one after another.
+            if mark.frame is None and len(mark.text) > 1:
+                end = min(end, len(self._text.rstrip(mark.text[0])))
+        begun = next((f for f in own if f.form is not None and f.form.is_line_bound), None)
+        if begun is not None:  # If its line does not close it, it was no string.
+            start = begun.start - len(self._pairs.before)
+            if self._pairs.line_after.strip():
+                return min(end, start)
+            after = bisect_left(self._starts, start + 1)
+            return min(end, *self._starts[after:], len(self._text))
+        return end
+
+    def ending(self, end: int, is_cut: bool) -> Ending:
+        """Returns how the completion ends if it is cut at an index.
+
+        Args:
+            is_cut: whether the model's text goes on after the index.
+        """
+        at = bisect_left(self._starts, end)
+        if at and self._events[at - 1].end > end:  # No token is shown in part.
+            at, end = at - 1, self._starts[at - 1]
+        while not self._states[at].is_sound:
+            at -= 1
+            end, is_cut = self._starts[at], True
+        end = len(self._text[:end].rstrip())
+        pairs = self._pairs_before(end)
+        while (shorter := self._shorter(end, pairs)) < end:
+            end = len(self._text[:shorter].rstrip())
+            pairs = self._pairs_before(end)
+        state = self._states[bisect_left(self._starts, end)]
+        closers = "".join(
+            frame.closer
+            for frame in reversed(state.own[len(state.kept) :])
+            if frame.kind is not Kind.SOFT
+        )
+        replaced = self._pairs.head[pairs[-1][2]].end if pairs else 0
+        return Ending(end, replaced, closers if is_cut else "")
+
+    def _shorter(self, end: int, pairs: Sequence[tuple[int, int, int]]) -> int:
+        """Returns the end without a last closer that is right of the cursor, too."""
+        if pairs and pairs[-1][1] == end:
+            return pairs[-1][0]
+        rest = self._pairs.head[pairs[-1][2] + 1 :] if pairs else self._pairs.head
+        # Outside a string, a quote right of the cursor may close one that the completion opens.
+        if rest and rest[0].frame is None and rest[0].text in _STRAY_QUOTES:
+            return end - len(rest[0].text) * self._text[:end].endswith(rest[0].text)
+        return end
+
+    def _pairs_before(self, end: int) -> list[tuple[int, int, int]]:
+        """Returns the closers of the head that the completion up to an index replaces."""
+        state = self._states[bisect_left(self._starts, end)]
+        head, pairs = self._pairs.head, list(state.pairs)
+        kept = [at for at, pair in enumerate(pairs) if head[pair[2]].frame in state.kept]
+        del pairs[kept[0] if kept else len(pairs) :]
+        if not head or head[-1].text not in ":;," or len(head) - 1 != len(pairs):
+            return pairs
+        for found in _PUNCTUATION.finditer(self._text, pairs[-1][1] if pairs else 0, end):
+            if found.group() == head[-1].text and self._is_outside(found.start()):
+                return [*pairs, (found.start(), found.end(), len(head) - 1)]
+        return pairs
+
+    def _is_outside(self, index: int) -> bool:
+        """Returns whether an index is in code outside everything that the completion opened."""
+        state = self._states[bisect_left(self._starts, index)]
+        frames = self._pairs.frames[: state.floor]
+        return not state.own and not (frames and frames[-1].is_text)
+
+    def _after(self, state: _State, event: Event) -> _State:
+        if event.what is What.STRAY:
+            return replace(state, pairs=self._paired(state, event, None))
+        if event.what is What.OPEN:
+            assert event.frame is not None
+            return self._judged(replace(state, own=(*state.own, event.frame)))
+        if event.depth >= state.floor:
+            return self._judged(replace(state, own=state.own[: event.depth - state.floor]))
+        pairs = state.pairs
+        is_lost = state.is_lost
+        if event.end > event.start:
+            pairs = self._paired(state, event, event.depth)
+        else:  # The end of a line closes a string that the text after the cursor closes.
+            is_lost = is_lost or event.depth in self._pairs.closed
+        return self._judged(_State(event.depth, (), pairs, is_lost=is_lost))
+
+    def _paired(
+        self, state: _State, event: Event, frame: int | None
+    ) -> tuple[tuple[int, int, int], ...]:
+        """Returns the pairs, with the event's closer if the head has it next."""
+        first = state.pairs[-1][2] + 1 if state.pairs else 0
+        for at, mark in enumerate(self._pairs.head[first:], first):
+            is_next = at == first and not state.own and mark.text == self._text_of(event)
+            if mark.frame == frame and (frame is not None or is_next):
+                return (*state.pairs, (event.start, event.end, at))
+        return state.pairs
+
+    def _text_of(self, event: Event) -> str:
+        return self._text[event.start : event.end]
+
+    def _judged(self, state: _State) -> _State:
+        """Returns the state with its verdict: is what the text after the cursor closes open?"""
+        frames, own = self._pairs.frames, state.own
+        gone = [
+            at for at in range(len(frames) - 1, state.floor - 1, -1) if at in self._pairs.closed
+        ]
+        replaced = {self._pairs.head[pair[2]].frame for pair in state.pairs}
+        last = max((place + 1 for place, at in enumerate(gone) if at in replaced), default=0)
+        for kept in range(min(len(own), len(gone)), len(gone) - last - 1, -1):
+            taken = tuple(reversed(gone[len(gone) - kept :])) if kept else ()
+            if [frame.closer for frame in own[:kept]] == [frames[at].closer for at in taken]:
+                return replace(state, is_sound=not state.is_lost, kept=taken)
+        return replace(state, is_sound=False, kept=())

@@ -11,13 +11,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dlm_lsp.postprocess.lines import TAB_WIDTH, LineRules, cut, indentation, width
-from dlm_lsp.postprocess.pairs import Pairs, is_only_closers, paired, pairs_for
+from dlm_lsp.postprocess.indentation import (
+    drops_lead,
+    indent_unit,
+    indentation,
+    is_recipe,
+    reindented,
+)
+from dlm_lsp.postprocess.languages import UNKNOWN, language_named
+from dlm_lsp.postprocess.lines import LineRules, cut
+from dlm_lsp.postprocess.pairs import Fit, Pairs, is_only_closers, pairs_for
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEARBY_CHARS = 20_000  # The text on each side that shows the document's style.
+_RECIPE_LINES = 20  # The lines above that tell whether a recipe goes on.
 _REPEATED_CHARS_MAX = 400  # Repeats of a longer rest of the line are ignored.
-_BLOCK_OPENERS = (":", "{", "(", "[", ",", "=", "\\")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,7 @@ class Rules:
         line_after: the text right of the cursor on its line.
         indent: the document's unit of indentation, a tab or some spaces; empty if unknown.
         drops_lead: whether the document already has a completion's leading space.
+        recipe_above: in a makefile the lines above the cursor, nearest first; else None.
         needs_one_line: whether the completion stands before a statement on its line; several lines
             would then need a line end that a single-line suggestion cannot have.
     """
@@ -38,6 +47,7 @@ class Rules:
     line_end: str
     indent: str
     drops_lead: bool
+    recipe_above: tuple[str, ...] | None
     needs_one_line: bool
 
 
@@ -73,10 +83,18 @@ class ShapedDraft:
     complete: bool
 
 
-def rules_for(prefix: str, suffix: str, automatic: bool) -> Rules:
+def rules_for(
+    prefix: str,
+    suffix: str,
+    automatic: bool,
+    language_id: str = "",
+    lines_max: int | None = None,
+) -> Rules:
     """Returns the rules at the cursor between two parts of a document.
 
     Args:
+        language_id: LSP's identifier of the document's language.
+        lines_max: the largest number of lines of a completion; None means any number.
         automatic: whether typing caused the request; the completion then stays within its scope,
             and on its line if other text than closers is right of the cursor.
     """
@@ -86,25 +104,28 @@ def rules_for(prefix: str, suffix: str, automatic: bool) -> Rules:
     above = prefix[: len(prefix) - len(line_before)][-_NEARBY_CHARS:]
     lines_above = [line for line in reversed(_LINE_END.split(above)) if line.strip()]
     lines_below = [line for line in _LINE_END.split(below) if line.strip()]
-    indent = _indent_unit([line_before, *lines_above, *lines_below])
+    language = language_named(language_id)
+    indent = language.indent or indent_unit([line_before, *lines_above, *lines_below])
     has_code_after = not is_only_closers(line_after)
     has_code_to_repeat = has_code_after and len(line_after) <= _REPEATED_CHARS_MAX
-    is_single_line = automatic and has_code_after
-    line_before = _reindented(line_before, indent)
+    if automatic and has_code_after:
+        lines_max = 1
+    line_before = reindented(line_before, indent)
     return Rules(
         lines=LineRules(
             line_before=line_before,
             repeated=line_after.strip() if has_code_to_repeat else "",
-            next_line=_reindented(lines_below[0], indent).rstrip() if lines_below else "",
+            next_line=reindented(lines_below[0], indent).rstrip() if lines_below else "",
             is_scoped=automatic,
-            is_single_line=is_single_line,
+            lines_max=lines_max,
         ),
-        pairs=pairs_for(line_before, line_after),
+        pairs=pairs_for(language, prefix, suffix),
         line_after=line_after,
         line_end=_line_end(below, above),
         indent=indent,
-        drops_lead=_drops_lead(line_before, lines_above, indent),
-        needs_one_line=is_single_line and not line_before.strip(),
+        drops_lead=drops_lead(line_before, lines_above, indent),
+        recipe_above=tuple(lines_above[:_RECIPE_LINES]) if language.has_recipes else None,
+        needs_one_line=automatic and has_code_after and not line_before.strip(),
     )
 
 
@@ -132,48 +153,47 @@ def shape_draft(
 def shape_final(rules: Rules, text: str) -> Shaped:
     """Returns the whole completion, which starts with all committed text shown before."""
     normal, _ = _normalised(rules, text)
-    ending = cut(rules.lines, normal, is_whole=True)
-    if rules.needs_one_line and (ending.is_final or "\n" in normal):
+    fit = Fit(rules.pairs, normal, is_whole=True)
+    limit = cut(rules.lines, fit, normal, is_whole=True)
+    if rules.needs_one_line and (limit.is_final or "\n" in normal):
         return Shaped("", 0, True)
-    kept = normal[: ending.end]
-    end, pairs = _settled(rules, kept)
-    replaced = pairs[-1][1] + 1 if pairs else 0
-    gap = kept[end : len(kept) - len(kept[end:].lstrip())]
-    shown = kept[:end] + _separator(
-        rules, gap, rules.line_after[replaced:], ending.end < len(normal)
-    )
-    shown = shown.replace("\n", rules.line_end)
-    if not end:
-        return Shaped("", 0, ending.is_final)
-    return Shaped(shown, replaced, ending.is_final)
+    if limit.is_final:
+        fit = _fit_of_cut(rules, normal[: limit.end])
+    ending = fit.ending(limit.end, limit.end < len(normal))
+    if not ending.end:
+        return Shaped("", 0, limit.is_final)
+    kept = normal[: limit.end]
+    gap = kept[ending.end : len(kept) - len(kept[ending.end :].lstrip())]
+    rest = rules.line_after[ending.replaced :]
+    shown = kept[: ending.end] + ending.closers
+    shown += _separator(rules, gap, rest, limit.end < len(normal))
+    return Shaped(shown.replace("\n", rules.line_end), ending.replaced, limit.is_final)
 
 
 def _shown(rules: Rules, text: str) -> tuple[str, list[int], bool]:
     """Returns the text that no continuation can remove, the index in `text` of each of its
     characters, and whether no continuation could change it."""
     normal, sources = _normalised(rules, text)
-    ending = cut(rules.lines, normal, is_whole=False)
+    fit = Fit(rules.pairs, normal, is_whole=False)
+    limit = cut(rules.lines, fit, normal, is_whole=False)
     if rules.needs_one_line:
-        return "", [], ending.is_final or "\n" in normal
-    kept = normal[: ending.end]
-    end, _ = _settled(rules, kept)
-    characters = [rules.line_end if one == "\n" else one for one in kept[:end]]
+        return "", [], limit.is_final or "\n" in normal
+    if limit.is_final:
+        end = _fit_of_cut(rules, normal[: limit.end]).ending(limit.end, is_cut=False).end
+    else:
+        end = fit.ending(min(limit.end, fit.decided()), is_cut=False).end
+    characters = [rules.line_end if one == "\n" else one for one in normal[:end]]
     counted = zip(characters, sources, strict=False)
-    return "".join(characters), [source for one, source in counted for _ in one], ending.is_final
+    return "".join(characters), [source for one, source in counted for _ in one], limit.is_final
 
 
-def _settled(rules: Rules, kept: str) -> tuple[int, list[tuple[int, int]]]:
-    """Returns where the text ends without trailing space and closers that are already there.
+def _fit_of_cut(rules: Rules, kept: str) -> Fit:
+    """Reads a text that is cut, so that nothing after the cut matters.
 
-    Returns: the end, and the pairs before it: closers in the text that replace those right of the
-    cursor.
+    A string that is open at the cut counts where the language is known; elsewhere its quote may be
+    an apostrophe.
     """
-    pairs = paired(rules.pairs, kept)
-    end = len(kept.rstrip())
-    while pairs and pairs[-1][0] == end - 1:
-        del pairs[-1]
-        end = len(kept[: end - 1].rstrip())
-    return end, pairs
+    return Fit(rules.pairs, kept, is_whole=rules.pairs.language is UNKNOWN)
 
 
 def _separator(rules: Rules, gap: str, rest: str, is_cut: bool) -> str:
@@ -184,11 +204,10 @@ def _separator(rules: Rules, gap: str, rest: str, is_cut: bool) -> str:
     if not rest.strip():
         return ""
     if "\n" not in gap:
-        return "" if rules.pairs.closers or rest[0].isspace() else gap
+        return "" if rules.pairs.head or rest[0].isspace() else gap
     if not is_cut:
         return "\n" + gap.rpartition("\n")[2]
-    ends_string = rules.pairs.quote and rest.lstrip().startswith(rules.pairs.quote)
-    return "" if ends_string else "\n" + indentation(rules.lines.line_before)
+    return "" if rules.pairs.in_string else "\n" + indentation(rules.lines.line_before)
 
 
 def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
@@ -199,6 +218,7 @@ def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
     characters: list[str] = []
     sources: list[int] = []
     start = 0
+    above = [*reversed(rules.recipe_above or ()), rules.lines.line_before]
     for number, line in enumerate(_LINE_END.split(text)):
         end = start + len(line)
         is_closed = end < len(text)
@@ -208,7 +228,11 @@ def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
         if (number == 0 and rules.drops_lead) or (is_closed and not body):
             space = ""
         else:
-            space = _reindented(lead, rules.indent) if is_indentation else lead
+            space = reindented(lead, rules.indent) if is_indentation else lead
+            has_recipes = is_indentation and rules.recipe_above is not None
+            if has_recipes and is_recipe(above, lead + body):
+                space = "\t" * max(1, space.count("\t"))
+        above.append(above.pop() + space + body if number == 0 else space + body)
         characters += (space, body)
         sources += [start] * len(space)
         sources += range(start + len(lead), start + len(lead) + len(body))
@@ -217,38 +241,6 @@ def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
             sources.append(end)
         start = end + (2 if text[end : end + 2] == "\r\n" else 1)
     return "".join(characters), sources
-
-
-def _reindented(line: str, unit: str) -> str:
-    """Returns the line with its indentation in the document's unit."""
-    lead = indentation(line)
-    if unit == "\t":
-        return lead.replace(" " * TAB_WIDTH, "\t") + line[len(lead) :]
-    return lead.replace("\t", unit) + line[len(lead) :] if unit else line
-
-
-def _indent_unit(lines: list[str]) -> str:
-    """Returns the unit of indentation, a tab or the fewest spaces; empty without indented lines."""
-    leads = [lead for lead in map(indentation, lines) if lead]
-    if not leads:
-        return ""
-    if leads[0][0] == "\t":
-        return "\t"
-    widths = [len(lead) for lead in leads if "\t" not in lead and len(lead) > 1]
-    return " " * min(widths, default=TAB_WIDTH)
-
-
-def _drops_lead(line_before: str, lines_above: list[str], indent: str) -> bool:
-    """Returns whether a completion's first spaces repeat those before the cursor."""
-    if line_before.strip():
-        return line_before[-1].isspace()
-    if not line_before:
-        return False
-    above = lines_above[0].rstrip() if lines_above else ""
-    expected = width(indentation(_reindented(above, indent)))
-    if above.endswith(_BLOCK_OPENERS):
-        expected += width(indent)
-    return width(line_before) >= expected
 
 
 def _line_end(below: str, above: str) -> str:

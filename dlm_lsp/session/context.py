@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlm_lsp.client.messages import PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, Marks
+from dlm_lsp.client.messages import NAME_CHARS_MAX, PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, Marks
 from dlm_lsp.session.document import Document, Edit
+from dlm_lsp.session.uris import name_of
 
 # A new far-suffix mark is set FAR_LINES below the cursor and stays while it is 1 to FAR_LINES_MAX
 # lines below. In simulated typing 0.7 % of keystrokes then recompute more than 256 tokens, against
@@ -43,6 +44,7 @@ class Context:
         marks: the marks as offsets into `prefix` and `suffix`.
         base: the offset of `prefix[0]` in the document.
         offset: the offset of the cursor in the document.
+        name: the file's name, or one that files of the language could have.
     """
 
     prefix: str
@@ -51,6 +53,7 @@ class Context:
     base: int
     offset: int
     language_id: str
+    name: str = ""
 
 
 def moved(marks: AnchoredMarks, edits: Sequence[Edit]) -> AnchoredMarks:
@@ -88,8 +91,8 @@ def gather(document: Document, offset: int, marks: AnchoredMarks | None) -> Cont
         far_suffix_start = marks.far_suffix_start
     far_suffix_start = min(_far_mark(document, offset, far_suffix_start), end)
     return Context(
-        prefix=_encodable(document.text[base:offset]),
-        suffix=_encodable(document.text[offset:end]),
+        prefix=encodable(document.text[base:offset]),
+        suffix=encodable(document.text[offset:end]),
         marks=Marks(
             prefix_start=None if prefix_start is None else prefix_start - base,
             far_suffix_start=far_suffix_start - offset,
@@ -97,6 +100,7 @@ def gather(document: Document, offset: int, marks: AnchoredMarks | None) -> Cont
         base=base,
         offset=offset,
         language_id=document.language_id,
+        name=encodable(name_of(document.uri, document.language_id))[-NAME_CHARS_MAX:],
     )
 
 
@@ -149,7 +153,8 @@ def _far_mark(document: Document, offset: int, mark: int | None) -> int:
     return document.line_start(line + FAR_LINES)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Returns the text with lone surrogates, which UTF-8 cannot represent, as U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

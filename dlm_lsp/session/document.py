@@ -155,6 +155,7 @@ class Document:
                 if run and end >= run[-1].start:
                     document, run = document._spliced(run), []
                     start, end = document._resolved(change, index, encoding)
+                document._check_whole(change, index, (start, end), encoding)
                 splice = _Splice(start, end, change.text)
             run.append(splice)
             edits.append(Edit(splice.start, splice.end - splice.start, len(splice.text)))
@@ -170,6 +171,25 @@ class Document:
         if change.end < change.start:
             raise DocumentError(f"{name} is reversed: its end lies before its start.")
         return self.offset_at(change.start, encoding), self.offset_at(change.end, encoding)
+
+    def _check_whole(
+        self, change: Change, index: int, offsets: tuple[int, int], encoding: Encoding
+    ) -> None:
+        """Raises DocumentError if a change cuts a character in two, half of which nobody keeps."""
+        for part, position, offset in zip(
+            ("start", "end"), (change.start, change.end), offsets, strict=True
+        ):
+            if position is not None and self._is_inside_character(position, offset, encoding):
+                raise DocumentError(
+                    f"contentChanges[{index}].range.{part} lies inside a character."
+                )
+
+    def _is_inside_character(self, position: Position, offset: int, encoding: Encoding) -> bool:
+        """Returns whether a position was rounded to `offset`, the start of its character."""
+        if position.line >= self.line_count or offset >= self.line_end(position.line):
+            return False  # Positions after the line's end are clamped.
+        reached = _width(self.text[self.line_starts[position.line] : offset], encoding)
+        return reached < position.character
 
     def _spliced(self, run: Sequence[_Splice]) -> Document:
         """Returns the document after disjoint splices, which are ordered from last to first."""

@@ -23,6 +23,7 @@ from dlm_lsp.session.requests import Editor, Status
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+VISIT_SECONDS = 40.0  # A third of the time after which a host without clients ends.
 # Codes of temporary errors. They change the status and go to the log, without a message box.
 _HEALING = ("host_lost", "busy", "stopping", "loading")
 
@@ -48,6 +49,7 @@ class EngineLink:
         self._settings: HostSettings | None = None
         self._host: HostAccess | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._visits: asyncio.Task[None] | None = None
         self._shown: set[str] = set()
         self._has_answered = False
         self.current = Status("loading", "The engine is not started yet.")
@@ -73,6 +75,8 @@ class EngineLink:
         self._shown.clear()
         self._loading, self._has_answered = None, False
         self.load()
+        if self._visits is None:
+            self._visits = asyncio.create_task(self._visit())
         await _let_go(loading, host)
 
     def load(self) -> None:
@@ -100,6 +104,8 @@ class EngineLink:
         """Disconnects from the host, which keeps serving others."""
         loading, host = self._loading, self._host
         self._loading = self._host = None
+        if self._visits is not None:
+            self._visits.cancel()
         await _let_go(loading, host)
 
     def tell(self, status: Status) -> None:
@@ -125,6 +131,13 @@ class EngineLink:
         self._has_answered = True
         if self.current.state not in ("ready", "busy"):
             self.load()  # This finds out which host answers.
+
+    async def _visit(self) -> None:
+        """Looks at the host now and then, as it ends soon after its last client has left."""
+        while True:
+            await asyncio.sleep(VISIT_SECONDS)
+            if self._host is not None:
+                await self._host.health()
 
     async def _bring_up(self) -> None:
         self.tell(replace(self.current, state="loading", message="The engine is being started."))

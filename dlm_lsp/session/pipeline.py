@@ -107,7 +107,12 @@ async def complete(
     Raises:
         HostError: the host cannot be used or could not complete this request.
     """
-    text = {"prefix": context.prefix, "suffix": context.suffix, "marks": context.marks}
+    text = {
+        "name": context.name,
+        "prefix": context.prefix,
+        "suffix": context.suffix,
+        "marks": context.marks,
+    }
     latest = Suggestion()
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
         shaped: ShapedDraft | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import Rules, rules_for
-from dlm_lsp.session.context import AnchoredMarks, Context, gather
+from dlm_lsp.session.context import AnchoredMarks, Context, encodable, gather
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.requests import Ask
 
@@ -28,12 +28,14 @@ def prepare(
     marks: AnchoredMarks | None,
     body: GenerateBody,
     sampling: SamplingBody,
+    lines_max: int | None = None,
 ) -> Prepared:
     """Returns the input of the pipeline for a request.
 
     Args:
         marks: the marks of the document's last prompt in the snapshot; None without one.
         body: the request body by the settings.
+        lines_max: the largest number of lines of a suggestion; None means any number.
         sampling: how tokens are drawn; a run that is not greedy shows no drafts.
     """
     limits = body.limits
@@ -41,10 +43,11 @@ def prepare(
         limits = limits.model_copy(update={"tokens_max": ask.tokens_max})
     context = gather(place.document, place.offset, place.moved_in(marks))
     asked = {
-        "document": ask.uri[:DOCUMENT_CHARS_MAX],
+        "document": encodable(ask.uri)[:DOCUMENT_CHARS_MAX],
         "limits": limits,
         "sampling": sampling,
         "draft": sampling == GREEDY,
     }
-    rules = rules_for(context.prefix, context.suffix, ask.automatic)
+    language = context.language_id
+    rules = rules_for(context.prefix, context.suffix, ask.automatic, language, lines_max)
     return Prepared(context, rules, body.model_copy(update=asked))

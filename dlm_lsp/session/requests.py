@@ -80,6 +80,8 @@ class Status:
         reason: why the last request showed nothing; None if it showed something.
         last_ms: the time from the last request to its answer, in milliseconds.
         tokens_per_forward: the tokens per forward of the last request that the engine finished.
+        snoozed_until: the time of `time.time` up to which suggestions are snoozed; None if not.
+        documents_off: the URIs of documents whose suggestions the user has switched off.
     """
 
     state: Literal["loading", "ready", "busy", "off", "error"]
@@ -90,6 +92,8 @@ class Status:
     device: str | None = None
     last_ms: float | None = None
     tokens_per_forward: float | None = None
+    snoozed_until: float | None = None
+    documents_off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

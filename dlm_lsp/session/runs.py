@@ -7,7 +7,7 @@ request is answered and how.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -31,11 +31,12 @@ FURTHER = tuple(SamplingBody(temperature=0.8, top_p=0.95, seed=seed) for seed in
 
 
 class EngineRuns:
-    """The runs of one session. Call `use` before the first run.
+    """The runs of one session.
 
     Args:
         cache: receives the result of each run.
         documents: keeps the marks of each document's last prompt.
+        settings_of: returns the settings of a document by its URI.
 
     Attributes:
         latest: the final state of the run that ended last.
@@ -48,6 +49,7 @@ class EngineRuns:
         link: EngineLink,
         documents: Documents,
         cache: ResultCache,
+        settings_of: Callable[[str], Settings],
     ) -> None:
         self.latest: Suggestion | None = None
         self._editor = editor
@@ -55,12 +57,7 @@ class EngineRuns:
         self._link = link
         self._documents = documents
         self._cache = cache
-
-    def use(self, settings: Settings) -> None:
-        """Uses these settings from now on, and builds the request bodies from them."""
-        self._has_drafts = settings.drafts
-        self._automatic_body = to_body(settings, automatic=True, client="lsp")
-        self._invoked_body = to_body(settings, automatic=False, client="lsp")
+        self._settings_of = settings_of
 
     async def first(self, slot: RequestSlot, place: CompletionPlace) -> tuple[Completion, bool]:
         """Returns the greedy answer, and whether the run that was taken over produced it.
@@ -141,8 +138,10 @@ class EngineRuns:
         return Generation(prepared.context, place, self._suggestions(prepared))
 
     def _prepare(self, ask: Ask, place: CompletionPlace, sampling: SamplingBody) -> Prepared:
-        body = self._automatic_body if ask.automatic else self._invoked_body
-        return prepare(ask, place, self._documents.marks(ask.uri), body, sampling)
+        settings = self._settings_of(ask.uri)
+        body = to_body(settings, automatic=ask.automatic, client="lsp")
+        marks = self._documents.marks(ask.uri)
+        return prepare(ask, place, marks, body, sampling, settings.limits.lines)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
         return complete(prepared.context, prepared.rules, prepared.body, self._link.host)
@@ -156,7 +155,7 @@ class EngineRuns:
 
     def _show_draft(self, slot: RequestSlot, place: CompletionPlace, state: Suggestion) -> None:
         """Sends a draft to an editor that asked for drafts."""
-        if slot.ask.token is None or not self._has_drafts:
+        if slot.ask.token is None or not self._settings_of(slot.ask.uri).drafts:
             return
         slot.sequence += 1
         end = place.last

@@ -22,13 +22,14 @@ from dlm_lsp.session.cache import Completion, ResultCache
 from dlm_lsp.session.document import Change, Document, Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
+from dlm_lsp.session.gate import Gate
 from dlm_lsp.session.offers import Offers
 from dlm_lsp.session.place import CompletionPlace, place_of, standing
 from dlm_lsp.session.requests import Answer, Ask, Editor, Offer
+from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
-from dlm_lsp.session.silence import why_silent
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
-from dlm_lsp.settings.schema import Settings, load_settings
+from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class Session:
 
     Args:
         editor_options: the editor's settings, as it sent them.
-        project_dir, user_file: the project's folder and the user's settings file.
+        folders: the editor's workspace folders.
+        user_file: the user's settings file.
     """
 
     def __init__(
@@ -48,21 +50,24 @@ class Session:
         encoding: Encoding,
         link: EngineLink,
         editor_options: object = None,
-        project_dir: Path | None = None,
+        folders: Sequence[Path] = (),
         user_file: Path | None = None,
     ) -> None:
         self._editor = editor
         self._encoding = encoding
         self._link = link
-        self._files = (project_dir, user_file)
-        self._reported: set[str] = set()
         self._slots = RequestSlots()
         self._cache = ResultCache()
         self._offers = Offers()
         self._counts: Counter[str] = Counter()
         self.documents = Documents(encoding, editor.log)
-        self._runs = EngineRuns(editor, encoding, link, self.documents, self._cache)
-        self._use(self._load(editor_options))
+        self._gate = Gate(editor_options, user_file, editor.log, self._settings_changed)
+        self._gate.use_folders(folders)
+        self._runs = EngineRuns(
+            editor, encoding, link, self.documents, self._cache, self._gate.settings_of
+        )
+        self._rhythm = Rhythm()
+        self._waking: asyncio.TimerHandle | None = None
         self._host = to_host_settings(self.settings)
         self._may_be_gone = False  # Whether the checkpoint may have left the store.
 
@@ -73,6 +78,7 @@ class Session:
 
     def change(self, uri: str, version: int, changes: Sequence[Change]) -> None:
         """Applies edits to a document."""
+        self._rhythm.note(time.perf_counter())
         edits = self.documents.change(uri, version, changes)
         slot = self._slots.get(uri)
         if edits is None:
@@ -102,9 +108,24 @@ class Session:
 
     async def configure(self, editor_options: object) -> None:
         """Uses the editor's new settings and reads the settings files again."""
-        self._use(self._load(editor_options))
-        self._cache.clear()
+        self._gate.use_client(editor_options)
+        self._settings_changed()
         await self.look_again()
+
+    def use_folders(self, folders: Sequence[Path]) -> None:
+        """Uses these workspace folders."""
+        self._gate.use_folders(folders)
+        self._settings_changed()
+
+    def files_changed(self) -> None:
+        """Reads settings and ignore files again, as the editor says that one has changed."""
+        self._gate.expire()
+        self._settings_changed()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold for no document in particular."""
+        return self._gate.general
 
     async def look_again(self) -> None:
         """Switches to the checkpoint of the settings, which a pulled model may have changed."""
@@ -121,18 +142,23 @@ class Session:
 
     def set_mode(self, mode: AskedMode) -> None:
         """Sets the decoding mode."""
-        self._use(self.settings.model_copy(update={"mode": mode}))
+        self._gate.use_mode(mode)
         self._cache.clear()
         self._link.tell(replace(self._link.current, mode=mode))
 
     async def restart(self) -> None:
-        """Restarts the engine host; requests in flight are superseded."""
+        """Restarts the engine host and reads settings files again; requests in flight are
+        superseded."""
+        self._gate.expire()
+        self._cache.clear()
         self._forget_all()
         await self.look_again()
         await self._link.restart()
 
     async def close(self) -> None:
         """Stops all work for this editor."""
+        if self._waking is not None:
+            self._waking.cancel()
         self._forget_all()
         await self._link.close()
 
@@ -173,15 +199,60 @@ class Session:
             if not self._slots and self._link.current.state == "busy":
                 self._link.tell(replace(self._link.current, state="ready"))
 
+    def snooze(self, minutes: float) -> None:
+        """Silences suggestions while typing for so long; 0 ends that at once."""
+        self._gate.snooze(minutes)
+        self._settings_changed()
+        if self._waking is not None:
+            self._waking.cancel()
+        loop = asyncio.get_running_loop()
+        self._waking = loop.call_later(minutes * 60, self._wake) if minutes else None
+        self._tell_switches()
+
+    def toggle(self, uri: str, on: bool | None = None) -> bool:
+        """Switches a document's suggestions on or off, or over if `on` is None; returns the new
+        state."""
+        is_on = self._gate.toggle(uri, on)
+        self._forget(uri)
+        self._tell_switches()
+        return is_on
+
+    def _wake(self) -> None:
+        self._gate.snooze(0)
+        self._tell_switches()
+
+    def _tell_switches(self) -> None:
+        switches = self._gate.switches
+        self._link.tell(
+            replace(
+                self._link.current,
+                snoozed_until=switches.snoozed_until,
+                documents_off=switches.documents_off,
+            )
+        )
+
+    def unanswered(self, ask: Ask, why: str) -> Answer | None:
+        """Returns an empty answer to a request that nothing else answers, and reports why."""
+        self._counts["unanswered"] += 1
+        self._link.tell(replace(self._link.current, reason=why))
+        document = self.documents.get(ask.uri)
+        return None if document is None else Answer(document, reason=why)
+
     def cancel(self, token: str | int) -> bool:
         """Supersedes the request with this token; returns whether there is one."""
         return self._slots.cancel(token)
 
-    def accepted(self, offer_id: str, kind: str) -> bool:
-        """Counts an offer that the user took in whole or in part; returns whether it is known."""
+    def accepted(self, offer_id: str, kind: str, length: int | None = None) -> bool:
+        """Counts an offer that the user took in whole or in part; returns whether it is known.
+
+        Args:
+            length: the characters of the offer that are accepted so far, if only a part is.
+        """
         is_known = offer_id in self._offers
         if is_known:
             self._counts[f"accepted_{kind}"] += 1
+            if kind == "full" or length is not None:
+                self._counts["accepted_characters"] += self._offers.accept(offer_id, length)
         return is_known
 
     def stats(self) -> dict[str, object]:
@@ -190,33 +261,31 @@ class Session:
         usage = latest.usage.model_dump(by_alias=True) if latest is not None else None
         return {"counts": dict(self._counts), "last": usage}
 
-    def _load(self, editor_options: object) -> Settings:
-        project_dir, user_file = self._files
-        loaded = load_settings(editor_options, project_dir, user_file)
-        for problem in loaded.problems:
-            if problem not in self._reported:
-                self._reported.add(problem)
-                self._editor.log(problem)
-        return loaded.settings
-
-    def _use(self, settings: Settings) -> None:
-        """Uses these settings from now on."""
-        self.settings = settings
-        self._runs.use(settings)
-
     def _forget(self, uri: str) -> None:
         """Drops a document's cached completions and supersedes its request in flight."""
         self._cache.clear(uri)
         if (slot := self._slots.get(uri)) is not None:
             slot.supersede()
 
+    def _settings_changed(self) -> None:
+        """Drops what was made by earlier settings, and requests that are silenced now."""
+        self._cache.clear()
+        for uri in self._slots.uris():
+            slot, document = self._slots.get(uri), self.documents.get(uri)
+            # The request that has noticed the change is asking the gate itself.
+            if slot is None or document is None or slot.task is asyncio.current_task():
+                continue
+            offset = document.offset_at(slot.ask.position, self._encoding)
+            if self._gate.reason(document, offset, slot.ask.automatic) is not None:
+                slot.supersede()
+
     def _forget_all(self) -> None:
         for uri in self._slots.uris():
             self._forget(uri)
 
     async def _answer(self, slot: RequestSlot, place: CompletionPlace) -> Answer | None:
-        ask, settings = slot.ask, self.settings
-        reason = why_silent(place.document, place.offset, settings, ask.automatic)
+        ask = slot.ask
+        reason = self._gate.reason(place.document, place.offset, ask.automatic)
         if reason is not None:
             return self._answer_with(slot, place, [], reason)
         if ask.automatic and ask.is_plain:
@@ -224,6 +293,8 @@ class Session:
             if shown is not None:
                 self._counts["from_cache"] += 1
                 return self._answer_with(slot, place, [shown])
+        if ask.automatic and slot.generation is None:
+            await self._rhythm.wait(self._gate.settings_of(ask.uri).delay, time.perf_counter())
         if self._may_be_gone:
             self._may_be_gone, self._host = False, to_host_settings(self.settings)
         await self.start()
@@ -271,7 +342,8 @@ class Session:
     def _offer(self, place: CompletionPlace, shift: int, completion: Completion) -> Offer:
         self._counts["offers"] += 1
         start, end = place.start + shift, place.end + shift + completion.replaced
-        return Offer(self._offers.add(), place.lead + completion.text, start, end)
+        offer_id = self._offers.add(len(completion.text))
+        return Offer(offer_id, place.lead + completion.text, start, end)
 
     def _answered(self, slot: RequestSlot, reason: str | None) -> None:
         """Logs and reports how a request ended; `reason` is None if it showed something."""
@@ -283,7 +355,7 @@ class Session:
             replace(
                 self._link.current,
                 reason=reason,
-                mode=self.settings.mode,
+                mode=self._gate.settings_of(slot.ask.uri).mode,
                 last_ms=milliseconds,
                 tokens_per_forward=round(usage.tokens / usage.forwards, 2)
                 if usage is not None and usage.forwards

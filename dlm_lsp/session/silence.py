@@ -1,15 +1,15 @@
 """Decides whether suggestions are silenced at a place, and gives the reason as one sentence.
 
-Owns the tests for binary and generated text. Knows no request: the server handles selections,
-stale positions and snoozing.
+Owns the tests for binary and generated text. Knows no request; `gate.py` knows the rest.
 """
 
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
 
+from dlm_lsp.postprocess.pairs import text_around
 from dlm_lsp.session.document import Document
+from dlm_lsp.session.uris import paths_in
 from dlm_lsp.settings.schema import Settings
 from engine.secrets import is_secret, matches
 
@@ -32,12 +32,14 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
         return "Automatic suggestions are off (silence.automatic)."
     if language in (name.lower() for name in silence.languages):
         return f"The language {document.language_id} is silenced (silence.languages)."
-    path = _path(document.uri)
+    paths = paths_in(document.uri)
     for glob in silence.globs:
-        if matches(path, glob):
+        if any(matches(path, glob) for path in paths):
             return f"The file matches {glob} (silence.globs)."
-    if silence.secret_files and (language in SECRET_LANGUAGES or is_secret(path)):
+    if silence.secret_files and (language in SECRET_LANGUAGES or any(map(is_secret, paths))):
         return "The file looks as if it held secrets (silence.secretFiles)."
+    if automatic and not document.text.strip():
+        return "The document has no text yet that a suggestion could follow from."
     if len(document.text) > silence.file_chars_max:
         return f"The file has more than {silence.file_chars_max} characters (silence.fileCharsMax)."
     if _is_binary(document.text, offset):
@@ -45,16 +47,11 @@ def why_silent(document: Document, offset: int, settings: Settings, automatic: b
     line = document.line_of(offset)
     if automatic and document.line_end(line) - document.line_start(line) > LINE_CHARS_MAX:
         return f"The line has more than {LINE_CHARS_MAX} characters."
+    if automatic and (silence.comments or silence.strings):
+        kind = text_around(document.language_id, document.text[:offset], document.text[offset:])
+        if (kind == "comment" and silence.comments) or (kind == "string" and silence.strings):
+            return f"The cursor is in a {kind} (silence.{kind}s)."
     return None
-
-
-def _path(uri: str) -> str:
-    """Returns the path in a URI of any scheme with forward slashes; accepts any text."""
-    scheme, colon, rest = uri.partition(":")
-    path = rest if colon else scheme
-    if path.startswith("//"):
-        path = "/" + path[2:].partition("/")[2]
-    return unquote(path).replace("\\", "/")
 
 
 def _is_binary(text: str, offset: int) -> bool:

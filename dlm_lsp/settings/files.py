@@ -1,17 +1,19 @@
-"""The paths of the settings files: the user's own file and that of a file's project.
+"""The paths of the settings files: the user's own file and the project's file of a document.
 
-`settings/schema.py` reads the files.
+`settings/schema.py` reads the files, and `settings/book.py` keeps what they say.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import platformdirs
 
 from dlm_lsp.settings.schema import PROJECT_FILE
 
-_ROOT_MARKS = (PROJECT_FILE, ".git")  # The same as in editors/nvim.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def user_file() -> Path:
@@ -19,9 +21,27 @@ def user_file() -> Path:
     return platformdirs.user_config_path("dlm-lsp", appauthor=False) / PROJECT_FILE
 
 
-def project_dir(file: Path) -> Path | None:
-    """Returns the nearest folder above the file that an editor takes as the project's root."""
+def project_file(file: Path) -> Path | None:
+    """Returns the project's settings file of a document: the nearest one above it.
+
+    The same rule holds in the server, on the command line and in the report of the doctor.
+    """
     for folder in file.absolute().parents:
-        if any((folder / mark).exists() for mark in _ROOT_MARKS):
-            return folder
+        found = folder / PROJECT_FILE
+        if os.path.isfile(found) or is_blocked(found):
+            return found
     return None
+
+
+def is_blocked(path: Path) -> bool:
+    """Returns whether it cannot be known if a file is there."""
+    try:
+        path.lstat()
+    except (OSError, ValueError) as error:
+        return not cannot_exist(error)
+    return False
+
+
+def cannot_exist(error: OSError | ValueError) -> bool:
+    """Returns whether an error means that no file of the name exists or can exist."""
+    return isinstance(error, ValueError) or error.errno in _NO_FILE

@@ -8,8 +8,10 @@ no source can stop the server. The engine resolves "auto".
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -17,14 +19,23 @@ from typing import Annotated, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from dlm_lsp.settings.sources import Fields, flattened, nested, read_toml, valid_fields
+from dlm_lsp.settings.sources import (
+    Fields,
+    Problems,
+    flattened,
+    nested,
+    read_toml,
+    valid_fields,
+)
 from engine.api import AskedMode
 
 PROJECT_FILE = "dlm-lsp.toml"
 NAMES_MAX = 256
-# The fields that a project's file may set. It must not switch off silence.secretFiles.
-PROJECT_FIELDS = ("version", "mode", "context", "silence")
-PROJECT_REFUSED = ("silence.secretFiles",)
+PROJECT_FIELDS = ("version", "mode", "context", "silence")  # A project's file may set these.
+PROJECT_REFUSED = ("silence.secretFiles", "silence.ignoredFiles")
+# The values of these with which a project adds silence; it must not take the user's silence away.
+PROJECT_ONLY = {"silence.automatic": False, "silence.comments": True, "silence.strings": True}
+PROJECT_LOWERS = ("silence.fileCharsMax",)
 # A project's list is added to the user's, so that it cannot remove the user's entries.
 PROJECT_ADDS = ("silence.languages", "silence.globs")
 
@@ -70,11 +81,13 @@ class ContextSection(_Section):
 
 
 class LimitsSection(_Section):
-    """The limits of a suggestion: tokens, for automatic and explicit requests, and milliseconds."""
+    """The limits of a suggestion: tokens, for automatic and explicit requests, milliseconds and
+    lines (1 keeps suggestions on the cursor's line)."""
 
     tokens_max: int = Field(default=96, ge=1, le=4096)
     tokens_max_invoked: int = Field(default=256, ge=1, le=4096)
     milliseconds_max: int | None = Field(default=None, ge=1, le=600_000)
+    lines: int | None = Field(default=None, ge=1, le=10_000)
 
 
 class BlockSection(_Section):
@@ -94,6 +107,8 @@ class SilenceSection(_Section):
         globs: the files without suggestions; `*.md` is matched against file names, `vendor/**`
             against any part of the path.
         secret_files: whether files that usually hold secrets (.env, keys) get no suggestions.
+        ignored_files: whether files that .gitignore or .dlmignore names get no suggestions.
+        comments, strings: whether nothing is suggested while typing in comments and strings.
         file_chars_max: the length of the longest document that is completed, in characters.
     """
 
@@ -101,6 +116,9 @@ class SilenceSection(_Section):
     languages: Names = ()
     globs: Names = ()
     secret_files: bool = True
+    ignored_files: bool = True
+    comments: bool = False
+    strings: bool = False
     file_chars_max: int = Field(default=5_000_000, ge=1, le=50_000_000)
 
 
@@ -108,6 +126,8 @@ class Settings(_Section):
     """All settings. `version` is the version of this schema.
 
     With `completion`, editors without inline completion get suggestions in their popup menu.
+    `delay` is the milliseconds that a request waits for the next keystroke while the user types;
+    None adapts them to how fast the user types.
     """
 
     version: Literal[1] = 1
@@ -115,6 +135,7 @@ class Settings(_Section):
     completion: bool = True
     drafts: bool = False
     status_notifications: bool = False
+    delay: int | None = Field(default=None, ge=0, le=10_000)
     engine: EngineSection = EngineSection()
     context: ContextSection = ContextSection()
     limits: LimitsSection = LimitsSection()
@@ -129,25 +150,27 @@ class LoadedSettings:
     Attributes:
         origins: the source of each field ("context.prefixTokens"): "client", "default" or a path.
         problems: the sentences for the user, in the order of the sources.
+        blocked: why nothing may be suggested by these settings: some that silence are not known.
     """
 
     settings: Settings
     origins: Mapping[str, str]
     problems: tuple[str, ...]
+    blocked: str | None = None
 
 
 def load_settings(
-    client: object, project_dir: Path | None, user_file: Path | None
+    client: object, project_files: Sequence[Path] = (), user_file: Path | None = None
 ) -> LoadedSettings:
     """Merges all sources; never raises, whatever their contents.
 
     Args:
         client: initializationOptions or the `dlm` section of workspace/configuration, with or
             without the outer "dlm".
-        project_dir: the folder that may contain PROJECT_FILE.
+        project_files: the projects' files, each of which may be missing; the first wins.
         user_file: the user's own file, which may be missing.
     """
-    problems: list[str] = []
+    problems = Problems()
     values: Fields = {}
     origins = dict.fromkeys(flattened(Settings().model_dump(by_alias=True)), DEFAULT)
 
@@ -160,32 +183,44 @@ def load_settings(
 
     if user_file is not None:
         add(read_toml(user_file, problems), str(user_file))
-    if project_dir is not None:
-        path = project_dir / PROJECT_FILE
+    for path in reversed(project_files):
         add(read_toml(path, problems), str(path), is_project=True)
     add(client, CLIENT)
     settings = Settings.model_validate_json(json.dumps(nested(values)))
-    return LoadedSettings(settings, origins, tuple(problems))
+    return LoadedSettings(settings, origins, tuple(problems), _blocked(problems))
 
 
-def _restricted(found: Fields, user: Fields, source: str, problems: list[str]) -> Fields:
-    """Returns the fields that a project's file may set; its lists are added to the user's."""
+def _blocked(problems: Problems) -> str | None:
+    """Returns why nothing may be suggested: a lost setting may have been one that silences."""
+    for name, sentence in zip(problems.lost, problems, strict=True):
+        section = re.split(r"[.\[]", name.removeprefix("dlm."), maxsplit=1)[0].lower()
+        if not name or difflib.get_close_matches(section, ("silence",), n=1, cutoff=0.7):
+            return f"Nothing is suggested until this is mended: {sentence}"
+    return None
+
+
+def _restricted(found: Fields, earlier: Fields, source: str, problems: Problems) -> Fields:
+    """Returns the fields that a project's file may set; it only ever adds silence."""
     allowed: Fields = {}
     for name, value in found.items():
         if name.partition(".")[0] not in PROJECT_FIELDS or name in PROJECT_REFUSED:
-            problems.append(
+            problems.add(
+                "engine",
                 f"{source}: {name} may not be set by a project. It is ignored; set it in your"
-                " editor or in your own file."
+                " editor or in your own file.",
             )
         elif name in PROJECT_ADDS:
-            both = (*cast("list[str]", user.get(name, ())), *cast("list[str]", value))
+            both = (*cast("list[str]", earlier.get(name, ())), *cast("list[str]", value))
             merged = list(dict.fromkeys(both))
             if len(merged) > NAMES_MAX:
-                problems.append(
+                problems.add(
+                    name,
                     f"{source}: {name} and your own have more than {NAMES_MAX} entries. The last"
-                    " ones are ignored; shorten the list."
+                    " ones are ignored; shorten the list.",
                 )
             allowed[name] = merged[:NAMES_MAX]
-        else:
+        elif name in PROJECT_LOWERS and name in earlier:
+            allowed[name] = min(cast("int", value), cast("int", earlier[name]))
+        elif name not in PROJECT_ONLY or PROJECT_ONLY[name] is value or name not in earlier:
             allowed[name] = value
     return allowed

@@ -23,7 +23,24 @@ _SHOWN_CHARS_MAX = 60
 Fields = dict[str, object]  # The keys are dotted names, such as "context.prefixTokens".
 
 
-def read_toml(path: Path, problems: list[str]) -> object:
+class Problems(list[str]):
+    """Sentences for the user.
+
+    Attributes:
+        lost: the dotted names of settings that could not be used; "" for all of a source.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: list[str] = []
+
+    def add(self, name: str, sentence: str) -> None:
+        """Adds a sentence about a setting that is lost."""
+        self.lost.append(name)
+        self.append(sentence)
+
+
+def read_toml(path: Path, problems: Problems) -> object:
     """Returns the file's table, or None if the file is missing or, with a problem, invalid."""
     problem = ""
     try:
@@ -31,7 +48,7 @@ def read_toml(path: Path, problems: list[str]) -> object:
             return None
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # Editors hide a byte order mark.
         long = [n for n, line in enumerate(text.split("\n"), 1) if len(line) > LINE_CHARS_MAX]
         if len(raw) > FILE_BYTES_MAX:
             problem = f"is larger than {FILE_BYTES_MAX} bytes; shorten it"
@@ -48,12 +65,12 @@ def read_toml(path: Path, problems: list[str]) -> object:
         problem = f"is not valid TOML: {error}"
     except RecursionError:
         problem = "nests too deeply; flatten it"
-    problems.append(f"{path} {problem}. The file is ignored.")
+    problems.add("", f"{path} {problem}. The file is ignored.")
     return None
 
 
 def valid_fields(
-    model: type[BaseModel], raw: object, source: str, problems: list[str], secret: Sequence[str]
+    model: type[BaseModel], raw: object, source: str, problems: Problems, secret: Sequence[str]
 ) -> Fields:
     """Returns the valid fields of `raw` by their dotted names; nulls count as not set.
 
@@ -62,26 +79,26 @@ def valid_fields(
         secret: the fields whose values no problem may show.
     """
     if is_table(raw) and "dlm" in raw:
-        problems += [
-            f"{source}: {name} is not a setting beside dlm. It is ignored."
-            for name in raw
-            if name != "dlm"
-        ]
+        for name in raw:
+            if name != "dlm":
+                problems.add(name, f"{source}: {name} is not a setting beside dlm. It is ignored.")
         raw = raw["dlm"]
     if raw is None:
         return {}
     if not is_table(raw):
-        problems.append(f"{source}: the settings should be an object of fields. They are ignored.")
+        problems.add("", f"{source}: the settings should be an object of fields. They are ignored.")
         return {}
-    # The conversion through JSON turns TOML's dates and a client's types into plain values.
-    table = _without_nulls(json.loads(json.dumps(raw, default=str)))
+    # The conversion through JSON turns TOML's dates, a client's types and lone surrogates into
+    # plain values.
+    plain = json.dumps(raw, default=str, ensure_ascii=False).encode("utf-8", "replace")
+    table = _unfolded(model, _without_nulls(json.loads(plain)))
     while True:
         try:
             model.model_validate_json(json.dumps(table))
             return flattened(table)
         except ValidationError as error:
             faults = error.errors(include_url=False, include_context=False)
-        found = list[str]()
+        found = list[tuple[str, str]]()
         for fault in reversed(faults):  # In reverse, so that list entries keep their indices.
             location = fault["loc"]
             name = _dotted(location)
@@ -96,8 +113,9 @@ def valid_fields(
                 problem = f"{name} {expected}" + (
                     "" if name in secret else f", not {_shown(value)}"
                 )
-            found.append(f"{source}: {problem}. It is ignored.")
-        problems += reversed(found)
+            found.append((name, f"{source}: {problem}. It is ignored."))
+        for name, sentence in reversed(found):
+            problems.add(name, sentence)
 
 
 def flattened(table: Mapping[str, object], outer: str = "") -> Fields:
@@ -135,6 +153,25 @@ def _without_nulls(table: Mapping[str, object]) -> dict[str, object]:
         for name, value in table.items()
         if value is not None
     }
+
+
+def _unfolded(model: type[BaseModel], table: dict[str, object]) -> dict[str, object]:
+    """Returns {"silence.globs": []} as {"silence": {"globs": []}}, as many editors write it.
+
+    A field that is given in both ways keeps the value of its section.
+    """
+    sections = nested(flattened(model().model_dump(by_alias=True)))
+    unfolded = {key: value for key, value in table.items() if "." not in key}
+    for key, value in table.items():
+        section, dot, name = key.removeprefix("dlm.").partition(".")
+        if not dot:
+            unfolded.setdefault(section, value)
+        elif is_table(sections.get(section)):
+            inside = unfolded.get(section, {})
+            unfolded[section] = {name: value, **inside} if is_table(inside) else inside
+        else:
+            unfolded[key] = value
+    return unfolded
 
 
 def _take(table: dict[str, object], location: Sequence[int | str]) -> object:

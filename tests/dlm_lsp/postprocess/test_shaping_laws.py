@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlm_lsp.postprocess.languages import named_languages
 from dlm_lsp.postprocess.shaping import (
     Rules,
     rules_for,
@@ -20,7 +21,9 @@ PIECES = [
     *("a", "b", "x = 1", "return x", "else", "el", "f(", "\\", ":", ";", ",", "."),
     *(" ", "  ", "    ", "\t", "\n", "\n", "\r\n", "\r", "\u2028", MASKED),
     *("(", ")", "[", "]", "{", "}", '"', "'", "`", '"""'),
+    *("#", "//", "/*", "*/", "/", "${", "#{", 'f"', 'r#"', "'a'", "<", ">", "{{", "$("),
 ]
+LANGUAGES = ["", *sorted(named_languages())]
 SUFFIXES = ["", ")", ");\n}", '")', '"""\n  x = 1', "]\n", "):\n    return x", " + b\nx = 1", "b"]
 
 pieces = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
@@ -39,7 +42,10 @@ def cases(draw: st.DrawFn) -> tuple[Rules, str]:
         text += suffix[: draw(st.integers(0, 12))] + draw(pieces)
     document = Document("file:///a.py", "python", 1, prefix + suffix)
     context = gather(document, len(prefix), None)
-    return rules_for(context.prefix, context.suffix, draw(st.booleans())), text
+    language = draw(st.sampled_from(LANGUAGES))
+    lines_max = draw(st.sampled_from([None, None, 1, 2]))
+    automatic = draw(st.booleans())
+    return rules_for(context.prefix, context.suffix, automatic, language, lines_max), text
 
 
 @settings(max_examples=800, deadline=None)
@@ -75,7 +81,7 @@ def test_a_suggestion_is_text_within_its_bounds(case: tuple[Rules, str]) -> None
     shaped = shape_final(rules, text)
     assert not shaped.text or shaped.text.strip()
     assert 0 <= shaped.replaced <= len(rules.line_after)
-    if rules.lines.is_single_line:
+    if rules.lines.lines_max == 1:
         assert "\n" not in shaped.text
     ends = shaped.text.replace(rules.line_end, "")
     assert "\n" not in ends

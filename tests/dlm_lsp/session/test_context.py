@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,3 +174,20 @@ def test_lone_surrogates_are_shown_as_replacements() -> None:
     context = gather(document("a\ud800b\udc00c"), 2, None)
     assert (context.prefix, context.suffix) == ("a\ufffd", "b\ufffdc")
     assert GenerateBody(prefix=context.prefix, suffix=context.suffix).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("uri", "language", "name"),
+    [
+        ("file:///w/main.go", "go", "main.go"),
+        ("untitled:Untitled-1", "python", "Untitled-1.py"),
+        ("vscode-notebook-cell:/w/n.ipynb#W0", "python", "n.ipynb"),
+        ("git:/w/a%20b.rs?ref", "rust", "a b.rs"),
+        ("file:///w/Makefile", "makefile", "Makefile"),
+        ("file:///w/\ud800x", "ruby", "\ufffdx.rb"),
+    ],
+)
+def test_the_context_names_the_file_or_one_of_its_language(
+    uri: str, language: str, name: str
+) -> None:
+    assert gather(Document(uri, language, 1, "x"), 0, None).name == name

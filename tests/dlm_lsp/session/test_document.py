@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dlm_lsp.session.document import Change, Document, DocumentError, Edit, Encoding, Position
@@ -50,6 +50,21 @@ def naive_offset(text: str, position: Position, encoding: Encoding) -> int:
     return offset
 
 
+def cuts_a_character(text: str, change: Change, encoding: Encoding) -> bool:
+    """Whether a position of the change lies inside a character."""
+    for position in (change.start, change.end):
+        starts = naive_starts(text)
+        if position is None or position.line >= len(starts):
+            continue
+        offset = naive_offset(text, position, encoding)
+        before = text[starts[position.line] : offset]
+        reached = sum(map(UNITS[encoding], before))
+        is_at_end = offset == len(text) or text[offset] in "\r\n"
+        if reached < position.character and not is_at_end:
+            return True
+    return False
+
+
 def naive_apply(text: str, change: Change, encoding: Encoding) -> str:
     if change.start is None or change.end is None:
         return change.text
@@ -63,6 +78,10 @@ def naive_apply(text: str, change: Change, encoding: Encoding) -> str:
 def test_edits_equal_the_full_text(text: str, edits: list[Change], encoding: Encoding) -> None:
     expected = text
     for change in edits:
+        if cuts_a_character(expected, change, encoding):
+            with pytest.raises(DocumentError, match="inside a character"):
+                document(text).apply(edits, 2, encoding)
+            return
         expected = naive_apply(expected, change, encoding)
     result, _ = document(text).apply(edits, 2, encoding)
     assert result.text == expected
@@ -73,7 +92,10 @@ def test_edits_equal_the_full_text(text: str, edits: list[Change], encoding: Enc
 @settings(max_examples=300, deadline=None)
 @given(texts, st.lists(changes, max_size=6), encodings)
 def test_edits_say_what_changed(text: str, edits: list[Change], encoding: Encoding) -> None:
-    before = document(text)
+    before, expected = document(text), text
+    for change in edits:
+        assume(not cuts_a_character(expected, change, encoding))
+        expected = naive_apply(expected, change, encoding)
     result, made = before.apply(edits, 2, encoding)
     assert len(made) == len(edits)
     replayed = text
@@ -130,6 +152,25 @@ def test_characters_beyond_the_basic_plane_count_by_encoding(
     assert subject.position_at(2, encoding) == Position(0, character)
     assert subject.offset_at(Position(0, character), encoding) == 2
     assert subject.offset_at(Position(0, character - 1), encoding) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end", "encoding"),
+    [
+        ("a😀b", 1, 2, Encoding.UTF16),
+        ("a😀b", 2, 3, Encoding.UTF16),
+        ("😀", 1, 1, Encoding.UTF16),
+        ("é", 1, 2, Encoding.UTF8),
+        ("語a", 0, 2, Encoding.UTF8),
+    ],
+)
+def test_an_edit_that_cuts_a_character_in_two_is_refused(
+    text: str, start: int, end: int, encoding: Encoding
+) -> None:
+    """Half a character cannot be kept, so that the text would differ from the editor's."""
+    change = Change(Position(0, start), Position(0, end), "z")
+    with pytest.raises(DocumentError, match=r"contentChanges\[0\].range.* inside a character"):
+        document(text).apply([change], 2, encoding)
 
 
 def test_an_offset_inside_a_line_end_is_the_line_s_end() -> None:

@@ -108,10 +108,17 @@ def test_binary_content_is_not_completed(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\t\tx\r\n\x0c\n", "\x1b[31mred\x1b[0m\n" * 50, "語" * 500, "\x01", "\ufffd = 1\n"],
+    ["\t\tx\r\n\x0c\n", "\x1b[31mred\x1b[0m\n" * 50, "語" * 500, "\x01", "\ufffd = 1\n"],
 )
 def test_unusual_text_is_text(text: str) -> None:
     assert reason(text) is None
+
+
+@pytest.mark.parametrize("text", ["", "\n", "  \t\r\n\n", "\u2028\x0c "])
+def test_nothing_is_suggested_unasked_where_there_is_no_text_yet(text: str) -> None:
+    """Without any context a model writes what it has seen most, in whatever language that was."""
+    assert "no text yet" in (reason(text) or "")
+    assert reason(text, automatic=False) is None
 
 
 def test_machine_made_lines_are_completed_only_on_demand() -> None:

@@ -33,7 +33,7 @@ class Sources:
         self.user_file = folder / "user.toml"
 
     def load(self, client: object = None) -> LoadedSettings:
-        return load_settings(client, self.project, self.user_file)
+        return load_settings(client, (self.project_file,), self.user_file)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def sources(tmp_path: Path) -> Sources:
 
 
 def test_without_sources_all_is_default() -> None:
-    loaded = load_settings(None, None, None)
+    loaded = load_settings(None)
     assert loaded.settings == Settings()
     assert set(loaded.origins.values()) == {"default"}
     assert "context.prefixTokens" in loaded.origins
@@ -77,6 +77,7 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
         "completion": False,
         "drafts": True,
         "statusNotifications": True,
+        "delay": 150,
         "engine": {
             "url": "http://gpu.example:8000",
             "token": "t",
@@ -89,17 +90,20 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
             "idleSeconds": 60.5,
         },
         "context": {"prefixTokens": 512, "suffixTokens": 0},
-        "limits": {"tokensMax": 32, "tokensMaxInvoked": 64, "millisecondsMax": 900},
+        "limits": {"tokensMax": 32, "tokensMaxInvoked": 64, "millisecondsMax": 900, "lines": 3},
         "block": {"length": 16, "threshold": 0.8, "revisions": 5},
         "silence": {
             "automatic": False,
             "languages": ["markdown"],
             "globs": ["vendor/**"],
             "secretFiles": False,
+            "ignoredFiles": False,
+            "comments": True,
+            "strings": True,
             "fileCharsMax": 1000,
         },
     }
-    loaded = load_settings({"dlm": values} if outer else values, None, None)
+    loaded = load_settings({"dlm": values} if outer else values)
     assert loaded.problems == ()
     assert loaded.settings.model_dump(by_alias=True, mode="json") == {**values, "version": 1}
     assert set(loaded.origins.values()) == {"client", "default"}
@@ -162,11 +166,11 @@ def test_a_project_cannot_overflow_the_lists(sources: Sources) -> None:
         ({"engine": {"token": 7}}, "client: engine.token should be a valid string."),
         ({"engine": {"url": "ftp://u:p@h"}}, "client: engine.url should match pattern"),
         (["mode"], "client: the settings should be an object of fields."),
-        ({"mode": "\ud800"}, "client: the settings are not valid (Invalid JSON"),
+        ({"mode": "\ud800"}, "client: mode should be 'auto'"),
     ],
 )
 def test_a_bad_value_is_named_and_the_default_used(client: object, problem: str) -> None:
-    loaded = load_settings(client, None, None)
+    loaded = load_settings(client)
     assert len(loaded.problems) == 1
     assert loaded.problems[0].startswith(problem)
     assert loaded.settings.model_dump(exclude={"silence"}) == Settings().model_dump(
@@ -188,7 +192,7 @@ def test_a_bad_value_leaves_the_lower_source_and_the_neighbours(sources: Sources
 
 
 def test_secrets_are_not_shown_in_problems() -> None:
-    loaded = load_settings({"engine": {"token": ["hunter2"], "url": "hunter2"}}, None, None)
+    loaded = load_settings({"engine": {"token": ["hunter2"], "url": "hunter2"}})
     assert len(loaded.problems) == 2
     assert "hunter2" not in "".join(loaded.problems)
 
@@ -224,7 +228,7 @@ def test_a_broken_file_is_named_and_ignored(sources: Sources, content: bytes, wo
 def test_what_is_no_regular_file_is_not_read(sources: Sources) -> None:
     os.mkfifo(sources.project_file)
     sources.user_file.mkdir()
-    assert sources.load() == load_settings(None, None, None)
+    assert sources.load() == load_settings(None)
 
 
 def test_a_file_that_may_not_be_read_is_named(
@@ -266,6 +270,6 @@ json_values = st.recursive(
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(json_values)
 def test_no_client_value_stops_the_server(client: object) -> None:
-    loaded = load_settings(client, None, None)
+    loaded = load_settings(client)
     assert isinstance(loaded.settings, Settings)
     assert len(set(loaded.problems)) == len(loaded.problems)

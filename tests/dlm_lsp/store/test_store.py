@@ -205,18 +205,16 @@ def test_settings_mean_the_same_files_to_a_client_and_its_host(
     item["files"][0]["bytes"] = 0
     catalogue.write_text(json.dumps([item]))
     monkeypatch.setenv("DLM_LSP_CATALOGUE", str(catalogue))
-    before = to_host_settings(load_settings(None, None, None).settings)
+    before = to_host_settings(load_settings(None).settings)
     assert (before.engine.checkpoint, bool(before.hint)) == (None, True)
     path = put(store, entry(HUB))
-    left_open = to_host_settings(load_settings(None, None, None).settings)
-    by_name = to_host_settings(
-        load_settings({"engine": {"checkpoint": "tiny"}}, None, None).settings
-    )
+    left_open = to_host_settings(load_settings(None).settings)
+    by_name = to_host_settings(load_settings({"engine": {"checkpoint": "tiny"}}).settings)
     by_path = EngineSettings(checkpoint=path)
     assert left_open.engine == by_name.engine == by_path
     assert left_open.hint is None
     elsewhere = {"engine": {"url": "http://127.0.0.1:9", "checkpoint": "tiny"}}
-    assert to_host_settings(load_settings(elsewhere, None, None).settings).engine.checkpoint is None
+    assert to_host_settings(load_settings(elsewhere).settings).engine.checkpoint is None
 
 
 def test_a_gguf_file_has_an_identity_of_its_own(tmp_path: Path):
@@ -229,7 +227,7 @@ def test_a_gguf_file_has_an_identity_of_its_own(tmp_path: Path):
 
 
 async def test_a_model_that_is_not_pulled_is_every_hosts_error(store: Store):
-    settings = load_settings({"engine": {"checkpoint": SMALL.name}}, None, None).settings
+    settings = load_settings({"engine": {"checkpoint": SMALL.name}}).settings
     host = to_host_settings(settings)
     assert host.problem is not None
     client = HostClient(host)
