@@ -79,18 +79,20 @@ class BlockOptions:
             mask adapter it is the joint confidence of the places up to it, and the first place
             always is decided.
         revisions: how many decided places a request may decide anew; see `engine.decoders.revision`
-            and, with a mask adapter, `engine.decoders.shifted_block`.
+            and, with a mask adapter, `engine.decoders.shifted_block`. None is none where masks fill
+            their own place, as in the reference algorithm, and without bound with a mask adapter.
     """
 
     length: int = 32
     threshold: float = 0.9
-    revisions: int = 0
+    revisions: int | None = None
 
     def __post_init__(self) -> None:
         """Raises RequestError naming the field."""
         _check_range("block.length", self.length, 2, 256)
         _check_range("block.threshold", self.threshold, 0.0, 2.0)
-        _check_range("block.revisions", self.revisions, 0, 65_536)
+        if self.revisions is not None:
+            _check_range("block.revisions", self.revisions, 0, 65_536)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ def _work(
             block=BlockBody(**settings.block.model_dump()),
             is_shaped=options.is_shaped,
             is_verbatim=options.is_verbatim,
+            is_one_line=options.is_one_line,
             execute=options.execute,
             bounds=Bounds(),
         ),
@@ -138,6 +139,7 @@ def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, ob
         "seed": options.seed,
         "post": options.is_shaped,
         "verbatim": options.is_verbatim,
+        "one_line": options.is_one_line,
         "execute": options.execute,
         "suites": {
             name: {"tasks": len(tasks), "of": plan.sizes[name], "digest": digest(tasks)}

@@ -68,7 +68,7 @@ class BlockBody(_Message):
 
     length: int | None = Field(default=None, ge=2, le=256)
     threshold: float = Field(default=0.9, ge=0, le=2)
-    revisions: int = Field(default=0, ge=0, le=65_536)
+    revisions: int | None = Field(default=None, ge=0, le=65_536)
 
 
 class BudgetBody(_Message):

@@ -45,6 +45,8 @@ class Asking:
         is_verbatim: whether to ask with a task's prefix and suffix unchanged. Otherwise the line
             break that ends a hole of whole lines stands after the cursor, as in an editor, and is
             added to the completion.
+        is_one_line: whether completions of whole lines end at their first line break, as those that
+            an editor asks for one line do.
         execute: "isolated", "unprotected" or "never".
         bounds: the limits of one program.
     """
@@ -53,6 +55,7 @@ class Asking:
     block: BlockBody
     is_shaped: bool
     is_verbatim: bool
+    is_one_line: bool
     execute: str
     bounds: Bounds
 
@@ -95,7 +98,8 @@ async def ask(
     tokens_max = min(asking.tokens_max, len(question.task.reference) + TOKENS_SPARE)
     limits = LimitsBody(tokens_max=tokens_max)
     block = variant.block(asking.block)
-    finished = await _finished(client, question.context, limits, variant, block)
+    stop = ("\n",) if asking.is_one_line and question.task.ends_line else ()
+    finished = await _finished(client, question.context, limits, variant, block, stop)
     if not asking.is_shaped:
         return finished.text + question.end, finished
     context = question.context
@@ -184,6 +188,7 @@ async def _finished(
     limits: LimitsBody,
     variant: Variant,
     block: BlockBody,
+    stop: tuple[str, ...] = (),
 ) -> FinishedEvent:
     body = GenerateBody(
         client="eval",
@@ -193,6 +198,7 @@ async def _finished(
         mode=variant.mode,
         limits=limits,
         block=block,
+        stop=stop,
         draft=False,
     )
     async with aclosing(client.generate(body)) as events:

@@ -47,6 +47,7 @@ class EvalOptions:
         out: the folder of a run that can be resumed; None keeps nothing.
         is_shaped: whether to judge the text that an editor would insert.
         is_verbatim: whether to ask with unchanged prefix and suffix; see `answers.Asking`.
+        is_one_line: whether completions of whole lines end at their first line break.
     """
 
     suites: tuple[str, ...] = (HOLES,)
@@ -62,6 +63,7 @@ class EvalOptions:
     out: Path | None = None
     is_shaped: bool = False
     is_verbatim: bool = False
+    is_one_line: bool = False
     execute: Execute = "isolated"
 
     def __post_init__(self) -> None:
@@ -153,6 +155,11 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
     parser.add_argument(
+        "--one-line",
+        action="store_true",
+        help="end completions of whole lines at their first line break",
+    )
+    parser.add_argument(
         "--verbatim",
         action="store_true",
         help="ask with a file's prompt and suffix as they are, as published figures do; "
@@ -189,6 +196,7 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         out=options.out,
         is_shaped=options.post,
         is_verbatim=options.verbatim,
+        is_one_line=options.one_line,
         execute=options.execute,
     )
 

@@ -60,7 +60,7 @@ class BlockDiffusion:
 
     def start(self, task: Task) -> BlockState:
         pending = PendingTokens(task.cached, task.request.prompt[task.cached :])
-        revisions = task.request.block.revisions
+        revisions = task.request.block.revisions or 0
         return BlockState(task, pending, Progress(), Progress(), revisions=revisions)
 
     def plan(self, state: BlockState) -> Step:

@@ -23,6 +23,7 @@ from functools import partial
 
 from engine.auto.step_times import StepTimes
 from engine.decoders.copying import Copy, CopyRecord, find_copy
+from engine.decoders.draft_worth import gains, rate
 from engine.decoders.strategy import (
     DraftPlace,
     PendingTokens,
@@ -41,9 +42,9 @@ DRAFTS_MAX, COPIED_MAX = 8, 15
 # That the first j drafts of a group are all right, before a request has a record of its own:
 # Qwen2.5-Coder-0.5B with its adapter at held-out holes. Counts as so many cycles.
 SURVIVAL = (0.83, 0.69, 0.56, 0.44, 0.33, 0.24, 0.17, 0.11)
-_SURVIVAL_WEIGHT = 6.0
-# Rows of a usual cycle: what more rows will cost is read off the curve from there on.
-_USUAL_ROWS = 13
+_SURVIVAL_WEIGHT, _SURVIVAL_STEPS = 6.0, 20
+_USUAL_ROWS = 13  # of a cycle
+_PRICED_CYCLES = 8  # until prices are worked out again
 # A draft's confidence counts as so many drafts of its kind; kinds are tenths of confidence.
 _CONFIDENCE_WEIGHT, _KINDS = 8.0, 10
 
@@ -74,10 +75,11 @@ class DraftRecord:
         return right / (self.tried[kind] + _CONFIDENCE_WEIGHT)
 
     def survival(self) -> tuple[float, ...]:
-        """By offset, that a new group's drafts up to there are all right."""
+        """By offset, that a new group's drafts up to there are all right; in steps of a twentieth,
+        so that what follows from it is often known already."""
         total = self.cycles + _SURVIVAL_WEIGHT
         return tuple(
-            (own + prior * _SURVIVAL_WEIGHT) / total
+            round((own + prior * _SURVIVAL_WEIGHT) / total * _SURVIVAL_STEPS) / _SURVIVAL_STEPS
             for own, prior in zip(self.reached, SURVIVAL, strict=True)
         )
 
@@ -94,18 +96,34 @@ class DraftRecord:
         )
 
     def worth_of_time(self, costs: StepTimes) -> float:
-        """Tokens per millisecond that this request comes to, and never less than "ar" does.
+        """Tokens per millisecond that this request comes to, and never less than drafts do alone.
 
-        Before there is a record: of verifying k drafts with two groups of k masks, of which one is
-        three times in four where acceptance ends, with the best k.
+        Copies make it more than that.
         """
-        expected = [
-            (1 + 0.75 * sum(SURVIVAL[:masks])) / costs.at(1 + 3 * masks, masks=True)
-            for masks in range(1, len(SURVIVAL) + 1)
-        ]
+        drafting = rate(self.survival(), costs)
         weight = _SURVIVAL_WEIGHT * costs.at(_USUAL_ROWS, masks=True)
-        rate = (self.emitted + max(expected) * weight) / (self.spent + weight)
-        return max(rate, 1 / costs.at(1))
+        return max(drafting, (self.emitted + drafting * weight) / (self.spent + weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What time and drafts are worth, in tokens.
+
+    Attributes:
+        worth: of a millisecond.
+        gains: of a group's drafts to the next forward, by its masks, 1 first.
+        cycles: of the record when this was worked out.
+    """
+
+    worth: float
+    gains: tuple[float, ...]
+    cycles: float
+
+    @classmethod
+    def of(cls, record: DraftRecord, costs: StepTimes) -> Prices:
+        """The prices by a request's record."""
+        worth = record.worth_of_time(costs)
+        return cls(worth, gains(record.survival(), costs, worth), record.cycles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +154,7 @@ class PrunedState:
         is_copied: whether `drafts` are copied, and not from a group of masks.
         copy: what could be copied after the bonus token.
         record, copies: how the groups' drafts and the copied ones did so far.
+        prices: by which rows are chosen; of a while ago, since working them out takes milliseconds.
     """
 
     task: Task
@@ -147,6 +166,7 @@ class PrunedState:
     copy: Copy = field(default_factory=Copy)
     record: DraftRecord = field(default_factory=DraftRecord)
     copies: CopyRecord = field(default_factory=CopyRecord)
+    prices: Prices | None = None
 
 
 class PrunedSpec:
@@ -190,6 +210,7 @@ class PrunedSpec:
             progress,
             record=record,
             copies=state.copies.after(state.copy, tokens),
+            prices=state.prices,
         )
         if progress.finished is None:
             following = _with_cycle(_with_drafts(following, cycle, emitted - 1, readings))
@@ -198,35 +219,29 @@ class PrunedSpec:
 
 def choose_cycle(
     chances: Sequence[float],
-    survival: Sequence[float],
+    prices: Prices,
     costs: StepTimes,
     *,
     room: int,
-    worth: float,
 ) -> CyclePlan:
     """The forward with the most expected tokens, less what its time is worth.
 
     Args:
         chances: of each draft at hand, that it is right where all before it are.
-        survival: by offset, that a new group's drafts up to there will all be right.
         room: tokens that may still be emitted.
-        worth: of a millisecond, in tokens.
     """
+    worth = prices.worth
     reach = [1.0]  # that acceptance comes as far as this row
     for chance in chances[: max(room - 1, 0)]:
         reach.append(reach[-1] * chance)
-    # What a group's drafts will bring, less the rows that are to verify them.
-    gains = [
-        sum(survival[:masks]) - worth * (costs.at(_USUAL_ROWS + masks) - costs.at(_USUAL_ROWS))
-        for masks in range(1, min(len(survival), room - 2) + 1)
-    ]
+    sizes = list(enumerate(prices.gains[: max(room - 2, 0)], 1))
     best = CyclePlan(0, value=1.0 - worth * costs.at(1))
     for drafts in range(len(reach)):
         emitted = sum(reach[: drafts + 1])
         ends = [reach[row] - (reach[row + 1] if row < drafts else 0.0) for row in range(drafts + 1)]
         order = sorted(range(drafts + 1), key=lambda row: (-ends[row], row))
         plans = [CyclePlan(drafts, value=emitted - worth * costs.at(drafts + 1))]
-        for masks, gain in enumerate(gains, 1):
+        for masks, gain in sizes:
             likely = 0.0
             for groups in range(1, drafts + 2):
                 likely += ends[order[groups - 1]]
@@ -261,13 +276,11 @@ def _with_cycle(state: PrunedState) -> PrunedState:
         return state
     task, record = state.task, state.record
     room = min(room_left(state.progress, task), task.request.block.length)
-    choose = partial(
-        choose_cycle,
-        survival=record.survival(),
-        costs=task.traits.costs,
-        room=room,
-        worth=record.worth_of_time(task.traits.costs),
-    )
+    costs, prices = task.traits.costs, state.prices
+    if prices is None or record.cycles >= prices.cycles + _PRICED_CYCLES:
+        prices = Prices.of(record, costs)
+        state = replace(state, prices=prices)
+    choose = partial(choose_cycle, prices=prices, costs=costs, room=room)
     own = replace(state, cycle=choose([record.chance(each.confidence) for each in state.drafts]))
     copy = find_copy(state.progress, task)
     if not copy.tokens:

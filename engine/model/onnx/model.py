@@ -110,7 +110,9 @@ class OnnxModel:
         plain, drafted = self._drafts.entries(step)
         places = [step.places[entry] for entry in plain]
         read = to_readings(logits[plain], places, sampling, mask_id=self.config.mask_id)
-        return self._drafts.readings(step, read, logits[drafted][:, self._drafts.ids])
+        return self._drafts.readings(
+            step, read, logits[numpy.array(drafted)[:, None], self._drafts.ids]
+        )
 
     def logits(self, step: Step, cache: ArrayCache) -> Array:
         """(len(step.read), V) fp32 logits. Raises as `__call__` does."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from operator import mul
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.api import Limits, Request
 from engine.auto.step_times import StepTimes
+from engine.decoders.draft_worth import gains, rate
 from engine.decoders.pruned_spec import (
     DRAFTS_MAX,
     CyclePlan,
     DraftRecord,
+    Prices,
     PrunedSpec,
     choose_cycle,
 )
@@ -33,8 +38,7 @@ def plan_of(
     room: int = 32,
     record: DraftRecord = DraftRecord(),  # noqa: B008 -- frozen
 ) -> CyclePlan:
-    worth = record.worth_of_time(curve)
-    return choose_cycle(chances, record.survival(), curve, room=room, worth=worth)
+    return choose_cycle(chances, Prices.of(record, curve), curve, room=room)
 
 
 def reading(token: int, probability: float = 0.9) -> Reading:
@@ -142,3 +146,27 @@ def test_a_copy_is_verified_where_it_promises_more_than_the_drafts() -> None:
     assert keep == (0,)
     assert following.copies.chance(4) < state.copies.chance(4)
     assert following.record.survival() == state.record.survival()
+
+
+falling = st.lists(st.floats(0.02, 0.98), min_size=1, max_size=DRAFTS_MAX).map(
+    lambda shares: tuple(accumulate(shares, mul))
+)
+
+
+@given(falling, st.sampled_from([FLAT, STEEP, BETWEEN]), st.floats(1, 3))
+def test_drafts_are_worth_something_and_less_than_the_tokens_they_bring(
+    survival: tuple[float, ...], curve: StepTimes, more: float
+) -> None:
+    worth = rate(survival, curve)
+    assert worth >= 1 / curve.at(1) * (1 - 1e-6)
+    found = gains(survival, curve, worth * more)
+    assert list(found) == sorted(found)
+    assert all(each <= sum(survival) + 1e-6 for each in found)
+
+
+def test_without_a_forward_in_vain_a_draft_is_worth_what_it_saves() -> None:
+    """Where rows cost nothing and drafts are all but sure, four of them save four forwards."""
+    sure = (0.999,) * 4
+    assert rate(sure, FLAT) == pytest.approx(5 / 10.04, rel=0.05)
+    dear = StepTimes((1, 8), (10.0, 80.0))
+    assert rate(sure, dear) == pytest.approx(1 / 10.0, rel=0.01)
