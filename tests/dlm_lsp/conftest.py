@@ -25,6 +25,14 @@ async def editor(tmp_path: Path) -> AsyncIterator[LspClient]:
         yield client
 
 
+@pytest.fixture
+async def plain(scripted: ScriptedHost, editor: LspClient) -> LspClient:
+    """A server that is initialised; the engine answers every request."""
+    await editor.initialize({"engine": {"url": scripted.url}})
+    scripted.script = ["a + b"] * 50
+    return editor
+
+
 @pytest.fixture(autouse=True)
 def isolated(private_runtime: Path) -> None:
     """Isolates each test's hosts from those of the user and of other tests."""
