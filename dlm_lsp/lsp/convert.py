@@ -26,7 +26,7 @@ LABEL_CHARS_MAX = 60
 # Editors whose buffers know their line ends: they put \n for any line end that they are sent to
 # insert, or split the text at \n alone and keep a \r in it (Neovim 0.12).
 _OWN_LINE_ENDS = (
-    *("neovim", "vim", "coc", "visual studio code", "vscode", "vscodium", "code-server", "cursor"),
+    *("neovim", "vim", "coc", "visual studio code", "vscode", "vscodium", "code", "cursor"),
     *("windsurf", "emacs", "eglot", "lsp-mode", "zed", "sublime"),
 )
 _WORD_END = re.compile(r"\w*\Z")

@@ -69,7 +69,8 @@ class Session:
         self._rhythm = Rhythm()
         self._waking: asyncio.TimerHandle | None = None
         self._host = to_host_settings(self.settings)
-        self._may_be_gone = False  # Whether the checkpoint may have left the store.
+        # Whether the checkpoint may have left the store, or other settings mean another one.
+        self._may_be_gone = False
 
     def open(self, document: Document) -> None:
         """Adds a document."""
@@ -191,7 +192,9 @@ class Session:
             self._counts["failed"] += 1
             self._link.failed(error)
             self._may_be_gone = error.code == "load_failed"
-            return None if document is None else Answer(document, reason=error.message)
+            if document is None or self.documents.get(ask.uri) is not document:
+                return None
+            return Answer(document, reason=error.message)
         finally:
             if slot.generation is not None:
                 slot.generation.cancel()
@@ -270,6 +273,7 @@ class Session:
     def _settings_changed(self) -> None:
         """Drops what was made by earlier settings, and requests that are silenced now."""
         self._cache.clear()
+        self._may_be_gone = True
         for uri in self._slots.uris():
             slot, document = self._slots.get(uri), self.documents.get(uri)
             # The request that has noticed the change is asking the gate itself.

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.dlm_lsp.lsp.suggested import is_suggested
-from tests.dlm_lsp.lsp_client import INLINE, TEXT, URI, LspClient
-from tests.dlm_lsp.scripted_host import ScriptedHost
+from tests.dlm_lsp.lsp_client import INLINE, TEXT, URI, LspClient, lsp_client
+from tests.dlm_lsp.scripted_host import ScriptedHost, scripted_host
 
 CONFIGURATION = {"workspace": {"configuration": True}}
 
@@ -247,3 +247,20 @@ async def test_an_ignore_file_that_cannot_be_read_silences_its_folder(
     (tmp_path / ".dlmignore").write_text("")
     (tmp_path / ".dlmignore").chmod(0)
     assert not await is_suggested(plain, (tmp_path / "a.py").as_uri())
+
+
+async def test_another_engine_in_the_user_s_file_is_used_from_the_next_request_on(
+    tmp_path: Path, scripted: ScriptedHost
+) -> None:
+    file = tmp_path / "config" / "dlm-lsp" / "dlm-lsp.toml"
+    file.parent.mkdir(parents=True)
+    async with scripted_host() as other, lsp_client(tmp_path) as editor:
+        scripted.script, other.script = ["a"] * 5, ["b"] * 5
+        file.write_text(f'[engine]\nurl = "{scripted.url}"\n')
+        await editor.initialize()
+        editor.open(URI, TEXT)
+        assert (await editor.inline(URI, 1, 11))[0]["insertText"] == "a"
+        file.write_text(f'[engine]\nurl = "{other.url}"\n')
+        await asyncio.sleep(1.1)
+        assert (await editor.inline(URI, 1, 11))[0]["insertText"] == "b"
+        assert len(scripted.bodies) == len(other.bodies) == 1
