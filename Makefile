@@ -8,7 +8,7 @@ MODEL := qwen2.5-coder-0.5b
 # one file stay together, as they share fixtures.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-fast model check format bench gpu train clean
+.PHONY: demo test test-fast soak model check format bench gpu train clean
 
 demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
 	$(BIN)/python -P -m dlm_lsp demo --pull
@@ -20,6 +20,9 @@ test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed model  ## everything: 
 test-fast: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed  ## the same without what is slow
 	$(MAKE) check
 	$(PYTEST) -m "not slow"
+
+soak: $(VENV)/.dev  ## 100,000 random events of an editor against a session with a scripted engine
+	$(BIN)/python -m tests.dlm_lsp.session.campaign --events 100000
 
 # Into the user's own store, where `make demo` finds it too. Without a network the tests that need it
 # are skipped by name.

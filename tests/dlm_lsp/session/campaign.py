@@ -1,0 +1,369 @@
+"""A campaign against a session: random documents, edits, requests, settings and failures.
+
+An editor of its own keeps every text in UTF-16 units, as editors do, and checks after each event
+that the session's text is the same. The engine is scripted, and checks that nothing of a silenced
+document reaches it. `make soak` runs 100,000 events, `make test` some of them. It plays neither
+LSP's bytes nor a real model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dlm_lsp.client.answers import Health
+from dlm_lsp.client.errors import HostError
+from dlm_lsp.client.host_settings import HostSettings
+from dlm_lsp.client.messages import (
+    DraftEvent,
+    FinishedEvent,
+    GenerateBody,
+    HostEvent,
+    Marks,
+    StartedEvent,
+    UsageBody,
+)
+from dlm_lsp.session.document import Change, Document, Encoding, Position
+from dlm_lsp.session.engine_link import EngineLink
+from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
+from dlm_lsp.session.session import Session
+
+ROOT = Path(__file__).parents[3]
+LANGUAGES = {
+    "python": ".py",
+    "javascript": ".js",
+    "go": ".go",
+    "rust": ".rs",
+    "c": ".c",
+    "java": ".java",
+    "makefile": "",
+    "shellscript": ".sh",
+    "markdown": ".md",
+    "html": ".html",
+    "lua": ".lua",
+    "ruby": ".rb",
+}
+PIECES = [
+    *(
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        '"',
+        "'",
+        "`",
+        "\n",
+        "\r\n",
+        "\t",
+        "    ",
+        "x",
+        "語",
+        "😀",
+        "é",
+    ),
+    *("${", "#", "//", "/*", "*/", '"""', "return x", ", ", ":", ";", "<", ">", "\u2028"),
+]
+SETTINGS = ["", '[silence]\nlanguages = ["LANGUAGE"]\n', "[silence\n", '[silence]\nglobs = ["*"]\n']
+RSS_GROWTH_MAX = 40 << 20
+_PAGE = 4096
+
+
+@dataclass
+class Buffer:
+    """A document as the editor has it; `is_quiet` says whether its text may not be sent."""
+
+    uri: str
+    language: str
+    folder: Path
+    text: str
+    version: int = 1
+    is_quiet: bool = False
+    is_off: bool = False
+
+
+class Silent:
+    """An editor that shows nothing."""
+
+    def draft(self, notice: DraftNotice) -> None: ...
+    def status(self, status: Status) -> None: ...
+    def log(self, message: str) -> None: ...
+    def show_error(self, message: str) -> None: ...
+    def loading(self, message: str | None) -> None: ...
+
+
+@dataclass
+class Engine:
+    """A host that writes random text, and fails while `is_dead`."""
+
+    rng: random.Random
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    is_dead: bool = False
+    num_open: int = 0
+    num_asked: int = 0
+
+    async def health(self) -> Health:
+        return Health("absent", "Gone.", {}) if self.is_dead else Health("ready", "Ready.", {})
+
+    async def ensure(self) -> None:
+        await asyncio.sleep(0)
+        self._check_alive()
+
+    async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        buffer = self.buffers[body.document]
+        assert not buffer.is_quiet, f"{buffer.uri} is silenced, but its text was sent"
+        assert not buffer.is_off, f"{buffer.uri} is switched off, but its text was sent"
+        self.num_asked += 1
+        self.num_open += 1
+        try:
+            await asyncio.sleep(0)
+            self._check_alive()
+            yield StartedEvent(mode="ar", marks=Marks(), usage=UsageBody())
+            text = "".join(self.rng.choices(PIECES, k=self.rng.randrange(12)))
+            text += body.suffix[: self.rng.randrange(20)] if self.rng.random() < 0.5 else ""
+            for end in range(0, len(text), 3):
+                await asyncio.sleep(0)
+                self._check_alive()
+                yield DraftEvent(
+                    sequence=end + 1,
+                    committed=text[:end],
+                    draft=text[end:],
+                    spans=(),
+                    usage=UsageBody(),
+                )
+            yield FinishedEvent(
+                text=text, finish_reason="end", confidence=1, mode="ar", usage=UsageBody()
+            )
+        finally:
+            self.num_open -= 1
+
+    def _check_alive(self) -> None:
+        if self.is_dead:
+            raise HostError("The host was killed.", code="host_lost")
+
+    async def shut_down(self) -> bool:
+        return True
+
+    async def close(self) -> None: ...
+
+
+class Campaign:
+    """One editor with a session. Events are drawn by a seed."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.engine = Engine(random.Random(seed + 1))
+        self.counts: Counter[str] = Counter()
+        link = EngineLink(Silent(), self._host)
+        options = {"delay": 0, "drafts": True, "silence": {"automatic": True}}
+        self.session = Session(Silent(), Encoding.UTF16, link, options)
+        self._folder = folder
+        self._sources = [
+            path.read_text("utf-8") for path in sorted((ROOT / "fixtures/documents").iterdir())
+        ]
+        self._sources += [path.read_text("utf-8") for path in sorted(ROOT.glob("dlm_lsp/*/*.py"))]
+        self._asked: list[asyncio.Task[Answer | None]] = []
+        self._last: list[tuple[str, Answer]] = []
+
+    def _host(self, settings: HostSettings) -> Engine:
+        return self.engine
+
+    async def run(self, events: int) -> None:
+        """Plays events, then waits for all that is in flight and closes the session."""
+        kinds = {self.edit: 40, self.ask: 30, self.rest: 12, self.cancel: 4, self.whole: 3}
+        kinds |= {
+            self.reopen: 3,
+            self.set: 3,
+            self.switch: 2,
+            self.kill: 1,
+            self.start_host: 4,
+            self.accept: 6,
+        }
+        for number, language in enumerate(LANGUAGES):
+            self._open(number, language)
+        base = 0
+        for number in range(events):
+            (kind,) = self.rng.choices(list(kinds), list(kinds.values()))
+            self.counts[kind.__name__] += 1
+            await kind()
+            self._check_texts()
+            if number == events // 5:
+                base = resident()
+        results = await asyncio.gather(*self._asked, return_exceptions=True)
+        self._check_results(results)
+        await self.session.close()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert self.engine.num_open == 0, "a stream is open that nobody waits for"
+        grown = resident() - base
+        assert events < 50_000 or grown < RSS_GROWTH_MAX, f"memory grew by {grown >> 20} MiB"
+
+    def _open(self, number: int, language: str) -> None:
+        folder = self._folder / f"{number}"
+        folder.mkdir(exist_ok=True)
+        uri = (folder / f"file{LANGUAGES[language]}").as_uri()
+        old = self.engine.buffers.get(uri)
+        buffer = Buffer(uri, language, folder, self._text())
+        if old is not None:
+            buffer.is_quiet, buffer.is_off = old.is_quiet, old.is_off
+        self.engine.buffers[uri] = buffer
+        self.session.open(Document(uri, language, buffer.version, buffer.text))
+
+    def _text(self) -> str:
+        text = self.rng.choice(self._sources)
+        start = self.rng.randrange(len(text))
+        text = text[start : start + self.rng.randrange(3000)]
+        for old, new in (("\n", "\r\n"), ("    ", "\t"), ("e", "é"), ("a", "😀")):
+            if self.rng.random() < 0.25:
+                text = text.replace(old, new)
+        return text
+
+    def _buffer(self) -> Buffer:
+        return self.rng.choice(list(self.engine.buffers.values()))
+
+    def _check_texts(self) -> None:
+        for buffer in self.engine.buffers.values():
+            document = self.session.documents.get(buffer.uri)
+            assert document is not None, buffer.uri
+            assert document.text == buffer.text, f"{buffer.uri} differs from the editor's text"
+
+    def _check_results(self, results: list[Answer | BaseException | None]) -> None:
+        for result in results:
+            assert isinstance(result, Answer | asyncio.CancelledError | None), result
+            self.counts["answered" if isinstance(result, Answer) else "out of date"] += 1
+
+    # Events.
+
+    async def edit(self) -> None:
+        buffer = self._buffer()
+        start = self.rng.randrange(len(buffer.text) + 1)
+        end = min(len(buffer.text), start + self.rng.choice((0, 0, 0, 1, 2, 9, 200)))
+        new = "".join(self.rng.choices(PIECES, k=self.rng.choice((0, 1, 1, 1, 3))))
+        self._replace(buffer, start, end, new)
+
+    def _replace(self, buffer: Buffer, start: int, end: int, new: str) -> None:
+        start, end = outside_line_end(buffer.text, start), outside_line_end(buffer.text, end)
+        change = Change(place(buffer.text, start), place(buffer.text, end), new)
+        buffer.version += 1
+        buffer.text = buffer.text[:start] + new + buffer.text[end:]
+        self.session.change(buffer.uri, buffer.version, [change])
+
+    async def whole(self) -> None:
+        buffer = self._buffer()
+        buffer.text = self._text()
+        buffer.version += 1
+        self.session.change(buffer.uri, buffer.version, [Change(None, None, buffer.text)])
+
+    async def reopen(self) -> None:
+        number = self.rng.randrange(len(LANGUAGES))
+        language = list(LANGUAGES)[number]
+        self.session.close_document(list(self.engine.buffers)[number])
+        self._open(number, language)
+
+    async def ask(self) -> None:
+        buffer = self._buffer()
+        at = outside_line_end(buffer.text, self.rng.randrange(len(buffer.text) + 1))
+        automatic = self.rng.random() < 0.8
+        ask = Ask(buffer.uri, place(buffer.text, at), automatic, 1 if automatic else 3, token=at)
+        self._asked.append(asyncio.create_task(self._checked(ask)))
+        await asyncio.sleep(0)
+        if len(self._asked) > 500:
+            done = [task for task in self._asked if task.done()]
+            self._asked = [task for task in self._asked if not task.done()]
+            self._check_results(await asyncio.gather(*done, return_exceptions=True))
+
+    async def _checked(self, ask: Ask) -> Answer | None:
+        answer = await self.session.complete(ask)
+        if answer is None:
+            return None
+        buffer = self.engine.buffers[ask.uri]  # It may have been opened again meanwhile.
+        assert answer.document.text == buffer.text, "an answer for a text that is no more"
+        assert len(answer.offers) <= ask.count
+        for offer in answer.offers:
+            assert 0 <= offer.start <= offer.end <= len(buffer.text)
+            is_silenced = buffer.is_quiet or buffer.is_off
+            assert not is_silenced, "a silenced document got a suggestion"
+        if answer.offers:
+            self._last = [(ask.uri, answer)]
+        return answer
+
+    async def accept(self) -> None:
+        for uri, answer in self._last:
+            buffer = self.engine.buffers[uri]
+            if answer.document.text == buffer.text:
+                offer = answer.offers[0]
+                self._replace(buffer, offer.start, offer.end, offer.text)
+                self.session.accepted(offer.id, "full")
+        self._last = []
+
+    async def rest(self) -> None:
+        for _ in range(self.rng.randrange(30)):
+            await asyncio.sleep(0)
+
+    async def cancel(self) -> None:
+        if self._asked:
+            self.rng.choice(self._asked).cancel()
+
+    async def set(self) -> None:
+        """Writes a settings or ignore file, which the editor tells of."""
+        buffer = self._buffer()
+        content = self.rng.choice(["", "", "", *SETTINGS])
+        ignored = self.rng.choice(["", "", "file*\n"])
+        (buffer.folder / "dlm-lsp.toml").write_text(content.replace("LANGUAGE", buffer.language))
+        (buffer.folder / ".dlmignore").write_text(ignored)
+        self.session.files_changed()
+        buffer.is_quiet = bool(content or ignored)
+
+    async def switch(self) -> None:
+        buffer = self._buffer()
+        buffer.is_off = not self.session.toggle(buffer.uri)
+
+    async def kill(self) -> None:
+        self.engine.is_dead = True
+
+    async def start_host(self) -> None:
+        self.engine.is_dead = False
+
+
+def place(text: str, offset: int) -> Position:
+    """The position of an offset in UTF-16 units, counted in the plainest way."""
+    before = text[:offset].replace("\r\n", "\n").replace("\r", "\n")
+    line = before.rsplit("\n", 1)[-1]
+    return Position(before.count("\n"), len(line.encode("utf-16-le")) // 2)
+
+
+def outside_line_end(text: str, offset: int) -> int:
+    """The offset, or the one before it inside \\r\\n, where no editor puts a cursor."""
+    return offset - 1 if text[max(offset - 1, 0) : offset + 1] == "\r\n" else offset
+
+
+def resident() -> int:
+    """The bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+async def play(events: int, seed: int) -> Counter[str]:
+    """Runs a campaign in a folder of its own; returns how often each event came."""
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Campaign(Path(folder), seed)
+        await campaign.run(events)
+        return campaign.counts + Counter(requests_sent=campaign.engine.num_asked)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    began = time.monotonic()
+    for name, count in sorted(asyncio.run(play(options.events, options.seed)).items()):
+        print(f"{name:16} {count}")
+    print(f"{options.events} events in {time.monotonic() - began:.0f} s, all checks passed")
