@@ -225,6 +225,28 @@ def test_problems_are_filled_as_an_editor_has_them_or_verbatim(
     assert all((row["exact"], row["passed"]) == (1, 1) for row in rows)
 
 
+@pytest.mark.parametrize("is_one_line", [False, True])
+def test_whole_lines_may_be_asked_to_end_at_their_first_line_break(
+    is_one_line: bool, problems: Path, evaluate: Evaluate
+) -> None:
+    host = Knowing(False)
+    stops: set[tuple[str, ...]] = set()
+    generate = host.generate
+
+    async def watched(body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        if body.limits.tokens_max:  # and not only brings the prompt into the cache
+            stops.add(tuple(body.stop))
+            assert (body.block.revisions, body.block.length) == (3, 4)
+        async for event in generate(body):
+            yield event
+
+    host.generate = watched  # type: ignore[method-assign]
+    arguments = ["--suite", f"{problems}:3", "--modes", "block", "--execute", "never"]
+    arguments += ["--revisions", "3", "--block-length", "4"]
+    evaluate(host, *arguments, *(["--one-line"] if is_one_line else []))
+    assert stops == {("\n",) if is_one_line else ()}
+
+
 def test_a_program_is_run_once_for_all_modes_that_write_it(
     problems: Path, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.api import Limits, Request
-from engine.auto.step_times import CPU_TIMES
+from engine.auto.step_times import built_in_times
 from engine.config import EngineSettings
 from engine.decoders import STRATEGIES
 from engine.decoders.copying import CopyRecord
@@ -76,7 +76,10 @@ def measure_served(
     runtime = OnnxRuntime.load(source, settings)
     cache = runtime.new_cache(_CACHE_TOKENS)
     traits = Traits(
-        None, has_drafter=runtime.has_drafter, draft_masks=runtime.draft_masks, costs=CPU_TIMES
+        None,
+        has_drafter=runtime.has_drafter,
+        draft_masks=runtime.draft_masks,
+        costs=built_in_times("cpu", has_masks=bool(runtime.draft_masks)),
     )
     mode = _MODE if runtime.draft_masks else "ar"
     tokens = forwards = 0
