@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import metadata
@@ -277,16 +277,21 @@ def _mode_facts(times: object, auto: object) -> list[Fact]:
     facts: list[Fact] = []
     match times:
         case {"rows": [*rows], "milliseconds": [*milliseconds], "context": context}:
-            curve = ", ".join(
-                f"{count}: {time}" for count, time in zip(rows, milliseconds, strict=False)
-            )
-            facts.append(Fact("step times", f"{curve} ms", f"by rows, {context} tokens cached"))
+            facts.append(_curve("step times", rows, milliseconds, f"{context} tokens cached"))
+            if isinstance(times, dict) and times.get("withMasks"):
+                note = "with masks of the adapter among the rows"
+                facts.append(_curve("drafting steps", rows, times["withMasks"], note))
         case _:
             facts.append(Fact("step times", "not measured yet", "measured while a host is idle"))
     match auto:
         case {"mode": mode, "why": why}:
             facts.append(Fact("auto", str(mode), str(why)))
     return facts
+
+
+def _curve(name: str, rows: Sequence[object], times: Sequence[object], note: str) -> Fact:
+    pairs = ", ".join(f"{count}: {time}" for count, time in zip(rows, times, strict=False))
+    return Fact(name, f"{pairs} ms", f"by rows, {note}")
 
 
 def _choices(

@@ -83,6 +83,9 @@ def test_a_running_hosts_curve_and_choice_are_shown():
         "auto": {"mode": "copy_spec", "why": "per token copy_spec 3.6, ar 4.1 ms"},
     }
     times, auto = doctor._mode_facts(detail["stepTimes"], detail["auto"])
+    masked = {**detail["stepTimes"], "withMasks": [5.0, 9.5]}
+    _, drafting, _ = doctor._mode_facts(masked, detail["auto"])
+    assert (drafting.name, drafting.value) == ("drafting steps", "1: 5.0, 32: 9.5 ms")
     assert times == Fact("step times", "1: 4.1, 32: 8.05 ms", "by rows, 256 tokens cached")
     assert auto == Fact("auto", "copy_spec", "per token copy_spec 3.6, ar 4.1 ms")
     assert [fact.name for fact in doctor._mode_facts(None, None)] == ["step times"]  # an older host
