@@ -273,3 +273,36 @@ def test_no_client_value_stops_the_server(client: object) -> None:
     loaded = load_settings(client)
     assert isinstance(loaded.settings, Settings)
     assert len(set(loaded.problems)) == len(loaded.problems)
+
+
+def test_a_project_never_takes_the_user_s_silence_away(sources: Sources) -> None:
+    sources.user_file.write_text(
+        "[silence]\nautomatic = false\ncomments = true\nfileCharsMax = 1000\nignoredFiles = true\n"
+    )
+    sources.project_file.write_text(
+        "[silence]\nautomatic = true\ncomments = false\nstrings = true\nfileCharsMax = 9000\n"
+        "ignoredFiles = false\n"
+    )
+    silence = sources.load().settings.silence
+    assert (silence.automatic, silence.comments, silence.strings) == (False, True, True)
+    assert (silence.file_chars_max, silence.ignored_files) == (1000, True)
+    sources.project_file.write_text("[silence]\nfileCharsMax = 10\n")
+    assert sources.load().settings.silence.file_chars_max == 10
+
+
+@pytest.mark.parametrize(
+    ("client", "is_blocked"),
+    [
+        ({"mode": "nonsense"}, False),
+        ({"limits": {"lines": 0}}, False),
+        ({"silence": {"globs": 3}}, True),
+        ({"silence": {"langauges": ["x"]}}, True),
+        ({"dlm": {}, "silence": {"languages": ["x"]}}, True),
+        (3, True),
+    ],
+)
+def test_a_lost_silence_blocks_and_other_faults_do_not(client: object, is_blocked: bool) -> None:
+    """What could not be read may have silenced something, so that nothing is sent."""
+    loaded = load_settings(client)
+    assert (loaded.blocked is not None) is is_blocked
+    assert loaded.blocked is None or loaded.problems[0] in loaded.blocked
