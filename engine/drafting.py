@@ -2,7 +2,8 @@
 
 A draft row predicts the token after its own place. Its logits are looked at over the draft
 vocabulary alone, and a low-rank bias by the token before that place (a Markov head) makes the
-drafts of one group follow from each other, without another forward.
+drafts of one group follow from each other, without another forward. Drafts are the likeliest tokens
+at any temperature, since the row that verifies them decides.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy
 from numpy.typing import NDArray
 
 from engine.reading import BEST_MAX, Reading
-from engine.step import OWN, PLAIN, Step
+from engine.step import PLAIN, Step
 
 Array = NDArray[numpy.float32]
 
@@ -48,9 +49,7 @@ class DraftHead:
         others, drafted = self.entries(step)
         readings = dict(zip(others, plain, strict=True))
         for entry, row in zip(drafted, scores, strict=True):
-            before = step.follows[entry]
-            own = step.token[step.read[entry]]
-            readings[entry] = self._reading(row, own if before == OWN else readings[before].token)
+            readings[entry] = self._reading(row, readings[step.follows[entry]].token)
         return tuple(readings[entry] for entry in range(len(step.read)))
 
     def _reading(self, logits: Array, previous: int) -> Reading:

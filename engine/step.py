@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CACHED = -1  # as a parent: this row follows its sequence's last cached token
-PLAIN, OWN = -1, -2  # in `Step.follows`
+PLAIN = -1  # in `Step.follows`: no draft row
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Step:
             logits. (The output head over a 131,072-entry vocabulary costs as much as several
             layers, and a prefill needs it for one row only.)
         follows: aligned with `read`, or empty. For a draft row of a mask adapter, which predicts
-            the token after its place: the entry of `read` whose token stands at its place, or OWN
-            if the row carries that token itself. PLAIN for any other row.
+            the token after its place: the entry of `read` whose token stands at its place. PLAIN
+            for any other row.
     """
 
     token: tuple[int, ...]
@@ -53,7 +53,7 @@ class Step:
             assert parent == CACHED or self.sequence[parent] == self.sequence[row]
         assert all(0 <= row < rows for row in self.read)
         assert len(self.follows) in (0, len(self.read))
-        assert all(OWN <= entry < index for index, entry in enumerate(self.follows))
+        assert all(PLAIN <= entry < index for index, entry in enumerate(self.follows))
 
     @property
     def rows(self) -> int:

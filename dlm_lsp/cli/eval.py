@@ -17,6 +17,7 @@ from rich.console import Console
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.client.messages import BlockBody
+from dlm_lsp.client.paths import identity
 from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions
 from dlm_lsp.evaluation.plan import EvalPlan, to_plan
@@ -129,6 +130,7 @@ def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, ob
     return {
         "version": VERSION,
         "checkpoint": _identity(checkpoint) if engine.url is None else engine.url,
+        "host": identity(host.engine) if engine.url is None else "",  # the user's adapters, too
         "device": engine.device,
         "dtype": engine.dtype,
         "backend": engine.backend,

@@ -79,9 +79,9 @@ async def watch(
     """Waits until the host must end; returns the exit status.
 
     A host ends when asked to, after `idle_seconds` without a request (0: never) or LONELY_SECONDS
-    without a client, which gives the memory back soon after the last editor was closed, shortly
-    after a failed load, and when no client can find it any more because its socket was removed or
-    the checkpoint has changed.
+    without a client on its socket, which gives the memory back soon after the last editor was
+    closed, shortly after a failed load, and when no client can find it any more because its socket
+    was removed or the checkpoint has changed.
 
     Args:
         is_current: returns whether clients would still look for this host.
@@ -99,7 +99,8 @@ async def watch(
             if left <= 0:
                 logger.info("idle for %.0f s", idle_seconds)
                 break
-            left = min(left, LONELY_SECONDS - host.lonely_seconds())
+            if path is not None:  # on an address, clients need not say that they are there
+                left = min(left, LONELY_SECONDS - host.lonely_seconds())
             if left <= 0:
                 logger.info("no client for %.0f s", LONELY_SECONDS)
                 break

@@ -8,7 +8,8 @@ token is an autoregressive one.
 
 Above temperature 0 both forwards draw with the same random number for a place. The causal draw is
 emitted, so that the distribution, and for a given seed every token, is that of "ar". The shared
-number makes the two draws agree more often than independent numbers would.
+number makes the two draws agree more often than independent numbers would. (The drafts of a mask
+adapter are the likeliest tokens at any temperature.)
 
 With a mask adapter, whose rows predict the token after their place, the bonus token's row of the
 drafting forward is a causal row of its own: it is cached, and decides the next token at once. The

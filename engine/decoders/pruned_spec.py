@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 from engine.auto.step_times import StepTimes
 from engine.decoders.copying import Copy, CopyRecord, find_copy
@@ -42,6 +43,7 @@ DRAFTS_MAX, COPIED_MAX = 8, 15
 # That the first j drafts of a group are all right, before a request has a record of its own:
 # Qwen2.5-Coder-0.5B with its adapter at held-out holes. Counts as so many cycles.
 SURVIVAL = (0.83, 0.69, 0.56, 0.44, 0.33, 0.24, 0.17, 0.11)
+_CHANCES = tuple(now / before for before, now in pairwise((1.0, *SURVIVAL)))
 _SURVIVAL_WEIGHT, _SURVIVAL_STEPS = 6.0, 20
 _USUAL_ROWS = 13  # of a cycle
 _PRICED_CYCLES = 8  # until prices are worked out again
@@ -56,7 +58,8 @@ class DraftRecord:
     Attributes:
         right, tried: by tenths of confidence, drafts that were looked at because all before them
             were right.
-        reached: by offset, cycles whose drafts up to there were all right.
+        reached, looked: by offset, cycles whose drafts up to there were all right, and those in
+            which a draft stood there and all before it were right.
         cycles: cycles that had drafts to verify.
         emitted, spent: tokens, and their forwards' milliseconds by the step-time curve.
     """
@@ -64,6 +67,7 @@ class DraftRecord:
     right: tuple[float, ...] = (0.0,) * _KINDS
     tried: tuple[float, ...] = (0.0,) * _KINDS
     reached: tuple[float, ...] = (0.0,) * DRAFTS_MAX
+    looked: tuple[float, ...] = (0.0,) * DRAFTS_MAX
     cycles: float = 0.0
     emitted: float = 0.0
     spent: float = 0.0
@@ -77,11 +81,12 @@ class DraftRecord:
     def survival(self) -> tuple[float, ...]:
         """By offset, that a new group's drafts up to there are all right; in steps of a twentieth,
         so that what follows from it is often known already."""
-        total = self.cycles + _SURVIVAL_WEIGHT
-        return tuple(
-            round((own + prior * _SURVIVAL_WEIGHT) / total * _SURVIVAL_STEPS) / _SURVIVAL_STEPS
-            for own, prior in zip(self.reached, SURVIVAL, strict=True)
-        )
+        survival: list[float] = []
+        alive = 1.0
+        for right, tried, chance in zip(self.reached, self.looked, _CHANCES, strict=True):
+            alive *= (right + chance * _SURVIVAL_WEIGHT) / (tried + _SURVIVAL_WEIGHT)
+            survival.append(round(alive * _SURVIVAL_STEPS) / _SURVIVAL_STEPS)
+        return tuple(survival)
 
     def after(self, drafts: Sequence[DraftPlace], accepted: int) -> DraftRecord:
         """The record once so many of a chain's drafts were accepted."""
@@ -90,9 +95,15 @@ class DraftRecord:
             kind = _kind(draft.confidence)
             tried[kind] += 1
             right[kind] += index < accepted
-        reached = tuple(count + (offset < accepted) for offset, count in enumerate(self.reached))
+        # An offset at which no draft was verified says nothing.
+        looked = min(len(drafts), accepted + 1)
         return replace(
-            self, right=tuple(right), tried=tuple(tried), reached=reached, cycles=self.cycles + 1
+            self,
+            right=tuple(right),
+            tried=tuple(tried),
+            reached=tuple(each + (at < accepted) for at, each in enumerate(self.reached)),
+            looked=tuple(each + (at < looked) for at, each in enumerate(self.looked)),
+            cycles=self.cycles + 1,
         )
 
     def worth_of_time(self, costs: StepTimes) -> float:
@@ -123,7 +134,8 @@ class Prices:
     def of(cls, record: DraftRecord, costs: StepTimes) -> Prices:
         """The prices by a request's record."""
         worth = record.worth_of_time(costs)
-        return cls(worth, gains(record.survival(), costs, worth), record.cycles)
+        rounded = float(f"{worth:.2g}")  # so that gains are often known already
+        return cls(worth, gains(record.survival(), costs, rounded), record.cycles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +235,14 @@ def choose_cycle(
     costs: StepTimes,
     *,
     room: int,
+    unread: int = 0,
 ) -> CyclePlan:
     """The forward with the most expected tokens, less what its time is worth.
 
     Args:
         chances: of each draft at hand, that it is right where all before it are.
         room: tokens that may still be emitted.
+        unread: masks of a group that give no draft: one, where masks fill their own place.
     """
     worth = prices.worth
     reach = [1.0]  # that acceptance comes as far as this row
@@ -245,7 +259,7 @@ def choose_cycle(
             likely = 0.0
             for groups in range(1, drafts + 2):
                 likely += ends[order[groups - 1]]
-                rows = drafts + 1 + groups * masks
+                rows = drafts + 1 + groups * (masks + unread)
                 value = emitted + likely * gain - worth * costs.at(rows, masks=True)
                 if value > best.value:
                     plans.append(CyclePlan(drafts, tuple(sorted(order[:groups])), masks, value))
@@ -280,7 +294,8 @@ def _with_cycle(state: PrunedState) -> PrunedState:
     if prices is None or record.cycles >= prices.cycles + _PRICED_CYCLES:
         prices = Prices.of(record, costs)
         state = replace(state, prices=prices)
-    choose = partial(choose_cycle, prices=prices, costs=costs, room=room)
+    unread = int(not task.traits.shifts)
+    choose = partial(choose_cycle, prices=prices, costs=costs, room=room, unread=unread)
     own = replace(state, cycle=choose([record.chance(each.confidence) for each in state.drafts]))
     copy = find_copy(state.progress, task)
     if not copy.tokens:

@@ -50,11 +50,12 @@ class QuadraticSpec:
         return QuadraticState(task, pending, Progress())
 
     def plan(self, state: QuadraticState) -> Step:
+        task = state.task
         if state.pending.tokens:
-            return state.pending.plan(state.task)
-        drafts = state.task.request.block.length - 1
-        rows = range(len(state.chain))
-        return hang_masks(state.chain, state.pending.cached, rows, drafts, state.task)
+            return state.pending.plan(task)
+        drafts = min(task.request.block.length, room_left(state.progress, task)) - 1
+        rows = range(len(state.chain)) if drafts > 0 else ()
+        return hang_masks(state.chain, state.pending.cached, rows, drafts, task)
 
     def resolve(
         self, state: QuadraticState, step: Step, readings: Sequence[Reading]
@@ -69,20 +70,19 @@ class QuadraticSpec:
         pending = PendingTokens(state.pending.cached + emitted)
         following = QuadraticState(task, pending, progress, tokens[-1:])
         if progress.finished is None:
-            following = _with_drafts(following, emitted - 1, readings)
+            drafts = readings[len(state.chain) :]
+            per_group = len(drafts) // len(state.chain)
+            first = (emitted - 1) * per_group
+            following = _with_drafts(following, drafts[first : first + per_group])
         return following, tuple(range(emitted))
 
 
-def _with_drafts(state: QuadraticState, row: int, readings: Sequence[Reading]) -> QuadraticState:
-    """The chain for the next cycle: the bonus token and the drafts of the group on `row`."""
+def _with_drafts(state: QuadraticState, drafts: Sequence[Reading]) -> QuadraticState:
+    """The chain for the next cycle: the bonus token and the drafts of the group that was hit."""
     task = state.task
-    per_group = task.request.block.length - 1
-    length = len(readings) // (per_group + 1)
-    first = length + row * per_group
-    count = min(per_group, room_left(state.progress, task) - 1)
-    if count <= 0:
+    drafts = drafts[: max(room_left(state.progress, task) - 1, 0)]
+    if not drafts:
         return state
-    drafts = readings[first : first + count]
     places = tuple(DraftPlace(reading.token, reading.probability) for reading in drafts)
     progress = replace(state.progress, draft=before_stop(places, task))
     return replace(state, progress=progress, chain=(*state.chain, *(each.token for each in drafts)))

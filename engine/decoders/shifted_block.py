@@ -1,7 +1,7 @@
 """Block diffusion with a mask adapter, whose rows predict the token after their place.
 
 A forward has the text that is not cached yet as a causal chain, and a group of masks on the chain's
-last row for the rest of the block. The chain's rows give the exact token of every place up to the
+last row for the block after it. The chain's rows give the exact token of every place up to the
 first masked one, and row j of the group that of the place j further on. A draft's confidence is
 that it is right where all before it are, since the drafts of a group follow from each other. So a
 place is decided when the product of the confidences up to it reaches the threshold, and the first
@@ -73,7 +73,8 @@ class ShiftedBlock:
         task, final = state.task, len(state.pending.tokens)
         chain = state.pending.tokens + _tokens(state.decided)
         room = room_left(state.progress, task)
-        masks = min(task.request.block.length, BLOCK_MAX, room) - 1 - len(state.decided)
+        block = min(task.request.block.length, BLOCK_MAX)
+        masks = min(block, room - len(state.decided)) - 1
         anchors = (len(chain) - 1,) if masks > 0 else ()
         step = hang_masks(chain, state.pending.cached, anchors, masks, task)
         # The rows of tokens that are final decide nothing, but for the last of them.
@@ -132,7 +133,9 @@ def _decide(state: ShiftedState, drafts: Sequence[Reading]) -> ShiftedState:
         return state
     threshold = task.request.block.threshold
     joint, count = 1.0, 0
-    for reading in drafts:
+    # The last token before the length limit needs no row of its own: an exact one decides it.
+    room = room_left(progress, task) - bool(state.revisions)
+    for reading in drafts[:room]:
         joint *= reading.probability
         if joint < threshold:
             break

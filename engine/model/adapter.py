@@ -36,6 +36,8 @@ class DrafterAdapter(nn.Module):
         self.rank = rank
         self.alpha = alpha
 
+    masks = 0  # those of the network's own are used
+
     def draft(self, rows: Tensor) -> Draft:
         """The adapter for some rows of a forward; (..., T, 1) in the weights' dtype, 1 or 0."""
         return lambda layer, product, x: self(layer, x, rows) if product == "o" else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ EXTRAS, DIGEST = "dlm", "sha256"
 MASKS, DRAFT_IDS, BEFORE, AFTER = (
     f"{EXTRAS}.{name}" for name in ("mask_vectors", "draft_ids", "markov_before", "markov_after")
 )
+logger = logging.getLogger(__name__)
+
 BUNDLED = Path(__file__).parent.parent / "assets" / "adapters"
 
 
@@ -82,18 +85,26 @@ def find_adapter(
 def adapter_folder(config: ModelConfig, weights: Weights, own: Path | None = None) -> Path | None:
     """The folder of the adapter that belongs to exactly these weights, or None.
 
+    A folder of the user's that is no such adapter is left out, with a line in the log.
+
     Args:
         own: the user's folder of adapters. Those in it come before the bundled ones, the newest
             first.
 
     Raises:
-        CheckpointError: an adapter's config is damaged.
+        CheckpointError: a bundled adapter's config is damaged.
     """
     if config.family.fills_masks:
         return None
     fingerprint_of_weights: str | None = None
     for folder in (*_adapters_in(own), *_adapters_in(BUNDLED)):
-        base = _read_json(folder / CONFIG)[EXTRAS]["base"]
+        try:
+            base = _read_json(folder / CONFIG)[EXTRAS]["base"]
+        except CheckpointError as error:
+            if folder.parent == BUNDLED:
+                raise
+            logger.warning("%s is left out: %s", folder, error)
+            continue
         if base["layers"] != config.layers or base["hidden"] != config.hidden:
             continue  # not worth reading rows of every tensor
         fingerprint_of_weights = fingerprint_of_weights or fingerprint(config, weights)

@@ -40,6 +40,11 @@ class RowAdapter(Protocol):
         """The additions for rows (..., T, 1) that are 1, in the weights' dtype."""
         ...
 
+    @property
+    def masks(self) -> int:
+        """The number of masks that it has as tokens after the vocabulary."""
+        ...
+
 
 class ModelRunner:
     """A loaded network as a function of steps. Only the engine thread calls it."""
@@ -60,6 +65,8 @@ class ModelRunner:
         self.adapter = adapter
         self.drafts = drafts
         self.device = device
+        first, masks = network.config.vocabulary, adapter.masks if adapter is not None else 0
+        self.draft_masks = tuple(range(first, first + masks))
         self._dtype = next(network.parameters()).dtype
 
     @torch.inference_mode()

@@ -41,6 +41,11 @@ class TorchMaskAdapter:
     up: dict[tuple[int, Product], Tensor]
     vectors: Tensor
 
+    @property
+    def masks(self) -> int:
+        """The number of masks."""
+        return len(self.vectors)
+
     def embed(self, network: Network, tokens: Tensor) -> Tensor:
         """(..., T, hidden) of tokens; masks come after the vocabulary."""
         vocabulary = network.config.vocabulary

@@ -20,7 +20,7 @@ from engine.model.checkpoint import build_network
 from engine.model.config import ModelConfig
 from engine.model.runner import ModelRunner
 from engine.model.source import CheckpointSource
-from engine.model.torch_mask_adapter import TorchMaskAdapter, load_mask_adapter
+from engine.model.torch_mask_adapter import load_mask_adapter
 from engine.reading import Reading
 from engine.step import Step
 
@@ -33,8 +33,7 @@ class TorchRuntime:
         self.model = model
         self.config: ModelConfig = model.network.config
         self.has_drafter = model.adapter is not None
-        masks = len(model.adapter.vectors) if isinstance(model.adapter, TorchMaskAdapter) else 0
-        self.draft_masks = tuple(range(self.config.vocabulary, self.config.vocabulary + masks))
+        self.draft_masks = model.draft_masks
         self.device = model.device.type
         self.dtype = str(weight.dtype).removeprefix("torch.")
         self.machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.node()

@@ -21,7 +21,7 @@ from engine.auto.step_times import prefill_rows
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.shape import CacheShape
 from engine.cache.storage import KVCache
-from engine.decoders import STRATEGIES
+from engine.decoders import strategy_for
 from engine.decoders.strategy import Strategy, Traits
 from engine.loop import decode
 from engine.model.readout import read
@@ -87,7 +87,11 @@ class Runner:
     def __init__(self, model: ModelRunner) -> None:
         self._model = model
         self._config = model.network.config
-        self._traits = Traits(self._config.mask_id, has_drafter=model.adapter is not None)
+        self._traits = Traits(
+            self._config.mask_id,
+            has_drafter=model.adapter is not None,
+            draft_masks=model.draft_masks,
+        )
 
     def request(
         self, prompt: Sequence[int], mode: str, tokens_max: int, stops: Sequence[int] = ()
@@ -165,7 +169,7 @@ class Runner:
         self, model: Any, request: Request, strategy: Strategy[Any] | None = None
     ) -> Decoded:
         room = len(request.prompt) + request.limits.tokens_max + request.block.length
-        cache, strategy = self.new_cache(room), strategy or STRATEGIES[request.mode]
+        cache, strategy = self.new_cache(room), strategy or strategy_for(request.mode, self._traits)
         began, emitted, cycles, state = time.perf_counter(), 0, 0, None
         for state in decode(model, cache, strategy, request, self._traits):
             if state.progress.prefilling or not state.forwards:

@@ -87,12 +87,13 @@ async def test_watch_idle_host_ends() -> None:
 
 
 async def test_watch_host_without_clients_gives_its_memory_back_soon(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An open editor keeps its host for the idle time; after the last has left it ends sooner."""
     monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 0.4)
     host = await loaded_host()
-    watching = asyncio.create_task(watch(host, 60, None))
+    (tmp_path / "socket").touch()
+    watching = asyncio.create_task(watch(host, 60, tmp_path / "socket"))
     for _ in range(8):
         host.last_seen = time.monotonic()
         await asyncio.sleep(0.1)
@@ -102,13 +103,16 @@ async def test_watch_host_without_clients_gives_its_memory_back_soon(
 
 
 async def test_watch_host_started_by_hand_stays_without_clients(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 0.1)
-    watching = asyncio.create_task(watch(await loaded_host(), 0, None))
-    done, _ = await asyncio.wait({watching}, timeout=0.5)
-    assert not done
-    watching.cancel()
+    """On a socket without an idle time, and on an address with one."""
+    (tmp_path / "socket").touch()
+    for idle, path in ((0, tmp_path / "socket"), (60, None)):
+        watching = asyncio.create_task(watch(await loaded_host(), idle, path))
+        done, _ = await asyncio.wait({watching}, timeout=0.5)
+        assert not done
+        watching.cancel()
 
 
 async def test_watch_host_at_work_does_not_end() -> None:

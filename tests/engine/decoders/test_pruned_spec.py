@@ -96,6 +96,16 @@ def test_drafts_that_are_never_right_are_given_up() -> None:
     assert plan_of([], dear, record=record) == CyclePlan(0)
 
 
+def test_an_offset_at_which_nothing_was_verified_keeps_its_chance() -> None:
+    """Chains of three that were always right say nothing against a fourth draft."""
+    record = DraftRecord()
+    for _ in range(40):
+        record = record.after([DraftPlace(1, 0.9)] * 3, 3)
+    survival = record.survival()
+    assert survival[2] > 0.9
+    assert survival[3] / survival[2] == pytest.approx(0.44 / 0.56, abs=0.06)
+
+
 @pytest.mark.parametrize("shifts", [True, False], ids=["adapter", "released"])
 def test_a_cycle_drafts_after_its_exact_token(*, shifts: bool) -> None:
     """The masks' convention decides their number and who is read; the drafts are the same."""

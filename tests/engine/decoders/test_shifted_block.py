@@ -91,9 +91,9 @@ def test_a_decided_place_is_revised_by_the_exact_token_of_the_next_forward() -> 
     assert state.progress.committed == (7, 10)  # the others wait for their rows
     assert drawn(state) == [11, 12, None]
     step = STRATEGY.plan(state)
-    assert step.token == (10, 11, 12, 100)
-    assert step.places == (4, 5, 6, 7)
-    state, kept = STRATEGY.resolve(state, step, readings_of(11, 22, 23, 24))
+    assert step.token == (10, 11, 12, 100, 101, 102)
+    assert step.places == (4, 5, 6, 7, 8, 9)
+    state, kept = STRATEGY.resolve(state, step, readings_of(11, 22, 23, 24, 25, 26))
     assert kept == (0, 1)  # the row of 12 is not the text's
     assert state.progress.committed == (7, 10, 11, 22)
     assert (state.revisions, state.decided) == (1, ())
@@ -103,7 +103,7 @@ def test_a_decided_place_is_revised_by_the_exact_token_of_the_next_forward() -> 
 
 def test_without_a_budget_nothing_is_revised() -> None:
     state, _ = advance(begin(revisions=1), (10, 0.9), (11, 0.99), (12, 0.2), (13, 0.2))
-    state, _ = advance(state, (21, 0.9), (12, 0.9), (13, 0.9), (14, 0.9))
+    state, _ = advance(state, *[(token, 0.9) for token in (21, 12, 13, 14, 15)])
     assert (state.progress.committed, state.revisions) == ((7, 10, 21), 0)
     state, _ = advance(state, (12, 0.9), (13, 0.99), (14, 0.3), (15, 0.3))
     assert state.progress.committed == (7, 10, 21, 12, 13)
@@ -115,6 +115,17 @@ def test_a_block_ends_at_the_length_limit() -> None:
     assert step.token == (7, 100)
     state, _ = advance(state, (10, 0.9), (11, 0.95))
     assert (state.progress.committed, state.progress.finished) == ((7, 10, 11), "length")
+
+
+def test_the_last_token_before_the_limit_has_no_row_of_its_own() -> None:
+    """With everything right, a block after the other, and never a row past the limit."""
+    state, rows = begin(tokens_max=9, revisions=9), []
+    while state.progress.finished is None:
+        step = STRATEGY.plan(state)
+        rows.append(step.rows)
+        state, _ = STRATEGY.resolve(state, step, [reading_of(9, 0.999)] * len(step.read))
+    assert len(state.progress.committed) == 9
+    assert rows == [4, 7, 3]
 
 
 @pytest.mark.parametrize("revisions", [0, 9])
@@ -166,13 +177,14 @@ def test_an_impossible_threshold_gives_the_text_of_ar(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FLOAT32)
 @pytest.mark.parametrize("threshold", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize("revisions", [None, 1000])
 def test_with_a_budget_that_is_never_spent_the_text_is_that_of_ar(
-    kind: str, threshold: float
+    kind: str, threshold: float, revisions: int | None
 ) -> None:
     tried = subject("adapted", kind)
     for prompt in tried.prompts:
         expected = tried.run(Request(prompt, "ar", Limits(24)))[-1]
-        block = BlockOptions(6, threshold, 1000)
+        block = BlockOptions(6, threshold, revisions)
         last = tried.run(Request(prompt, "block", Limits(24), block=block))[-1]
         assert last.progress.committed == expected.progress.committed
 

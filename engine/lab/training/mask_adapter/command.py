@@ -3,7 +3,8 @@
 Four stages, each kept in the run's folder, so that a run that was cut off goes on: prompts are cut
 (`prompts.npz`), the model writes its own middles (`written/`), the adapter is trained on them
 (`state.pt`, `log.jsonl`), and the result (`adapter/`) is measured through the engine beside the
-adapter that the engine has used so far. If it is as good, it comes where the engine finds it.
+adapter that the engine has used so far. If it is as good, or nothing was to be measured, it comes
+where the engine finds it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,14 @@ from engine.lab.training.options import (
 from engine.lab.training.run import Budget, RunOptions, run_job
 from engine.model.checkpoint import build_network, free_memory_bytes
 from engine.model.config import ModelConfig
-from engine.model.mask_adapter import CONFIG, adapter_folder, adapter_stamp, read_mask_adapter
+from engine.model.mask_adapter import (
+    CONFIG,
+    EXTRAS,
+    adapter_folder,
+    adapter_stamp,
+    fingerprint,
+    read_mask_adapter,
+)
 from engine.model.network import Network
 from engine.model.source import CheckpointSource
 from engine.model.weights import network_tensors
@@ -124,8 +132,10 @@ class _Run:
         self.options, self.source = options, source
         self.device = torch.device(options.device)
         self._measured: tuple[str, Mapping[str, float]] = ("", {})
-        self.name = _plain(options.name or source.path.stem)
-        self.base = Base(options.name or source.path.stem, source.config, source.weights)
+        path = source.path
+        name = options.name or (path.stem if path.is_file() else path.resolve().name)
+        self.name = _plain(name)
+        self.base = Base(name, source.config, source.weights)
         self.middles = MiddleOptions(
             options.middles or MIDDLES, options.holes, options.middle_tokens or MIDDLE_TOKENS
         )
@@ -300,7 +310,7 @@ class _Run:
         if options.adapters is None:
             print(f"\n{result} is ready.", file=sys.stderr)
             return
-        place = options.adapters / self.name
+        place = self._place(options.adapters)
         if before is not None and after is not None and after < before:
             print(
                 f"\n{result} is no better than what the engine uses, so that stays. To use it "
@@ -318,13 +328,23 @@ class _Run:
             ) from None
         print(f"\n{place} is ready; engines that start from now on use it.", file=sys.stderr)
 
+    def _place(self, adapters: Path) -> Path:
+        """Where the adapter goes: a folder of its name, unless another model's adapter has it."""
+        place, own = adapters / self.name, fingerprint(self.base.config, self.base.weights)
+        try:
+            other = json.loads((place / CONFIG).read_text("utf-8"))[EXTRAS]["base"]["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return place
+        return place if other == own else adapters / f"{self.name}-{own[:8]}"
+
     def _measure_minutes(self) -> float:
         given = self.options.measure_minutes
         return MEASURE_MINUTES if given is None else given
 
 
 def _numbers(options: TrainingOptions, config: ModelConfig) -> int:
-    """Trained numbers of an adapter with these options, at most."""
+    """Trained numbers of an adapter with these options, with the usual ones where they are left
+    open."""
     lora = sum(
         sum(shape)
         for name, shape in network_tensors(config).items()

@@ -7,9 +7,11 @@ was cut off goes on after the last whole part.
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +79,7 @@ def cut_prompts(
                     param="data",
                 )
         _save(path, found)
-    with np.load(path) as stored:
-        return {name: stored[name] for name in stored.files}
+    return _arrays(path)
 
 
 _PURPOSES = {TRAIN: "train on", HELD: "measure on"}
@@ -203,10 +204,16 @@ def _fields(written: WrittenArrays) -> Mapping[str, NDArray[np.generic]]:
 
 
 def _loaded(path: Path) -> WrittenArrays:
+    stored = _arrays(path, ("tokens", "greedy", "ends"))
+    return WrittenArrays(stored["tokens"], stored["greedy"], stored["ends"])
+
+
+def _arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of a file, those of these names or all. Raises ConfigError."""
     try:
         with np.load(path) as stored:
-            return WrittenArrays(stored["tokens"], stored["greedy"], stored["ends"])
-    except (OSError, ValueError, KeyError) as error:
+            return {name: stored[name] for name in names or stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"{path} cannot be read: {error}.",
             remedy="Remove it, and the same command writes it again.",

@@ -120,6 +120,22 @@ def test_a_graph_belongs_to_its_adapter_and_goes_with_it(
     assert second != first
 
 
+def test_another_models_adapter_of_the_same_name_stays(
+    checkpoint: Path, corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "adapters" / "coder"
+    shutil.copytree(trained / "adapters" / "coder", other)
+    config = other / "adapter_config.json"
+    raw = json.loads(config.read_text("utf-8"))
+    raw["dlm"]["base"]["fingerprint"] = "f" * 64
+    config.write_text(json.dumps(raw), "utf-8")
+    assert run(checkpoint, corpus, tmp_path, *of_new(tmp_path), "--measure-minutes", "0") == 0
+    assert json.loads(config.read_text("utf-8")) == raw
+    source = open_checkpoint(checkpoint)
+    (beside,) = [path for path in other.parent.iterdir() if path != other]
+    assert read_mask_adapter(beside, source.config, source.weights).name == "coder"
+
+
 def test_the_log_has_rates_and_figures_through_the_engine(trained: Path) -> None:
     rows = log_rows(trained)
     steps = [row for row in rows if "tokens_per_second" in row]

@@ -237,6 +237,18 @@ def test_the_users_newest_adapter_comes_first_and_the_bundled_ones_last(
     assert adapter_folder(config, source, own) == own / "newer"
 
 
+@pytest.mark.parametrize("text", ["{}", '{"r": 8, "lora_alpha": 16}', "not JSON"])
+def test_a_folder_that_is_no_mask_adapter_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    own = tmp_path / "own"
+    exported(trained(), own / "toy")
+    (own / "foreign").mkdir()
+    (own / "foreign" / ADAPTER_CONFIG).write_text(text, "utf-8")
+    assert adapter_folder(network().config, Checkpoint(), own) == own / "toy"
+    assert "foreign is left out" in caplog.text
+
+
 def test_a_stamp_tells_trained_numbers_from_others(tmp_path: Path) -> None:
     for name, seed in (("one", 4), ("same", 4), ("other", 5)):
         exported(trained(seed), tmp_path / name)
