@@ -16,6 +16,9 @@ BEST_MAX = 4
 class Reading:
     """What decoding needs of one row's logits.
 
+    A draft row of a mask adapter is read otherwise (`engine.drafting`): its token is the likeliest
+    of the draft vocabulary, and its probability one over that vocabulary.
+
     Attributes:
         token: the token that the request's sampling chooses for the row's place (`Step.places`).
             Greedy sampling takes the argmax of the fp32 logits, and the lowest id on ties. The mask
