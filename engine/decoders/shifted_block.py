@@ -25,6 +25,7 @@ from engine.decoders.strategy import (
     PendingTokens,
     Progress,
     Task,
+    accepted_length,
     advance_prefill,
     before_stop,
     commit,
@@ -93,24 +94,16 @@ class ShiftedBlock:
             return replace(state, pending=pending, progress=progress), tuple(range(step.rows))
         final = len(state.pending.tokens)
         exact, drafts = readings[: len(state.decided) + 1], readings[len(state.decided) + 1 :]
-        right = _agreement(state.decided, exact)
-        kept = final + right
-        following = replace(_committed(state, exact[: right + 1], kept), revisions=state.revisions)
-        if right < len(state.decided):
+        emitted = accepted_length(_tokens(state.decided), [reading.token for reading in exact])
+        kept = final + emitted - 1
+        following = _committed(state, exact[:emitted], kept)
+        if emitted <= len(state.decided):
             return replace(following, revisions=state.revisions - 1), tuple(range(kept))
         return _decide(following, drafts), tuple(range(kept))
 
 
 def _tokens(places: Sequence[DraftPlace]) -> tuple[int, ...]:
     return tuple(place.token for place in places if place.token is not None)
-
-
-def _agreement(decided: Sequence[DraftPlace], exact: Sequence[Reading]) -> int:
-    """The number of decided places before the first one whose exact token is another one."""
-    for index, (place, reading) in enumerate(zip(decided, exact, strict=False)):
-        if place.token != reading.token:
-            return index
-    return len(decided)
 
 
 def _committed(state: ShiftedState, exact: Sequence[Reading], cached: int) -> ShiftedState:
