@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from engine.api import BlockOptions, Limits, Request
 from engine.decoders.block import BlockDiffusion, BlockState
-from engine.decoders.strategy import Task, Traits
+from engine.decoders.revision import revised
+from engine.decoders.strategy import DraftPlace, Task, Traits
 from engine.reading import Reading
 from engine.step import visible_rows
 from tests.engine.readings import reading_of
@@ -18,13 +22,15 @@ def readings_of(*wanted: tuple[int, float]) -> tuple[Reading, ...]:
     return tuple(reading_of(*each) for each in wanted)
 
 
-def begin(length: int = 4, tokens_max: int = 100, threshold: float = 0.9) -> BlockState:
+def begin(
+    length: int = 4, tokens_max: int = 100, threshold: float = 0.9, revisions: int | None = None
+) -> BlockState:
     """A state whose prompt (5, 6) is cached and whose first block has the bonus token 7."""
     request = Request(
         (5, 6),
         "block",
         Limits(tokens_max),
-        block=BlockOptions(length, threshold),
+        block=BlockOptions(length, threshold, revisions),
         stop_token_ids=(END,),
     )
     state = STRATEGY.start(Task(request, cached=0, sequence=0, traits=Traits(MASK)))
@@ -143,3 +149,45 @@ def test_an_end_that_reaches_the_threshold_is_decided_wherever_it_stands() -> No
     assert [place.token for place in state.block or ()] == [7, 8, END, None]
     assert state.progress.finished == "end"
     assert state.progress.committed == (7, 8)
+
+
+def test_with_a_budget_a_place_is_decided_anew_once_the_place_before_it_is() -> None:
+    state = advance(begin(revisions=1), (4, 0.3), (5, 0.95), (6, 0.2))
+    assert drawn(state) == [None, 5, None]
+    state = advance(state, (4, 0.92), (6, 0.1))
+    assert state.progress.committed == (7, 4)
+    assert drawn(state) == [None, None]  # 5 was decided before 4 was
+    state = advance(state, (8, 0.95), (6, 0.95))
+    assert state.progress.committed == (7, 4, 8, 6)
+
+
+def test_without_a_budget_it_stays() -> None:
+    state = advance(begin(), (4, 0.3), (5, 0.95), (6, 0.2))
+    state = advance(state, (4, 0.92), (6, 0.1))
+    assert state.progress.committed == (7, 4, 5)
+
+
+places = st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=1, max_size=12)
+
+
+@given(places, st.data(), st.integers(0, 6))
+def test_a_revision_masks_decided_places_alone_and_keeps_to_the_budget(
+    tokens: list[int | None], data: st.DataObject, budget: int
+) -> None:
+    before = tuple(DraftPlace(token, 0.5) for token in tokens)
+    after = tuple(
+        place if place.token is not None or not data.draw(st.booleans()) else DraftPlace(3, 0.9)
+        for place in before
+    )
+    found, left = revised(before, after, budget)
+    changed = [index for index, place in enumerate(found) if place != after[index]]
+    assert budget - left == len(changed)
+    for index in changed:
+        assert found[index].token is None
+        assert before[index].token is not None
+        assert before[index - 1].token is None
+        assert after[index - 1].token is not None
+    if left:  # nothing that a new neighbour was decided before stays
+        for index in range(1, len(found)):
+            is_news = before[index - 1].token is None and after[index - 1].token is not None
+            assert not (is_news and before[index].token is not None) or found[index].token is None

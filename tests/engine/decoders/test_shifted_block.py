@@ -6,13 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine.api import BlockOptions, Limits, Request
-from engine.decoders.revision import revised
 from engine.decoders.shifted_block import ShiftedBlock, ShiftedState
-from engine.decoders.strategy import DraftPlace, Task, Traits
+from engine.decoders.strategy import Task, Traits
 from engine.step import PLAIN, visible_rows
 from tests.engine.readings import reading_of, readings_of
 from tests.engine.seeded import causal_logits, prompt_of
@@ -135,32 +132,6 @@ def test_a_stop_token_ends_the_text_before_it(revisions: int) -> None:
         assert (drawn(state), STRATEGY.plan(state).token[:1]) == ([], (10,))
         state, _ = advance(state, (END, 0.9), (12, 0.1), (12, 0.1), (13, 0.1))
     assert (state.progress.committed, state.progress.finished) == ((7, 10), "end")
-
-
-places = st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=1, max_size=12)
-
-
-@given(places, st.data(), st.integers(0, 6))
-def test_a_revision_masks_decided_places_alone_and_keeps_to_the_budget(
-    tokens: list[int | None], data: st.DataObject, budget: int
-) -> None:
-    before = tuple(DraftPlace(token, 0.5) for token in tokens)
-    after = tuple(
-        place if place.token is not None or not data.draw(st.booleans()) else DraftPlace(3, 0.9)
-        for place in before
-    )
-    found, left = revised(before, after, budget)
-    changed = [index for index, place in enumerate(found) if place != after[index]]
-    assert budget - left == len(changed)
-    for index in changed:
-        assert found[index].token is None
-        assert before[index].token is not None
-        assert before[index - 1].token is None
-        assert after[index - 1].token is not None
-    if left:  # nothing that a new neighbour was decided before stays
-        for index in range(1, len(found)):
-            is_news = before[index - 1].token is None and after[index - 1].token is not None
-            assert not (is_news and before[index].token is not None) or found[index].token is None
 
 
 @pytest.mark.parametrize("kind", FLOAT32)
