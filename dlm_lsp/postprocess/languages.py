@@ -86,13 +86,14 @@ def _python() -> Language:
     )
 
 
-def _c_like(*strings: StringForm, hash_comments: bool = False) -> Language:
+def _c_like(*strings: StringForm, begun: str = "") -> Language:
+    """The forms of C with these strings besides; `begun` is the beginning of an opener of them."""
     return Language(
         strings=(*strings, _DOUBLE),
-        line_comments=("//", "#") if hash_comments else ("//",),
+        line_comments=("//",),
         block_comments=_C_COMMENTS,
         skipped=(_CHARACTER,),
-        unfinished=_CHARACTER_BEGUN,
+        unfinished=f"{_CHARACTER_BEGUN}|{begun}" if begun else _CHARACTER_BEGUN,
     )
 
 
@@ -110,9 +111,10 @@ _JAVASCRIPT = Language(
 _RUST = _c_like(
     StringForm(r'(?:(?<=\br)|(?<=\bbr))(#*)"', '"{}', escapes=False, is_line_bound=False),
     _LONG_DOUBLE,
+    begun=r"(?:(?<=\br)|(?<=\bbr))#+\Z",
 )
 _CPP = _c_like(
-    StringForm(r'(?<=R)"([^\(\)\\\s]{0,16})\(', '){}"', escapes=False, is_line_bound=False)
+    StringForm(r'(?<=R)"([^"\(\)\\\s]{0,16})\(', '){}"', escapes=False, is_line_bound=False)
 )
 _GO = Language(
     strings=(_RAW_BACKTICK, _DOUBLE),
@@ -128,6 +130,7 @@ _CSHARP = _c_like(
     StringForm(r'(?:\$@|@\$)"', '"', escapes=False, is_line_bound=False, code="{", literal="{{"),
     StringForm('@"', '"', escapes=False, is_line_bound=False),
     StringForm(r'\$"', '"', code="{", literal="{{"),
+    begun=r"[$@]+\Z",
 )
 _SHELL = Language(
     strings=(
