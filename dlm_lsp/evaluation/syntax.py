@@ -69,6 +69,7 @@ def main() -> None:
     )
     parser.add_argument("--holes", type=int, default=14, help="holes of each kind and language")
     parser.add_argument("--minutes", type=float, default=60.0, help="the longest time of a run")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the holes")
     parser.add_argument("--checkpoint", default="", help="a model; left out, none is asked")
     options = parser.parse_args()
     figures: dict[str, Figures] = {}
@@ -76,7 +77,7 @@ def main() -> None:
     for source in options.sources:
         language, _, place = source.partition("=")
         folder, _, suffix = place.rpartition(":")
-        drawn = hole_tasks(_files(Path(folder), suffix, language), options.holes, SEED)
+        drawn = hole_tasks(_files(Path(folder), suffix, language), options.holes, options.seed)
         tasks = [replace(task, language=language) for task in drawn]
         by_kind = [[task for task in tasks if task.kind == kind] for kind in ASKED]
         groups.append(list(chain.from_iterable(zip(*by_kind, strict=True))))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node, Parser, Tree
 
 # The text around the cursor that is parsed; longer files are cut where a statement begins.
-ABOVE_CHARS, BELOW_CHARS = 30_000, 15_000
+ABOVE_CHARS, BELOW_CHARS = 30_000, 30_000
 # The processor time for all verdicts at one cursor; the gate lets everything pass afterwards.
 SECONDS_MAX = 0.1
 ERRORS_MAX = 100  # A file with more errors is of a dialect that the grammar does not know.
