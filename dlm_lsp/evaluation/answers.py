@@ -19,7 +19,9 @@ from dlm_lsp.client.messages import (
     LimitsBody,
 )
 from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.postprocess.shaping import rules_for, shape_final
+from dlm_lsp.postprocess.gated import GatedShaping
+from dlm_lsp.postprocess.shaping import rules_for
+from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.context import Context, gather
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.pipeline import CompletionSource
@@ -104,7 +106,8 @@ async def ask(
         return finished.text + question.end, finished
     context = question.context
     rules = rules_for(context.prefix, context.suffix, False, context.language_id)
-    shaped = shape_final(rules, finished.text)
+    gate = gate_for(context.language_id, context.prefix, context.suffix)
+    shaped, _ = GatedShaping(rules, gate).final(finished.text)
     return _inserted(question, shaped.text, shaped.replaced), finished
 
 

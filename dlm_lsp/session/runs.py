@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import SamplingBody
+from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.cache import Completion, ResultCache, remainder
 from dlm_lsp.session.context import anchored, moved
 from dlm_lsp.session.document import Encoding
@@ -141,10 +142,17 @@ class EngineRuns:
         settings = self._settings_of(ask.uri)
         body = to_body(settings, automatic=ask.automatic, client="lsp")
         marks = self._documents.marks(ask.uri)
-        return prepare(ask, place, marks, body, sampling, settings.limits.lines)
+        prepared = prepare(ask, place, marks, body, sampling, settings.limits.lines)
+        if not settings.syntax:
+            return prepared
+        context = prepared.context
+        gate = gate_for(context.language_id, context.prefix, context.suffix)
+        return replace(prepared, gate=gate)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
-        return complete(prepared.context, prepared.rules, prepared.body, self._link.host)
+        return complete(
+            prepared.context, prepared.rules, prepared.body, self._link.host, prepared.gate
+        )
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
         """Stores the marks of the run's prompt, moved by the edits since then."""
