@@ -64,7 +64,6 @@ PACKAGES = (
     "rich",
     "huggingface_hub",
     "tree-sitter",
-    "tree-sitter-language-pack",
 )
 # The packages of the extras: the purpose of each, and how to install it.
 OPTIONAL = (

@@ -85,6 +85,15 @@ _GRAMMARS: Mapping[str, tuple[str, Fillers]] = {
 }
 
 
+# The grammars whose package or function has another name, and these names.
+_PACKAGES = {
+    "typescript": ("tree_sitter_typescript", "language_typescript"),
+    "tsx": ("tree_sitter_typescript", "language_tsx"),
+    "php": ("tree_sitter_php", "language_php"),
+    "csharp": ("tree_sitter_c_sharp", "language"),
+}
+
+
 class _TooLong(Exception):
     """The time for verdicts is used up."""
 
@@ -258,12 +267,13 @@ def installed_languages() -> tuple[str, ...]:
 def parser_of(grammar: str) -> Parser | None:
     """Returns a parser of a grammar, or None if it is not installed.
 
-    The package is imported here, so that nothing waits for it before the first verdict.
+    The packages are imported here, so that nothing waits for them before the first verdict.
     """
+    package, function = _PACKAGES.get(grammar, (f"tree_sitter_{grammar}", "language"))
     try:
-        pack, core = import_module("tree_sitter_language_pack"), import_module("tree_sitter")
-        return core.Parser(pack.get_language(grammar))
-    except (ImportError, LookupError, OSError, ValueError):  # ValueError: of another version
+        core = import_module("tree_sitter")
+        return core.Parser(core.Language(getattr(import_module(package), function)()))
+    except (ImportError, AttributeError, OSError, ValueError):  # ValueError: of another version
         return None
 
 

@@ -7,8 +7,6 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tree_sitter import Parser
-from tree_sitter_language_pack import get_language
 
 from dlm_lsp.postprocess.gated import GatedShaping
 from dlm_lsp.postprocess.shaping import rules_for, shape_final
@@ -73,8 +71,9 @@ def gate_at(language: str, file: str | None = None) -> SyntaxGate:
 
 def parses(language: str, text: str) -> bool:
     """Whether the whole text parses, read afresh."""
-    tree = Parser(get_language(language)).parse(text.encode("utf-8", "replace"))  # type: ignore[arg-type]
-    return not tree.root_node.has_error
+    parser = parser_of(language)
+    assert parser is not None
+    return not parser.parse(text.encode("utf-8", "replace")).root_node.has_error
 
 
 @pytest.mark.parametrize("language", FILES)
@@ -112,8 +111,13 @@ def test_no_time_refuses_nothing() -> None:
     assert SyntaxGate("python", prefix * 500, suffix, seconds_max=0.0).passes("y = x y")
 
 
+def test_every_language_of_the_table_has_its_grammar() -> None:
+    """The package's metadata names each of them, so that a plain installation has them all."""
+    assert len(installed_languages()) == 19
+
+
 def test_without_grammars_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tree_sitter_language_pack", None)
+    monkeypatch.setitem(sys.modules, "tree_sitter", None)
     parser_of.cache_clear()
     try:
         assert gate_for("python", "", "") is None
