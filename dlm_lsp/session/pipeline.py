@@ -157,6 +157,8 @@ def _after(
 
 def _finished(latest: Suggestion, rules: Rules, text: str, reason: str) -> Suggestion:
     shaped = shape_final(rules, text)
+    if shaped.complete and reason == "length":
+        reason = "scope"  # Its last token shows that it had ended.
     return replace(
         latest,
         committed=shaped.text,
