@@ -153,7 +153,7 @@ async def _watch(
 
 
 async def _last(job: CompletionJob, body: GenerateBody, client: HostClient) -> Suggestion:
-    body = body.model_copy(update={"draft": False})
+    # Drafts are asked for although none is shown, since they tell when the completion has ended.
     async with aclosing(_suggestions(job, body, client)) as suggestions:
         return [suggestion async for suggestion in suggestions][-1]
 

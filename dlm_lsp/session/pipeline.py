@@ -169,6 +169,11 @@ def _after(
 
 def _finished(latest: Suggestion, shaping: GatedShaping, text: str, reason: str) -> Suggestion:
     shaped, is_cut = shaping.final(text)
+    if shaped.complete and reason == "length":
+        reason = "scope"  # Its last token shows that it had ended.
+    # What is left of a text that the token limit cut has not ended.
+    if is_cut and reason != "stopped" and not (reason == "length" and shaped.text):
+        reason = "syntax"
     return replace(
         latest,
         committed=shaped.text,
@@ -177,7 +182,7 @@ def _finished(latest: Suggestion, shaping: GatedShaping, text: str, reason: str)
         held=0,
         final=True,
         replaced=shaped.replaced,
-        finish_reason="syntax" if is_cut and reason != "stopped" else reason,
+        finish_reason=reason,
     )
 
 
