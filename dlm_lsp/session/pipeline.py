@@ -6,7 +6,7 @@ request in the engine. Knows no document, no LSP and no other request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -94,7 +94,10 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
 
 
 async def complete(
-    context: Context, rules: Rules, body: GenerateBody, source: CompletionSource
+    context: Context,
+    rules: Rules | Callable[[], Rules],
+    body: GenerateBody,
+    source: CompletionSource,
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last state is final.
 
@@ -102,6 +105,8 @@ async def complete(
     request in the engine once shaping would remove all further text.
 
     Args:
+        rules: the rules of shaping, or what makes them. They take some milliseconds to make, which
+            pass while the engine reads the prompt.
         body: the request without its text, which comes from the context.
 
     Raises:
@@ -117,6 +122,7 @@ async def complete(
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
         shaped: ShapedDraft | None = None
         async for event in events:
+            rules = rules() if callable(rules) else rules
             if isinstance(event, DraftEvent):
                 shaped = shape_draft(rules, event.committed, event.draft, shaped)
                 latest = _drafted(latest, event, shaped, rules)

@@ -122,6 +122,34 @@ class EngineRuns:
                 raise result
         return [result for result in results if isinstance(result, Completion)]
 
+    def ahead(self, uri: str, place: CompletionPlace) -> Generation:
+        """Starts the greedy run that an automatic request at a place would start."""
+        return self._run(Ask(uri, place.cursor), place)
+
+    async def keep(self, uri: str, generation: Generation) -> None:
+        """Waits for the end of a run that nobody follows and caches its result.
+
+        Raises: HostError if the host fails.
+        """
+        async with aclosing(generation.follow()) as states:
+            async for state in states:
+                if state.final and state.finish_reason != "stopped":
+                    prefix, suffix = generation.prefix, generation.suffix
+                    completion = Completion(prefix, suffix, state.committed, state.replaced)
+                    self._cache.put(uri, completion)
+
+    async def warm(self, uri: str, place: CompletionPlace) -> None:
+        """Brings the prompt at a place of the current text into the engine's cache.
+
+        Raises: HostError if the host fails.
+        """
+        # Not automatic: a prompt that was put together in haste is made exact by this one.
+        ask = Ask(uri, place.cursor, automatic=False, tokens_max=0)
+        prepared = self._prepare(ask, place, GREEDY)
+        async with aclosing(self._suggestions(prepared)) as states:
+            async for state in states:
+                self._documents.set_marks(uri, anchored(prepared.context, state.marks))
+
     async def _run_quietly(
         self, ask: Ask, place: CompletionPlace, sampling: SamplingBody
     ) -> Completion:
@@ -144,7 +172,7 @@ class EngineRuns:
         return prepare(ask, place, marks, body, sampling, settings.limits.lines)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
-        return complete(prepared.context, prepared.rules, prepared.body, self._link.host)
+        return complete(prepared.context, prepared.make_rules, prepared.body, self._link.host)
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
         """Stores the marks of the run's prompt, moved by the edits since then."""

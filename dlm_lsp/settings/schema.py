@@ -127,7 +127,8 @@ class Settings(_Section):
 
     With `completion`, editors without inline completion get suggestions in their popup menu.
     `delay` is the milliseconds that a request waits for the next keystroke while the user types;
-    None adapts them to how fast the user types.
+    None adapts them to how fast the user types. With `follow_up` the engine computes, while the
+    user looks at a suggestion, what it would suggest after that one is accepted.
     """
 
     version: Literal[1] = 1
@@ -136,6 +137,7 @@ class Settings(_Section):
     drafts: bool = False
     status_notifications: bool = False
     delay: int | None = Field(default=None, ge=0, le=10_000)
+    follow_up: bool = True
     engine: EngineSection = EngineSection()
     context: ContextSection = ContextSection()
     limits: LimitsSection = LimitsSection()

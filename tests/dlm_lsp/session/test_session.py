@@ -138,7 +138,12 @@ def completion_of(prefix: str) -> str:
     raise AssertionError
 
 
-def make(options: object = None, engine: Engine | None = None) -> tuple[Session, Recorder, Engine]:
+NEVER = 1e6  # Seconds of rest before the engine works ahead.
+
+
+def make(
+    options: object = None, engine: Engine | None = None, rest_seconds: float = NEVER
+) -> tuple[Session, Recorder, Engine]:
     editor, engine = Recorder(), engine or Engine()
 
     def make_client(settings: HostSettings) -> Engine:
@@ -146,7 +151,8 @@ def make(options: object = None, engine: Engine | None = None) -> tuple[Session,
         return engine
 
     link = EngineLink(editor, make_client)
-    return Session(editor, Encoding.UTF32, link, options), editor, engine
+    session = Session(editor, Encoding.UTF32, link, options, rest_seconds=rest_seconds)
+    return session, editor, engine
 
 
 def opened(session: Session, text: str = "x = \n", uri: str = URIS[0]) -> None:
