@@ -1,7 +1,7 @@
 """llama.cpp's `/infill`, asked as llama.vim asks it (its defaults of 2025).
 
 The prompt is made of 256 lines above the cursor and 64 below, the text left of the cursor on its
-line is the beginning of the middle, and a first answer has 250 ms for its tokens. There is no
+line is the beginning of the middle, and a first answer ends with a line after 250 ms. There is no
 further context from other files, as for this server. The answer is not streamed.
 """
 

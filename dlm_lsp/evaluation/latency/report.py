@@ -29,9 +29,9 @@ A simulated typist types missing lines of files of Python's standard library int
 editor with a real language server process and a real engine host; the next key comes when the
 request after the last one is answered, and no suggestion is accepted. The same keys go to
 llama.cpp's `/infill` in its own process, in the same run, place by place in turn, asked as
-llama.vim asks it: 256 lines above and 64 below, at most 128 tokens within 250 ms, the prompt
-cached, and the server's settings those of its presets for infilling. Both have one slot, the same
-GGUF file and the same number of threads, and only the one that is asked works.
+llama.vim asks it: 256 lines above and 64 below, at most 128 tokens, after 250 ms no further line,
+the prompt cached, and the server's settings those of its presets for infilling. Both have one slot,
+the same GGUF file and the same number of threads, and only the one that is asked works.
 
 "First text" is the time from the key until the first draft with text, or the answer, for requests
 that showed any; llama.cpp does not stream its answer, so that its time is that of the answer.

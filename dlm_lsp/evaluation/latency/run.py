@@ -114,7 +114,7 @@ async def _run(options: argparse.Namespace) -> TypingSection:
     """Measures without and with a busy core. Raises EngineError if an engine cannot serve."""
     store = (options.store or default_root()).absolute()
     words = ["--checkpoint", str(options.checkpoint), "--threads", str(options.threads)]
-    places = visits(KEYS_PER_VISIT, options.seed)
+    places = visits(min(KEYS_PER_VISIT, options.keys), options.seed)
     with (
         HostProcess(options.checkpoint, options.threads, store / "graphs") as host,
         Child("llama.cpp", _THEIRS, [*words, "--infill"], _SECONDS_MAX) as theirs,
