@@ -32,7 +32,7 @@ from engine.lab.bench.llamacpp.host import HostProcess
 
 _MODULE = "dlm_lsp.evaluation.latency"
 _THEIRS = "engine.lab.bench.llamacpp.theirs"
-KEYS, KEYS_PER_VISIT = 80, 16
+KEYS, KEYS_PER_VISIT = 40, 10
 _WARM_UP_KEYS = 2
 _SECONDS_MAX = 600.0
 
