@@ -93,7 +93,8 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
     completion does not begin with `typed`.
     """
     committed, text = suggestion.committed, suggestion.committed + suggestion.draft
-    if committed[: len(typed)] != typed[: len(committed)]:
+    decided = text[: len(committed) + suggestion.held]
+    if decided[: len(typed)] != typed[: len(decided)]:
         raise Deviation
     if not text.startswith(typed):
         return None
@@ -104,5 +105,9 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
         if span.end > cut
     )
     return replace(
-        suggestion, committed=committed[len(typed) :], draft=suggestion.draft[cut:], spans=spans
+        suggestion,
+        committed=committed[len(typed) :],
+        draft=suggestion.draft[cut:],
+        spans=spans,
+        held=max(suggestion.held - cut, 0),
     )

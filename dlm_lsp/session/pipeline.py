@@ -28,7 +28,9 @@ from dlm_lsp.client.messages import (
     StoppedEvent,
     UsageBody,
 )
-from dlm_lsp.postprocess.shaping import Rules, ShapedDraft, shape_draft, shape_final
+from dlm_lsp.postprocess.gated import GatedShaping
+from dlm_lsp.postprocess.shaping import Rules
+from dlm_lsp.postprocess.syntax import SyntaxGate
 from dlm_lsp.session.context import Context
 from dlm_lsp.settings.schema import Settings
 
@@ -50,17 +52,21 @@ class Suggestion:
             of the run begins with it.
         draft: the text after `committed` that may still change; empty in a final suggestion.
         spans: the confidences of parts of `draft`, in code points.
+        held: the number of characters of `draft` that the engine has decided and the syntax gate
+            has not judged yet: the final text begins with them or ends before.
         final: whether this is the last suggestion.
         replaced: the number of code points after the cursor to replace; known in the final one.
         marks: the marks that the host used for the prompt.
         mode: the mode that the host chose; never "auto".
-        finish_reason: why the completion ended ("scope" if shaping ended it); None before.
+        finish_reason: why the completion ended ("scope" if shaping ended it, "syntax" if the
+            syntax gate took text away); None before.
         exact: whether the host decoded in exact mode.
     """
 
     committed: str = ""
     draft: str = ""
     spans: tuple[SpanBody, ...] = ()
+    held: int = 0
     final: bool = False
     replaced: int = 0
     usage: UsageBody = field(default_factory=UsageBody)
@@ -81,6 +87,7 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
         client=client,
         prefix="",
         mode=settings.mode,
+        soon=automatic,
         limits=LimitsBody(
             tokens_max=limits.tokens_max if automatic else limits.tokens_max_invoked,
             milliseconds_max=limits.milliseconds_max,
@@ -98,6 +105,7 @@ async def complete(
     rules: Rules | Callable[[], Rules],
     body: GenerateBody,
     source: CompletionSource,
+    gate: SyntaxGate | Callable[[], SyntaxGate | None] | None = None,
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last state is final.
 
@@ -105,9 +113,11 @@ async def complete(
     request in the engine once shaping would remove all further text.
 
     Args:
-        rules: the rules of shaping, or what makes them. They take some milliseconds to make, which
-            pass while the engine reads the prompt.
+        rules: the rules of shaping, or what makes them.
         body: the request without its text, which comes from the context.
+        gate: what judges the text at the context's cursor, or what makes it; None judges nothing.
+            Rules and gate take some milliseconds to make, which pass while the engine reads the
+            prompt.
 
     Raises:
         HostError: the host cannot be used or could not complete this request.
@@ -118,36 +128,39 @@ async def complete(
         "suffix": context.suffix,
         "marks": context.marks,
     }
-    latest = Suggestion()
+    latest, shaping = Suggestion(), None
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
-        shaped: ShapedDraft | None = None
         async for event in events:
-            rules = rules() if callable(rules) else rules
+            if shaping is None:
+                shaping = GatedShaping(
+                    rules() if callable(rules) else rules, gate() if callable(gate) else gate
+                )
             if isinstance(event, DraftEvent):
-                shaped = shape_draft(rules, event.committed, event.draft, shaped)
-                latest = _drafted(latest, event, shaped, rules)
+                latest = _drafted(latest, event, shaping)
             else:
-                latest = _after(latest, event, rules)
+                latest = _after(latest, event, shaping)
             yield latest
             if latest.final:
                 return
 
 
-def _drafted(
-    latest: Suggestion, event: DraftEvent, shaped: ShapedDraft, rules: Rules
-) -> Suggestion:
+def _drafted(latest: Suggestion, event: DraftEvent, shaping: GatedShaping) -> Suggestion:
     """Returns the state after a draft; it is final if no more text could be shown."""
     latest = replace(latest, usage=event.usage)
+    gated = shaping.draft(event.committed, event.draft)
+    shaped = gated.shaped
     if shaped.complete:
-        return _finished(latest, rules, event.committed, "scope")
+        return _finished(latest, shaping, event.committed, "scope")
     spans = _shown_spans(shaped.sources, event.spans)
-    return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
+    return replace(
+        latest, committed=shaped.committed, draft=shaped.draft, spans=spans, held=gated.held
+    )
 
 
 def _after(
     latest: Suggestion,
     event: StartedEvent | FinishedEvent | StoppedEvent | ErrorEvent,
-    rules: Rules,
+    shaping: GatedShaping,
 ) -> Suggestion:
     """Returns the state after any other event. Raises HostError for an error event."""
     if isinstance(event, ErrorEvent):
@@ -157,17 +170,23 @@ def _after(
         return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
     if isinstance(event, FinishedEvent):
         latest = replace(latest, mode=event.mode, exact=event.exact)
-        return _finished(latest, rules, event.text, event.finish_reason)
-    return _finished(latest, rules, event.text, "stopped")
+        return _finished(latest, shaping, event.text, event.finish_reason)
+    return _finished(latest, shaping, event.text, "stopped")
 
 
-def _finished(latest: Suggestion, rules: Rules, text: str, reason: str) -> Suggestion:
-    shaped = shape_final(rules, text)
+def _finished(latest: Suggestion, shaping: GatedShaping, text: str, reason: str) -> Suggestion:
+    shaped, is_cut = shaping.final(text)
+    if shaped.complete and reason == "length":
+        reason = "scope"  # Its last token shows that it had ended.
+    # What is left of a text that the token limit cut has not ended.
+    if is_cut and reason != "stopped" and not (reason == "length" and shaped.text):
+        reason = "syntax"
     return replace(
         latest,
         committed=shaped.text,
         draft="",
         spans=(),
+        held=0,
         final=True,
         replaced=shaped.replaced,
         finish_reason=reason,

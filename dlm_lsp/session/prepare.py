@@ -8,6 +8,7 @@ from functools import partial
 
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import Rules, rules_for
+from dlm_lsp.postprocess.syntax import SyntaxGate
 from dlm_lsp.session.context import AnchoredMarks, Context, encodable, gather
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.requests import Ask
@@ -17,12 +18,13 @@ GREEDY = SamplingBody()
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The input of `pipeline.complete`: the context, what makes the shaping rules, and the request
-    body."""
+    """The input of `pipeline.complete`: the context, what makes the shaping rules, the request
+    body, and what makes the syntax gate, if there is one."""
 
     context: Context
     make_rules: Callable[[], Rules]
     body: GenerateBody
+    make_gate: Callable[[], SyntaxGate | None] | None = None
 
 
 def prepare(

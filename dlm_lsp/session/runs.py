@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import SamplingBody
+from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.cache import Completion, ResultCache, remainder
 from dlm_lsp.session.context import anchored, moved
 from dlm_lsp.session.document import Encoding
@@ -169,10 +171,21 @@ class EngineRuns:
         settings = self._settings_of(ask.uri)
         body = to_body(settings, automatic=ask.automatic, client="lsp")
         marks = self._documents.marks(ask.uri)
-        return prepare(ask, place, marks, body, sampling, settings.limits.lines)
+        prepared = prepare(ask, place, marks, body, sampling, settings.limits.lines)
+        if not settings.syntax:
+            return prepared
+        context = prepared.context
+        make_gate = partial(gate_for, context.language_id, context.prefix, context.suffix)
+        return replace(prepared, make_gate=make_gate)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
-        return complete(prepared.context, prepared.make_rules, prepared.body, self._link.host)
+        return complete(
+            prepared.context,
+            prepared.make_rules,
+            prepared.body,
+            self._link.host,
+            prepared.make_gate,
+        )
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
         """Stores the marks of the run's prompt, moved by the edits since then."""

@@ -126,7 +126,7 @@ class Engine:
         self.is_closed = True
 
 
-SENTENCE = "first second third fourth"
+SENTENCE = "first + second + third + fourth"
 
 
 def completion_of(prefix: str) -> str:
@@ -427,7 +427,7 @@ async def test_a_model_that_was_removed_gives_way_to_what_the_settings_mean_now(
 
 
 async def test_offers_that_can_be_accepted_are_bounded() -> None:
-    session, _, _ = make()
+    session, _, _ = make({"delay": 0})
     opened(session)
     ids = []
     for version in range(2, OFFERS_MAX + 4):
