@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL := qwen2.5-coder-0.5b
+TYPED_MODELS := qwen2.5-coder-0.5b qwen2.5-coder-1.5b
 
 # As many processes as there are cores, four at most: a process takes up to a gigabyte. The tests of
 # one file stay together, as they share fixtures.
@@ -38,8 +39,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The second part measures the best model that was pulled (`dlm-lsp model pull`).
-bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, and the engine beside llama.cpp, into benchmarks/
+# The second part measures the best model that was pulled (`dlm-lsp model pull`), the third each one.
+bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside llama.cpp, into benchmarks/
 	$(BIN)/python -m engine.lab.bench.decode --out benchmarks
 	model="$$($(BIN)/python -P -c \
 	    'from dlm_lsp.store.choice import choose; print(choose(None).path or "")')"; \
@@ -48,6 +49,10 @@ bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, and the engine beside llama.c
 	else $(BIN)/python -m engine.lab.bench.llamacpp --checkpoint "$$model" \
 	    --store "$$(dirname "$$(dirname "$$model")")" --out benchmarks; \
 	fi
+	for name in $(TYPED_MODELS); do \
+	  model="$$($(BIN)/dlm-lsp model path "$$name" 2>/dev/null)" || continue; \
+	  $(BIN)/python -m dlm_lsp.evaluation.latency --checkpoint "$$model" --out benchmarks || exit 1; \
+	done
 
 # On a machine with a CUDA card and torch for it; `make gpu PYTHON=...` takes another Python.
 gpu: PYTHON = $(BIN)/python

@@ -6,6 +6,7 @@ Remembers whether the host is up. Knows neither requests nor their events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from dlm_lsp.client.answers import Health, HostLost, to_error
@@ -13,6 +14,7 @@ from dlm_lsp.client.connection import HostConnection
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.options import ServeOptions
+from dlm_lsp.client.paths import host_paths
 from dlm_lsp.client.starter import Backoff, Starter
 from dlm_lsp.version import PROTOCOL, VERSION
 
@@ -30,7 +32,9 @@ class BringUp:
     def __init__(self, settings: HostSettings) -> None:
         self.connection = HostConnection(settings, self._forget)
         self.is_reached = False
+        self._settings = settings
         self._is_elsewhere = settings.url is not None
+        self._is_new = True
         self._starter = Starter(ServeOptions(settings.engine, settings.idle_seconds))
         self._backoff = Backoff()
         self._reaching = asyncio.Lock()
@@ -41,6 +45,9 @@ class BringUp:
         Raises:
             HostError: no host can be reached or started, or it cannot load the checkpoint.
         """
+        if self._is_new:
+            self._is_new = False
+            self._start_early()
         await self.connection.open(look=not self.is_reached)
         if self.is_reached:
             return
@@ -88,6 +95,17 @@ class BringUp:
         """Resets the state for another host, of which nothing is known."""
         self.is_reached = False
         self._backoff.succeeded()
+
+    def _start_early(self) -> None:
+        """Starts this machine's host before the first connection is made.
+
+        What a connection needs takes long to import, and a host that starts does that meanwhile.
+        A failure is met again, and reported, by `_reach`.
+        """
+        if self._is_elsewhere or self._settings.problem is not None:
+            return
+        with contextlib.suppress(HostError):
+            self._starter.attempt(host_paths(self._settings.engine))
 
     async def _reach(self) -> None:
         """Connects, or starts a host and waits until it accepts connections."""

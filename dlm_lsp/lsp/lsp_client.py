@@ -1,4 +1,5 @@
-"""A small LSP client for the demo, which runs the language server as a child process.
+"""A small LSP client, which runs the language server as a child process: for the demo and for the
+typing benchmark.
 
 Owns the process, the numbering of requests and the answers to the server's own requests. Knows
 neither the meaning of requests nor how results are shown.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dlm_lsp.lsp.framing import FrameReader, FramingError, to_frame
@@ -37,11 +38,16 @@ class LspClient:
         self._has_ended = asyncio.Event()
         self._last_id = 0
 
-    async def start(self, command: Sequence[str]) -> None:
-        """Starts the server. Raises OSError if that fails."""
+    async def start(
+        self, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Starts the server, by default in this process's environment.
+
+        Raises: OSError if that fails.
+        """
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe
+            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
         )
         self._process = process
         self._tasks = [

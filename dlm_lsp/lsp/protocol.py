@@ -2,7 +2,7 @@
 
 Handles a message between its bytes and its handler: JSON, the JSON-RPC envelope, the life cycle
 (before `initialize`, after `shutdown`, `exit`) and parameters of a wrong type. pygls keeps the
-handlers, the running requests and the types. Knows none of our own methods.
+handlers, the running requests and LSP's types; this module adds those of our own notification.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import cattrs
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
@@ -43,6 +44,18 @@ _SYNC_METHODS = (
     types.NOTEBOOK_DOCUMENT_DID_CHANGE,
     types.NOTEBOOK_DOCUMENT_DID_CLOSE,
 )
+
+
+WARM = "dlm/warm"  # The cursor is at a new place, where suggestions may be wanted soon.
+
+
+@attrs.define
+class WarmNotification:
+    """The message of `dlm/warm`."""
+
+    params: types.TextDocumentPositionParams
+    method: str = WARM
+    jsonrpc: str = "2.0"
 
 
 class StrictProtocol(LanguageServerProtocol):
@@ -181,9 +194,10 @@ class StrictProtocol(LanguageServerProtocol):
 
     def _structured(self, message: dict, fallback: type) -> Any:
         """Returns the typed message. Raises ValueError, which names the invalid fields."""
-        message_type = self.get_message_type(message["method"]) or fallback
+        method = message["method"]
+        message_type = WarmNotification if method == WARM else self.get_message_type(method)
         try:
-            return self._converter.structure({"params": None} | message, message_type)
+            return self._converter.structure({"params": None} | message, message_type or fallback)
         except cattrs.BaseValidationError as error:
             raise ValueError("; ".join(cattrs.transform_error(error, path="message"))) from error
         except (ValueError, TypeError, AttributeError, KeyError) as error:

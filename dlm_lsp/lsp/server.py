@@ -23,7 +23,7 @@ from pygls.uris import to_fs_path
 from dlm_lsp.lsp import convert
 from dlm_lsp.lsp.commands import Commands
 from dlm_lsp.lsp.progress import LoadProgress
-from dlm_lsp.lsp.protocol import StrictProtocol
+from dlm_lsp.lsp.protocol import WARM, StrictProtocol
 from dlm_lsp.lsp.pull import Pulls
 from dlm_lsp.session.document import Document, DocumentError, Encoding
 from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
@@ -82,6 +82,7 @@ class Server(LanguageServer):
             types.TEXT_DOCUMENT_DID_CHANGE: self._did_change,
             types.TEXT_DOCUMENT_DID_CLOSE: self._did_close,
             types.TEXT_DOCUMENT_INLINE_COMPLETION: self._inline_completion,
+            WARM: self._warm,
             types.TEXT_DOCUMENT_CODE_ACTION: self._code_action,
             types.WORKSPACE_EXECUTE_COMMAND: self._commands.execute,
             types.WORKSPACE_DID_CHANGE_CONFIGURATION: self._did_change_configuration,
@@ -115,6 +116,7 @@ class Server(LanguageServer):
             self._editor_options(),
             self._folders,
             user_file(),
+            are_settings_known=self._has_settings.is_set,
         )
 
     @property
@@ -307,6 +309,13 @@ class Server(LanguageServer):
         )
         answer = await self.complete(ask, params)
         return None if answer is None else convert.to_inline_items(answer, self.dialect)
+
+    def _warm(self, params: types.TextDocumentPositionParams) -> None:
+        """Prepares for a request at the cursor's new place."""
+        try:
+            self.session.rest_at(params.text_document.uri, convert.to_position(params.position))
+        except DocumentError as error:
+            logger.warning("%s was dropped: %s", WARM, error)
 
     async def _completion(self, params: types.CompletionParams) -> types.CompletionList:
         """Returns at most one item, in an incomplete list, because each keystroke changes it.

@@ -1,8 +1,9 @@
-"""Completions already shown, served again while the user types through them.
+"""Completions already shown, served again while the user types and removes their text.
 
-Decides whether a completion still fits after the text has changed (`remainder`, pure) and keeps
-the latest completions. A completion is returned exactly as it was shown and never shaped again, so
-that typing the ghost text does not change the rest of it. Knows no engine and no LSP.
+Decides whether a completion still fits after the text has changed (`remainder` and `regained`,
+both pure) and keeps the latest completions. A completion is returned exactly as it was shown and
+never shaped again, so that typing the ghost text does not change the rest of it. Knows no engine
+and no LSP.
 """
 
 from __future__ import annotations
@@ -54,6 +55,25 @@ def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | 
     return Completion(prefix, suffix, rest, completion.replaced + closed)
 
 
+def regained(completion: Completion, prefix: str, suffix: str) -> Completion | None:
+    """Returns a shown completion with the text before it that the user has removed since.
+
+    The completion fits if the user only removed text left of the cursor, on its line. Text that
+    was never there before is not brought back: a completion of nothing, or indentation alone,
+    which is removed to leave a scope.
+    """
+    if not (completion.text and suffix == completion.suffix):
+        return None
+    if len(prefix) >= len(completion.prefix) or not completion.prefix.startswith(prefix):
+        return None
+    removed = completion.prefix[len(prefix) :]
+    if "\n" in removed or "\r" in removed:
+        return None
+    if not removed.strip() and not prefix.rpartition("\n")[2].strip():
+        return None
+    return Completion(prefix, suffix, removed + completion.text, completion.replaced)
+
+
 def _closes(closers: str, rest: str) -> bool:
     """Returns whether all `closers` are closing characters that `rest` contains in this order."""
     characters = iter(rest)
@@ -77,13 +97,15 @@ class ResultCache:
             self._drop(next(iter(self._entries)))
 
     def find(self, uri: str, prefix: str, suffix: str) -> Completion | None:
-        """Returns the rest of an earlier completion at this cursor, or None if there is none.
+        """Returns what is left of an earlier completion at this cursor, or None if there is none.
 
-        Its text is empty where the engine has already answered with nothing.
+        Its text is empty where the engine has already answered with nothing. What was answered for
+        this text, or while it was typed, goes before what was shown further to the right.
         """
-        for key, completion in reversed(self._entries.items()):
-            if key[0] == uri and (left := remainder(completion, prefix, suffix)) is not None:
-                return left
+        for fits in (remainder, regained):
+            for key, completion in reversed(self._entries.items()):
+                if key[0] == uri and (left := fits(completion, prefix, suffix)) is not None:
+                    return left
         return None
 
     def clear(self, uri: str | None = None) -> None:

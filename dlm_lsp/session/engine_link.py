@@ -61,6 +61,11 @@ class EngineLink:
         return self._host
 
     @property
+    def has_host(self) -> bool:
+        """Whether there is a host to generate with."""
+        return self._host is not None
+
+    @property
     def is_ready(self) -> bool:
         """Whether the model was loaded at the host's last report."""
         return self._has_answered or self.current.state in ("ready", "busy")

@@ -6,7 +6,7 @@ request in the engine. Knows no document, no LSP and no other request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -102,10 +102,10 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
 
 async def complete(
     context: Context,
-    rules: Rules,
+    rules: Rules | Callable[[], Rules],
     body: GenerateBody,
     source: CompletionSource,
-    gate: SyntaxGate | None = None,
+    gate: SyntaxGate | Callable[[], SyntaxGate | None] | None = None,
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last state is final.
 
@@ -113,8 +113,11 @@ async def complete(
     request in the engine once shaping would remove all further text.
 
     Args:
+        rules: the rules of shaping, or what makes them.
         body: the request without its text, which comes from the context.
-        gate: what judges the text at the context's cursor; None judges nothing.
+        gate: what judges the text at the context's cursor, or what makes it; None judges nothing.
+            Rules and gate take some milliseconds to make, which pass while the engine reads the
+            prompt.
 
     Raises:
         HostError: the host cannot be used or could not complete this request.
@@ -125,9 +128,13 @@ async def complete(
         "suffix": context.suffix,
         "marks": context.marks,
     }
-    latest, shaping = Suggestion(), GatedShaping(rules, gate)
+    latest, shaping = Suggestion(), None
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
         async for event in events:
+            if shaping is None:
+                shaping = GatedShaping(
+                    rules() if callable(rules) else rules, gate() if callable(gate) else gate
+                )
             if isinstance(event, DraftEvent):
                 latest = _drafted(latest, event, shaping)
             else:

@@ -82,6 +82,16 @@ def place_of(document: Document, ask: Ask, encoding: Encoding) -> CompletionPlac
     )
 
 
+def place_after(document: Document, shown: Completion, encoding: Encoding) -> CompletionPlace:
+    """Returns the place after a suggestion, which is shown in the document, is accepted."""
+    start = len(shown.prefix)
+    end = start + shown.replaced
+    first, last = document.position_at(start, encoding), document.position_at(end, encoding)
+    changed, edits = document.apply([Change(first, last, shown.text)], document.version, encoding)
+    offset = start + len(shown.text)
+    return CompletionPlace(document, changed, offset, edits, "", start, end, first, first, last)
+
+
 def standing(
     place: CompletionPlace, completions: Sequence[Completion], document: Document
 ) -> list[Completion]:

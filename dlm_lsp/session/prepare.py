@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import Rules, rules_for
@@ -16,13 +18,13 @@ GREEDY = SamplingBody()
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The input of `pipeline.complete`: the context, the shaping rules, the request body and the
-    syntax gate, if there is one."""
+    """The input of `pipeline.complete`: the context, what makes the shaping rules, the request
+    body, and what makes the syntax gate, if there is one."""
 
     context: Context
-    rules: Rules
+    make_rules: Callable[[], Rules]
     body: GenerateBody
-    gate: SyntaxGate | None = None
+    make_gate: Callable[[], SyntaxGate | None] | None = None
 
 
 def prepare(
@@ -51,6 +53,5 @@ def prepare(
         "sampling": sampling,
         "draft": sampling == GREEDY,
     }
-    language = context.language_id
-    rules = rules_for(context.prefix, context.suffix, ask.automatic, language, lines_max)
-    return Prepared(context, rules, body.model_copy(update=asked))
+    around = (context.prefix, context.suffix, ask.automatic, context.language_id, lines_max)
+    return Prepared(context, partial(rules_for, *around), body.model_copy(update=asked))

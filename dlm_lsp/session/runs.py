@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import SamplingBody
@@ -123,6 +124,34 @@ class EngineRuns:
                 raise result
         return [result for result in results if isinstance(result, Completion)]
 
+    def ahead(self, uri: str, place: CompletionPlace) -> Generation:
+        """Starts the greedy run that an automatic request at a place would start."""
+        return self._run(Ask(uri, place.cursor), place)
+
+    async def keep(self, uri: str, generation: Generation) -> None:
+        """Waits for the end of a run that nobody follows and caches its result.
+
+        Raises: HostError if the host fails.
+        """
+        async with aclosing(generation.follow()) as states:
+            async for state in states:
+                if state.final and state.finish_reason != "stopped":
+                    prefix, suffix = generation.prefix, generation.suffix
+                    completion = Completion(prefix, suffix, state.committed, state.replaced)
+                    self._cache.put(uri, completion)
+
+    async def warm(self, uri: str, place: CompletionPlace) -> None:
+        """Brings the prompt at a place of the current text into the engine's cache.
+
+        Raises: HostError if the host fails.
+        """
+        # Not automatic: a prompt that was put together in haste is made exact by this one.
+        ask = Ask(uri, place.cursor, automatic=False, tokens_max=0)
+        prepared = self._prepare(ask, place, GREEDY)
+        async with aclosing(self._suggestions(prepared)) as states:
+            async for state in states:
+                self._documents.set_marks(uri, anchored(prepared.context, state.marks))
+
     async def _run_quietly(
         self, ask: Ask, place: CompletionPlace, sampling: SamplingBody
     ) -> Completion:
@@ -146,12 +175,16 @@ class EngineRuns:
         if not settings.syntax:
             return prepared
         context = prepared.context
-        gate = gate_for(context.language_id, context.prefix, context.suffix)
-        return replace(prepared, gate=gate)
+        make_gate = partial(gate_for, context.language_id, context.prefix, context.suffix)
+        return replace(prepared, make_gate=make_gate)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
         return complete(
-            prepared.context, prepared.rules, prepared.body, self._link.host, prepared.gate
+            prepared.context,
+            prepared.make_rules,
+            prepared.body,
+            self._link.host,
+            prepared.make_gate,
         )
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:

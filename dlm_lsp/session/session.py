@@ -12,14 +12,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_settings import to_host_settings
+from dlm_lsp.session.ahead import REST_SECONDS, Ahead
 from dlm_lsp.session.cache import Completion, ResultCache
-from dlm_lsp.session.document import Change, Document, Encoding
+from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.gate import Gate
@@ -42,6 +43,9 @@ class Session:
         editor_options: the editor's settings, as it sent them.
         folders: the editor's workspace folders.
         user_file: the user's settings file.
+        rest_seconds: how long the cursor rests before the engine works ahead.
+        are_settings_known: whether what the editor's settings silence is known by now; until then
+            nothing is done ahead.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class Session:
         editor_options: object = None,
         folders: Sequence[Path] = (),
         user_file: Path | None = None,
+        rest_seconds: float = REST_SECONDS,
+        are_settings_known: Callable[[], bool] = lambda: True,
     ) -> None:
         self._editor = editor
         self._encoding = encoding
@@ -65,6 +71,16 @@ class Session:
         self._gate.use_folders(folders)
         self._runs = EngineRuns(
             editor, encoding, link, self.documents, self._cache, self._gate.settings_of
+        )
+        self._ahead = Ahead(
+            self._gate,
+            encoding,
+            link,
+            self._runs,
+            self._cache,
+            lambda: not self._slots and are_settings_known(),
+            self._counts,
+            rest_seconds,
         )
         self._rhythm = Rhythm()
         self._waking: asyncio.TimerHandle | None = None
@@ -81,11 +97,25 @@ class Session:
         """Applies edits to a document."""
         self._rhythm.note(time.perf_counter())
         edits = self.documents.change(uri, version, changes)
-        slot = self._slots.get(uri)
-        if edits is None:
+        slot, document = self._slots.get(uri), self.documents.get(uri)
+        if edits is None or document is None:
             self._forget(uri)
-        elif slot is not None and slot.generation is not None:
+            return
+        if slot is not None and slot.generation is not None:
             slot.generation.edits.extend(edits)
+        self._ahead.edited(document, edits)
+        # An editor that never asks for suggestions is not prepared for.
+        if edits and self.documents.marks(uri) is not None:
+            self._ahead.rest(document, edits[-1].start + edits[-1].inserted)
+
+    def rest_at(self, uri: str, position: Position) -> None:
+        """Prepares for a request at the cursor's new place, if it rests there.
+
+        Raises: DocumentError on an impossible position.
+        """
+        document = self.documents.get(uri)
+        if document is not None and self._slots.get(uri) is None:
+            self._ahead.rest(document, document.offset_at(position, self._encoding))
 
     def lose(self, uri: str, why: str) -> None:
         """Marks a document as out of step because an edit of it could not be read."""
@@ -145,6 +175,7 @@ class Session:
         """Sets the decoding mode."""
         self._gate.use_mode(mode)
         self._cache.clear()
+        self._ahead.drop()
         self._link.tell(replace(self._link.current, mode=mode))
 
     async def restart(self) -> None:
@@ -161,6 +192,7 @@ class Session:
         if self._waking is not None:
             self._waking.cancel()
         self._forget_all()
+        self._ahead.drop()
         await self._link.close()
 
     async def complete(self, ask: Ask) -> Answer | None:
@@ -173,6 +205,7 @@ class Session:
         assert task is not None
         slot = RequestSlot(ask, task, time.perf_counter())
         previous = self._slots.enter(slot)
+        self._ahead.interrupt()
         self._counts["requests"] += 1
         document = self.documents.get(ask.uri)
         try:
@@ -267,12 +300,14 @@ class Session:
     def _forget(self, uri: str) -> None:
         """Drops a document's cached completions and supersedes its request in flight."""
         self._cache.clear(uri)
+        self._ahead.drop()
         if (slot := self._slots.get(uri)) is not None:
             slot.supersede()
 
     def _settings_changed(self) -> None:
         """Drops what was made by earlier settings, and requests that are silenced now."""
         self._cache.clear()
+        self._ahead.renew()
         self._may_be_gone = True
         for uri in self._slots.uris():
             slot, document = self._slots.get(uri), self.documents.get(uri)
@@ -284,6 +319,7 @@ class Session:
                 slot.supersede()
 
     def _forget_all(self) -> None:
+        self._ahead.drop()
         for uri in self._slots.uris():
             self._forget(uri)
 
@@ -297,6 +333,8 @@ class Session:
             if shown is not None:
                 self._counts["from_cache"] += 1
                 return self._answer_with(slot, place, [shown])
+            slot.generation = slot.generation or self._ahead.take(ask.uri, place)
+        self._ahead.drop()
         if ask.automatic and slot.generation is None:
             await self._rhythm.wait(self._gate.settings_of(ask.uri).delay, time.perf_counter())
         if self._may_be_gone:
@@ -332,6 +370,10 @@ class Session:
         if document is None:
             self._answered(slot, "The text has changed meanwhile.")
             return None
+        if not place.lead:
+            shown = completions[0] if completions else None
+            offset = place.offset if shown is None else len(shown.prefix)
+            self._ahead.rest(document, offset, shown)
         shift = len(document.text) - len(place.snapshot.text)
         offers: dict[tuple[str, int], Offer] = {}
         for completion in completions:

@@ -127,8 +127,9 @@ class Settings(_Section):
 
     With `completion`, editors without inline completion get suggestions in their popup menu.
     `delay` is the milliseconds that a request waits for the next keystroke while the user types;
-    None adapts them to how fast the user types. With `syntax`, a suggestion that would break a file
-    that parses is cut or not shown.
+    None adapts them to how fast the user types. With `follow_up` the engine computes, while the
+    user looks at a suggestion, what it would suggest after that one is accepted. With `syntax`, a
+    suggestion that would break a file that parses is cut or not shown.
     """
 
     version: Literal[1] = 1
@@ -137,6 +138,7 @@ class Settings(_Section):
     drafts: bool = False
     status_notifications: bool = False
     delay: int | None = Field(default=None, ge=0, le=10_000)
+    follow_up: bool = True
     syntax: bool = True
     engine: EngineSection = EngineSection()
     context: ContextSection = ContextSection()

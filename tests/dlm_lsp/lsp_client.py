@@ -99,7 +99,11 @@ class LspClient:
     async def initialize(
         self, dlm: Any = None, capabilities: Message | None = None, **params: Any
     ) -> Message:
-        """Initializes the server; `dlm` holds our settings."""
+        """Initializes the server; `dlm` holds our settings.
+
+        Follow-ups, which begin after a rest, are off unless a test asks for them.
+        """
+        dlm = {"followUp": False, **dlm} if isinstance(dlm, dict) else dlm
         result = await self.request(
             "initialize",
             {

@@ -38,6 +38,11 @@ README = (ROOT / "editors" / "nvim" / "README.md").read_text("utf-8")
 # The tests use the README's configuration.
 SET_UP = README.split("```lua\n")[1].split("```")[0].replace("/path/to/dlm-lsp", str(ROOT))
 NOISE = {"limits": {"tokensMax": 12}}  # A seeded model's text must fit into one row.
+WARMED = """
+local client = vim.lsp.get_clients({ name = 'dlm_lsp', bufnr = 0 })[1]
+local answer = client:request_sync('workspace/executeCommand', { command = 'dlm.stats' }, 10000)
+return answer and answer.result.counts.warmed or 0
+"""
 OBSERVE = """
 vim.lsp.config('dlm_lsp', { init_options = { dlm = ... } })
 vim.g.num_answers = 0
@@ -194,6 +199,16 @@ def test_typing_goes_on_when_the_engine_host_is_killed(nvim: Neovim, home: Home)
     nvim.wait_for(nvim.screen.ghost, "ghost text from a new host", SECONDS_MAX)
     assert home.host_pid() != pid
     accept(nvim)
+
+
+def test_the_place_where_the_cursor_rests_is_prepared(
+    binary: Path, home: Home, scripted_url: str, tmp_path: Path
+):
+    options = {"engine": {"url": scripted_url}}
+    with editing(binary, home, tmp_path / "account.py", options) as nvim:
+        nvim.wait_for(lambda: nvim.lua(WARMED) == 1, "the prompt is read as the file is opened")
+        nvim.type("jj")
+        nvim.wait_for(lambda: nvim.lua(WARMED) == 2, "the prompt is read where the cursor went")
 
 
 def test_accepting_in_a_file_with_windows_line_ends_keeps_them(

@@ -1,9 +1,7 @@
-"""How benchmarks ask the engine: a timed request, "auto", a core kept busy. No torch."""
+"""How benchmarks ask the engine: a timed request, "auto". No torch."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,17 +21,6 @@ _CURVE_SECONDS_MAX = 120.0
 def idle() -> Iterator[None]:
     """Keeps the machine idle."""
     yield
-
-
-@contextmanager
-def busy_core() -> Iterator[None]:
-    """Keeps a core busy with a second process."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def run_request(engine: Engine, request: Request, wanted: str = "") -> Timed:

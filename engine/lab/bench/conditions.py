@@ -1,15 +1,29 @@
-"""The conditions of a measurement: the date, the commit, the machine. No path and no host."""
+"""The conditions of a measurement: the date, the commit, the machine, and a core that is kept busy.
+No path and no host."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from engine.device import cpu_name
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Keeps a core busy with a second process."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def machine() -> dict[str, str | int | None]:

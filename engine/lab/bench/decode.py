@@ -26,8 +26,8 @@ from engine.config import EngineSettings
 from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import EngineError
-from engine.lab.bench.asking import AutoMode, busy_core, idle, run_request, wait_for_curve
-from engine.lab.bench.conditions import machine
+from engine.lab.bench.asking import AutoMode, idle, run_request, wait_for_curve
+from engine.lab.bench.conditions import busy_core, machine
 from engine.lab.bench.decode_report import DecodeReport, write
 from engine.lab.bench.decode_rows import Condition, Timed, VariantRow, to_row
 from engine.lab.bench.parity import Parity, compare

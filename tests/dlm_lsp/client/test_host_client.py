@@ -24,7 +24,7 @@ from dlm_lsp.client.messages import (
     StartedEvent,
 )
 from dlm_lsp.client.paths import HostPaths, host_paths
-from dlm_lsp.client.starter import Backoff
+from dlm_lsp.client.starter import Backoff, Starter
 from dlm_lsp.host import routes
 from dlm_lsp.version import PROTOCOL, VERSION
 from engine.api import Draft, Event, Finished, Started, Usage
@@ -67,6 +67,26 @@ async def test_generate_many_at_once_on_one_client(private_runtime: Path) -> Non
         "012"
     }
     assert len(answers) == 20
+
+
+async def test_a_host_is_started_before_the_first_connection_is_made(
+    private_runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the host would wait for the imports of the client's connection."""
+    order: list[str] = []
+
+    async def open_connection(self: connection.HostConnection, *, look: bool) -> None:
+        order.append("open")
+        raise HostError("Enough.")
+
+    monkeypatch.setattr(connection.HostConnection, "open", open_connection)
+    monkeypatch.setattr(Starter, "attempt", lambda self, paths: order.append("start"))
+    client = HostClient(SETTINGS)
+    for _ in range(2):
+        with pytest.raises(HostError, match="Enough"):
+            await client.ensure()
+    assert order == ["start", "open", "open"]
+    await client.close()
 
 
 async def test_a_request_looks_for_the_host_once_in_a_while_alone(

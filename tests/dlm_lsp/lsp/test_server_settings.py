@@ -256,11 +256,11 @@ async def test_another_engine_in_the_user_s_file_is_used_from_the_next_request_o
     file.parent.mkdir(parents=True)
     async with scripted_host() as other, lsp_client(tmp_path) as editor:
         scripted.script, other.script = ["a"] * 5, ["b"] * 5
-        file.write_text(f'[engine]\nurl = "{scripted.url}"\n')
+        file.write_text(f'followUp = false\n[engine]\nurl = "{scripted.url}"\n')
         await editor.initialize()
         editor.open(URI, TEXT)
         assert (await editor.inline(URI, 1, 11))[0]["insertText"] == "a"
-        file.write_text(f'[engine]\nurl = "{other.url}"\n')
+        file.write_text(f'followUp = false\n[engine]\nurl = "{other.url}"\n')
         await asyncio.sleep(1.1)
         assert (await editor.inline(URI, 1, 11))[0]["insertText"] == "b"
         assert len(scripted.bodies) == len(other.bodies) == 1

@@ -109,6 +109,7 @@ class Engine:
     is_dead: bool = False
     num_open: int = 0
     num_asked: int = 0
+    num_warmed: int = 0
 
     async def health(self) -> Health:
         return Health("absent", "Gone.", {}) if self.is_dead else Health("ready", "Ready.", {})
@@ -122,6 +123,7 @@ class Engine:
         assert not buffer.is_quiet, f"{buffer.uri} is silenced, but its text was sent"
         assert not buffer.is_off, f"{buffer.uri} is switched off, but its text was sent"
         self.num_asked += 1
+        self.num_warmed += body.limits.tokens_max == 0
         self.num_open += 1
         try:
             await asyncio.sleep(0)
@@ -164,7 +166,7 @@ class Campaign:
         self.counts: Counter[str] = Counter()
         link = EngineLink(Silent(), self._host)
         options = {"delay": 0, "drafts": True, "silence": {"automatic": True}}
-        self.session = Session(Silent(), Encoding.UTF16, link, options)
+        self.session = Session(Silent(), Encoding.UTF16, link, options, rest_seconds=0)
         self._folder = folder
         self._sources = [
             path.read_text("utf-8") for path in sorted((ROOT / "fixtures/documents").iterdir())
@@ -179,6 +181,7 @@ class Campaign:
     async def run(self, events: int) -> None:
         """Plays events, then waits for all that is in flight and closes the session."""
         kinds = {self.edit: 40, self.ask: 30, self.rest: 12, self.cancel: 4, self.whole: 3}
+        kinds |= {self.look: 4}
         kinds |= {
             self.reopen: 3,
             self.set: 3,
@@ -308,6 +311,12 @@ class Campaign:
         for _ in range(self.rng.randrange(30)):
             await asyncio.sleep(0)
 
+    async def look(self) -> None:
+        buffer = self._buffer()
+        at = outside_line_end(buffer.text, self.rng.randrange(len(buffer.text) + 1))
+        self.session.rest_at(buffer.uri, place(buffer.text, at))
+        await self.rest()
+
     async def cancel(self) -> None:
         if self._asked:
             self.rng.choice(self._asked).cancel()
@@ -355,7 +364,10 @@ async def play(events: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), seed)
         await campaign.run(events)
-        return campaign.counts + Counter(requests_sent=campaign.engine.num_asked)
+        engine = campaign.engine
+        sent = Counter(requests_sent=engine.num_asked, prompts_warmed=engine.num_warmed)
+        ahead: dict = campaign.session.stats()["counts"]  # type: ignore[assignment]
+        return campaign.counts + sent + Counter(follow_ups=ahead.get("follow_ups", 0))
 
 
 if __name__ == "__main__":

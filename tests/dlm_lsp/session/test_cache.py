@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.session.cache import CHARS_MAX, ENTRIES_MAX, Completion, ResultCache, remainder
+from dlm_lsp.session.cache import (
+    CHARS_MAX,
+    ENTRIES_MAX,
+    Completion,
+    ResultCache,
+    regained,
+    remainder,
+)
 
 URI = "file:///a.py"
 texts = st.text(alphabet="ab(\n )é😀", max_size=12)
@@ -26,10 +33,34 @@ def test_whatever_is_found_inserts_to_the_same_document(
     prefix: str, suffix: str, text: str, new_prefix: str, new_suffix: str, replaced: int
 ) -> None:
     shown = Completion(prefix, suffix, text, min(replaced, len(suffix)))
-    left = remainder(shown, new_prefix, new_suffix)
-    if left is not None:
-        before = shown.prefix + shown.text + shown.suffix[shown.replaced :]
-        assert new_prefix + left.text + new_suffix[left.replaced :] == before
+    for fits in (remainder, regained):
+        left = fits(shown, new_prefix, new_suffix)
+        if left is not None:
+            before = shown.prefix + shown.text + shown.suffix[shown.replaced :]
+            assert new_prefix + left.text + new_suffix[left.replaced :] == before
+
+
+def test_text_removed_before_a_completion_comes_back_with_it() -> None:
+    shown = Completion("a\n  x = ", "\n", "foo()")
+    assert regained(shown, "a\n  x", "\n") == Completion("a\n  x", "\n", " = foo()")
+    assert regained(shown, "a\n  ", "\n") == Completion("a\n  ", "\n", "x = foo()")
+    assert regained(shown, "a", "\n") is None, "the line break was not typed on this line"
+    assert regained(shown, "a\n  x", "y\n") is None
+    assert regained(Completion("x = ", "\n", ""), "x", "\n") is None, "nothing was shown"
+
+
+def test_indentation_that_is_removed_does_not_come_back() -> None:
+    shown = Completion("if a:\n    b\n    ", "\n", "c")
+    assert regained(shown, "if a:\n    b\n", "\n") is None
+    assert regained(Completion("if a:\n    b ", "\n", "c"), "if a:\n    b", "\n") is not None
+
+
+def test_what_was_answered_for_a_text_goes_before_what_was_shown_further_right() -> None:
+    cache = ResultCache()
+    cache.put(URI, Completion("x = ", "\n", "foo()"))
+    cache.put(URI, Completion("x = q", "\n", "uit()"))
+    assert cache.find(URI, "x = ", "\n") == Completion("x = ", "\n", "foo()")
+    assert cache.find(URI, "x =", "\n") == Completion("x =", "\n", " quit()")
 
 
 def test_deviating_text_is_not_served() -> None:

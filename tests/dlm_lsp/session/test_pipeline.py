@@ -138,6 +138,18 @@ async def test_run_ends_early_when_nothing_more_can_be_shown() -> None:
     assert script.is_closed
 
 
+async def test_rules_are_made_once_and_only_after_the_engine_was_asked() -> None:
+    script, made = Script([STARTED, draft("a", ""), finished("a + b")]), list[int]()
+
+    def make_rules() -> Rules:
+        made.append(len(script.bodies))
+        return rules_at(context_at(), True)
+
+    states = [s async for s in complete(context_at(), make_rules, ASKED, script)]
+    assert made == [1]
+    assert states[-1].committed == "a + b"
+
+
 @pytest.mark.parametrize("automatic", [True, False])
 @pytest.mark.parametrize(
     "tail",

@@ -138,7 +138,12 @@ def completion_of(prefix: str) -> str:
     raise AssertionError
 
 
-def make(options: object = None, engine: Engine | None = None) -> tuple[Session, Recorder, Engine]:
+NEVER = 1e6  # Seconds of rest before the engine works ahead.
+
+
+def make(
+    options: object = None, engine: Engine | None = None, rest_seconds: float = NEVER
+) -> tuple[Session, Recorder, Engine]:
     editor, engine = Recorder(), engine or Engine()
 
     def make_client(settings: HostSettings) -> Engine:
@@ -146,7 +151,8 @@ def make(options: object = None, engine: Engine | None = None) -> tuple[Session,
         return engine
 
     link = EngineLink(editor, make_client)
-    return Session(editor, Encoding.UTF32, link, options), editor, engine
+    session = Session(editor, Encoding.UTF32, link, options, rest_seconds=rest_seconds)
+    return session, editor, engine
 
 
 def opened(session: Session, text: str = "x = \n", uri: str = URIS[0]) -> None:
@@ -421,7 +427,7 @@ async def test_a_model_that_was_removed_gives_way_to_what_the_settings_mean_now(
 
 
 async def test_offers_that_can_be_accepted_are_bounded() -> None:
-    session, _, _ = make()
+    session, _, _ = make({"delay": 0})
     opened(session)
     ids = []
     for version in range(2, OFFERS_MAX + 4):

@@ -23,8 +23,7 @@ from pathlib import Path
 
 from engine.device import cpu_name
 from engine.errors import CheckpointError, ConfigError, EngineError
-from engine.lab.bench.asking import busy_core
-from engine.lab.bench.conditions import installed, machine
+from engine.lab.bench.conditions import busy_core, installed, machine
 from engine.lab.bench.llamacpp.channel import Child, memory_mb
 from engine.lab.bench.llamacpp.host import HostProcess
 from engine.lab.bench.llamacpp.prompts import Prompts

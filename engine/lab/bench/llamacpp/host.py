@@ -28,6 +28,7 @@ class HostProcess(OwnProcess):
     """One host that is ready, as a context that ends it.
 
     Attributes:
+        address, token: its URL, and the bearer token that it asks for.
         start_seconds: the time from starting the process until /health said that it is ready.
     """
 
@@ -39,12 +40,12 @@ class HostProcess(OwnProcess):
         Raises:
             EngineFailure: It cannot load the checkpoint, or was not ready in time.
         """
-        self._token = secrets.token_urlsafe(32)
+        self.token = secrets.token_urlsafe(32)
         self._folder = tempfile.TemporaryDirectory(prefix="dlm-lsp-bench-")
         self._log = Path(self._folder.name) / "host.log"
         environment = {
             **os.environ,
-            "DLM_LSP_TOKEN": self._token,
+            "DLM_LSP_TOKEN": self.token,
             "DLM_LSP_MODELS": str(graphs.parent),
             "XDG_CACHE_HOME": self._folder.name,
         }
@@ -60,7 +61,7 @@ class HostProcess(OwnProcess):
             text=True,
         )
         try:
-            self._address = self._listening()
+            self.address = self._listening()
             self._wait(began + _READY_SECONDS_MAX)
         except BaseException:
             self.close()
@@ -117,4 +118,4 @@ class HostProcess(OwnProcess):
         raise EngineFailure("The host was not ready in time.")
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
-        return ask(self._address + path, body, token=self._token)
+        return ask(self.address + path, body, token=self.token)

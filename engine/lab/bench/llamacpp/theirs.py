@@ -18,6 +18,7 @@ from typing import Any
 from engine.lab.bench.llamacpp.channel import Channel, ask
 
 CONTEXT = 2048
+INFILL_CONTEXT = 8192  # More than a prompt ever is, since `/infill` cuts it to a batch.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,10 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.lab.bench.llamacpp.theirs")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--infill", action="store_true", help="serve editors, as llama.vim asks")
     options = parser.parse_args(arguments)
     channel = Channel()
     try:
-        server = _start(options.checkpoint, options.threads)
+        server = _start(options.checkpoint, options.threads, options.infill)
     except ImportError:
         channel.send({"error": "xllamacpp is not installed.", "remedy": "pip install xllamacpp"})
         return 1
@@ -48,14 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _start(path: Path, threads: int) -> Any:
-    """The server with its model loaded. Raises ImportError, or whatever the library raises."""
+def _start(path: Path, threads: int, is_infilling: bool) -> Any:
+    """The server with its model loaded. Raises ImportError, or whatever the library raises.
+
+    Args:
+        is_infilling: whether it has the settings of llama-server's presets for infilling, such as
+            `--fim-qwen-1.5b-default`, which llama.vim names.
+    """
     xllamacpp: Any = importlib.import_module("xllamacpp")  # it may be missing, and has no types
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.hostnames = ["127.0.0.1"]
     parameters.port = 0  # any that is free
     parameters.n_ctx = CONTEXT
+    if is_infilling:
+        parameters.n_ctx = INFILL_CONTEXT
+        parameters.n_batch = parameters.n_ubatch = 1024
+        parameters.n_cache_reuse = 256
     parameters.n_parallel = 1
     parameters.cache_ram_mib = 0
     parameters.cpuparams.n_threads = threads
