@@ -49,6 +49,8 @@ def run(options: EvalOptions, client_settings: dict[str, object], as_json: bool)
         ConfigError: an option, a file or the folder cannot be used.
     """
     console = Console(stderr=True, highlight=False)
+    if options.confidence is not None:
+        client_settings = {**client_settings, "silence": {"confidence": options.confidence}}
     settings = _settings(client_settings)
     with console.status("Reading suites …"):
         plan = to_plan(options)
@@ -103,6 +105,7 @@ def _work(
         keys_max=options.keys_max,
         client_settings=client_settings,
         settings=settings,
+        shown_log=options.out if options.logs_shown else None,
     )
 
 
@@ -148,6 +151,7 @@ def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, ob
             for name, tasks in plan.suites.items()
         },
         "replay": [script.id for script in plan.scripts],
+        "confidence": work.settings.silence.confidence if plan.scripts else None,
     }
 
 

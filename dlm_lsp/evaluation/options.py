@@ -48,6 +48,8 @@ class EvalOptions:
         is_shaped: whether to judge the text that an editor would insert.
         is_verbatim: whether to ask with unchanged prefix and suffix; see `answers.Asking`.
         is_one_line: whether completions of whole lines end at their first line break.
+        confidence: `silence.confidence` in the replay; None means the default.
+        logs_shown: whether the suggestions that the replay was shown are kept in `out`.
     """
 
     suites: tuple[str, ...] = (HOLES,)
@@ -65,6 +67,8 @@ class EvalOptions:
     is_verbatim: bool = False
     is_one_line: bool = False
     execute: Execute = "isolated"
+    confidence: float | None = None
+    logs_shown: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError, which names the option."""
@@ -80,6 +84,14 @@ class EvalOptions:
                 "--thresholds are of the mode block.",
                 remedy="Add it to --modes.",
                 param="thresholds",
+            )
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise ConfigError(
+                f"--confidence is {self.confidence:g}.", remedy="Use 0 to 1.", param="confidence"
+            )
+        if self.logs_shown and self.out is None:
+            raise ConfigError(
+                "--log-shown has no folder to write to.", remedy="Add --out.", param="log-shown"
             )
         if not 1 <= self.tokens_max <= TOKENS_MAX:
             raise ConfigError(
@@ -171,6 +183,17 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         default=EvalOptions().execute,
         help="how programs are run (isolated); unprotected only in a machine that may be lost",
     )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="replay: the setting silence.confidence; 0 shows everything (auto)",
+    )
+    parser.add_argument(
+        "--log-shown",
+        action="store_true",
+        help="replay: keep each shown suggestion, with its tokens' probabilities, in --out",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
         "--block-length", type=int, metavar="N", help="tokens per block in all modes"
@@ -198,6 +221,8 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         is_verbatim=options.verbatim,
         is_one_line=options.one_line,
         execute=options.execute,
+        confidence=options.confidence,
+        logs_shown=options.log_shown,
     )
 
 

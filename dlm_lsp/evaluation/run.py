@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +23,7 @@ from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.evaluation.answers import Asking, ask, judge, judged, prepare
 from dlm_lsp.evaluation.options import REPLAY
 from dlm_lsp.evaluation.replay import TypingScript, replay
+from dlm_lsp.evaluation.shown import write
 from dlm_lsp.evaluation.variants import Variant
 from dlm_lsp.settings.schema import Settings
 from engine.lab.evaluation.baselines import (
@@ -47,6 +50,7 @@ class Work:
         scripts: the files to be typed.
         keys_max: the largest number of keys typed in one file.
         client_settings: an editor's settings for the replay; `settings` is their resolved form.
+        shown_log: the folder for the log of shown suggestions; None keeps none.
     """
 
     suites: dict[str, list[Task]]
@@ -56,6 +60,7 @@ class Work:
     keys_max: int
     client_settings: dict[str, object]
     settings: Settings
+    shown_log: Path | None = None
 
 
 class Ticker:
@@ -147,7 +152,8 @@ async def _type(
     block = variant.block(work.asking.block)
     settings["mode"] = variant.mode
     settings["block"] = block.model_dump(by_alias=True, exclude_none=True)
-    records.add(await replay(script, variant.label, settings, work.keys_max))
+    keep = partial(write, work.shown_log) if work.shown_log is not None else None
+    records.add(await replay(script, variant.label, settings, work.keys_max, keep=keep))
     ticker.tick(REPLAY)
 
 

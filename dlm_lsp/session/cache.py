@@ -8,7 +8,10 @@ that typing the ghost text does not change the rest of it. Knows no engine and n
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from dlm_lsp.session.confidence import after
+from engine.api import LogProbs
 
 ENTRIES_MAX = 32
 CHARS_MAX = 8_000_000  # Limit over all entries; each entry holds its document's whole text.
@@ -25,12 +28,16 @@ class Completion:
         suffix: the text after the cursor.
         text: the text to insert at the cursor.
         replaced: the number of code points of the suffix that the insertion replaces.
+        logprobs: the tokens of `text`, as far as the model wrote it; empty if unknown.
+        is_shown: whether it was shown; what is shown is not silenced while it is typed.
     """
 
     prefix: str
     suffix: str
     text: str
     replaced: int = 0
+    logprobs: LogProbs = ()
+    is_shown: bool = False
 
 
 def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | None:
@@ -51,7 +58,14 @@ def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | 
         return None
     if closed and not (typed and _closes(suffix[:closed], rest)):
         return None
-    return Completion(prefix, suffix, rest, completion.replaced + closed)
+    return Completion(
+        prefix,
+        suffix,
+        rest,
+        completion.replaced + closed,
+        after(completion.logprobs, len(typed)),
+        completion.is_shown,
+    )
 
 
 def _closes(closers: str, rest: str) -> bool:
@@ -81,9 +95,21 @@ class ResultCache:
 
         Its text is empty where the engine has already answered with nothing.
         """
+        found = self._entry(uri, prefix, suffix)
+        return None if found is None else found[1]
+
+    def mark_shown(self, uri: str, prefix: str, suffix: str) -> None:
+        """Notes that the completion which `find` returns was shown."""
+        if (found := self._entry(uri, prefix, suffix)) is not None:
+            self._entries[found[0]] = replace(self._entries[found[0]], is_shown=True)
+
+    def _entry(
+        self, uri: str, prefix: str, suffix: str
+    ) -> tuple[tuple[str, str, str], Completion] | None:
+        """Returns the newest entry's key, and its rest at this cursor."""
         for key, completion in reversed(self._entries.items()):
             if key[0] == uri and (left := remainder(completion, prefix, suffix)) is not None:
-                return left
+                return key, left
         return None
 
     def clear(self, uri: str | None = None) -> None:

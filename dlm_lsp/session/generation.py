@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.session.cache import Completion, remainder
+from dlm_lsp.session.confidence import after
 from dlm_lsp.session.context import Context
 from dlm_lsp.session.document import Edit
 from dlm_lsp.session.pipeline import Suggestion
@@ -33,6 +34,7 @@ class Generation:
             appends to the list.
         are_marks_noted: whether the marks of the run's prompt are stored with the document.
         latest: the newest state, None before the first.
+        is_shown: whether a draft of the run was shown, which then is not silenced any more.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Generation:
         self.edits: list[Edit] = place.undoing
         self.are_marks_noted = False
         self.latest: Suggestion | None = None
+        self.is_shown = False
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(suggestions))
 
@@ -104,5 +107,9 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
         if span.end > cut
     )
     return replace(
-        suggestion, committed=committed[len(typed) :], draft=suggestion.draft[cut:], spans=spans
+        suggestion,
+        committed=committed[len(typed) :],
+        draft=suggestion.draft[cut:],
+        spans=spans,
+        logprobs=after(suggestion.logprobs, len(typed)),
     )

@@ -29,8 +29,10 @@ from dlm_lsp.client.messages import (
     UsageBody,
 )
 from dlm_lsp.postprocess.shaping import Rules, ShapedDraft, shape_draft, shape_final
+from dlm_lsp.session.confidence import aligned
 from dlm_lsp.session.context import Context
 from dlm_lsp.settings.schema import Settings
+from engine.api import LogProbs
 
 
 class CompletionSource(Protocol):
@@ -56,6 +58,7 @@ class Suggestion:
         mode: the mode that the host chose; never "auto".
         finish_reason: why the completion ended ("scope" if shaping ended it); None before.
         exact: whether the host decoded in exact mode.
+        logprobs: the tokens of `committed`, as far as the model wrote it; empty if unknown.
     """
 
     committed: str = ""
@@ -68,6 +71,7 @@ class Suggestion:
     mode: str = ""
     finish_reason: str | None = None
     exact: bool = False
+    logprobs: LogProbs = ()
 
 
 def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody:
@@ -133,9 +137,14 @@ def _drafted(
     """Returns the state after a draft; it is final if no more text could be shown."""
     latest = replace(latest, usage=event.usage)
     if shaped.complete:
-        return _finished(latest, rules, event.committed, "scope")
-    spans = _shown_spans(shaped.sources, event.spans)
-    return replace(latest, committed=shaped.committed, draft=shaped.draft, spans=spans)
+        return _finished(latest, rules, event.committed, "scope", event.logprobs)
+    return replace(
+        latest,
+        committed=shaped.committed,
+        draft=shaped.draft,
+        spans=_shown_spans(shaped.sources, event.spans),
+        logprobs=aligned(event.logprobs, event.committed, shaped.committed),
+    )
 
 
 def _after(
@@ -151,11 +160,13 @@ def _after(
         return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
     if isinstance(event, FinishedEvent):
         latest = replace(latest, mode=event.mode, exact=event.exact)
-        return _finished(latest, rules, event.text, event.finish_reason)
-    return _finished(latest, rules, event.text, "stopped")
+        return _finished(latest, rules, event.text, event.finish_reason, event.logprobs)
+    return _finished(latest, rules, event.text, "stopped", event.logprobs)
 
 
-def _finished(latest: Suggestion, rules: Rules, text: str, reason: str) -> Suggestion:
+def _finished(
+    latest: Suggestion, rules: Rules, text: str, reason: str, logprobs: LogProbs
+) -> Suggestion:
     shaped = shape_final(rules, text)
     return replace(
         latest,
@@ -165,6 +176,7 @@ def _finished(latest: Suggestion, rules: Rules, text: str, reason: str) -> Sugge
         final=True,
         replaced=shaped.replaced,
         finish_reason=reason,
+        logprobs=aligned(logprobs, text, shaped.text),
     )
 
 

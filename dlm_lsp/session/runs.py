@@ -24,6 +24,7 @@ from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
 from dlm_lsp.session.requests import Ask, DraftNotice, Editor
 from dlm_lsp.session.slots import RequestSlot
+from dlm_lsp.session.sureness import is_sure, may_begin
 from dlm_lsp.settings.schema import Settings
 
 # The first answer to an explicit request is greedy; further answers are drawn with these.
@@ -37,6 +38,7 @@ class EngineRuns:
         cache: receives the result of each run.
         documents: keeps the marks of each document's last prompt.
         settings_of: returns the settings of a document by its URI.
+        least_of: returns how sure the model must be of what is shown to a request at a place.
 
     Attributes:
         latest: the final state of the run that ended last.
@@ -50,6 +52,7 @@ class EngineRuns:
         documents: Documents,
         cache: ResultCache,
         settings_of: Callable[[str], Settings],
+        least_of: Callable[[Ask, CompletionPlace], float],
     ) -> None:
         self.latest: Suggestion | None = None
         self._editor = editor
@@ -58,6 +61,7 @@ class EngineRuns:
         self._documents = documents
         self._cache = cache
         self._settings_of = settings_of
+        self._least_of = least_of
 
     async def first(self, slot: RequestSlot, place: CompletionPlace) -> tuple[Completion, bool]:
         """Returns the greedy answer, and whether the run that was taken over produced it.
@@ -87,23 +91,30 @@ class EngineRuns:
         Raises: Deviation as soon as the deviation is certain.
         """
         typed = place.prefix[len(generation.prefix) :]
+        least = self._least_of(slot.ask, place)
         async with aclosing(generation.follow()) as states:
             async for state in states:
                 self._note_marks(slot.ask.uri, generation, state)
                 view = typed_through(state, typed)
                 if not state.final:
-                    if view is not None and (view.committed or view.draft):
+                    if (
+                        view is not None
+                        and (view.committed or view.draft)
+                        and (generation.is_shown or may_begin(view.committed, view.logprobs, least))
+                    ):
                         self._show_draft(slot, place, view)
                     continue
                 self.latest = state
                 self._link.worked()
-                completion = Completion(
-                    generation.prefix, generation.suffix, state.committed, state.replaced
-                )
+                completion = _completion(generation.prefix, generation.suffix, state)
                 if slot.ask.is_plain and state.finish_reason != "stopped":
                     self._cache.put(slot.ask.uri, completion)
                 left = remainder(completion, place.prefix, place.suffix)
-                if left is not None and left.text:
+                if (
+                    left is not None
+                    and left.text
+                    and (generation.is_shown or is_sure(left.text, left.logprobs, least))
+                ):
                     self._show_draft(
                         slot, place, replace(state, committed=left.text, replaced=left.replaced)
                     )
@@ -129,8 +140,7 @@ class EngineRuns:
         async with aclosing(self._suggestions(prepared)) as suggestions:
             async for suggestion in suggestions:
                 if suggestion.final:
-                    text, replaced = suggestion.committed, suggestion.replaced
-                    return Completion(place.prefix, place.suffix, text, replaced)
+                    return _completion(place.prefix, place.suffix, suggestion)
         raise AssertionError("a pipeline ends with a final state or an error")
 
     def _run(self, ask: Ask, place: CompletionPlace) -> Generation:
@@ -158,6 +168,8 @@ class EngineRuns:
         if slot.ask.token is None or not self._settings_of(slot.ask.uri).drafts:
             return
         slot.sequence += 1
+        if slot.generation is not None:
+            slot.generation.is_shown = True
         end = place.last
         if state.replaced:
             end = place.snapshot.position_at(place.end + state.replaced, self._encoding)
@@ -173,3 +185,8 @@ class EngineRuns:
                 sequence=slot.sequence,
             )
         )
+
+
+def _completion(prefix: str, suffix: str, state: Suggestion) -> Completion:
+    """Returns the completion of a final state at a place."""
+    return Completion(prefix, suffix, state.committed, state.replaced, state.logprobs)

@@ -19,6 +19,7 @@ from pathlib import Path
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.session.cache import Completion, ResultCache
+from dlm_lsp.session.confidence import place_kind
 from dlm_lsp.session.document import Change, Document, Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
@@ -29,6 +30,7 @@ from dlm_lsp.session.requests import Answer, Ask, Editor, Offer
 from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
+from dlm_lsp.session.sureness import UNSURE, is_sure, threshold
 from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
 
@@ -64,7 +66,13 @@ class Session:
         self._gate = Gate(editor_options, user_file, editor.log, self._settings_changed)
         self._gate.use_folders(folders)
         self._runs = EngineRuns(
-            editor, encoding, link, self.documents, self._cache, self._gate.settings_of
+            editor,
+            encoding,
+            link,
+            self.documents,
+            self._cache,
+            self._gate.settings_of,
+            self._least_of,
         )
         self._rhythm = Rhythm()
         self._waking: asyncio.TimerHandle | None = None
@@ -264,6 +272,10 @@ class Session:
         usage = latest.usage.model_dump(by_alias=True) if latest is not None else None
         return {"counts": dict(self._counts), "last": usage}
 
+    def counted(self, name: str) -> int:
+        """Returns one of the counts of `stats`."""
+        return self._counts[name]
+
     def _forget(self, uri: str) -> None:
         """Drops a document's cached completions and supersedes its request in flight."""
         self._cache.clear(uri)
@@ -323,6 +335,9 @@ class Session:
 
         `reason` says why there are no completions.
         """
+        if (sure := self._sure(slot, place, completions)) != list(completions):
+            completions, reason = sure, UNSURE
+            self._counts["unsure"] += 1
         document = self.documents.get(slot.ask.uri)
         if document is not None and document is not place.snapshot:
             completions = standing(place, completions, document)
@@ -338,16 +353,36 @@ class Session:
                 offers[key] = self._offer(place, shift, completion)
         if offers:
             reason = None
+            if slot.ask.automatic and slot.ask.is_plain:
+                self._cache.mark_shown(slot.ask.uri, place.prefix, place.suffix)
         elif reason is None:
             reason = "The model has nothing to add here."
         self._answered(slot, reason)
         return Answer(document, tuple(offers.values()), reason)
 
+    def _sure(
+        self, slot: RequestSlot, place: CompletionPlace, completions: Sequence[Completion]
+    ) -> list[Completion]:
+        """Returns the completions that are not silenced; nothing that was shown is."""
+        if not slot.ask.automatic or (slot.generation is not None and slot.generation.is_shown):
+            return list(completions)
+        least = self._least_of(slot.ask, place)
+        return [
+            one for one in completions if one.is_shown or is_sure(one.text, one.logprobs, least)
+        ]
+
+    def _least_of(self, ask: Ask, place: CompletionPlace) -> float:
+        """Returns how probable the first line of what is shown must be."""
+        setting = self._gate.settings_of(ask.uri).silence.confidence
+        if not ask.automatic or setting == 0:
+            return 0.0
+        return threshold(setting, place_kind(place.prefix, place.suffix), self._host.is_bundled)
+
     def _offer(self, place: CompletionPlace, shift: int, completion: Completion) -> Offer:
         self._counts["offers"] += 1
         start, end = place.start + shift, place.end + shift + completion.replaced
         offer_id = self._offers.add(len(completion.text))
-        return Offer(offer_id, place.lead + completion.text, start, end)
+        return Offer(offer_id, place.lead + completion.text, start, end, completion.logprobs)
 
     def _answered(self, slot: RequestSlot, reason: str | None) -> None:
         """Logs and reports how a request ended; `reason` is None if it showed something."""

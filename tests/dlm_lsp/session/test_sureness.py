@@ -1,0 +1,243 @@
+"""Silence by the model's own confidence: what is shown, what is not, and what never changes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlm_lsp.client.host_settings import HostSettings
+from dlm_lsp.client.messages import (
+    DraftEvent,
+    FinishedEvent,
+    GenerateBody,
+    HostEvent,
+    Marks,
+    StartedEvent,
+    UsageBody,
+)
+from dlm_lsp.session.confidence import after, aligned, confidence_of, place_kind
+from dlm_lsp.session.document import Change, Document, Encoding, Position
+from dlm_lsp.session.engine_link import EngineLink
+from dlm_lsp.session.requests import Answer, Ask
+from dlm_lsp.session.session import Session
+from dlm_lsp.session.sureness import UNSURE, is_sure, may_begin, threshold
+from engine.api import LogProbs
+from engine.config import EngineSettings
+from tests.dlm_lsp.session.test_session import Engine, Recorder
+
+URI = "file:///a.py"
+USAGE = UsageBody(tokens=1, forwards=1)
+probabilities = st.floats(0.01, 1)
+
+
+@dataclass
+class Writer(Engine):
+    """A host that commits the same tokens to every request, each with its probability."""
+
+    tokens: Sequence[tuple[str, float]] = field(default_factory=list)
+
+    async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        self.bodies.append(body)
+        yield StartedEvent(mode="ar", marks=Marks(), usage=USAGE)
+        text, logprobs = "", list[tuple[int, float]]()
+        for token, probability in self.tokens:
+            await asyncio.sleep(0)
+            text += token
+            logprobs.append((len(text), math.log(probability)))
+            yield DraftEvent(
+                sequence=len(logprobs),
+                committed=text,
+                draft="",
+                spans=(),
+                logprobs=tuple(logprobs),
+                usage=USAGE,
+            )
+            await asyncio.sleep(0)
+        yield FinishedEvent(
+            text=text,
+            finish_reason="end",
+            confidence=1,
+            logprobs=tuple(logprobs),
+            mode="ar",
+            usage=USAGE,
+        )
+
+
+class Desk:
+    """A session with one empty document and such a host."""
+
+    def __init__(self, tokens: Sequence[tuple[str, float]], confidence: float | str) -> None:
+        self.editor = Recorder()
+        self.engine = Writer(tokens=tokens)
+        link = EngineLink(self.editor, self._client)
+        options = {"drafts": True, "delay": 0, "silence": {"confidence": confidence}}
+        self.session = Session(self.editor, Encoding.UTF16, link, options)
+        self.session.open(Document(URI, "python", 1, "# begins\n"))
+        self.typed = ""
+
+    def _client(self, host: HostSettings) -> Engine:
+        return self.engine
+
+    def type(self, text: str) -> None:
+        at = Position(1, len(self.typed))
+        self.typed += text
+        self.session.change(URI, len(self.typed) + 1, [Change(at, at, text)])
+
+    async def ask(self, automatic: bool = True) -> Answer:
+        ask = Ask(URI, Position(1, len(self.typed)), automatic, token="t")
+        answer = await self.session.complete(ask)
+        assert answer is not None
+        return answer
+
+    async def shown(self, automatic: bool = True) -> str:
+        """The offered text; the drafts before it must have been its beginnings."""
+        self.editor.drafts.clear()
+        answer = await self.ask(automatic)
+        text = answer.offers[0].text if answer.offers else ""
+        assert all(text.startswith(notice.committed) for notice in self.editor.drafts)
+        assert bool(self.editor.drafts) == bool(text)
+        return text
+
+
+def probable(*pieces: tuple[str, float]) -> tuple[str, LogProbs]:
+    text, logprobs = "", list[tuple[int, float]]()
+    for piece, probability in pieces:
+        text += piece
+        logprobs.append((len(text), math.log(probability)))
+    return text, tuple(logprobs)
+
+
+tokens_of = st.lists(
+    st.tuples(st.sampled_from(["a", " b", "c = d", "\n", "\n    e", " "]), probabilities),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tokens_of, st.lists(probabilities, max_size=3))
+async def test_a_higher_threshold_never_shows_more_and_changes_nothing_that_is_shown(
+    tokens: list[tuple[str, float]], thresholds: list[float]
+) -> None:
+    everything = await Desk(tokens, 0).shown()
+    invoked = await Desk(tokens, 0).shown(automatic=False)
+    before = everything
+    for least in sorted(thresholds):
+        text = await Desk(tokens, least).shown()
+        assert before.startswith(text)
+        assert text in ("", everything)
+        before = text
+        assert await Desk(tokens, least).shown(automatic=False) == invoked
+
+
+@given(tokens_of, probabilities)
+def test_what_may_begin_is_shown_unless_a_later_token_of_the_line_is_less_probable(
+    tokens: list[tuple[str, float]], least: float
+) -> None:
+    text, logprobs = probable(*tokens)
+    begins = [
+        may_begin(text[: logprobs[count - 1][0]], logprobs[:count], least)
+        for count in range(1, len(tokens) + 1)
+    ]
+    confidence = confidence_of(text, logprobs)
+    assert confidence is not None
+    if confidence.line >= least**0.5:
+        assert all(begins)
+    if all(begins) and confidence.line >= least:
+        assert is_sure(text, logprobs, least)
+
+
+@given(st.text("ab (\n", max_size=20), st.lists(st.integers(1, 4)), st.integers(0, 20))
+def test_tokens_of_a_shaped_text_are_those_that_wrote_it(
+    raw: str, lengths: list[int], cut: int
+) -> None:
+    ends, at = list[tuple[int, float]](), 0
+    for number, length in enumerate(lengths):
+        at = min(at + length, len(raw))
+        ends.append((at, -float(number)))
+    written = raw[: ends[-1][0]] if ends else ""
+    shown = " ".join(written[:cut].split()) + ")"
+    moved = aligned(tuple(ends), raw, shown)
+    assert [value for _, value in moved] == [value for _, value in ends[: len(moved)]]
+    solid = [character for character in written if not character.isspace()]
+    for (end, _), (raw_end, _) in zip(moved, ends, strict=False):
+        characters = "".join(shown[:end].split())
+        assert "".join(solid).startswith(characters) or characters.endswith(")")
+        assert len(characters) <= len("".join(raw[:raw_end].split()))
+    assert after(moved, 0) == moved
+
+
+def test_confidence_is_that_of_the_first_line_with_text() -> None:
+    text, logprobs = probable(("\n    a", 0.5), ("b", 0.5), ("\n", 0.1), ("c", 0.2))
+    found = confidence_of(text, logprobs)
+    assert found is not None
+    assert found.line == pytest.approx(0.25)
+    assert (found.first, found.least, found.tokens) == (
+        pytest.approx(0.5),
+        pytest.approx(0.1),
+        4,
+    )
+    assert found.mean == pytest.approx((0.25 * 0.1 * 0.2) ** 0.25)
+    assert confidence_of("abc", ()) is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "kind"),
+    [
+        ("x = 1\n    ", "\n", "blank"),
+        ("x = 1\n    y", "\nz", "behind"),
+        ("f(", ")\n", "behind"),
+        ("f(", "a, b)\n", "between"),
+        ("", "", "blank"),
+    ],
+)
+def test_kinds_of_places(prefix: str, suffix: str, kind: str) -> None:
+    assert place_kind(prefix, suffix) == kind
+
+
+def test_auto_silences_no_bundled_model_and_a_number_any() -> None:
+    assert threshold("auto", "behind", is_bundled=True) == 0
+    assert 0 < threshold("auto", "behind", is_bundled=False) < 1
+    assert threshold(0.4, "behind", is_bundled=True) == 0.4
+    assert HostSettings().is_bundled
+    assert not HostSettings(EngineSettings("/models/own.gguf")).is_bundled
+    assert not HostSettings(url="http://gpu-box:8123").is_bundled
+
+
+async def test_an_unsure_suggestion_is_silent_and_says_why() -> None:
+    desk = Desk([("first", 0.6), (" second", 0.2)], 0.5)
+    answer = await desk.ask()
+    assert (answer.offers, answer.reason) == ((), UNSURE)
+    assert desk.editor.drafts == []
+    assert desk.editor.statuses[-1].reason == UNSURE
+    again = await desk.ask()  # From the cache, for the same reason.
+    assert (again.offers, again.reason, len(desk.engine.bodies)) == ((), UNSURE, 1)
+    assert await desk.shown(automatic=False) == "first second"
+
+
+async def test_an_unsure_suggestion_is_shown_once_its_unsure_beginning_was_typed() -> None:
+    desk = Desk([("first", 0.2), (" second", 0.9)], 0.5)
+    assert await desk.shown() == ""
+    desk.type("first")
+    assert (await desk.ask()).offers[0].text == " second"
+    assert len(desk.engine.bodies) == 1
+
+
+async def test_a_line_that_begins_surely_is_shown_at_once_and_kept() -> None:
+    desk = Desk([("first", 0.9), (" second", 0.3)], 0.5)
+    assert await desk.shown() == "first second"
+    assert desk.editor.drafts[0].committed == "first"
+    desk.type("first")
+    assert (await desk.ask()).offers[0].text == " second"  # Alone it would be silent.
+
+
+async def test_tokens_that_a_host_does_not_tell_silence_nothing() -> None:
+    assert is_sure("text", (), 1.0)
+    assert may_begin("te", (), 1.0)
+    assert not may_begin("", (), 1.0)
