@@ -8,7 +8,7 @@ that typing the ghost text does not change the rest of it. Knows no engine and n
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dlm_lsp.session.confidence import after
 from engine.api import LogProbs
@@ -29,7 +29,7 @@ class Completion:
         text: the text to insert at the cursor.
         replaced: the number of code points of the suffix that the insertion replaces.
         logprobs: the tokens of `text`, as far as the model wrote it; empty if unknown.
-        is_shown: whether it was shown; what is shown is not silenced while it is typed.
+        is_unsure: whether it is empty because the model was not sure enough of its text.
     """
 
     prefix: str
@@ -37,7 +37,7 @@ class Completion:
     text: str
     replaced: int = 0
     logprobs: LogProbs = ()
-    is_shown: bool = False
+    is_unsure: bool = False
 
 
 def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | None:
@@ -64,7 +64,7 @@ def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | 
         rest,
         completion.replaced + closed,
         after(completion.logprobs, len(typed)),
-        completion.is_shown,
+        completion.is_unsure,
     )
 
 
@@ -95,21 +95,9 @@ class ResultCache:
 
         Its text is empty where the engine has already answered with nothing.
         """
-        found = self._entry(uri, prefix, suffix)
-        return None if found is None else found[1]
-
-    def mark_shown(self, uri: str, prefix: str, suffix: str) -> None:
-        """Notes that the completion which `find` returns was shown."""
-        if (found := self._entry(uri, prefix, suffix)) is not None:
-            self._entries[found[0]] = replace(self._entries[found[0]], is_shown=True)
-
-    def _entry(
-        self, uri: str, prefix: str, suffix: str
-    ) -> tuple[tuple[str, str, str], Completion] | None:
-        """Returns the newest entry's key, and its rest at this cursor."""
         for key, completion in reversed(self._entries.items()):
             if key[0] == uri and (left := remainder(completion, prefix, suffix)) is not None:
-                return key, left
+                return left
         return None
 
     def clear(self, uri: str | None = None) -> None:

@@ -34,7 +34,6 @@ class Generation:
             appends to the list.
         are_marks_noted: whether the marks of the run's prompt are stored with the document.
         latest: the newest state, None before the first.
-        is_shown: whether a draft of the run was shown, which then is not silenced any more.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class Generation:
         self.edits: list[Edit] = place.undoing
         self.are_marks_noted = False
         self.latest: Suggestion | None = None
-        self.is_shown = False
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(suggestions))
 
@@ -72,7 +70,7 @@ class Generation:
 
     def can_serve(self, prefix: str, suffix: str) -> bool:
         """Returns whether the run's latest state still fits this newer text."""
-        text = self.latest.committed + self.latest.draft if self.latest is not None else ""
+        text = self.latest.written + self.latest.draft if self.latest is not None else ""
         return remainder(Completion(self.prefix, self.suffix, text), prefix, suffix) is not None
 
     def cancel(self) -> None:
@@ -96,7 +94,8 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
     completion does not begin with `typed`.
     """
     committed, text = suggestion.committed, suggestion.committed + suggestion.draft
-    if committed[: len(typed)] != typed[: len(committed)]:
+    written = suggestion.written
+    if written[: len(typed)] != typed[: len(written)]:
         raise Deviation
     if not text.startswith(typed):
         return None
@@ -109,6 +108,7 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
     return replace(
         suggestion,
         committed=committed[len(typed) :],
+        held=written[max(len(typed), len(committed)) :],
         draft=suggestion.draft[cut:],
         spans=spans,
         logprobs=after(suggestion.logprobs, len(typed)),

@@ -31,8 +31,11 @@ from dlm_lsp.client.messages import (
 from dlm_lsp.postprocess.shaping import Rules, ShapedDraft, shape_draft, shape_final
 from dlm_lsp.session.confidence import aligned
 from dlm_lsp.session.context import Context
+from dlm_lsp.session.sureness import is_sure, sure_lines
 from dlm_lsp.settings.schema import Settings
 from engine.api import LogProbs
+
+UNSURE = "unsure"  # The `finish_reason` of a text that ends where the model is not sure of more.
 
 
 class CompletionSource(Protocol):
@@ -56,9 +59,11 @@ class Suggestion:
         replaced: the number of code points after the cursor to replace; known in the final one.
         marks: the marks that the host used for the prompt.
         mode: the mode that the host chose; never "auto".
-        finish_reason: why the completion ended ("scope" if shaping ended it); None before.
+        finish_reason: why the completion ended ("scope" if shaping ended it, UNSURE if the model
+            was not sure of further text); None before.
         exact: whether the host decoded in exact mode.
         logprobs: the tokens of `committed`, as far as the model wrote it; empty if unknown.
+        held: the committed text after `committed` of which the model is not sure yet.
     """
 
     committed: str = ""
@@ -72,6 +77,12 @@ class Suggestion:
     finish_reason: str | None = None
     exact: bool = False
     logprobs: LogProbs = ()
+    held: str = ""
+
+    @property
+    def written(self) -> str:
+        """All committed text, with what is not shown yet."""
+        return self.committed + self.held
 
 
 def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody:
@@ -98,15 +109,20 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
 
 
 async def complete(
-    context: Context, rules: Rules, body: GenerateBody, source: CompletionSource
+    context: Context,
+    rules: Rules,
+    body: GenerateBody,
+    source: CompletionSource,
+    least: float = 0.0,
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last state is final.
 
     The first state is empty and carries the marks. The generator ends early and cancels the
-    request in the engine once shaping would remove all further text.
+    request in the engine once shaping would remove all further text, or none can be shown.
 
     Args:
         body: the request without its text, which comes from the context.
+        least: how probable what is shown must be (`session/sureness.py`); 0 shows everything.
 
     Raises:
         HostError: the host cannot be used or could not complete this request.
@@ -120,12 +136,15 @@ async def complete(
     latest = Suggestion()
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
         shaped: ShapedDraft | None = None
+        sure: ShapedDraft | None = None
         async for event in events:
             if isinstance(event, DraftEvent):
                 shaped = shape_draft(rules, event.committed, event.draft, shaped)
                 latest = _drafted(latest, event, shaped, rules)
             else:
                 latest = _after(latest, event, rules)
+            if least > 0 and not isinstance(event, StartedEvent | ErrorEvent):
+                latest, sure = _silenced(latest, event, rules, least, sure)
             yield latest
             if latest.final:
                 return
@@ -145,6 +164,31 @@ def _drafted(
         spans=_shown_spans(shaped.sources, event.spans),
         logprobs=aligned(event.logprobs, event.committed, shaped.committed),
     )
+
+
+def _silenced(
+    state: Suggestion,
+    event: DraftEvent | FinishedEvent | StoppedEvent,
+    rules: Rules,
+    least: float,
+    before: ShapedDraft | None,
+) -> tuple[Suggestion, ShapedDraft | None]:
+    """Returns the part of a state of which the model is sure, and its shaped text for the next
+    call.
+
+    It is final once no further line can be sure.
+    """
+    written = event.committed if isinstance(event, DraftEvent) else event.text
+    if written and not event.logprobs:
+        return state, before  # The host does not tell.
+    if state.final and is_sure(state.committed, state.logprobs, least):
+        return state, before
+    lines = sure_lines(written, event.logprobs, least)
+    if state.final or not is_sure(written, event.logprobs, least):
+        return _finished(state, rules, lines, UNSURE, event.logprobs), before
+    shaped = shape_draft(rules, lines, "", before)
+    known = {"held": state.committed[len(shaped.committed) :], "draft": "", "spans": ()}
+    return replace(state, committed=shaped.committed, **known), shaped
 
 
 def _after(
@@ -173,6 +217,7 @@ def _finished(
         committed=shaped.text,
         draft="",
         spans=(),
+        held="",
         final=True,
         replaced=shaped.replaced,
         finish_reason=reason,

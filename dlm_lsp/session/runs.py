@@ -19,12 +19,11 @@ from dlm_lsp.session.document import Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.generation import Deviation, Generation, typed_through
-from dlm_lsp.session.pipeline import Suggestion, complete, to_body
+from dlm_lsp.session.pipeline import UNSURE, Suggestion, complete, to_body
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
 from dlm_lsp.session.requests import Ask, DraftNotice, Editor
 from dlm_lsp.session.slots import RequestSlot
-from dlm_lsp.session.sureness import is_sure, may_begin
 from dlm_lsp.settings.schema import Settings
 
 # The first answer to an explicit request is greedy; further answers are drawn with these.
@@ -91,17 +90,12 @@ class EngineRuns:
         Raises: Deviation as soon as the deviation is certain.
         """
         typed = place.prefix[len(generation.prefix) :]
-        least = self._least_of(slot.ask, place)
         async with aclosing(generation.follow()) as states:
             async for state in states:
                 self._note_marks(slot.ask.uri, generation, state)
                 view = typed_through(state, typed)
                 if not state.final:
-                    if (
-                        view is not None
-                        and (view.committed or view.draft)
-                        and (generation.is_shown or may_begin(view.committed, view.logprobs, least))
-                    ):
+                    if view is not None and (view.committed or view.draft):
                         self._show_draft(slot, place, view)
                     continue
                 self.latest = state
@@ -110,11 +104,7 @@ class EngineRuns:
                 if slot.ask.is_plain and state.finish_reason != "stopped":
                     self._cache.put(slot.ask.uri, completion)
                 left = remainder(completion, place.prefix, place.suffix)
-                if (
-                    left is not None
-                    and left.text
-                    and (generation.is_shown or is_sure(left.text, left.logprobs, least))
-                ):
+                if left is not None and left.text:
                     self._show_draft(
                         slot, place, replace(state, committed=left.text, replaced=left.replaced)
                     )
@@ -137,7 +127,7 @@ class EngineRuns:
         self, ask: Ask, place: CompletionPlace, sampling: SamplingBody
     ) -> Completion:
         prepared = self._prepare(ask, place, sampling)
-        async with aclosing(self._suggestions(prepared)) as suggestions:
+        async with aclosing(self._suggestions(prepared, 0.0)) as suggestions:
             async for suggestion in suggestions:
                 if suggestion.final:
                     return _completion(place.prefix, place.suffix, suggestion)
@@ -145,7 +135,8 @@ class EngineRuns:
 
     def _run(self, ask: Ask, place: CompletionPlace) -> Generation:
         prepared = self._prepare(ask, place, GREEDY)
-        return Generation(prepared.context, place, self._suggestions(prepared))
+        suggestions = self._suggestions(prepared, self._least_of(ask, place))
+        return Generation(prepared.context, place, suggestions)
 
     def _prepare(self, ask: Ask, place: CompletionPlace, sampling: SamplingBody) -> Prepared:
         settings = self._settings_of(ask.uri)
@@ -153,8 +144,9 @@ class EngineRuns:
         marks = self._documents.marks(ask.uri)
         return prepare(ask, place, marks, body, sampling, settings.limits.lines)
 
-    def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
-        return complete(prepared.context, prepared.rules, prepared.body, self._link.host)
+    def _suggestions(self, prepared: Prepared, least: float) -> AsyncGenerator[Suggestion, None]:
+        host = self._link.host
+        return complete(prepared.context, prepared.rules, prepared.body, host, least)
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
         """Stores the marks of the run's prompt, moved by the edits since then."""
@@ -168,8 +160,6 @@ class EngineRuns:
         if slot.ask.token is None or not self._settings_of(slot.ask.uri).drafts:
             return
         slot.sequence += 1
-        if slot.generation is not None:
-            slot.generation.is_shown = True
         end = place.last
         if state.replaced:
             end = place.snapshot.position_at(place.end + state.replaced, self._encoding)
@@ -189,4 +179,5 @@ class EngineRuns:
 
 def _completion(prefix: str, suffix: str, state: Suggestion) -> Completion:
     """Returns the completion of a final state at a place."""
-    return Completion(prefix, suffix, state.committed, state.replaced, state.logprobs)
+    is_unsure = state.finish_reason == UNSURE
+    return Completion(prefix, suffix, state.committed, state.replaced, state.logprobs, is_unsure)

@@ -30,7 +30,7 @@ from dlm_lsp.session.requests import Answer, Ask, Editor, Offer
 from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
-from dlm_lsp.session.sureness import UNSURE, is_sure, threshold
+from dlm_lsp.session.sureness import UNSURE, threshold
 from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
 
@@ -335,9 +335,6 @@ class Session:
 
         `reason` says why there are no completions.
         """
-        if (sure := self._sure(slot, place, completions)) != list(completions):
-            completions, reason = sure, UNSURE
-            self._counts["unsure"] += 1
         document = self.documents.get(slot.ask.uri)
         if document is not None and document is not place.snapshot:
             completions = standing(place, completions, document)
@@ -353,26 +350,16 @@ class Session:
                 offers[key] = self._offer(place, shift, completion)
         if offers:
             reason = None
-            if slot.ask.automatic and slot.ask.is_plain:
-                self._cache.mark_shown(slot.ask.uri, place.prefix, place.suffix)
+        elif reason is None and any(completion.is_unsure for completion in completions):
+            reason = UNSURE
+            self._counts["unsure"] += 1
         elif reason is None:
             reason = "The model has nothing to add here."
         self._answered(slot, reason)
         return Answer(document, tuple(offers.values()), reason)
 
-    def _sure(
-        self, slot: RequestSlot, place: CompletionPlace, completions: Sequence[Completion]
-    ) -> list[Completion]:
-        """Returns the completions that are not silenced; nothing that was shown is."""
-        if not slot.ask.automatic or (slot.generation is not None and slot.generation.is_shown):
-            return list(completions)
-        least = self._least_of(slot.ask, place)
-        return [
-            one for one in completions if one.is_shown or is_sure(one.text, one.logprobs, least)
-        ]
-
     def _least_of(self, ask: Ask, place: CompletionPlace) -> float:
-        """Returns how probable the first line of what is shown must be."""
+        """Returns how probable what is shown must be."""
         setting = self._gate.settings_of(ask.uri).silence.confidence
         if not ask.automatic or setting == 0:
             return 0.0

@@ -1,25 +1,30 @@
 """When the model is sure enough of a suggestion for it to be shown while the user types. Pure.
 
-The measure is the probability of the suggestion's whole first line, by the model's own tokens: how
-often the line is right is close to it (`benchmarks/silence.md`, which also has the defaults'
-choice). A suggestion whose tokens are unknown, as of an older host, is always shown.
+The measure is the probability of the text by the model's own tokens, up to the end of a line: how
+often a line is right is close to it (`benchmarks/silence.md`, which also has the defaults' choice).
+Shown are the lines that together are probable enough; if the first is not, nothing is. A text
+whose tokens are unknown, as from an older host, is always shown.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Literal
 
-from dlm_lsp.session.confidence import PlaceKind, confidence_of, first_line_end
+from dlm_lsp.session.confidence import PlaceKind, values_before
 from engine.api import LogProbs
 
 UNSURE = "The model is not sure enough here."
-# The least probability of the first line with "auto".
-AUTO: Mapping[PlaceKind, float] = {"blank": 0.3, "behind": 0.3, "between": 0.3}
+# The least probability of what is shown with "auto".
+AUTO: Mapping[PlaceKind, float] = {"blank": 0.3, "behind": 0.3, "inside": 0.3}
+
+_LINE_END = re.compile(r"(?<=\S)[ \t]*(\r\n|\r|\n)")
 
 
 def threshold(setting: float | Literal["auto"], kind: PlaceKind, is_bundled: bool) -> float:
-    """Returns the least probability of the first line at a kind of place; 0 shows everything.
+    """Returns the least probability of what is shown at a kind of place; 0 shows everything.
 
     Args:
         setting: the setting `silence.confidence`.
@@ -32,22 +37,16 @@ def threshold(setting: float | Literal["auto"], kind: PlaceKind, is_bundled: boo
 
 
 def is_sure(text: str, logprobs: LogProbs, least: float) -> bool:
-    """Returns whether a whole suggestion may be shown."""
-    confidence = confidence_of(text, logprobs)
-    return least <= 0 or confidence is None or confidence.line >= least
+    """Returns whether a text is probable enough as a whole."""
+    return not logprobs or math.exp(sum(values_before(logprobs, len(text)))) >= least
 
 
-def may_begin(committed: str, logprobs: LogProbs, least: float) -> bool:
-    """Returns whether a suggestion may be shown of which only this beginning is written.
-
-    A whole first line is judged as such. Less of it is shown if it is so probable that the line
-    mostly will be: at the square root of the least probability. Nothing is shown before the first
-    token is committed.
-    """
-    if least <= 0:
-        return True
-    confidence = confidence_of(committed, logprobs)
-    if confidence is None:
-        return bool(committed)
-    is_line = first_line_end(committed) < len(committed)
-    return confidence.line >= (least if is_line else least**0.5)
+def sure_lines(text: str, logprobs: LogProbs, least: float) -> str:
+    """Returns the longest beginning of whole lines that is probable enough, without its last line
+    break; "" if there is none. A line is whole if a line break follows it."""
+    kept = ""
+    for found in _LINE_END.finditer(text):
+        if not is_sure(text[: found.start()], logprobs, least):
+            break
+        kept = text[: found.start()]
+    return kept

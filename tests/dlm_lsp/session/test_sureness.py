@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -21,12 +22,12 @@ from dlm_lsp.client.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.session.confidence import after, aligned, confidence_of, place_kind
+from dlm_lsp.session.confidence import after, aligned, place_kind
 from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.requests import Answer, Ask
 from dlm_lsp.session.session import Session
-from dlm_lsp.session.sureness import UNSURE, is_sure, may_begin, threshold
+from dlm_lsp.session.sureness import UNSURE, is_sure, sure_lines, threshold
 from engine.api import LogProbs
 from engine.config import EngineSettings
 from tests.dlm_lsp.session.test_session import Engine, Recorder
@@ -38,20 +39,29 @@ probabilities = st.floats(0.01, 1)
 
 @dataclass
 class Writer(Engine):
-    """A host that commits the same tokens to every request, each with its probability."""
+    """A host that commits the same tokens to every request, each with its probability.
+
+    Attributes:
+        tells: whether it tells the probabilities.
+        num_written: the tokens that the last request got.
+    """
 
     tokens: Sequence[tuple[str, float]] = field(default_factory=list)
+    tells: bool = True
+    num_written: int = 0
 
     async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
         self.bodies.append(body)
         yield StartedEvent(mode="ar", marks=Marks(), usage=USAGE)
-        text, logprobs = "", list[tuple[int, float]]()
+        text, logprobs, self.num_written = "", list[tuple[int, float]](), 0
         for token, probability in self.tokens:
             await asyncio.sleep(0)
             text += token
-            logprobs.append((len(text), math.log(probability)))
+            if self.tells:
+                logprobs.append((len(text), math.log(probability)))
+            self.num_written += 1
             yield DraftEvent(
-                sequence=len(logprobs),
+                sequence=self.num_written,
                 committed=text,
                 draft="",
                 spans=(),
@@ -122,7 +132,7 @@ tokens_of = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(tokens_of, st.lists(probabilities, max_size=3))
-async def test_a_higher_threshold_never_shows_more_and_changes_nothing_that_is_shown(
+async def test_a_higher_threshold_never_shows_more_and_leaves_invoked_requests_alone(
     tokens: list[tuple[str, float]], thresholds: list[float]
 ) -> None:
     everything = await Desk(tokens, 0).shown()
@@ -131,26 +141,24 @@ async def test_a_higher_threshold_never_shows_more_and_changes_nothing_that_is_s
     for least in sorted(thresholds):
         text = await Desk(tokens, least).shown()
         assert before.startswith(text)
-        assert text in ("", everything)
+        assert text in ("", everything) or everything[len(text) :].lstrip(" ")[0] == "\n"
         before = text
         assert await Desk(tokens, least).shown(automatic=False) == invoked
 
 
 @given(tokens_of, probabilities)
-def test_what_may_begin_is_shown_unless_a_later_token_of_the_line_is_less_probable(
-    tokens: list[tuple[str, float]], least: float
-) -> None:
+def test_sure_lines_are_whole_and_grow(tokens: list[tuple[str, float]], least: float) -> None:
     text, logprobs = probable(*tokens)
-    begins = [
-        may_begin(text[: logprobs[count - 1][0]], logprobs[:count], least)
+    kept = [
+        sure_lines(text[: logprobs[count - 1][0]], logprobs[:count], least)
         for count in range(1, len(tokens) + 1)
     ]
-    confidence = confidence_of(text, logprobs)
-    assert confidence is not None
-    if confidence.line >= least**0.5:
-        assert all(begins)
-    if all(begins) and confidence.line >= least:
-        assert is_sure(text, logprobs, least)
+    for earlier, later in pairwise(kept):
+        assert later.startswith(earlier)
+    assert is_sure(kept[-1], logprobs, least) or not kept[-1]
+    assert text.startswith(kept[-1])
+    rest = text[len(kept[-1]) :].lstrip(" ")
+    assert not kept[-1] or rest.startswith("\n")
 
 
 @given(st.text("ab (\n", max_size=20), st.lists(st.integers(1, 4)), st.integers(0, 20))
@@ -173,18 +181,12 @@ def test_tokens_of_a_shaped_text_are_those_that_wrote_it(
     assert after(moved, 0) == moved
 
 
-def test_confidence_is_that_of_the_first_line_with_text() -> None:
+def test_a_token_that_ends_a_line_belongs_to_the_next_one() -> None:
     text, logprobs = probable(("\n    a", 0.5), ("b", 0.5), ("\n", 0.1), ("c", 0.2))
-    found = confidence_of(text, logprobs)
-    assert found is not None
-    assert found.line == pytest.approx(0.25)
-    assert (found.first, found.least, found.tokens) == (
-        pytest.approx(0.5),
-        pytest.approx(0.1),
-        4,
-    )
-    assert found.mean == pytest.approx((0.25 * 0.1 * 0.2) ** 0.25)
-    assert confidence_of("abc", ()) is None
+    assert is_sure("\n    ab", logprobs, 0.25)
+    assert not is_sure("\n    ab", logprobs, 0.26)
+    assert sure_lines(text, logprobs, 0.2) == "\n    ab"
+    assert sure_lines(text + "\n", logprobs, 0.005) == "\n    ab\nc"
 
 
 @pytest.mark.parametrize(
@@ -192,8 +194,8 @@ def test_confidence_is_that_of_the_first_line_with_text() -> None:
     [
         ("x = 1\n    ", "\n", "blank"),
         ("x = 1\n    y", "\nz", "behind"),
-        ("f(", ")\n", "behind"),
-        ("f(", "a, b)\n", "between"),
+        ("f(", ")\n", "inside"),
+        ("f(", "a, b)\n", "inside"),
         ("", "", "blank"),
     ],
 )
@@ -211,33 +213,40 @@ def test_auto_silences_no_bundled_model_and_a_number_any() -> None:
 
 
 async def test_an_unsure_suggestion_is_silent_and_says_why() -> None:
-    desk = Desk([("first", 0.6), (" second", 0.2)], 0.5)
+    desk = Desk([("first", 0.6), (" second", 0.2), (" third", 1)], 0.5)
     answer = await desk.ask()
     assert (answer.offers, answer.reason) == ((), UNSURE)
     assert desk.editor.drafts == []
     assert desk.editor.statuses[-1].reason == UNSURE
     again = await desk.ask()  # From the cache, for the same reason.
     assert (again.offers, again.reason, len(desk.engine.bodies)) == ((), UNSURE, 1)
-    assert await desk.shown(automatic=False) == "first second"
+    assert desk.engine.num_written == 2  # The engine was stopped where nothing could be sure.
+    assert await desk.shown(automatic=False) == "first second third"
 
 
-async def test_an_unsure_suggestion_is_shown_once_its_unsure_beginning_was_typed() -> None:
+async def test_the_model_is_asked_again_when_the_unsure_beginning_was_typed() -> None:
     desk = Desk([("first", 0.2), (" second", 0.9)], 0.5)
     assert await desk.shown() == ""
     desk.type("first")
-    assert (await desk.ask()).offers[0].text == " second"
-    assert len(desk.engine.bodies) == 1
+    desk.engine.tokens = [(" second", 0.9)]
+    assert await desk.shown() == " second"
 
 
-async def test_a_line_that_begins_surely_is_shown_at_once_and_kept() -> None:
-    desk = Desk([("first", 0.9), (" second", 0.3)], 0.5)
-    assert await desk.shown() == "first second"
-    assert desk.editor.drafts[0].committed == "first"
-    desk.type("first")
-    assert (await desk.ask()).offers[0].text == " second"  # Alone it would be silent.
+async def test_only_the_lines_of_which_the_model_is_sure_are_shown_and_as_soon_as_it_is() -> None:
+    lines = [("first", 0.9), ("\n", 0.9), ("second", 0.9), ("\n", 0.9), ("third", 0.5)]
+    desk = Desk([*lines, ("\n", 1), ("fourth", 1)], 0.5)
+    assert await desk.shown() == "first\nsecond"
+    assert [notice.committed for notice in desk.editor.drafts] == [
+        "first",
+        "first",
+        "first\nsecond",
+        "first\nsecond",
+    ]
+    assert desk.engine.num_written == 5
 
 
 async def test_tokens_that_a_host_does_not_tell_silence_nothing() -> None:
     assert is_sure("text", (), 1.0)
-    assert may_begin("te", (), 1.0)
-    assert not may_begin("", (), 1.0)
+    desk = Desk([("first", 0.1)], 0.5)
+    desk.engine.tells = False
+    assert await desk.shown() == "first"
