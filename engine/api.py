@@ -106,6 +106,12 @@ class Request:
         stop_token_ids: decoding ends before the first of these tokens (end of text or middle).
         exact: whether a causal row's result must not depend on how the rows were cut into steps.
             All EXACT_MODES then emit the same tokens in every dtype, which takes more time.
+        suffix: the part of the prompt, as the indices of its first token and of the token after it,
+            that holds the text after the hole; (0, 0) if the prompt has none.
+        reuses_suffix: whether the keys and values of this part may come from an earlier request
+            in which slightly other text stood before it, moved to their new positions. This is an
+            approximation that saves most of the prompt's time while a user types; see
+            `engine.cache.suffixes`. An exact request never does.
     """
 
     prompt: tuple[int, ...]
@@ -116,6 +122,8 @@ class Request:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     exact: bool = False
+    suffix: tuple[int, int] = (0, 0)
+    reuses_suffix: bool = False
 
     def __post_init__(self) -> None:
         """Raises RequestError naming the field."""
@@ -132,6 +140,13 @@ class Request:
                 f"exact is set, but mode {self.mode!r} has no one-by-one twin to be equal to.",
                 remedy=f"Use one of {EXACT_MODES}, or leave exact out.",
                 param="exact",
+            )
+        start, end = self.suffix
+        if not (0 <= start <= end and (start == end or end < len(self.prompt))):
+            raise RequestError(
+                f"suffix is {self.suffix}; the prompt has {len(self.prompt)} tokens.",
+                remedy="Use indices of the prompt in order, and leave a token after them.",
+                param="suffix",
             )
         if any(not text for text in self.stop):
             raise RequestError("stop holds an empty text.", remedy="Remove it.", param="stop")

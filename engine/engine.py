@@ -172,6 +172,14 @@ class Engine:
             )
         return self._scheduler.submit(request, emit)
 
+    def uncached(self, prompt: tuple[int, ...], suffix: tuple[int, int]) -> int:
+        """About how many tokens of a prompt would have to be computed by a request that reuses its
+        suffix. An estimate, because requests may run meanwhile, and up to a page too high."""
+        held = self._cache.held(prompt)
+        if held <= suffix[0] < suffix[1] and self._cache.holds_suffix(prompt, suffix):
+            held += suffix[1] - suffix[0]
+        return len(prompt) - held
+
     def stream(self, request: Request) -> Generator[Event]:
         """The events of a request as they come; the caller waits for each of them.
 

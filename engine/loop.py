@@ -1,17 +1,18 @@
 """The loop that runs every decoding mode, and their executable specification.
 
 Each round is plan → forward → resolve → keep, and yields the whole state. A draft is rolled back
-by not keeping its rows. The loop checks for cancellation before every forward.
+by not keeping its rows. The loop checks for cancellation before every forward. Of a prompt's suffix
+it keeps the K/V, and takes them for a later request that allows it (`Request.reuses_suffix`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from engine.api import Request, Sampling
-from engine.decoders.strategy import Progress, Strategy, Task, Traits
+from engine.decoders.strategy import PendingTokens, Progress, Strategy, Task, Traits
 from engine.reading import Reading
 from engine.step import Step
 
@@ -28,6 +29,13 @@ class StepCache(Protocol):
     def open(
         self, prompt: tuple[int, ...], tokens_max: int, *, exact: bool = False
     ) -> tuple[int, int]: ...
+    def holds_suffix(self, prompt: tuple[int, ...], suffix: tuple[int, int]) -> bool: ...
+    def take_suffix(
+        self, sequence: int, prompt: tuple[int, ...], suffix: tuple[int, int]
+    ) -> None: ...
+    def hold_suffix(
+        self, sequence: int, prompt: tuple[int, ...], suffix: tuple[int, int]
+    ) -> None: ...
     def keep(self, step: Step, rows: tuple[int, ...]) -> None: ...
     def close(self, sequence: int) -> None: ...
 
@@ -71,16 +79,25 @@ def decode(
     room = len(request.prompt) + request.limits.tokens_max + request.block.length
     sequence, cached = cache.open(request.prompt, room, exact=request.exact)
     try:
-        task = Task(request, cached, sequence, traits)
+        task, known = Task(request, cached, sequence, traits), cached
+        keeps_suffix = request.suffix[0] < request.suffix[1] and not request.exact
+        if keeps_suffix and _can_reuse_suffix(cache, task):
+            keeps_suffix, known = False, cached + request.suffix[1] - request.suffix[0]
+            for opened in _before_suffix(model, cache, task, known, is_cancelled):
+                yield opened
+                if opened.stopped is not None:
+                    return
+            cache.take_suffix(sequence, request.prompt, request.suffix)
+            task = replace(task, cached=request.suffix[1])
         state = strategy.start(task)
         forwards, rows = 0, 0
-        yield TokenState(state.progress, cached, forwards)
+        yield TokenState(state.progress, known, forwards)
         while True:
             if is_cancelled():
-                yield TokenState(state.progress, cached, forwards, rows, "cancelled")
+                yield TokenState(state.progress, known, forwards, rows, "cancelled")
                 return
             if request.limits.steps_max is not None and forwards >= request.limits.steps_max:
-                yield TokenState(state.progress, cached, forwards, rows, "steps")
+                yield TokenState(state.progress, known, forwards, rows, "steps")
                 return
             was_prefilling = state.progress.prefilling
             step = strategy.plan(state)
@@ -89,8 +106,41 @@ def decode(
             cache.keep(step, kept)
             if not was_prefilling:
                 forwards, rows = forwards + 1, rows + step.rows
-            yield TokenState(state.progress, cached, forwards, rows)
+            elif keeps_suffix and not state.progress.prefilling:
+                cache.hold_suffix(sequence, request.prompt, request.suffix)
+            yield TokenState(state.progress, known, forwards, rows)
             if state.progress.finished is not None:
                 return
     finally:
         cache.close(sequence)
+
+
+def _can_reuse_suffix(cache: StepCache, task: Task) -> bool:
+    """Whether a suffix that is kept may stand in for the request's own, which is not cached."""
+    request = task.request
+    return (
+        request.reuses_suffix
+        and task.cached <= request.suffix[0]
+        and cache.holds_suffix(request.prompt, request.suffix)
+    )
+
+
+def _before_suffix(
+    model: StepModel, cache: StepCache, task: Task, known: int, is_cancelled: Callable[[], bool]
+) -> Generator[TokenState]:
+    """Computes the prompt up to its suffix; the state before and after each forward.
+
+    Args:
+        known: the number of prompt tokens that need not be computed.
+    """
+    pending = PendingTokens(task.cached, task.request.prompt[task.cached : task.request.suffix[0]])
+    yield TokenState(Progress(), known, 0)
+    while pending.tokens:
+        if is_cancelled():
+            yield TokenState(Progress(), known, 0, stopped="cancelled")
+            return
+        step = replace(pending.plan(task), read=())
+        model(step, cache, task.request.sampling)
+        cache.keep(step, tuple(range(step.rows)))
+        pending = pending.after(step)
+        yield TokenState(Progress(), known, 0)

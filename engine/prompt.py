@@ -63,6 +63,18 @@ class InfillFormat:
             self.middle,
         )
 
+    def suffix(
+        self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
+    ) -> tuple[int, int]:
+        """The place of the near suffix in the prompt, as the index of its first token and of the
+        token after it; (0, 0) if it is empty.
+
+        The sentinel before it does not belong to it: it is where the model looks up how the prefix
+        ends, and with an earlier one it goes on from there (benchmarks/reuse.md).
+        """
+        start = len(far) + len(prefix) + 4
+        return (start, start + len(near)) if near else (0, 0)
+
 
 # The places of the texts before and after a hole in an order of sentinels; no token id is negative.
 BEFORE, AFTER = -1, -2
@@ -99,6 +111,16 @@ class SentinelFormat:
         """As `InfillFormat.prompt`."""
         texts = {BEFORE: prefix, AFTER: (*near, *far)}
         return tuple(token for entry in self.order for token in texts.get(entry, (entry,)))
+
+    def suffix(
+        self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
+    ) -> tuple[int, int]:
+        """As `InfillFormat.suffix`. (0, 0) also where the text after the hole comes first."""
+        before, after = self.order.index(BEFORE), self.order.index(AFTER)
+        if after < before or after == len(self.order) - 1 or not (near or far):
+            return (0, 0)
+        start = len(prefix) + after - 1
+        return (start, start + len(near) + len(far))
 
     def named(self, name: Sequence[int], prompt: Sequence[int]) -> tuple[int, ...]:
         """The prompt with the name of its file before it, by which a model knows the language of a

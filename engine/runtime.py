@@ -18,11 +18,16 @@ from engine.step import Step
 
 
 class Cache(StepCache, Protocol):
-    """The K/V of all sequences, as the engine sees it. Only the engine thread calls it."""
+    """The K/V of all sequences, as the engine sees it. Only the engine thread calls it, but for
+    `held` and `holds_suffix`."""
 
     @property
     def capacity(self) -> int:
         """The number of tokens that fit."""
+        ...
+
+    def held(self, prompt: Sequence[int]) -> int:
+        """As `PageTable.held`."""
         ...
 
     def counts(self) -> PageCounts:

@@ -103,6 +103,10 @@ class ToyBackend:
             vocabulary=self.tokenizer.size,
         )
 
+    def uncached(self, prompt: tuple[int, ...], suffix: tuple[int, int]) -> int:
+        """Nothing is ever cached."""
+        return len(prompt)
+
     def submit(self, request: Request, emit: Emit) -> ToyJob:
         job = ToyJob(request)
         self.jobs.append(job)

@@ -98,6 +98,10 @@ class GenerateBody(_Message):
     )
     draft: bool = True  # False leaves out draft events.
     exact: bool = False  # See `engine.api.Request.exact`; "auto" then picks an exact mode.
+    # Whether the answer is wanted while the user types: as much of the prompt as possible then
+    # comes from earlier requests, also a suffix before which slightly other text stood
+    # (`engine.api.Request.reuses_suffix`), and a prompt of which little is cached is shortened.
+    soon: bool = False
 
 
 class UsageBody(_Message):

@@ -34,6 +34,11 @@ class Backend(Protocol):
         """The checkpoint's block length; `info.context_max` already leaves room for one block."""
         ...
 
+    def uncached(self, prompt: tuple[int, ...], suffix: tuple[int, int]) -> int:
+        """About how many tokens of a prompt would have to be computed if its suffix, as in
+        `engine.api.Request.suffix`, may be reused."""
+        ...
+
     def submit(self, request: Request, emit: Emit) -> Handle:
         """Starts a request; `emit` is called on the engine's thread. Raises RequestError."""
         ...

@@ -34,7 +34,8 @@ from dlm_lsp.client.messages import (
 )
 from dlm_lsp.host.backend import Backend
 from dlm_lsp.host.bridge import EventStream
-from dlm_lsp.host.layout import Layout, PromptBudget, TextPieces, budget_for, lay_out
+from dlm_lsp.host.fitting import Haste, fitting_layout
+from dlm_lsp.host.layout import Layout, PromptBudget, TextPieces, budget_for
 from dlm_lsp.host.modes import choose_mode, step_times
 from dlm_lsp.host.replies import ApiError, invalid, unavailable
 from dlm_lsp.host.state import Host
@@ -155,7 +156,7 @@ def to_engine(
         body.marks.far_suffix_start,
         body.name,
     )
-    layout = lay_out(pieces, backend.tokenizer, options.budget)
+    layout = fitting_layout(pieces, options.budget, backend, _haste(body))
     sampling = body.sampling
     request = Request(
         prompt=layout.prompt,
@@ -166,8 +167,17 @@ def to_engine(
         stop=options.stop,
         stop_token_ids=options.stop_token_ids,
         exact=body.exact,
+        suffix=layout.suffix,
+        reuses_suffix=body.soon,
     )
     return request, layout
+
+
+def _haste(body: GenerateBody) -> Haste:
+    """How soon a prompt has to be computed, by its body."""
+    if body.limits.tokens_max == 0:
+        return Haste.IDLE
+    return Haste.SOON if body.soon and not body.exact else Haste.NONE
 
 
 async def generate(http: web.Request, host: Host) -> web.StreamResponse:

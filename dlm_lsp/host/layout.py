@@ -81,11 +81,15 @@ class Layout:
         prompt: the token ids, at least one.
         prefix_start, far_suffix_start: the marks used, to be sent back with the next request.
             `prefix_start` is the requested mark unless the text after it exceeded the budget.
+        suffix: the part of the prompt after the prefix, as in `engine.api.Request.suffix`.
+        prefix_tokens: the number of tokens of the prefix.
     """
 
     prompt: tuple[int, ...]
     prefix_start: int
     far_suffix_start: int
+    suffix: tuple[int, int] = (0, 0)
+    prefix_tokens: int = 0
 
 
 def budget_for(
@@ -132,15 +136,18 @@ def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> L
     far_start, far, near = _suffix(pieces.suffix, pieces.far_suffix_start, encoder, budget.suffix)
     begin = encoder.id_of(BEGIN)
     prompt = prompt_of(infill, begin, far=far, prefix=prefix, near=near)
+    suffix_start, suffix_end = infill.suffix(far, prefix, near) if infill else (0, 0)
     if name and isinstance(infill, SentinelFormat):
-        prompt = infill.named(name, prompt)
+        named = infill.named(name, prompt)
+        moved = len(named) - len(prompt) if suffix_end else 0
+        prompt, suffix_start, suffix_end = named, suffix_start + moved, suffix_end + moved
     if not prompt:
         raise RequestError(
             "prefix is empty, and this checkpoint has no begin token to start from.",
             remedy="Ask after at least one character.",
             param="prefix",
         )
-    return Layout(prompt, start, far_start)
+    return Layout(prompt, start, far_start, (suffix_start, suffix_end), len(prefix))
 
 
 def _name(pieces: TextPieces, encoder: TextEncoder) -> list[int]:

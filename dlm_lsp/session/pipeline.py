@@ -96,6 +96,7 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
         client=client,
         prefix="",
         mode=settings.mode,
+        soon=automatic,
         limits=LimitsBody(
             tokens_max=limits.tokens_max if automatic else limits.tokens_max_invoked,
             milliseconds_max=limits.milliseconds_max,

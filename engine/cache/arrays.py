@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
 from engine.cache.shape import CacheShape
+from engine.cache.suffixes import SuffixStore, common_length
 from engine.errors import MemoryExhausted
 from engine.step import Step, check_path
 
@@ -33,11 +34,14 @@ class Workspace:
         array: (layers, 2, Hkv, capacity, D) fp32. The first `len(tokens)` places are cached; the
             places after them are scratch memory for the current step.
         tokens: the tokens whose keys and values are cached.
+        sound: the number of tokens at the beginning whose keys and values were computed for exactly
+            these tokens; None means all.
     """
 
     array: Array
     is_exact: bool
     tokens: list[int] = field(default_factory=list[int])
+    sound: int | None = None
 
     @property
     def length(self) -> int:
@@ -77,6 +81,7 @@ class ArrayCache:
         self._open: dict[int, Workspace] = {}
         self._closed: list[Workspace] = []
         self._new: Array | None = None
+        self._suffixes: SuffixStore[Array] = SuffixStore()
 
     @property
     def _token_size(self) -> tuple[int, int, int, int]:
@@ -90,23 +95,33 @@ class ArrayCache:
     def open(
         self, prompt: Sequence[int], tokens_max: int, *, exact: bool = False
     ) -> tuple[int, int]:
-        """As `PageTable.open`; the causal rows of exact sequences need row invariance."""
+        """As `PageTable.open`; the causal rows of exact sequences need row invariance.
+
+        A workspace of an earlier sequence may hold some tokens more than the pages.
+        """
         sequence, cached = self._pages.open(prompt, tokens_max, exact=exact)
-        workspace, held = self._take(prompt[:cached], tokens_max, exact)
+        workspace, held = self._take(prompt[:-1], tokens_max, exact)
         if held < cached:
             slots = self._pages.slots(sequence)[held:]
             # (n, L, 2, Hkv, D) → (L, 2, Hkv, n, D)
             pages = self._store[slots].transpose(1, 2, 3, 0, 4)
             workspace.array[:, :, :, held:cached] = pages
-        workspace.tokens = list(prompt[:cached])
+        elif held > cached:
+            slots = self._pages.append(sequence, prompt[cached:held])
+            self._store[slots] = workspace.array[:, :, :, cached:held].transpose(3, 0, 1, 2, 4)
+        workspace.tokens, workspace.sound = list(prompt[: max(held, cached)]), None
         self._open[sequence] = workspace
-        return sequence, cached
+        return sequence, workspace.length
 
     def close(self, sequence: int) -> None:
         """As `PageTable.close`."""
         self._pages.close(sequence)
         self._closed.append(self._open.pop(sequence))
         del self._closed[:-_WORKSPACES_KEPT]
+
+    def held(self, prompt: Sequence[int]) -> int:
+        """As `PageTable.held`."""
+        return self._pages.held(prompt)
 
     def counts(self) -> PageCounts:
         """As `PageTable.counts`."""
@@ -149,8 +164,44 @@ class ArrayCache:
         workspace.tokens += tokens
         self._store[slots] = new.transpose(3, 0, 1, 2, 4)
 
-    def _take(self, cached: Sequence[int], tokens_max: int, exact: bool) -> tuple[Workspace, int]:
-        """A workspace with room for `tokens_max`, and the number of cached tokens it holds."""
+    def holds_suffix(self, prompt: Sequence[int], suffix: tuple[int, int]) -> bool:
+        """Whether the keys and values of this part of a prompt are kept from an earlier one."""
+        start, end = suffix
+        return self._suffixes.find(prompt[:start], prompt[start:end]) is not None
+
+    def take_suffix(self, sequence: int, prompt: Sequence[int], suffix: tuple[int, int]) -> None:
+        """Adds the part's kept keys and values to a sequence that holds the tokens before it. The
+        sequence shares nothing of what follows."""
+        start, end = suffix
+        held = self._suffixes.find(prompt[:start], prompt[start:end])
+        workspace = self._open[sequence]
+        assert held is not None
+        assert workspace.length == start
+        self._pages.keep_private(sequence)
+        workspace.sound = start if workspace.sound is None else min(workspace.sound, start)
+        slots = self._pages.append(sequence, held.tokens)
+        place = workspace.array[:, :, :, start:end]
+        place[:] = held.kv
+        if moved := start - len(held.before):
+            keys, (cos, sin) = held.kv[:, 0], self._shape.turn(moved)
+            half = keys.shape[-1] // 2
+            first, second = keys[..., :half], keys[..., half:]
+            place[:, 0, :, :, :half] = first * cos - second * sin
+            place[:, 0, :, :, half:] = second * cos + first * sin
+        workspace.tokens += held.tokens
+        self._store[slots] = place.transpose(3, 0, 1, 2, 4)
+
+    def hold_suffix(self, sequence: int, prompt: Sequence[int], suffix: tuple[int, int]) -> None:
+        """Keeps the keys and values of this part of an open sequence's prompt."""
+        start, end = suffix
+        workspace = self._open[sequence]
+        assert workspace.sound is None, "a suffix is kept as it was computed for its prompt"
+        kv = workspace.array[:, :, :, start:end].copy()
+        self._suffixes.hold(prompt[:start], prompt[start:end], kv)
+
+    def _take(self, prompt: Sequence[int], tokens_max: int, exact: bool) -> tuple[Workspace, int]:
+        """A workspace with room for `tokens_max`, and the number of the prompt's tokens it
+        holds."""
         fitting = [
             workspace
             for workspace in self._closed
@@ -162,14 +213,11 @@ class ArrayCache:
             room = -(-tokens_max // 512) * 512
             array = numpy.empty((layers, parts, heads, room, width), numpy.float32)
             return Workspace(array, exact), 0
-        best = max(fitting, key=lambda workspace: _common(workspace.tokens, cached))
+        best = max(fitting, key=lambda workspace: _held(workspace, prompt))
         self._closed.remove(best)
-        return best, _common(best.tokens, cached)
+        return best, _held(best, prompt)
 
 
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """The number of tokens at the beginning that both have in common."""
-    for index, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return index
-    return min(len(left), len(right))
+def _held(workspace: Workspace, prompt: Sequence[int]) -> int:
+    """The number of a prompt's first tokens whose keys and values a workspace holds."""
+    return common_length(workspace.tokens[: workspace.sound], prompt)

@@ -34,6 +34,7 @@ class _Chain:
     hash: bytes
     tail: list[int] = field(default_factory=list[int])
     reserved: int = 0  # pages promised to it and not yet allocated
+    is_private: bool = False  # whether further pages are never shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class PageCounts:
 
 
 class PageTable:
-    """Owns the page numbers 0..num_pages-1. Not thread-safe: the engine thread alone calls it."""
+    """Owns the page numbers 0..num_pages-1. Not thread-safe: the engine thread alone calls it, but
+    for `held`."""
 
     def __init__(self, num_pages: int) -> None:
         assert num_pages > 0
@@ -99,6 +101,11 @@ class PageTable:
         self._chains[sequence] = _Chain(pages, length, last_hash, reserved=needed)
         return sequence, length
 
+    def held(self, prompt: Sequence[int]) -> int:
+        """The number of tokens at the prompt's beginning that are in shared pages. Any thread may
+        call it: it only looks up hashes."""
+        return len(self._match(prompt, b"")[0]) * PAGE_TOKENS
+
     def length(self, sequence: int) -> int:
         """The number of tokens cached for the sequence."""
         return self._chains[sequence].length
@@ -123,6 +130,11 @@ class PageTable:
             if len(chain.tail) == PAGE_TOKENS:
                 self._seal(chain)
         return slots
+
+    def keep_private(self, sequence: int) -> None:
+        """Never shares the sequence's further pages, the partly filled one included: what is added
+        from here on was not computed for exactly the tokens of its chain."""
+        self._chains[sequence].is_private = True
 
     def close(self, sequence: int) -> None:
         """Ends the sequence. Its full pages stay cached, and its private page is freed."""
@@ -166,7 +178,7 @@ class PageTable:
         """Registers the full last page, unless another sequence computed the same page first."""
         chain.hash = _extend(chain.hash, chain.tail)
         chain.tail = []
-        if chain.hash not in self._by_hash:
+        if not chain.is_private and chain.hash not in self._by_hash:
             self._by_hash[chain.hash] = chain.pages[-1]
             self._hash_of[chain.pages[-1]] = chain.hash
 

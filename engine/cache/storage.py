@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
 from engine.cache.shape import CacheShape
+from engine.cache.suffixes import SuffixStore
 from engine.errors import MemoryExhausted
 from engine.step import Step, check_path
 
@@ -42,6 +43,8 @@ class KVCache:
             ) from None
         self._new: list[Tensor] = []  # for each layer, (R, 2, Hkv, D)
         self._exact: set[int] = set()
+        self._shape = shape
+        self._suffixes: SuffixStore[Tensor] = SuffixStore()  # (L, n, 2, Hkv, D) each
 
     @property
     def capacity(self) -> int:
@@ -61,6 +64,10 @@ class KVCache:
         """As `PageTable.close`."""
         self._exact.discard(sequence)
         self._pages.close(sequence)
+
+    def held(self, prompt: Sequence[int]) -> int:
+        """As `PageTable.held`."""
+        return self._pages.held(prompt)
 
     def counts(self) -> PageCounts:
         """As `PageTable.counts`."""
@@ -125,6 +132,34 @@ class KVCache:
         source = torch.tensor(list(rows), dtype=torch.int64).to(device)
         for stored, new in zip(self._store, self._new, strict=True):
             stored.index_copy_(0, target, new.index_select(0, source))
+
+    def holds_suffix(self, prompt: Sequence[int], suffix: tuple[int, int]) -> bool:
+        """As `ArrayCache.holds_suffix`."""
+        start, end = suffix
+        return self._suffixes.find(prompt[:start], prompt[start:end]) is not None
+
+    def take_suffix(self, sequence: int, prompt: Sequence[int], suffix: tuple[int, int]) -> None:
+        """As `ArrayCache.take_suffix`."""
+        start, end = suffix
+        held = self._suffixes.find(prompt[:start], prompt[start:end])
+        assert held is not None
+        assert self._pages.length(sequence) == start
+        self._pages.keep_private(sequence)
+        slots = torch.tensor(self._pages.append(sequence, held.tokens), dtype=torch.int64)
+        kv = held.kv
+        if moved := start - len(held.before):
+            keys = kv[:, :, 0].float()
+            cos, sin = (torch.from_numpy(part).to(keys.device) for part in self._shape.turn(moved))
+            first, second = keys.chunk(2, dim=-1)
+            turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+            kv = torch.stack((turned.to(kv.dtype), kv[:, :, 1]), dim=2)
+        self._store.index_copy_(1, slots.to(self._store.device), kv)
+
+    def hold_suffix(self, sequence: int, prompt: Sequence[int], suffix: tuple[int, int]) -> None:
+        """As `ArrayCache.hold_suffix`."""
+        start, end = suffix
+        kv = self._store.index_select(1, self._slots([sequence])[start:end])
+        self._suffixes.hold(prompt[:start], prompt[start:end], kv)
 
     def _slots(self, sequences: Iterable[int]) -> Tensor:
         """(P,) int64: the slots of these sequences' cached tokens, one sequence after another."""

@@ -40,6 +40,13 @@ def rotary_frequencies(rope: RopeConfig, head_dim: int) -> ndarray:
     return (plain / rope.factor * ramp + plain * (1 - ramp)).astype(numpy.float32)
 
 
+def turn(rope: RopeConfig, head_dim: int, positions: int) -> tuple[ndarray, ndarray]:
+    """cos and sin (D/2,) fp32 that move a rotated key by so many positions, which may be negative:
+    rotations add up (arXiv 2104.09864, §3.4.3)."""
+    angles = rotary_frequencies(rope, head_dim).astype(numpy.float64) * positions
+    return numpy.cos(angles).astype(numpy.float32), numpy.sin(angles).astype(numpy.float32)
+
+
 def query_scale(rope: RopeConfig, positions: Sequence[int]) -> ndarray:
     """(R,) fp32: Llama-4's scale of the queries at these positions; ones if there is none."""
     places = numpy.asarray(positions, dtype=numpy.float32)

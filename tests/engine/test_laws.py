@@ -221,7 +221,7 @@ def test_cancelling_at_any_step_leaks_nothing(decoding: Subject, mode: str, exac
         assert states[-1].stopped == "cancelled" or states[-1].progress.finished
         # The prompt's finished pages stay: the next request does not compute them again.
         if steps > 1:
-            assert decoding.run(request, cache, 0)[0].cached == 3 * PAGE_TOKENS
+            assert decoding.run(request, cache, 0)[0].cached >= 3 * PAGE_TOKENS
 
 
 @pytest.mark.parametrize("mode", MODES)

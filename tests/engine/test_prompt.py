@@ -12,6 +12,7 @@ from engine.prompt import (
     SENTINEL_ENDS,
     SENTINEL_NAMES,
     SENTINELS,
+    InfillFormat,
     sentinel_format,
 )
 
@@ -66,6 +67,25 @@ def test_each_family_is_asked_in_its_own_order(family: str) -> None:
     assert found.prompt((1, 2), (3, 4, 5), (6,)) == tuple(expected)
     assert len(found.prompt((), (), ())) <= MARKERS_MAX
     assert {ids[name] for name in order if name not in texts} <= set(found.end_ids)
+
+
+@pytest.mark.parametrize("family", EXPECTED)
+@pytest.mark.parametrize(("far", "near"), [((1, 2), (6,)), ((), (6, 7)), ((), ())])
+def test_the_suffix_is_what_follows_the_prefix_without_sentinels(
+    family: str, far: tuple[int, ...], near: tuple[int, ...]
+) -> None:
+    found = sentinel_format(ids_of(EXPECTED[family]).get, is_sentencepiece=family in SENTENCEPIECE)
+    assert found is not None
+    start, end = found.suffix(far, (3, 4, 5), near)
+    expected = () if family == "codestral" else (*near, *far)
+    assert found.prompt(far, (3, 4, 5), near)[start:end] == expected
+
+
+def test_the_suffix_of_our_own_layout_is_the_near_one() -> None:
+    infill = InfillFormat(90, 91, 92, 93, 94, 95)
+    start, end = infill.suffix((1, 2), (3, 4, 5), (6, 7))
+    assert infill.prompt((1, 2), (3, 4, 5), (6, 7))[start:end] == (6, 7)
+    assert infill.suffix((1, 2), (3, 4, 5), ()) == (0, 0)
 
 
 def test_all_that_qwen_writes_after_a_middle_ends_it() -> None:

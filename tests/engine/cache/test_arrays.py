@@ -4,6 +4,7 @@ holds exactly what was computed for its tokens."""
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -15,6 +16,7 @@ from numpy import ndarray
 from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS, CacheFull
 from engine.cache.shape import CacheShape
+from engine.model.config import RopeConfig
 from engine.step import CACHED, Step, chain, group
 from tests.engine.steps import concatenate
 
@@ -205,8 +207,36 @@ def test_the_workspace_that_holds_most_of_a_prompt_is_taken() -> None:
     cache.close(first)
     cache.close(second)
     sequence, cached = cache.open((*one[:50], 7), 100)
-    assert cached == 48
+    assert cached == 50, "two tokens more than the full pages"
     assert cache.workspace(sequence).array is arrays[0]
+
+
+def test_a_taken_suffix_is_moved_and_shared_with_nobody() -> None:
+    shape = replace(SHAPE, rope=RopeConfig(1e4, False, 1.0, 64, 32.0, 1.0, 1.0, 0.0))
+    cache = ArrayCache(shape, 1024, half=False)
+    before, suffix = tuple(range(20)), tuple(range(100, 140))
+    first = fed(cache, (*before, *suffix, 7), 100)
+    cache.hold_suffix(first, (*before, *suffix), (20, 60))
+    kept = cache.workspace(first).array[:, :, :, 20:60].copy()
+    cache.close(first)
+    moved = (*before, 50, *suffix, 7)
+    assert cache.holds_suffix(moved, (21, 61))
+    second, cached = cache.open(moved, 100)
+    assert cached == 20, "the workspace has the tokens before the first difference"
+    cache.computed(new_of([moved[:21]], exact=False))
+    cache.keep(chain((50,), 20, sequence=second), (0,))
+    cache.take_suffix(second, moved, (21, 61))
+    space = cache.workspace(second)
+    assert space.tokens == list(moved[:61])
+    found = space.array[:, :, :, 21:61]
+    assert numpy.array_equal(found[:, 1], kept[:, 1]), "values have no positions"
+    (cos, sin), half = shape.turn(1), SHAPE.head_dim // 2
+    complex_keys = (kept[:, 0, ..., :half] + 1j * kept[:, 0, ..., half:]) * (cos + 1j * sin)
+    both = numpy.concatenate((complex_keys.real, complex_keys.imag), axis=-1)
+    assert numpy.allclose(found[:, 0], both, rtol=1e-5, atol=1e-2)
+    cache.close(second)
+    # Neither pages nor the workspace give the same prompt what was taken.
+    assert cache.open(moved, 100)[1] == 21
 
 
 @pytest.mark.parametrize(
