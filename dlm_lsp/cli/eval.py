@@ -22,7 +22,7 @@ from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions
 from dlm_lsp.evaluation.plan import EvalPlan, to_plan
 from dlm_lsp.evaluation.run import Work, run_all
-from dlm_lsp.evaluation.variants import to_variants
+from dlm_lsp.evaluation.variants import to_variants, with_confidences
 from dlm_lsp.settings.schema import Settings, load_settings
 from dlm_lsp.version import VERSION
 from engine.errors import ConfigError, EngineError
@@ -49,8 +49,6 @@ def run(options: EvalOptions, client_settings: dict[str, object], as_json: bool)
         ConfigError: an option, a file or the folder cannot be used.
     """
     console = Console(stderr=True, highlight=False)
-    if options.confidence is not None:
-        client_settings = {**client_settings, "silence": {"confidence": options.confidence}}
     settings = _settings(client_settings)
     with console.status("Reading suites …"):
         plan = to_plan(options)
@@ -89,10 +87,12 @@ def _work(
     has_tests = any(task.tests is not None for tasks in plan.suites.values() for task in tasks)
     if has_tests and options.execute == "isolated":
         check_isolation()
+    variants = to_variants(options.modes, options.thresholds)
     return Work(
         suites=plan.suites,
         scripts=plan.scripts,
-        variants=to_variants(options.modes, options.thresholds),
+        variants=variants,
+        typed_variants=with_confidences(variants, options.confidences),
         asking=Asking(
             tokens_max=options.tokens_max,
             block=BlockBody(**settings.block.model_dump()),
@@ -151,7 +151,6 @@ def _arguments(options: EvalOptions, work: Work, plan: EvalPlan) -> dict[str, ob
             for name, tasks in plan.suites.items()
         },
         "replay": [script.id for script in plan.scripts],
-        "confidence": work.settings.silence.confidence if plan.scripts else None,
     }
 
 

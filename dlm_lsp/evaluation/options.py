@@ -48,7 +48,7 @@ class EvalOptions:
         is_shaped: whether to judge the text that an editor would insert.
         is_verbatim: whether to ask with unchanged prefix and suffix; see `answers.Asking`.
         is_one_line: whether completions of whole lines end at their first line break.
-        confidence: `silence.confidence` in the replay; None means the default.
+        confidences: values of `silence.confidence` in the replay; the default if empty.
         logs_shown: whether the suggestions that the replay was shown are kept in `out`.
     """
 
@@ -67,7 +67,7 @@ class EvalOptions:
     is_verbatim: bool = False
     is_one_line: bool = False
     execute: Execute = "isolated"
-    confidence: float | None = None
+    confidences: tuple[float, ...] = ()
     logs_shown: bool = False
 
     def __post_init__(self) -> None:
@@ -85,10 +85,11 @@ class EvalOptions:
                 remedy="Add it to --modes.",
                 param="thresholds",
             )
-        if self.confidence is not None and not 0 <= self.confidence <= 1:
-            raise ConfigError(
-                f"--confidence is {self.confidence:g}.", remedy="Use 0 to 1.", param="confidence"
-            )
+        for value in self.confidences:
+            if not 0 <= value <= 1:
+                raise ConfigError(
+                    f"--confidence has {value:g}.", remedy="Use 0 to 1.", param="confidence"
+                )
         if self.logs_shown and self.out is None:
             raise ConfigError(
                 "--log-shown has no folder to write to.", remedy="Add --out.", param="log-shown"
@@ -185,9 +186,11 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--confidence",
+        nargs="+",
         type=float,
+        default=(),
         metavar="P",
-        help="replay: the setting silence.confidence; 0 shows everything (auto)",
+        help="replay: values of the setting silence.confidence; 0 shows everything (auto)",
     )
     parser.add_argument(
         "--log-shown",
@@ -221,7 +224,7 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         is_verbatim=options.verbatim,
         is_one_line=options.one_line,
         execute=options.execute,
-        confidence=options.confidence,
+        confidences=tuple(options.confidence),
         logs_shown=options.log_shown,
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dlm_lsp.evaluation.options import REPLAY
-from dlm_lsp.evaluation.shown import Shown, ShownInFile, Verdict
+from dlm_lsp.evaluation.shown import Shown, ShownInFile, Verdict, place_kind
 from dlm_lsp.evaluation.typist import (
     Manuscript,
     Splice,
@@ -25,7 +25,6 @@ from dlm_lsp.evaluation.typist import (
     open_manuscript,
     press,
 )
-from dlm_lsp.session.confidence import place_kind
 from dlm_lsp.session.document import Change, Document, Encoding
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.requests import Ask, DraftNotice, Offer, Status
@@ -276,14 +275,18 @@ class _Desk:
 
     def _note(self, offer: Offer, offset: int, verdict: Verdict, rest: str = "") -> None:
         """Notes a suggestion that was shown at an offset; `rest` is what comes next there."""
-        text, document = offer.text, self._document.text
+        text, document = offer.text, self._document
+        line = document.line_of(offset)
         pairs = enumerate(zip(text, rest, strict=False))
         same = next((at for at, (one, other) in pairs if one != other), min(len(text), len(rest)))
         lines = rest.split("\n", 1)[0], text.split("\n", 1)[0]
         self.shown.append(
             Shown(
                 verdict=verdict,
-                kind=place_kind(document[:offset], document[offset:]),
+                kind=place_kind(
+                    document.text[document.line_start(line) : offset],
+                    document.text[offset : document.line_end(line)],
+                ),
                 text=text,
                 logprobs=offer.logprobs,
                 same=same,

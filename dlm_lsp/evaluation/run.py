@@ -48,6 +48,7 @@ class Work:
     Attributes:
         suites: the tasks by suite.
         scripts: the files to be typed.
+        variants: the ways of decoding of the tasks; `typed_variants` are those of the replay.
         keys_max: the largest number of keys typed in one file.
         client_settings: an editor's settings for the replay; `settings` is their resolved form.
         shown_log: the folder for the log of shown suggestions; None keeps none.
@@ -56,6 +57,7 @@ class Work:
     suites: dict[str, list[Task]]
     scripts: list[TypingScript]
     variants: Sequence[Variant]
+    typed_variants: Sequence[Variant]
     asking: Asking
     keys_max: int
     client_settings: dict[str, object]
@@ -101,7 +103,7 @@ async def run_all(work: Work, records: Records, console: Console) -> None:
                 for task in tasks:
                     await _answer(client, task, work, records, ticker)
             for script in work.scripts:
-                for variant in work.variants:
+                for variant in work.typed_variants:
                     await _type(script, variant, work, records, ticker)
     finally:
         await client.close()
@@ -152,6 +154,8 @@ async def _type(
     block = variant.block(work.asking.block)
     settings["mode"] = variant.mode
     settings["block"] = block.model_dump(by_alias=True, exclude_none=True)
+    if variant.confidence is not None:
+        settings["silence"] = {"confidence": variant.confidence}
     keep = partial(write, work.shown_log) if work.shown_log is not None else None
     records.add(await replay(script, variant.label, settings, work.keys_max, keep=keep))
     ticker.tick(REPLAY)
@@ -174,7 +178,8 @@ def _progress(work: Work, records: Records, console: Console) -> Iterator[Ticker
     modes = [*BASELINES, *(variant.label for variant in work.variants)]
     pairs = [(suite, task.id) for suite, tasks in work.suites.items() for task in tasks]
     keys = [(*pair, mode) for pair in pairs for mode in modes]
-    keys += [(REPLAY, script.id, each.label) for script in work.scripts for each in work.variants]
+    typed = work.typed_variants
+    keys += [(REPLAY, script.id, each.label) for script in work.scripts for each in typed]
     found = sum(records.has(*key) for key in keys)
     if found:
         console.print(f"{found} of {len(keys)} were found before.", soft_wrap=True)

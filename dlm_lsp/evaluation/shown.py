@@ -10,12 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from dlm_lsp.session.confidence import PlaceKind
 from engine.api import LogProbs
 from engine.errors import ConfigError
 
+# Where a suggestion stands: on a blank line, behind text, or before text, if only a bracket.
+PlaceKind = Literal["blank", "behind", "inside"]
+PLACE_KINDS: tuple[PlaceKind, ...] = get_args(PlaceKind)
 LOG = "suggestions.jsonl"
 Verdict = Literal["right", "partly", "wrong", "unwanted"]
 
@@ -97,3 +99,10 @@ def read(folder: Path) -> list[ShownInFile]:
             ) from None
         found[one.id, one.mode] = one
     return list(found.values())
+
+
+def place_kind(before: str, behind: str) -> PlaceKind:
+    """Returns the kind of place by the text on the cursor's line."""
+    if behind.strip():
+        return "inside"
+    return "behind" if before.strip() else "blank"

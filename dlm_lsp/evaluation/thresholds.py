@@ -18,8 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 
-from dlm_lsp.evaluation.shown import Shown, ShownInFile, read
-from dlm_lsp.session.confidence import PLACE_KINDS, PlaceKind, values_before
+from dlm_lsp.evaluation.shown import PLACE_KINDS, PlaceKind, Shown, ShownInFile, read
+from dlm_lsp.session.confidence import values_before
 from dlm_lsp.session.sureness import is_sure, sure_lines
 from engine.errors import ConfigError
 
@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tables of one or more folders; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dlm_lsp.evaluation.thresholds")
     parser.add_argument("folder", nargs="+", type=Path, help="of a replay with --log-shown")
+    parser.add_argument("--mode", help="only logs of this mode, such as 'ar, sure to 0'")
     parser.add_argument("--half", choices=HALVES, default="all", help="of the files, by name (all)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
@@ -123,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    files = [file for file in files if options.mode in (None, file.mode)]
     if options.json:
         suggestions = fresh_suggestions(files, options.half)
         rows = [{**asdict(row), "wrong": row.wrong} for row in rows_of(suggestions, THRESHOLDS)]

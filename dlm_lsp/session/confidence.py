@@ -1,4 +1,4 @@
-"""The tokens of a suggestion with their probabilities, and the kind of its place. Pure.
+"""The tokens of a suggestion with their probabilities. Pure.
 
 Tokens are given as `engine.api.LogProbs`. A token belongs to a text's beginning if it starts in it;
 one that only ends a line therefore belongs to the next line.
@@ -6,17 +6,7 @@ one that only ends a line therefore belongs to the next line.
 
 from __future__ import annotations
 
-import re
-from typing import Literal
-
 from engine.api import LogProbs
-
-# Where a suggestion stands: on a blank line, behind text, or before text, if only a bracket.
-PlaceKind = Literal["blank", "behind", "inside"]
-PLACE_KINDS: tuple[PlaceKind, ...] = ("blank", "behind", "inside")
-
-_LINE_BREAK = re.compile(r"[\r\n]")
-_NEARBY_CHARS = 4000
 
 
 def aligned(logprobs: LogProbs, raw: str, shown: str) -> LogProbs:
@@ -58,15 +48,6 @@ def after(logprobs: LogProbs, typed: int) -> LogProbs:
             rest.append((end - typed, value))
         start = end
     return tuple(rest)
-
-
-def place_kind(prefix: str, suffix: str) -> PlaceKind:
-    """Returns the kind of place between two parts of a document."""
-    before = _LINE_BREAK.split(prefix[-_NEARBY_CHARS:])[-1]
-    behind = _LINE_BREAK.split(suffix[:_NEARBY_CHARS], maxsplit=1)[0]
-    if behind.strip():
-        return "inside"
-    return "behind" if before.strip() else "blank"
 
 
 def values_before(logprobs: LogProbs, end: int) -> list[float]:

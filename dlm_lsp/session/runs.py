@@ -37,7 +37,7 @@ class EngineRuns:
         cache: receives the result of each run.
         documents: keeps the marks of each document's last prompt.
         settings_of: returns the settings of a document by its URI.
-        least_of: returns how sure the model must be of what is shown to a request at a place.
+        least_of: returns how sure the model must be of what a request is shown.
 
     Attributes:
         latest: the final state of the run that ended last.
@@ -51,7 +51,7 @@ class EngineRuns:
         documents: Documents,
         cache: ResultCache,
         settings_of: Callable[[str], Settings],
-        least_of: Callable[[Ask, CompletionPlace], float],
+        least_of: Callable[[Ask], float],
     ) -> None:
         self.latest: Suggestion | None = None
         self._editor = editor
@@ -135,7 +135,7 @@ class EngineRuns:
 
     def _run(self, ask: Ask, place: CompletionPlace) -> Generation:
         prepared = self._prepare(ask, place, GREEDY)
-        suggestions = self._suggestions(prepared, self._least_of(ask, place))
+        suggestions = self._suggestions(prepared, self._least_of(ask))
         return Generation(prepared.context, place, suggestions)
 
     def _prepare(self, ask: Ask, place: CompletionPlace, sampling: SamplingBody) -> Prepared:

@@ -19,7 +19,6 @@ from pathlib import Path
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.session.cache import Completion, ResultCache
-from dlm_lsp.session.confidence import place_kind
 from dlm_lsp.session.document import Change, Document, Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
@@ -358,12 +357,12 @@ class Session:
         self._answered(slot, reason)
         return Answer(document, tuple(offers.values()), reason)
 
-    def _least_of(self, ask: Ask, place: CompletionPlace) -> float:
+    def _least_of(self, ask: Ask) -> float:
         """Returns how probable what is shown must be."""
-        setting = self._gate.settings_of(ask.uri).silence.confidence
-        if not ask.automatic or setting == 0:
+        if not ask.automatic:
             return 0.0
-        return threshold(setting, place_kind(place.prefix, place.suffix), self._host.is_bundled)
+        setting = self._gate.settings_of(ask.uri).silence.confidence
+        return threshold(setting, self._host.is_bundled)
 
     def _offer(self, place: CompletionPlace, shift: int, completion: Completion) -> Offer:
         self._counts["offers"] += 1

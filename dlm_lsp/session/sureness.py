@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Literal
 
-from dlm_lsp.session.confidence import PlaceKind, values_before
+from dlm_lsp.session.confidence import values_before
 from engine.api import LogProbs
 
 UNSURE = "The model is not sure enough here."
-# The least probability of what is shown with "auto".
-AUTO: Mapping[PlaceKind, float] = {"blank": 0.3, "behind": 0.3, "inside": 0.3}
+AUTO = 0.4  # The least probability of what is shown with "auto".
 
 _LINE_END = re.compile(r"(?<=\S)[ \t]*(\r\n|\r|\n)")
 
 
-def threshold(setting: float | Literal["auto"], kind: PlaceKind, is_bundled: bool) -> float:
-    """Returns the least probability of what is shown at a kind of place; 0 shows everything.
+def threshold(setting: float | Literal["auto"], is_bundled: bool) -> float:
+    """Returns the least probability of what is shown; 0 shows everything.
 
     Args:
         setting: the setting `silence.confidence`.
@@ -33,7 +31,7 @@ def threshold(setting: float | Literal["auto"], kind: PlaceKind, is_bundled: boo
     """
     if setting != "auto":
         return setting
-    return 0.0 if is_bundled else AUTO[kind]
+    return 0.0 if is_bundled else AUTO
 
 
 def is_sure(text: str, logprobs: LogProbs, least: float) -> bool:

@@ -122,9 +122,9 @@ class SilenceSection(_Section):
         ignored_files: whether files that .gitignore or .dlmignore names get no suggestions.
         comments, strings: whether nothing is suggested while typing in comments and strings.
         file_chars_max: the length of the longest document that is completed, in characters.
-        confidence: how probable the first line of a suggestion while typing must be to be shown;
-            0 shows everything, "auto" is a value for each kind of place that was measured with
-            real models, and 0 with the bundled one.
+        confidence: how probable a suggestion while typing must be to be shown, whole or its first
+            lines; 0 shows everything, "auto" is a value for each kind of place that was measured
+            with real models, and 0 with the bundled one.
     """
 
     automatic: bool = True

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.evaluation.shown import Shown, ShownInFile, Verdict, write
+from dlm_lsp.evaluation.shown import (
+    PLACE_KINDS,
+    PlaceKind,
+    Shown,
+    ShownInFile,
+    Verdict,
+    place_kind,
+    write,
+)
 from dlm_lsp.evaluation.thresholds import (
     THRESHOLDS,
     fresh_suggestions,
@@ -19,7 +27,6 @@ from dlm_lsp.evaluation.thresholds import (
     rows_of,
     separation,
 )
-from dlm_lsp.session.confidence import PLACE_KINDS, PlaceKind
 
 VERDICTS: tuple[Verdict, ...] = ("right", "partly", "wrong", "unwanted")
 
@@ -100,5 +107,15 @@ def test_the_command_reads_logs_and_splits_them_by_file(
     assert len(fresh_suggestions(files, "all")) == 20
     assert main([str(tmp_path)]) == 0
     assert "| 0.5 | 20 | 20 | 20 (100%) | 0 | 0 | 0 | 0 |" in capsys.readouterr().out
+    assert main([str(tmp_path), "--mode", "block"]) == 0
+    assert capsys.readouterr().out.startswith("0 suggestions in 0 files (all).")
     assert main([str(tmp_path / "none")]) == 2
     assert "suggestions.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "kind"),
+    [("    ", "", "blank"), ("    y", "", "behind"), ("f(", ")", "inside"), ("", "a)", "inside")],
+)
+def test_kinds_of_places(before: str, behind: str, kind: str) -> None:
+    assert place_kind(before, behind) == kind

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,7 @@ from dlm_lsp.client.messages import (
     StartedEvent,
     UsageBody,
 )
-from dlm_lsp.session.confidence import after, aligned, place_kind
+from dlm_lsp.session.confidence import after, aligned
 from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.requests import Answer, Ask
@@ -189,24 +188,10 @@ def test_a_token_that_ends_a_line_belongs_to_the_next_one() -> None:
     assert sure_lines(text + "\n", logprobs, 0.005) == "\n    ab\nc"
 
 
-@pytest.mark.parametrize(
-    ("prefix", "suffix", "kind"),
-    [
-        ("x = 1\n    ", "\n", "blank"),
-        ("x = 1\n    y", "\nz", "behind"),
-        ("f(", ")\n", "inside"),
-        ("f(", "a, b)\n", "inside"),
-        ("", "", "blank"),
-    ],
-)
-def test_kinds_of_places(prefix: str, suffix: str, kind: str) -> None:
-    assert place_kind(prefix, suffix) == kind
-
-
 def test_auto_silences_no_bundled_model_and_a_number_any() -> None:
-    assert threshold("auto", "behind", is_bundled=True) == 0
-    assert 0 < threshold("auto", "behind", is_bundled=False) < 1
-    assert threshold(0.4, "behind", is_bundled=True) == 0.4
+    assert threshold("auto", is_bundled=True) == 0
+    assert 0 < threshold("auto", is_bundled=False) < 1
+    assert threshold(0.6, is_bundled=True) == 0.6
     assert HostSettings().is_bundled
     assert not HostSettings(EngineSettings("/models/own.gguf")).is_bundled
     assert not HostSettings(url="http://gpu-box:8123").is_bundled
