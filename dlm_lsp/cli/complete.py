@@ -24,6 +24,7 @@ from dlm_lsp.client.host_client import HostClient
 from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import rules_for
+from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.gate import why_not
@@ -152,7 +153,7 @@ async def _watch(
 
 
 async def _last(job: CompletionJob, body: GenerateBody, client: HostClient) -> Suggestion:
-    body = body.model_copy(update={"draft": False})
+    # Drafts are asked for although none is shown, since they tell when the completion has ended.
     async with aclosing(_suggestions(job, body, client)) as suggestions:
         return [suggestion async for suggestion in suggestions][-1]
 
@@ -163,7 +164,10 @@ def _suggestions(
     context = gather(job.document, job.offset, None)
     lines_max = job.settings.limits.lines
     rules = rules_for(context.prefix, context.suffix, False, context.language_id, lines_max)
-    return complete(context, rules, body, client)
+    gate = None
+    if job.settings.syntax:
+        gate = gate_for(context.language_id, context.prefix, context.suffix)
+    return complete(context, rules, body, client, gate)
 
 
 def to_object(place: FilePlace, suggestion: Suggestion) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from dlm_lsp.client.host_settings import HostSettings, to_host_settings
 from dlm_lsp.client.paths import host_paths
 from dlm_lsp.host.dry_run import DryRun, OnnxDryRun, dry_run
 from dlm_lsp.host.modes import auto_body, times_body
+from dlm_lsp.postprocess.syntax import installed_languages
 from dlm_lsp.session.gate import why_not
 from dlm_lsp.settings.files import project_file, user_file
 from dlm_lsp.settings.schema import (
@@ -62,6 +63,7 @@ PACKAGES = (
     "filelock",
     "rich",
     "huggingface_hub",
+    "tree-sitter",
 )
 # The packages of the extras: the purpose of each, and how to install it.
 OPTIONAL = (
@@ -146,6 +148,8 @@ def _add_program(report: DoctorReport) -> None:
         except metadata.PackageNotFoundError:
             how = f"optional: {use}; pip install dlm-lsp[{extra}]"
             facts.append(Fact(package, "not installed", how))
+    languages = ", ".join(installed_languages())
+    facts.append(Fact("syntax gate", languages or "off", "" if languages else "no grammar is here"))
     report.sections["program"] = facts
 
 

@@ -17,12 +17,14 @@ from dlm_lsp.client.messages import (
     FinishedEvent,
     GenerateBody,
     LimitsBody,
+    UsageBody,
 )
 from dlm_lsp.evaluation.variants import Variant
-from dlm_lsp.postprocess.shaping import rules_for, shape_final
+from dlm_lsp.postprocess.shaping import rules_for
+from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.context import Context, gather
 from dlm_lsp.session.document import Document
-from dlm_lsp.session.pipeline import CompletionSource
+from dlm_lsp.session.pipeline import CompletionSource, complete
 from engine.lab.evaluation.metrics import compare, length_bucket
 from engine.lab.evaluation.records import Record
 from engine.lab.evaluation.sandbox import Bounds, run_program
@@ -31,7 +33,8 @@ from engine.lab.evaluation.suites import Task
 # A task may use one token for each character of its reference plus this many, which is two or three
 # times what it needs. Further tokens cost time and make no answer right.
 TOKENS_SPARE = 64
-ENDED = ("end", "stop")  # The finish reasons of a completion that ended by itself.
+# The finish reasons of a completion that ended by itself or by a rule of where completions stop.
+ENDED = ("end", "stop", "scope", "syntax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Asking:
     Attributes:
         tokens_max: the largest number of tokens of a completion.
         block: the run's options of block diffusion, of which variants change some.
-        is_shaped: whether to judge the text that an editor would insert, not the raw text.
+        is_raw: whether to judge all that the model writes, not the text that an editor inserts.
+        is_automatic: whether to stop where a completion stops that typing asked for.
         is_verbatim: whether to ask with a task's prefix and suffix unchanged. Otherwise the line
             break that ends a hole of whole lines stands after the cursor, as in an editor, and is
             added to the completion.
@@ -53,7 +57,8 @@ class Asking:
 
     tokens_max: int
     block: BlockBody
-    is_shaped: bool
+    is_raw: bool
+    is_automatic: bool
     is_verbatim: bool
     is_one_line: bool
     execute: str
@@ -87,10 +92,28 @@ async def prepare(client: CompletionSource, task: Task, asking: Asking) -> Quest
     return Question(task, end, context, warm.usage.prefill_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A completion of a task.
+
+    Attributes:
+        text: what the hole is filled with.
+        reason: why it ended, as `Suggestion.finish_reason` or the host's last event says.
+        mode: the mode that the host chose.
+    """
+
+    text: str
+    reason: str
+    mode: str
+    usage: UsageBody
+
+
 async def ask(
     client: CompletionSource, question: Question, variant: Variant, asking: Asking
-) -> tuple[str, FinishedEvent]:
-    """Returns the greedy completion of a task in one mode, and the host's last event.
+) -> Answer:
+    """Returns the greedy completion of a task in one mode.
+
+    It ends where it would in an editor, and the engine is then stopped, unless raw text is asked.
 
     Raises:
         HostError: the host cannot be used or could not complete this task.
@@ -99,19 +122,29 @@ async def ask(
     limits = LimitsBody(tokens_max=tokens_max)
     block = variant.block(asking.block)
     stop = ("\n",) if asking.is_one_line and question.task.ends_line else ()
-    finished = await _finished(client, question.context, limits, variant, block, stop)
-    if not asking.is_shaped:
-        return finished.text + question.end, finished
+    if asking.is_raw:
+        done = await _finished(client, question.context, limits, variant, block, stop)
+        return Answer(done.text + question.end, done.finish_reason, done.mode, done.usage)
     context = question.context
-    rules = rules_for(context.prefix, context.suffix, False, context.language_id)
-    shaped = shape_final(rules, finished.text)
-    return _inserted(question, shaped.text, shaped.replaced), finished
+    # The rules are an editor's: the line break that ends a hole stands after the cursor.
+    after = ("\n" if question.task.ends_line and not question.end else "") + context.suffix
+    rules = rules_for(context.prefix, after, asking.is_automatic, context.language_id)
+    body = GenerateBody(
+        client="eval", prefix="", mode=variant.mode, limits=limits, block=block, stop=stop
+    )
+    gate = gate_for(context.language_id, context.prefix, after)
+    async with aclosing(complete(context, rules, body, client, gate)) as suggestions:
+        async for last in suggestions:
+            if last.final:
+                text = _inserted(question, last.committed, last.replaced)
+                return Answer(text, last.finish_reason or "", last.mode, last.usage)
+    raise HostError("The engine host ended the request without an answer.", code="host_lost")
 
 
 def judge(
     question: Question,
     variant: Variant,
-    answer: tuple[str, FinishedEvent],
+    answer: Answer,
     asking: Asking,
     outcomes: Mapping[str, str | None],
 ) -> Record:
@@ -121,12 +154,11 @@ def judge(
         answer: the result of `ask`.
         outcomes: the outcomes of the task's earlier programs, by completion.
     """
-    text, finished = answer
-    usage = finished.usage
+    usage = answer.usage
     return replace(
-        judged(question.task, variant.label, text, asking, outcomes),
-        ended=finished.finish_reason in ENDED,
-        took=finished.mode,
+        judged(question.task, variant.label, answer.text, asking, outcomes),
+        ended=answer.reason in ENDED,
+        took=answer.mode,
         tokens=usage.tokens,
         forwards=usage.forwards,
         prompt_ms=question.prompt_ms,
@@ -177,9 +209,9 @@ def _run(task: Task, text: str, asking: Asking) -> str | None:
 
 def _inserted(question: Question, text: str, replaced: int) -> str:
     """Returns the raw completion that gives the same text as a shaped one."""
-    suffix = question.task.suffix
-    whole = text + (question.end + suffix)[replaced:]
-    return whole.removesuffix(suffix) if whole.endswith(suffix) else text + question.end
+    suffix, end = question.task.suffix, "\n" if question.task.ends_line else ""
+    whole = text + (end + suffix)[replaced:]
+    return whole.removesuffix(suffix) if whole.endswith(suffix) else text + end
 
 
 async def _finished(

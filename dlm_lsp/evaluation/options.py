@@ -45,7 +45,8 @@ class EvalOptions:
         keys_max: the largest number of keys typed in one file.
         corpus: the corpus with the held-out files; None makes one of installed files.
         out: the folder of a run that can be resumed; None keeps nothing.
-        is_shaped: whether to judge the text that an editor would insert.
+        is_raw: whether to judge all that the model writes; see `answers.Asking`.
+        is_automatic: whether to stop as a completion that typing asked for.
         is_verbatim: whether to ask with unchanged prefix and suffix; see `answers.Asking`.
         is_one_line: whether completions of whole lines end at their first line break.
         confidences: values of `silence.confidence` in the replay; the default if empty.
@@ -63,7 +64,8 @@ class EvalOptions:
     seed: int = 7
     corpus: Path | None = None
     out: Path | None = None
-    is_shaped: bool = False
+    is_raw: bool = False
+    is_automatic: bool = False
     is_verbatim: bool = False
     is_one_line: bool = False
     execute: Execute = "isolated"
@@ -93,6 +95,12 @@ class EvalOptions:
         if self.logs_shown and self.out is None:
             raise ConfigError(
                 "--log-shown has no folder to write to.", remedy="Add --out.", param="log-shown"
+            )
+        if self.is_raw and self.is_automatic:
+            raise ConfigError(
+                "--raw and --automatic exclude each other: raw text is not cut.",
+                remedy="Leave one of them out.",
+                param="raw",
             )
         if not 1 <= self.tokens_max <= TOKENS_MAX:
             raise ConfigError(
@@ -166,7 +174,17 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         help="kinds of holes in HumanEval's problems: single-line (the default), multi-line, body "
         "(a whole function after its docstring)",
     )
-    parser.add_argument("--post", action="store_true", help="judge what an editor would insert")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="judge all that the model writes up to its own end or the limit; otherwise what an "
+        "editor would insert, with the engine stopped where that ends",
+    )
+    parser.add_argument(
+        "--automatic",
+        action="store_true",
+        help="stop as when typing asks, after a paragraph; otherwise as when a user asks",
+    )
     parser.add_argument(
         "--one-line",
         action="store_true",
@@ -220,7 +238,8 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         seed=options.seed,
         corpus=options.corpus,
         out=options.out,
-        is_shaped=options.post,
+        is_raw=options.raw,
+        is_automatic=options.automatic,
         is_verbatim=options.verbatim,
         is_one_line=options.one_line,
         execute=options.execute,

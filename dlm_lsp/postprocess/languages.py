@@ -172,6 +172,11 @@ _SQL = Language(
 _MARKUP = Language(strings=(), block_comments=(("<!--", "-->"),))
 _PROSE = Language()
 
+# Languages with a preprocessor, whose lines have no indentation of their own.
+WITH_DIRECTIVES = frozenset(
+    {"c", "cpp", "objective-c", "objective-cpp", "cuda", "cuda-cpp", "arduino", "csharp", "glsl"}
+)
+
 # Without knowledge a quote opens a string only where its line closes it; `scanner.py` sees to that.
 UNKNOWN = Language(
     strings=(
@@ -282,6 +287,11 @@ _BY_NAME = {name: language for language, names in _LANGUAGES.items() for name in
 def language_named(language_id: str) -> Language:
     """Returns the forms of the language with this LSP identifier, or `UNKNOWN`."""
     return _BY_NAME.get(language_id.lower(), UNKNOWN)
+
+
+def is_prose(language: Language) -> bool:
+    """Returns whether a language is text for people, with or without marks."""
+    return language in (_PROSE, _MARKUP)
 
 
 def named_languages() -> frozenset[str]:

@@ -1,8 +1,9 @@
-"""Finds the end of a completion: at the end of its scope, or where it repeats itself or the suffix.
+"""Finds the end of a completion: where its scope is over, where it comes to the suffix or closes
+what the suffix closes, where it is no code, or where it repeats itself.
 
 Lines are judged in order and only by the text before them. The last line may still grow; if it is
 undecided, the whole line is held back. Works on text with \\n line ends and the document's
-indentation. Of languages it knows only the words that continue a block.
+indentation. What single rules say is in `scope.py`, `suffix.py`, `foreign.py` and `repeats.py`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
 from itertools import accumulate
 
-from dlm_lsp.postprocess.indentation import indentation, width
+from dlm_lsp.postprocess.foreign import ForeignRules, foreign
 from dlm_lsp.postprocess.pairs import Fit
 from dlm_lsp.postprocess.repeats import runaway
+from dlm_lsp.postprocess.scope import Scope, ScopeRules
+from dlm_lsp.postprocess.suffix import Suffix, same
+from dlm_lsp.postprocess.verdict import Verdict, worst
 
 PERIOD_MAX = 4  # The longest block, in lines, whose repetition is noticed.
 
-_CONTINUES = ("else", "elif", "except", "finally", "catch")
-_WORD = re.compile(r"\w+")
 _CLOSERS = re.compile(r"\s*[)\]}]+[;,]?")
 _CLOSING_TAG = re.compile(r"</([\w.:-]*)\s*>")
 _CLOSING_MARK = re.compile(r"</[\w.:-]*\s*>|/>|%>|\?>|-->|>(?!=)")
@@ -32,20 +33,27 @@ class LineRules:
     """The context by which the lines of a completion are judged.
 
     Attributes:
-        line_before: the cursor's line up to the cursor.
         repeated: the stripped text after the cursor on its line, if no line of a completion may
             end with it; it is empty for brackets that can pair.
-        next_line: the next line of the suffix that is not blank, without trailing spaces.
-        is_scoped: whether the completion ends with the scope of the cursor's line.
+        below: the lines of the suffix that are not blank, nearest first, without trailing spaces.
+        indent: the document's unit of indentation.
+        scope: the scope of the cursor's line.
+        foreign: what is no code in the document's language.
         lines_max: the largest number of lines of a completion, the cursor's line included; None
             means any number.
     """
 
-    line_before: str
     repeated: str
-    next_line: str
-    is_scoped: bool
+    below: tuple[str, ...]
+    indent: str
+    scope: ScopeRules
+    foreign: ForeignRules
     lines_max: int | None
+
+    @property
+    def line_before(self) -> str:
+        """The cursor's line up to the cursor."""
+        return self.scope.line_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,6 @@ class Cut:
 
     end: int
     is_final: bool
-
-
-class _Verdict(Enum):
-    KEEP = 0
-    UNSURE = 1  # The line may grow into one that must be removed.
-    END = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ def cut(rules: LineRules, fit: Fit, text: str, is_whole: bool) -> Cut:
     *closed, last = _lines(text)
     for line in closed:
         certain, _ = _ends(judge, rules, text, line)
+        escape = fit.escaped(line.start + len(line.text) + 1)
+        if escape is not None:
+            certain.append(escape)
         if certain:
             return Cut(min(certain), True)
         judge.keep(line.number, line.text)
@@ -126,8 +131,8 @@ def _ends_by_content(
     certain: list[int] = []
     possible: list[int] = []
     verdict = judge.verdict(line)
-    if verdict is not _Verdict.KEEP:
-        (certain if verdict is _Verdict.END else possible).append(line.start)
+    if verdict is not Verdict.KEEP:
+        (certain if verdict is Verdict.END else possible).append(line.start)
     repeat = _repeat_start(rules, judge.fit, text, line)
     if repeat is not None:
         (possible if line.can_grow else certain).append(repeat)
@@ -140,92 +145,51 @@ class _Judge:
     def __init__(self, rules: LineRules, fit: Fit) -> None:
         self.fit = fit
         self._rules = rules
-        self._base = width(indentation(rules.line_before))
-        self._is_owner = False  # Whether the cursor's line opens the block.
-        self._is_paragraph_over = False
+        self._scope = Scope(rules.scope, fit)
+        self._suffix = Suffix(rules.below, rules.indent)
         self._kept: list[str] = []  # The kept lines that are not blank.
-        self._has_text = False  # Whether a kept line is not blank.
 
-    def verdict(self, line: _Line) -> _Verdict:
+    def verdict(self, line: _Line) -> Verdict:
         """Returns whether the line must be removed."""
         before, can_grow = self._rules.line_before, line.can_grow
+        is_whole = line.number > 0 or not before.strip()
         whole = before + line.text if line.number == 0 else line.text
         verdicts = [self._repetition(whole, can_grow)]
+        if is_whole and self.fit.is_code(line.start):
+            verdicts.append(foreign(self._rules.foreign, whole, can_grow))
         # A line inside a bracket or string that the completion has opened continues it.
-        next_line = self._rules.next_line
-        if _CLOSERS.fullmatch(next_line) and self.fit.lacks(next_line.lstrip()[0]):
-            next_line = ""  # It may be one that the document lacks.
-        is_outside = self.fit.is_outside(line.start, in_text=True)
-        if is_outside and (line.number > 0 or not before.strip()):
-            verdicts.append(_same(whole, next_line, can_grow))
-        is_outside = self.fit.is_outside(line.start)
-        if is_outside and line.number > 0 and self._rules.is_scoped:
-            verdicts.append(self._scope(line.text, can_grow))
-        return max(verdicts, key=lambda verdict: verdict.value)
+        if is_whole and self.fit.is_outside(line.start, in_text=True):
+            verdicts.append(self._below(line, whole))
+        if line.number > 0 and self.fit.is_outside(line.start):
+            verdicts.append(self._scope.verdict(line.text, line.start, can_grow))
+        return worst(*verdicts)
 
     def keep(self, number: int, line: str) -> None:
         """Adds a line that stays."""
-        before = self._rules.line_before
-        columns = width(indentation(line))
-        if number == 0:
-            if not before.strip() and line.strip():
-                self._base = width(before + indentation(line))
-            self._has_text = bool(line.strip())
-            if (before + line).strip():
-                self._kept.append((before + line).rstrip())
-        elif not line.strip():
-            self._is_paragraph_over = self._has_text
-        else:
-            if len(self._kept) <= 1 and before.strip() and columns > self._base:
-                self._is_owner = True
-            self._is_paragraph_over = False
-            self._has_text = True
-            self._kept.append(line.rstrip())
+        before = self._rules.line_before if number == 0 else ""
+        self._scope.keep(number, line)
+        if (before + line).strip():
+            self._kept.append((before + line).rstrip())
 
-    def _scope(self, line: str, can_grow: bool) -> _Verdict:
-        """Judges by scope, which a dedent or a second paragraph or statement on its level ends."""
-        text = line.strip()
-        if not text:
-            return _Verdict.UNSURE if can_grow else _Verdict.KEEP
-        columns = width(indentation(line))
-        if columns != self._base:
-            return _Verdict.END if columns < self._base else _Verdict.KEEP
-        if not self._is_owner:
-            return _Verdict.END if self._is_paragraph_over else _Verdict.KEEP
-        return _continuation(text, can_grow)
+    def _below(self, line: _Line, whole: str) -> Verdict:
+        """Judges by the lines below the cursor."""
+        next_line = self._suffix.next_line
+        is_closer = _CLOSERS.fullmatch(next_line) is not None
+        if is_closer and self.fit.lacks(next_line.lstrip()[0]):
+            return Verdict.KEEP  # It may be one that the document lacks.
+        verdict = self._suffix.reached(whole, line.can_grow)
+        if not self._kept:  # The first text is not held back for what is unlikely.
+            return verdict
+        return worst(verdict, self._suffix.passed(whole, self._scope.base, line.can_grow))
 
-    def _repetition(self, line: str, can_grow: bool) -> _Verdict:
+    def _repetition(self, line: str, can_grow: bool) -> Verdict:
         """Judges by repetition: a third copy of a block of up to PERIOD_MAX lines ends the text."""
         kept = self._kept
-        worst = _Verdict.KEEP
+        verdict = Verdict.KEEP
         for period in range(1, min(PERIOD_MAX, len(kept) // 2) + 1):
             if kept[-2 * period : -period] == kept[-period:]:
-                verdict = _same(line, kept[-period], can_grow)
-                worst = max(worst, verdict, key=lambda one: one.value)
-        return worst
-
-
-def _same(line: str, other: str, can_grow: bool) -> _Verdict:
-    """Returns whether the line equals `other`, or may grow into it."""
-    if not other:
-        return _Verdict.KEEP
-    is_same = line.rstrip() == other
-    if can_grow:
-        return _Verdict.UNSURE if is_same or other.startswith(line) else _Verdict.KEEP
-    return _Verdict.END if is_same else _Verdict.KEEP
-
-
-def _continuation(text: str, can_grow: bool) -> _Verdict:
-    """Returns whether a line at the indentation of a block's first line continues the block."""
-    if text[0] in ")]}":
-        return _Verdict.KEEP
-    word = _WORD.match(text)
-    name = word.group() if word else ""
-    if name in _CONTINUES and not (can_grow and name == text):
-        return _Verdict.KEEP
-    if can_grow and any(keyword.startswith(text) for keyword in _CONTINUES):
-        return _Verdict.UNSURE
-    return _Verdict.END
+                verdict = worst(verdict, same(line, kept[-period], can_grow))
+        return verdict
 
 
 def _repeat_start(rules: LineRules, fit: Fit, text: str, line: _Line) -> int | None:

@@ -296,6 +296,46 @@ class Fit:
         frames, closed = self._pairs.frames, self._pairs.closed
         return any(frame.closer == closer for at, frame in enumerate(frames) if at not in closed)
 
+    def is_open_below(self, closer: str, index: int) -> bool:
+        """Returns whether this closes the innermost open bracket at an index, and the text after
+        the cursor does not."""
+        at = self._closable(closer, index)
+        return at is not None and at not in self._pairs.closed
+
+    def is_closed_below(self, closer: str, index: int) -> bool:
+        """Returns whether this closes the innermost open bracket at an index, which a line below
+        the cursor's closes."""
+        at = self._closable(closer, index)
+        is_head = any(mark.frame == at for mark in self._pairs.head)
+        return at is not None and at in self._pairs.closed and not is_head
+
+    def _closable(self, closer: str, index: int) -> int | None:
+        """Returns the frame of before the cursor that a closing bracket at an index closes."""
+        state = self._states[bisect_left(self._starts, index)]
+        if state.own or not state.floor:
+            return None
+        frame = self._pairs.frames[state.floor - 1]
+        is_bracket = frame.kind in (Kind.BRACKET, Kind.CODE)
+        return state.floor - 1 if is_bracket and frame.closer == closer else None
+
+    def is_code(self, index: int) -> bool:
+        """Returns whether an index is neither in a string nor in a comment."""
+        state = self._states[bisect_left(self._starts, index)]
+        for frame in reversed((*self._pairs.frames[: state.floor], *state.own)):
+            if frame.kind is not Kind.SOFT:
+                return not frame.is_text
+        return True
+
+    def escaped(self, index: int) -> int | None:
+        """Returns where the text has begun to close what the text after the cursor closes, if it is
+        not open again before an index; None otherwise."""
+        at = bisect_left(self._starts, index)
+        if self._states[at].is_sound:
+            return None
+        while not self._states[at].is_sound:
+            at -= 1
+        return self._starts[at]
+
     def is_outside(self, index: int, in_text: bool = False) -> bool:
         """Returns whether no frame is open before an index that the completion has opened and has
         to close itself.

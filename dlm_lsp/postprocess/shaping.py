@@ -11,20 +11,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from dlm_lsp.postprocess.foreign import foreign_rules
 from dlm_lsp.postprocess.indentation import (
+    TAB_WIDTH,
     drops_lead,
     indent_unit,
     indentation,
     is_recipe,
     reindented,
+    width,
 )
-from dlm_lsp.postprocess.languages import UNKNOWN, language_named
+from dlm_lsp.postprocess.languages import UNKNOWN, WITH_DIRECTIVES, language_named
 from dlm_lsp.postprocess.lines import LineRules, cut
 from dlm_lsp.postprocess.pairs import Fit, Pairs, is_only_closers, pairs_for
+from dlm_lsp.postprocess.scope import ScopeRules
+from dlm_lsp.postprocess.suffix import LINES_BELOW_MAX
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NEARBY_CHARS = 20_000  # The text on each side that shows the document's style.
 _RECIPE_LINES = 20  # The lines above that tell whether a recipe goes on.
+_LEVELS_MAX = 100  # Of indentation.
 _REPEATED_CHARS_MAX = 400  # Repeats of a longer rest of the line are ignored.
 
 
@@ -95,8 +101,8 @@ def rules_for(
     Args:
         language_id: LSP's identifier of the document's language.
         lines_max: the largest number of lines of a completion; None means any number.
-        automatic: whether typing caused the request; the completion then stays within its scope,
-            and on its line if other text than closers is right of the cursor.
+        automatic: whether typing caused the request; the completion is then one paragraph at most,
+            and stays on its line if other text than closers is right of the cursor.
     """
     line_before = re.split(r"[\r\n]", prefix[-_NEARBY_CHARS:])[-1]
     line_after = re.split(r"[\r\n]", suffix, maxsplit=1)[0]
@@ -111,12 +117,21 @@ def rules_for(
     if automatic and has_code_after:
         lines_max = 1
     line_before = reindented(line_before, indent)
+    nearest = lines_below[:LINES_BELOW_MAX]
+    below_lines = tuple(reindented(line, indent).rstrip() for line in nearest)
     return Rules(
         lines=LineRules(
-            line_before=line_before,
             repeated=line_after.strip() if has_code_to_repeat else "",
-            next_line=reindented(lines_below[0], indent).rstrip() if lines_below else "",
-            is_scoped=automatic,
+            below=below_lines,
+            indent=indent,
+            scope=ScopeRules(
+                line_before=line_before,
+                next_line=below_lines[0] if below_lines else "",
+                outer=_outer(line_before, lines_above, indent),
+                is_automatic=automatic,
+                has_directives=language_id.lower() in WITH_DIRECTIVES,
+            ),
+            foreign=foreign_rules(language, language_id),
             lines_max=lines_max,
         ),
         pairs=pairs_for(language, prefix, suffix),
@@ -245,6 +260,26 @@ def _normalised(rules: Rules, text: str) -> tuple[str, list[int]]:
             sources.append(end)
         start = end + (2 if text[end : end + 2] == "\r\n" else 1)
     return "".join(characters), sources
+
+
+def _outer(line_before: str, lines_above: list[str], indent: str) -> tuple[str, ...]:
+    """Returns the lines around the cursor's, innermost first, each less indented than the one
+    before. Of a header of several lines it is the first."""
+    outer: list[str] = []
+    least = width(indentation(line_before)) if line_before else TAB_WIDTH * _LEVELS_MAX
+    is_end = False  # Whether the last line was only the end of a header.
+    for line in lines_above:
+        columns = width(indentation(reindented(line, indent)))
+        if columns == least and is_end:
+            outer[-1] = line
+            is_end = False
+        elif columns < least:
+            outer.append(line)
+            least = columns
+            is_end = line.lstrip()[0] in "{)]"
+        if not least and not is_end:
+            break
+    return tuple(reindented(line, indent) for line in outer)
 
 
 def _line_end(below: str, above: str) -> str:

@@ -70,7 +70,8 @@ class Generation:
 
     def can_serve(self, prefix: str, suffix: str) -> bool:
         """Returns whether the run's latest state still fits this newer text."""
-        text = self.latest.written + self.latest.draft if self.latest is not None else ""
+        state = self.latest
+        text = state.committed + state.draft + state.hidden if state is not None else ""
         return remainder(Completion(self.prefix, self.suffix, text), prefix, suffix) is not None
 
     def cancel(self) -> None:
@@ -94,8 +95,8 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
     completion does not begin with `typed`.
     """
     committed, text = suggestion.committed, suggestion.committed + suggestion.draft
-    written = suggestion.written
-    if written[: len(typed)] != typed[: len(written)]:
+    decided = text[: len(committed) + suggestion.held] + suggestion.hidden
+    if decided[: len(typed)] != typed[: len(decided)]:
         raise Deviation
     if not text.startswith(typed):
         return None
@@ -108,8 +109,9 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
     return replace(
         suggestion,
         committed=committed[len(typed) :],
-        held=written[max(len(typed), len(committed)) :],
         draft=suggestion.draft[cut:],
         spans=spans,
+        held=max(suggestion.held - cut, 0),
+        hidden=suggestion.hidden[max(len(typed) - len(text), 0) :],
         logprobs=after(suggestion.logprobs, len(typed)),
     )

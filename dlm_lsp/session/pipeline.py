@@ -28,7 +28,9 @@ from dlm_lsp.client.messages import (
     StoppedEvent,
     UsageBody,
 )
-from dlm_lsp.postprocess.shaping import Rules, ShapedDraft, shape_draft, shape_final
+from dlm_lsp.postprocess.gated import GatedShaping
+from dlm_lsp.postprocess.shaping import Rules, shape_draft
+from dlm_lsp.postprocess.syntax import SyntaxGate
 from dlm_lsp.session.confidence import aligned
 from dlm_lsp.session.context import Context
 from dlm_lsp.session.sureness import is_sure, sure_lines
@@ -55,20 +57,25 @@ class Suggestion:
             of the run begins with it.
         draft: the text after `committed` that may still change; empty in a final suggestion.
         spans: the confidences of parts of `draft`, in code points.
+        held: the number of characters of `draft` that the engine has decided and the syntax gate
+            has not judged yet: the final text begins with them or ends before.
         final: whether this is the last suggestion.
         replaced: the number of code points after the cursor to replace; known in the final one.
         marks: the marks that the host used for the prompt.
         mode: the mode that the host chose; never "auto".
-        finish_reason: why the completion ended ("scope" if shaping ended it, UNSURE if the model
-            was not sure of further text); None before.
+        finish_reason: why the completion ended ("scope" if shaping ended it, "syntax" if the
+            syntax gate took text away, UNSURE if the model was not sure of more); None before.
         exact: whether the host decoded in exact mode.
-        logprobs: the tokens of `committed`, as far as the model wrote it; empty if unknown.
-        held: the committed text after `committed` of which the model is not sure yet.
+        logprobs: the tokens of the text that no longer changes, as far as the model wrote it; empty
+            if unknown.
+        hidden: the text after `draft` that the engine has decided, but of which the model is not
+            sure yet.
     """
 
     committed: str = ""
     draft: str = ""
     spans: tuple[SpanBody, ...] = ()
+    held: int = 0
     final: bool = False
     replaced: int = 0
     usage: UsageBody = field(default_factory=UsageBody)
@@ -77,12 +84,7 @@ class Suggestion:
     finish_reason: str | None = None
     exact: bool = False
     logprobs: LogProbs = ()
-    held: str = ""
-
-    @property
-    def written(self) -> str:
-        """All committed text, with what is not shown yet."""
-        return self.committed + self.held
+    hidden: str = ""
 
 
 def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody:
@@ -114,15 +116,17 @@ async def complete(
     rules: Rules,
     body: GenerateBody,
     source: CompletionSource,
+    gate: SyntaxGate | None = None,
     least: float = 0.0,
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last state is final.
 
     The first state is empty and carries the marks. The generator ends early and cancels the
-    request in the engine once shaping would remove all further text, or none can be shown.
+    request in the engine once shaping would remove all further text, or none can be sure.
 
     Args:
         body: the request without its text, which comes from the context.
+        gate: what judges the text at the context's cursor; None judges nothing.
         least: how probable what is shown must be (`session/sureness.py`); 0 shows everything.
 
     Raises:
@@ -134,68 +138,75 @@ async def complete(
         "suffix": context.suffix,
         "marks": context.marks,
     }
-    latest = Suggestion()
+    latest, shaping = Suggestion(), GatedShaping(rules, gate)
     async with aclosing(source.generate(body.model_copy(update=text))) as events:
-        shaped: ShapedDraft | None = None
-        sure: ShapedDraft | None = None
         async for event in events:
-            if isinstance(event, DraftEvent):
-                shaped = shape_draft(rules, event.committed, event.draft, shaped)
-                latest = _drafted(latest, event, shaped, rules)
-            else:
-                latest = _after(latest, event, rules)
             if least > 0 and not isinstance(event, StartedEvent | ErrorEvent):
-                latest, sure = _silenced(latest, event, rules, least, sure)
+                latest = _surely(latest, event, shaping, rules, least)
+            elif isinstance(event, DraftEvent):
+                latest = _drafted(latest, event, shaping)
+            else:
+                latest = _after(latest, event, shaping)
             yield latest
             if latest.final:
                 return
 
 
-def _drafted(
-    latest: Suggestion, event: DraftEvent, shaped: ShapedDraft, rules: Rules
-) -> Suggestion:
+def _drafted(latest: Suggestion, event: DraftEvent, shaping: GatedShaping) -> Suggestion:
     """Returns the state after a draft; it is final if no more text could be shown."""
     latest = replace(latest, usage=event.usage)
+    gated = shaping.draft(event.committed, event.draft)
+    shaped = gated.shaped
     if shaped.complete:
-        return _finished(latest, rules, event.committed, "scope", event.logprobs)
+        return _finished(latest, shaping, event.committed, "scope", event.logprobs)
     return replace(
         latest,
         committed=shaped.committed,
         draft=shaped.draft,
         spans=_shown_spans(shaped.sources, event.spans),
-        logprobs=aligned(event.logprobs, event.committed, shaped.committed),
+        held=gated.held,
+        logprobs=aligned(event.logprobs, event.committed, shaped.committed + shaped.draft),
     )
 
 
-def _silenced(
-    state: Suggestion,
+def _surely(
+    latest: Suggestion,
     event: DraftEvent | FinishedEvent | StoppedEvent,
+    shaping: GatedShaping,
     rules: Rules,
     least: float,
-    before: ShapedDraft | None,
-) -> tuple[Suggestion, ShapedDraft | None]:
-    """Returns the part of a state of which the model is sure, and its shaped text for the next
-    call.
+) -> Suggestion:
+    """Returns the state after an event, with those lines alone of which the model is sure.
 
     It is final once no further line can be sure.
     """
+    latest, ended = replace(latest, usage=event.usage), None
     written = event.committed if isinstance(event, DraftEvent) else event.text
-    if written and not event.logprobs:
-        return state, before  # The host does not tell.
-    if state.final and is_sure(state.committed, state.logprobs, least):
-        return state, before
+    whole = shape_draft(rules, written, "")
+    if not isinstance(event, DraftEvent):
+        ended = _after(latest, event, shaping)
+    elif whole.complete or (written and not event.logprobs):
+        ended = _drafted(latest, event, shaping)
+    if written and not event.logprobs:  # The host does not tell.
+        return ended or latest
+    if ended is not None and is_sure(ended.committed, ended.logprobs, least):
+        return ended
     lines = sure_lines(written, event.logprobs, least)
-    if state.final or not is_sure(written, event.logprobs, least):
-        return _finished(state, rules, lines, UNSURE, event.logprobs), before
-    shaped = shape_draft(rules, lines, "", before)
-    known = {"held": state.committed[len(shaped.committed) :], "draft": "", "spans": ()}
-    return replace(state, committed=shaped.committed, **known), shaped
+    if ended is not None or not is_sure(written, event.logprobs, least):
+        return _finished(ended or latest, shaping, lines, UNSURE, event.logprobs)
+    assert isinstance(event, DraftEvent), "any other event ends the run"
+    sure = {"committed": lines, "draft": "", "spans": ()}
+    latest = _drafted(latest, event.model_copy(update=sure), shaping)
+    if latest.final:
+        return latest
+    shown = len(latest.committed) + len(latest.draft)
+    return replace(latest, hidden=whole.committed[shown:])
 
 
 def _after(
     latest: Suggestion,
     event: StartedEvent | FinishedEvent | StoppedEvent | ErrorEvent,
-    rules: Rules,
+    shaping: GatedShaping,
 ) -> Suggestion:
     """Returns the state after any other event. Raises HostError for an error event."""
     if isinstance(event, ErrorEvent):
@@ -205,20 +216,27 @@ def _after(
         return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
     if isinstance(event, FinishedEvent):
         latest = replace(latest, mode=event.mode, exact=event.exact)
-        return _finished(latest, rules, event.text, event.finish_reason, event.logprobs)
-    return _finished(latest, rules, event.text, "stopped", event.logprobs)
+        return _finished(latest, shaping, event.text, event.finish_reason, event.logprobs)
+    return _finished(latest, shaping, event.text, "stopped", event.logprobs)
 
 
 def _finished(
-    latest: Suggestion, rules: Rules, text: str, reason: str, logprobs: LogProbs
+    latest: Suggestion, shaping: GatedShaping, text: str, reason: str, logprobs: LogProbs
 ) -> Suggestion:
-    shaped = shape_final(rules, text)
+    shaped, is_cut = shaping.final(text)
+    if shaped.complete and reason == "length":
+        reason = "scope"  # Its last token shows that it had ended.
+    # What is left of a text that the token limit cut has not ended.
+    is_empty = reason == UNSURE and not text  # There was nothing to take away.
+    if is_cut and not is_empty and reason != "stopped" and not (reason == "length" and shaped.text):
+        reason = "syntax"
     return replace(
         latest,
         committed=shaped.text,
         draft="",
         spans=(),
-        held="",
+        held=0,
+        hidden="",
         final=True,
         replaced=shaped.replaced,
         finish_reason=reason,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, GenerateBody, SamplingBody
 from dlm_lsp.postprocess.shaping import Rules, rules_for
+from dlm_lsp.postprocess.syntax import SyntaxGate
 from dlm_lsp.session.context import AnchoredMarks, Context, encodable, gather
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.requests import Ask
@@ -15,11 +16,14 @@ GREEDY = SamplingBody()
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The input of `pipeline.complete`: the context, the shaping rules and the request body."""
+    """The input of `pipeline.complete`: the context, the shaping rules, the request body, the
+    syntax gate, if there is one, and how probable what is shown must be."""
 
     context: Context
     rules: Rules
     body: GenerateBody
+    gate: SyntaxGate | None = None
+    least: float = 0.0
 
 
 def prepare(

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import SamplingBody
+from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.cache import Completion, ResultCache, remainder
 from dlm_lsp.session.context import anchored, moved
 from dlm_lsp.session.document import Encoding
@@ -127,7 +128,7 @@ class EngineRuns:
         self, ask: Ask, place: CompletionPlace, sampling: SamplingBody
     ) -> Completion:
         prepared = self._prepare(ask, place, sampling)
-        async with aclosing(self._suggestions(prepared, 0.0)) as suggestions:
+        async with aclosing(self._suggestions(prepared)) as suggestions:
             async for suggestion in suggestions:
                 if suggestion.final:
                     return _completion(place.prefix, place.suffix, suggestion)
@@ -135,18 +136,29 @@ class EngineRuns:
 
     def _run(self, ask: Ask, place: CompletionPlace) -> Generation:
         prepared = self._prepare(ask, place, GREEDY)
-        suggestions = self._suggestions(prepared, self._least_of(ask))
-        return Generation(prepared.context, place, suggestions)
+        return Generation(prepared.context, place, self._suggestions(prepared))
 
     def _prepare(self, ask: Ask, place: CompletionPlace, sampling: SamplingBody) -> Prepared:
         settings = self._settings_of(ask.uri)
         body = to_body(settings, automatic=ask.automatic, client="lsp")
         marks = self._documents.marks(ask.uri)
-        return prepare(ask, place, marks, body, sampling, settings.limits.lines)
+        prepared = prepare(ask, place, marks, body, sampling, settings.limits.lines)
+        prepared = replace(prepared, least=self._least_of(ask))
+        if not settings.syntax:
+            return prepared
+        context = prepared.context
+        gate = gate_for(context.language_id, context.prefix, context.suffix)
+        return replace(prepared, gate=gate)
 
-    def _suggestions(self, prepared: Prepared, least: float) -> AsyncGenerator[Suggestion, None]:
-        host = self._link.host
-        return complete(prepared.context, prepared.rules, prepared.body, host, least)
+    def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
+        return complete(
+            prepared.context,
+            prepared.rules,
+            prepared.body,
+            self._link.host,
+            prepared.gate,
+            prepared.least,
+        )
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
         """Stores the marks of the run's prompt, moved by the edits since then."""

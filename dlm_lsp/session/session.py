@@ -321,7 +321,9 @@ class Session:
         completions = [first]
         if self.documents.get(ask.uri) is place.snapshot:
             completions += await self._runs.further(slot, place)
-        return self._answer_with(slot, place, completions)
+        is_broken = self._runs.latest is not None and self._runs.latest.finish_reason == "syntax"
+        reason = "The suggestion would not parse here." if is_broken else None
+        return self._answer_with(slot, place, completions, reason)
 
     def _answer_with(
         self,

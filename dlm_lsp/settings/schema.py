@@ -143,7 +143,8 @@ class Settings(_Section):
 
     With `completion`, editors without inline completion get suggestions in their popup menu.
     `delay` is the milliseconds that a request waits for the next keystroke while the user types;
-    None adapts them to how fast the user types.
+    None adapts them to how fast the user types. With `syntax`, a suggestion that would break a file
+    that parses is cut or not shown.
     """
 
     version: Literal[1] = 1
@@ -152,6 +153,7 @@ class Settings(_Section):
     drafts: bool = False
     status_notifications: bool = False
     delay: int | None = Field(default=None, ge=0, le=10_000)
+    syntax: bool = True
     engine: EngineSection = EngineSection()
     context: ContextSection = ContextSection()
     limits: LimitsSection = LimitsSection()

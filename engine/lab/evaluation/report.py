@@ -11,12 +11,13 @@ from engine.lab.evaluation.records import AnyRecord
 LEGEND = """\
 exact: the text is what stood there, except for white space at its end. first line: the first line
 is. similarity: 1 - Levenshtein distance / longer length, the mean. pass@1: the program with the
-unchanged completion ran to its end. wrong length: another number of lines; on one line, the numbers
-of words and signs differ by more than 2 and by more than half. endless: it did not end within its
-tokens: 64 and one for each character of the reference, up to --max-tokens. tokens/forward: emitted
-tokens over forwards after the prompt. prompt ms: the median time to compute a prompt. ms: the time
-from request to whole text with the prompt in the cache, as while typing. A share of N tasks is
-uncertain by up to 1/sqrt(N): 10 points for 100 tasks, 3 for 1000."""
+unchanged completion ran to its end. wrong length: another number of lines; on one line, the
+numbers of words and signs differ by more than 2 and by more than half. endless: neither the model
+nor a rule of where completions stop ended it within its tokens: 64 and one for each character of
+the reference, up to --max-tokens. tokens/forward: emitted tokens over forwards after the prompt.
+prompt ms: the median time to compute a prompt. ms: the time from request to whole text with the
+prompt in the cache, as while typing. A share of N tasks is uncertain by up to 1/sqrt(N): 10 points
+for 100 tasks, 3 for 1000."""
 REPLAY_LEGEND = """\
 right: the whole suggestion is what was typed next. partly: only its first line is. wrong: neither.
 silent: there was no suggestion. unwanted: suggestions where nothing was to be typed. keys saved:

@@ -18,6 +18,7 @@ from dlm_lsp.client.answers import Health
 from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.host_settings import HostSettings
 from dlm_lsp.client.messages import (
+    DraftEvent,
     ErrorBody,
     ErrorEvent,
     FinishedEvent,
@@ -157,8 +158,38 @@ def test_post_processing_is_what_an_editor_inserts(suite: Path, evaluate: Evalua
     """The suffix's own first line, repeated by the model, is cut off."""
     host = Host({row["prompt"]: row["canonical_solution"] + "# the end\n" for row in ROWS})
     arguments = ("--suite", str(suite), "--modes", "ar", "--execute", "never")
-    assert kinds(evaluate(host, *arguments))["ar"]["exact"] == 0
-    assert kinds(evaluate(host, *arguments, "--post"))["ar"]["exact"] == 1
+    assert kinds(evaluate(host, *arguments, "--raw"))["ar"]["exact"] == 0
+    assert kinds(evaluate(host, *arguments))["ar"]["exact"] == 1
+
+
+class RunningOn(Host):
+    """Writes a character a forward, the right line and then more, up to a hundred forwards."""
+
+    num_forwards = 0
+    is_closed = False
+
+    async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
+        if body.limits.tokens_max == 0 or not body.draft:
+            async for event in super().generate(body):
+                yield event
+            return
+        text = self.answers[body.prefix]
+        try:
+            for end in range(1, len(text) + 100):
+                self.num_forwards += 1
+                usage = UsageBody(tokens=end, forwards=end, total_ms=20.0)
+                committed = (text + "x" * 100)[:end]
+                yield DraftEvent(sequence=end, committed=committed, draft="", spans=(), usage=usage)
+        finally:
+            self.is_closed = True
+
+
+def test_the_engine_ends_where_a_completion_ends(suite: Path, evaluate: Evaluate) -> None:
+    host = RunningOn({row["prompt"]: row["canonical_solution"] + "\n# C" for row in ROWS})
+    row = kinds(evaluate(host, "--suite", str(suite), "--modes", "ar", "--execute", "never"))["ar"]
+    assert (row["exact"], row["endless"]) == (1, 0)
+    assert host.num_forwards <= sum(len(text) for text in host.answers.values())
+    assert host.is_closed
 
 
 def test_a_run_goes_on_where_its_engine_failed(
@@ -216,7 +247,7 @@ def test_problems_are_filled_as_an_editor_has_them_or_verbatim(
     isolation_or_skip()
     host = Knowing(is_verbatim)
     arguments = ["--suite", str(problems), "--modes", "ar", "--infilling", "multi-line"]
-    arguments += ["single-line", *(["--verbatim"] if is_verbatim else [])]
+    arguments += ["single-line", "--raw", *(["--verbatim"] if is_verbatim else [])]
     report = evaluate(host, *arguments)
     rows = [row for row in report["kinds"] if row["mode"] == "ar"]  # type: ignore[attr-defined]
     assert [(row["suite"], row["group"], row["tasks"]) for row in rows] == [
@@ -308,6 +339,7 @@ def test_progress_says_what_was_found_before(
         (["--confidence", "2"], "--confidence has 2"),
         (["--log-shown"], "Add --out"),
         (["--max-tokens", "5000"], "--max-tokens is 5000"),
+        (["--raw", "--automatic"], "--raw and --automatic exclude"),
         (["--corpus", "nowhere"], "holds no held_out"),
         (["--url", "ftp://x", "--suite", "own.jsonl"], "engine.url"),
         (["--suite", "own.jsonl", "--suite", "./own.jsonl"], "Two suites are called"),

@@ -126,7 +126,8 @@ async def test_a_silent_host_saves_nothing() -> None:
 async def test_nonsense_is_wrong_and_is_never_accepted() -> None:
     record, _ = await played(lambda prefix: "@@@@")
     check(record)
-    assert record.wrong > record.asks * 0.8  # next to a word its shaping may hold it back
+    assert record.wrong > 0
+    assert record.wrong + record.silent == record.asks  # mostly it would not parse
     assert record.right == record.accepted == 0
     assert record.keys == record.keys_without
 

@@ -54,7 +54,7 @@ async def test_a_document_can_be_switched_off_and_on_again(
         ('x = "a b', (0, 8), False),
         ('"""\nOne\n"""\n', (1, 3), False),
         ('x = f"{a.', (0, 9), True),
-        ("x = 1 ", (0, 6), True),
+        ("x = 1 + ", (0, 8), True),
     ],
 )
 async def test_comments_and_strings_can_be_silenced_while_typing(
@@ -69,6 +69,19 @@ async def test_comments_and_strings_can_be_silenced_while_typing(
     scripted.script = ["a"] * 9
     assert bool(await editor.inline(URI, *place)) is is_shown
     assert await editor.inline(URI, *place, INVOKED)
+
+
+@pytest.mark.parametrize("syntax", [True, False])
+async def test_what_would_not_parse_is_not_shown_unless_the_gate_is_off(
+    editor: LspClient, scripted: ScriptedHost, syntax: bool
+) -> None:
+    await editor.greet(scripted.url, text="x = \n", syntax=syntax, statusNotifications=True)
+    scripted.script = ["1 2"]
+    items = await editor.inline(URI, 0, 4)
+    assert bool(items) is not syntax
+    if syntax:
+        why = "The suggestion would not parse here."
+        await editor.seen("dlm/status", lambda status: status["reason"] == why)
 
 
 async def test_a_limit_of_lines_holds_for_suggestions_and_drafts(

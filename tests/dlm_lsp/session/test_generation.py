@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_lsp.client.messages import Marks, SpanBody, UsageBody
+from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document, Encoding, Position
 from dlm_lsp.session.generation import Deviation, Generation, typed_through
@@ -26,7 +26,7 @@ texts = st.text(alphabet="ab (", max_size=6)
 
 def state(committed: str, draft: str = "", *, final: bool = False) -> Suggestion:
     spans = tuple(SpanBody(start=i, end=i + 1, confidence=i / 10) for i in range(len(draft)))
-    return Suggestion(committed, draft, spans, final, 0, UsageBody(), Marks(), "ar")
+    return Suggestion(committed, draft, spans, final=final, mode="ar")
 
 
 @given(texts, texts, st.data())

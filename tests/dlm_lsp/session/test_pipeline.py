@@ -138,6 +138,21 @@ async def test_run_ends_early_when_nothing_more_can_be_shown() -> None:
     assert script.is_closed
 
 
+@pytest.mark.parametrize("automatic", [True, False])
+@pytest.mark.parametrize(
+    "tail",
+    ["\n\nprint(add(1, 2))\n", "\n\ndef g", "\n# Check function", "\n    ```\n", "\n}\n@x\n"],
+)
+async def test_no_forward_is_played_after_the_end_is_seen(automatic: bool, tail: str) -> None:
+    text = "a + b" + tail
+    forwards = [draft(text[:end], "") for end in range(1, len(text) + 1)]
+    script = Script([STARTED, *forwards, *(draft(text + "more" * n, "") for n in range(9))])
+    states = await play(script, automatic)
+    assert (states[-1].committed, states[-1].finish_reason) == ("a + b", "scope")
+    assert script.num_played <= 1 + len(text)
+    assert script.is_closed
+
+
 async def test_closing_the_pipeline_closes_the_stream() -> None:
     script = Script([STARTED, draft("a", "b"), finished("ab")])
     context = context_at()

@@ -126,7 +126,7 @@ class Engine:
         self.is_closed = True
 
 
-SENTENCE = "first second third fourth"
+SENTENCE = "first + second + third + fourth"
 
 
 def completion_of(prefix: str) -> str:

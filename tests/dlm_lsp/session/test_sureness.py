@@ -85,7 +85,8 @@ class Desk:
         self.editor = Recorder()
         self.engine = Writer(tokens=tokens)
         link = EngineLink(self.editor, self._client)
-        options = {"drafts": True, "delay": 0, "silence": {"confidence": confidence}}
+        options: dict[str, object] = {"drafts": True, "delay": 0, "syntax": False}
+        options["silence"] = {"confidence": confidence}
         self.session = Session(self.editor, Encoding.UTF16, link, options)
         self.session.open(Document(URI, "python", 1, "# begins\n"))
         self.typed = ""

@@ -78,6 +78,7 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
         "drafts": True,
         "statusNotifications": True,
         "delay": 150,
+        "syntax": False,
         "engine": {
             "url": "http://gpu.example:8000",
             "token": "t",
