@@ -123,8 +123,8 @@ class SilenceSection(_Section):
         comments, strings: whether nothing is suggested while typing in comments and strings.
         file_chars_max: the length of the longest document that is completed, in characters.
         confidence: how probable a suggestion while typing must be to be shown, whole or its first
-            lines; 0 shows everything, "auto" is a value for each kind of place that was measured
-            with real models, and 0 with the bundled one.
+            lines; 0 shows everything, "auto" is a value that was measured with real models, and 0
+            with the bundled one.
     """
 
     automatic: bool = True
