@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 # The most tokens by which the text before a suffix may have changed since the suffix was computed;
 # benchmarks/reuse.md shows what they cost.
-DRIFT_MAX = 128
+DRIFT_MAX = 48
 _KEPT = 4  # for as many documents or cursors at a time
 
 KV = TypeVar("KV")
