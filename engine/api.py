@@ -179,6 +179,12 @@ class Span:
     confidence: float
 
 
+# For each token of a text, in order, the offset in code points at which it ends, and the natural
+# logarithm of its probability. A token that completes no character ends where the one before it
+# does; so does the end token, which is the last one where the text ended with one.
+LogProbs = tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """The engine started the request; `usage` holds the prompt's counts."""
@@ -195,12 +201,14 @@ class Draft:
         draft: the text after it that may still change. Undecided places are MASKED; masks after
             the last decided place are left out.
         spans: the confidence of the parts of `draft`, in order and without overlap.
+        logprobs: the tokens of the committed text; the last one may reach into `draft`.
     """
 
     committed: str
     draft: str
     spans: tuple[Span, ...]
     usage: Usage
+    logprobs: LogProbs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,20 +219,24 @@ class Finished:
         text: the whole completion; starts with the `committed` of every earlier event.
         reason: "end" (a stop token), "stop" (a stop text), "length" (tokens_max), or "steps".
         confidence: the geometric mean of the tokens' probabilities; 1 for an empty text.
+        logprobs: the tokens of `text`.
     """
 
     text: str
     reason: str
     confidence: float
     usage: Usage
+    logprobs: LogProbs = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The request was cancelled; `text` is the text that was final by then."""
+    """The request was cancelled; `text` is the text that was final by then, `logprobs` its
+    tokens."""
 
     text: str
     usage: Usage
+    logprobs: LogProbs = ()
 
 
 @dataclass(frozen=True, slots=True)

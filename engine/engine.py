@@ -309,13 +309,14 @@ def _event(state: TokenState, transcript: Transcript, clock: _Clock) -> Event:
     progress = state.progress
     usage = clock.usage(state)
     if state.stopped == "cancelled":
-        return Stopped(transcript.finish(), usage)
+        return Stopped(transcript.finish(), usage, transcript.logprobs)
     reason = "stop" if transcript.stopped else progress.finished or state.stopped
     if reason is not None:
         confidence = mean_confidence(progress.confidences)
-        return Finished(transcript.finish(), reason, confidence, usage)
+        text = transcript.finish()
+        return Finished(text, reason, confidence, usage, transcript.logprobs)
     text, spans = transcript.draft(progress.draft)
-    return Draft(transcript.committed, text, spans, usage)
+    return Draft(transcript.committed, text, spans, usage, transcript.logprobs)
 
 
 def _modes(runtime: Runtime) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import codecs
 import math
 from collections.abc import Sequence
 
-from engine.api import MASKED, Span
+from engine.api import MASKED, LogProbs, Span
 from engine.decoders.strategy import DraftPlace, Progress
 from engine.model.tokenizer import Tokenizer
 
@@ -24,16 +24,22 @@ class Transcript:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._read = 0  # committed tokens that have been decoded
         self._text = ""
+        self._logprobs: list[tuple[int, float]] = []
         self.stopped = False  # whether a stop text was found; the text ends before it
 
     def update(self, progress: Progress) -> None:
         """Adds the tokens that were committed since the last call."""
         if self.stopped:
             return
-        fresh = progress.committed[self._read :]
+        read, before = self._read, len(self._text)
         self._read = len(progress.committed)
-        before = len(self._text)
-        self._text += self._decoder.decode(self._tokenizer.to_bytes(fresh))
+        for token, confidence in zip(
+            progress.committed[read:], progress.confidences[read:], strict=True
+        ):
+            self._text += self._decoder.decode(self._tokenizer.to_bytes((token,)))
+            self._logprobs.append((len(self._text), _logarithm(confidence)))
+        if progress.end_confidence is not None:
+            self._logprobs.append((len(self._text), _logarithm(progress.end_confidence)))
         self._cut_at_stop(before)
 
     @property
@@ -42,6 +48,13 @@ class Transcript:
         if self.stopped:
             return self._text
         return self._text[: len(self._text) - self._held_back()]
+
+    @property
+    def logprobs(self) -> LogProbs:
+        """The tokens so far; one that a stop text cut ends where the text does."""
+        if not self.stopped:
+            return tuple(self._logprobs)
+        return tuple((min(end, len(self._text)), value) for end, value in self._logprobs)
 
     def finish(self) -> str:
         """The whole text once no more tokens come; an incomplete last character becomes U+FFFD."""
@@ -102,6 +115,11 @@ def mean_confidence(confidences: Sequence[float]) -> float:
         return 1.0
     total = sum(math.log(max(value, 1e-12)) for value in confidences)
     return math.exp(total / len(confidences))
+
+
+def _logarithm(probability: float) -> float:
+    """With three decimals, which keeps messages short; a factor of 1.0005 at most."""
+    return round(min(math.log(max(probability, 1e-12)), 0.0), 3)
 
 
 def _without_trailing_masks(places: Sequence[DraftPlace]) -> Sequence[DraftPlace]:

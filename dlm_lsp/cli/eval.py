@@ -22,7 +22,7 @@ from dlm_lsp.evaluation.answers import Asking
 from dlm_lsp.evaluation.options import EvalOptions
 from dlm_lsp.evaluation.plan import EvalPlan, to_plan
 from dlm_lsp.evaluation.run import Work, run_all
-from dlm_lsp.evaluation.variants import to_variants
+from dlm_lsp.evaluation.variants import to_variants, with_confidences
 from dlm_lsp.settings.schema import Settings, load_settings
 from dlm_lsp.version import VERSION
 from engine.errors import ConfigError, EngineError
@@ -87,10 +87,12 @@ def _work(
     has_tests = any(task.tests is not None for tasks in plan.suites.values() for task in tasks)
     if has_tests and options.execute == "isolated":
         check_isolation()
+    variants = to_variants(options.modes, options.thresholds)
     return Work(
         suites=plan.suites,
         scripts=plan.scripts,
-        variants=to_variants(options.modes, options.thresholds),
+        variants=variants,
+        typed_variants=with_confidences(variants, options.confidences),
         asking=Asking(
             tokens_max=options.tokens_max,
             block=BlockBody(**settings.block.model_dump()),
@@ -104,6 +106,7 @@ def _work(
         keys_max=options.keys_max,
         client_settings=client_settings,
         settings=settings,
+        shown_log=options.out if options.logs_shown else None,
     )
 
 

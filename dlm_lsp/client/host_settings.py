@@ -37,6 +37,11 @@ class HostSettings:
     hint: str | None = field(default=None, compare=False)
     problem: HostError | None = field(default=None, compare=False)
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the bundled model answers; a host at a URL has a model of its own."""
+        return self.url is None and self.engine.checkpoint is None
+
 
 def to_host_settings(settings: Settings) -> HostSettings:
     """Returns the host of the settings, with the checkpoint that they currently mean.

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from engine.api import AskedMode
+from engine.api import AskedMode, LogProbs
 
 PREFIX_CHARS_MAX = 200_000
 SUFFIX_CHARS_MAX = 100_000
@@ -142,6 +142,7 @@ class DraftEvent(_Message):
     committed: str
     draft: str
     spans: tuple[SpanBody, ...]
+    logprobs: LogProbs = ()  # Empty from hosts that do not tell them.
     usage: UsageBody
 
 
@@ -152,6 +153,7 @@ class FinishedEvent(_Message):
     text: str
     finish_reason: Literal["end", "stop", "length", "steps", "time", "warm"]
     confidence: float
+    logprobs: LogProbs = ()
     mode: str
     exact: bool = False
     usage: UsageBody
@@ -162,6 +164,7 @@ class StoppedEvent(_Message):
 
     event: Literal["stopped"] = "stopped"
     text: str
+    logprobs: LogProbs = ()
     usage: UsageBody
 
 

@@ -49,6 +49,8 @@ class EvalOptions:
         is_automatic: whether to stop as a completion that typing asked for.
         is_verbatim: whether to ask with unchanged prefix and suffix; see `answers.Asking`.
         is_one_line: whether completions of whole lines end at their first line break.
+        confidences: values of `silence.confidence` in the replay; the default if empty.
+        logs_shown: whether the suggestions that the replay was shown are kept in `out`.
     """
 
     suites: tuple[str, ...] = (HOLES,)
@@ -67,6 +69,8 @@ class EvalOptions:
     is_verbatim: bool = False
     is_one_line: bool = False
     execute: Execute = "isolated"
+    confidences: tuple[float, ...] = ()
+    logs_shown: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError, which names the option."""
@@ -82,6 +86,15 @@ class EvalOptions:
                 "--thresholds are of the mode block.",
                 remedy="Add it to --modes.",
                 param="thresholds",
+            )
+        for value in self.confidences:
+            if not 0 <= value <= 1:
+                raise ConfigError(
+                    f"--confidence has {value:g}.", remedy="Use 0 to 1.", param="confidence"
+                )
+        if self.logs_shown and self.out is None:
+            raise ConfigError(
+                "--log-shown has no folder to write to.", remedy="Add --out.", param="log-shown"
             )
         if self.is_raw and self.is_automatic:
             raise ConfigError(
@@ -189,6 +202,19 @@ def _add_judging_options(parser: argparse.ArgumentParser) -> None:
         default=EvalOptions().execute,
         help="how programs are run (isolated); unprotected only in a machine that may be lost",
     )
+    parser.add_argument(
+        "--confidence",
+        nargs="+",
+        type=float,
+        default=(),
+        metavar="P",
+        help="replay: values of the setting silence.confidence; 0 shows everything (auto)",
+    )
+    parser.add_argument(
+        "--log-shown",
+        action="store_true",
+        help="replay: keep each shown suggestion, with its tokens' probabilities, in --out",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
         "--block-length", type=int, metavar="N", help="tokens per block in all modes"
@@ -217,6 +243,8 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         is_verbatim=options.verbatim,
         is_one_line=options.one_line,
         execute=options.execute,
+        confidences=tuple(options.confidence),
+        logs_shown=options.log_shown,
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dlm_lsp.evaluation.options import REPLAY
+from dlm_lsp.evaluation.shown import Shown, ShownInFile, Verdict, place_kind
 from dlm_lsp.evaluation.typist import (
     Manuscript,
     Splice,
@@ -118,12 +119,14 @@ async def replay(
     client_settings: dict[str, object],
     keys_max: int,
     make_link: Callable[[Deaf], EngineLink] = EngineLink,
+    keep: Callable[[ShownInFile], None] | None = None,
 ) -> ReplayRecord:
     """Types a file in one mode, with at most `keys_max` keys.
 
     Args:
         client_settings: the settings that an editor would send.
         make_link: makes the link to the host; tests replace it.
+        keep: is told the suggestions that were shown, once the file has been typed.
 
     Raises:
         EngineFailure: the session reported an error.
@@ -133,10 +136,13 @@ async def replay(
     session = Session(editor, ENCODING, make_link(editor), {**client_settings, "delay": 0})
     try:
         await session.start()
-        counts = await _Desk(script, session, editor).work(keys_max)
+        desk = _Desk(script, session, editor)
+        counts = await desk.work(keys_max)
     finally:
         await session.close()
     asks = counts.right + counts.partly + counts.wrong + counts.silent
+    if keep is not None:
+        keep(ShownInFile(script.id, mode, asks, counts.elsewhere, desk.shown))
     return ReplayRecord(
         suite=REPLAY,
         id=script.id,
@@ -156,7 +162,11 @@ async def replay(
 
 
 class _Desk:
-    """One file in one session, which has the same text as the typist."""
+    """One file in one session, which has the same text as the typist.
+
+    Attributes:
+        shown: the suggestions shown so far, but not those after a typo.
+    """
 
     def __init__(self, script: TypingScript, session: Session, editor: Deaf) -> None:
         self._rng = np.random.default_rng(script.seed)
@@ -166,6 +176,8 @@ class _Desk:
         self._session = session
         self._editor = editor
         self._counts = Counts()
+        self.shown: list[Shown] = []
+        self._is_cached = False
         uri = f"file:///replay/{script.id}"
         self._document = Document(uri, _language(script.id), 1, manuscript.text)
 
@@ -215,7 +227,10 @@ class _Desk:
         ):
             return
         self._counts.elsewhere += 1
-        self._counts.unwanted += await self._ask(offset) is not None
+        offer = await self._ask(offset)
+        self._counts.unwanted += offer is not None
+        if offer is not None:
+            self._note(offer, offset, "unwanted")
 
     def _near(self, offset: int, index: int) -> bool:
         """Returns whether text is missing near an offset."""
@@ -234,6 +249,8 @@ class _Desk:
         if not part.rest:
             counts.elsewhere += 1
             counts.unwanted += offer is not None
+            if offer is not None:
+                self._note(offer, manuscript.cursor, "unwanted")
             return
         if offer is None:
             counts.silent += 1
@@ -246,20 +263,46 @@ class _Desk:
             )
             counts.partly += is_partly
             counts.wrong += not is_partly
+            self._note(offer, manuscript.cursor, "partly" if is_partly else "wrong", part.rest)
             return
         counts.right += 1
+        self._note(offer, manuscript.cursor, "right", part.rest)
         if len(offer.text) >= ACCEPTED_CHARS_MIN:
             counts.accepted += 1
             counts.keys += 1
             counts.keys_without += keys_to(manuscript, part.done + len(offer.text))
             self._change(accept(manuscript, offer.text, replaced))
 
+    def _note(self, offer: Offer, offset: int, verdict: Verdict, rest: str = "") -> None:
+        """Notes a suggestion that was shown at an offset; `rest` is what comes next there."""
+        text, document = offer.text, self._document
+        line = document.line_of(offset)
+        pairs = enumerate(zip(text, rest, strict=False))
+        same = next((at for at, (one, other) in pairs if one != other), min(len(text), len(rest)))
+        lines = rest.split("\n", 1)[0], text.split("\n", 1)[0]
+        self.shown.append(
+            Shown(
+                verdict=verdict,
+                kind=place_kind(
+                    document.text[document.line_start(line) : offset],
+                    document.text[offset : document.line_end(line)],
+                ),
+                text=text,
+                logprobs=offer.logprobs,
+                same=same,
+                is_line=lines[0] == lines[1],
+                is_cached=self._is_cached,
+            )
+        )
+
     async def _ask(self, offset: int) -> Offer | None:
         """Returns the offer that an editor would show at an offset."""
         position = self._document.position_at(offset, ENCODING)
+        before = self._session.counted("from_cache")
         began = time.perf_counter()
         answer = await self._session.complete(Ask(self._document.uri, position))
         self._counts.ms.append(round((time.perf_counter() - began) * 1000, 2))
+        self._is_cached = self._session.counted("from_cache") > before
         if self._editor.errors or answer is None:
             raise EngineFailure("; ".join(self._editor.errors) or "A request was not answered.")
         return answer.offers[0] if answer.offers else None
@@ -276,4 +319,5 @@ class _Desk:
 
 def _language(path: str) -> str:
     names = {".js": "javascript", ".ts": "typescript", ".c": "c", ".h": "c", ".lua": "lua"}
+    names |= {".go": "go", ".rs": "rust", ".java": "java"}
     return names.get("." + path.rpartition(".")[2], "python")

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +23,7 @@ from dlm_lsp.client.host_settings import to_host_settings
 from dlm_lsp.evaluation.answers import Asking, ask, judge, judged, prepare
 from dlm_lsp.evaluation.options import REPLAY
 from dlm_lsp.evaluation.replay import TypingScript, replay
+from dlm_lsp.evaluation.shown import write
 from dlm_lsp.evaluation.variants import Variant
 from dlm_lsp.settings.schema import Settings
 from engine.lab.evaluation.baselines import (
@@ -45,17 +48,21 @@ class Work:
     Attributes:
         suites: the tasks by suite.
         scripts: the files to be typed.
+        variants: the ways of decoding of the tasks; `typed_variants` are those of the replay.
         keys_max: the largest number of keys typed in one file.
         client_settings: an editor's settings for the replay; `settings` is their resolved form.
+        shown_log: the folder for the log of shown suggestions; None keeps none.
     """
 
     suites: dict[str, list[Task]]
     scripts: list[TypingScript]
     variants: Sequence[Variant]
+    typed_variants: Sequence[Variant]
     asking: Asking
     keys_max: int
     client_settings: dict[str, object]
     settings: Settings
+    shown_log: Path | None = None
 
 
 class Ticker:
@@ -96,7 +103,7 @@ async def run_all(work: Work, records: Records, console: Console) -> None:
                 for task in tasks:
                     await _answer(client, task, work, records, ticker)
             for script in work.scripts:
-                for variant in work.variants:
+                for variant in work.typed_variants:
                     await _type(script, variant, work, records, ticker)
     finally:
         await client.close()
@@ -147,7 +154,10 @@ async def _type(
     block = variant.block(work.asking.block)
     settings["mode"] = variant.mode
     settings["block"] = block.model_dump(by_alias=True, exclude_none=True)
-    records.add(await replay(script, variant.label, settings, work.keys_max))
+    if variant.confidence is not None:
+        settings["silence"] = {"confidence": variant.confidence}
+    keep = partial(write, work.shown_log) if work.shown_log is not None else None
+    records.add(await replay(script, variant.label, settings, work.keys_max, keep=keep))
     ticker.tick(REPLAY)
 
 
@@ -168,7 +178,8 @@ def _progress(work: Work, records: Records, console: Console) -> Iterator[Ticker
     modes = [*BASELINES, *(variant.label for variant in work.variants)]
     pairs = [(suite, task.id) for suite, tasks in work.suites.items() for task in tasks]
     keys = [(*pair, mode) for pair in pairs for mode in modes]
-    keys += [(REPLAY, script.id, each.label) for script in work.scripts for each in work.variants]
+    typed = work.typed_variants
+    keys += [(REPLAY, script.id, each.label) for script in work.scripts for each in typed]
     found = sum(records.has(*key) for key in keys)
     if found:
         console.print(f"{found} of {len(keys)} were found before.", soft_wrap=True)

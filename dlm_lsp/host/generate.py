@@ -48,6 +48,7 @@ from engine.api import (
     Finished,
     Handle,
     Limits,
+    LogProbs,
     Request,
     Sampling,
     Started,
@@ -213,6 +214,7 @@ class _Exchange:
     has_started: bool = False
     drafts: int = 0
     committed: str = ""
+    logprobs: LogProbs = ()
     engine_usage: Usage = field(default_factory=Usage)
     usage: UsageBody = field(default_factory=UsageBody)
     outcome: str = "cancelled"
@@ -234,7 +236,7 @@ class _Exchange:
                 self.has_started = True
             case Draft():
                 self.drafts += 1
-                self.committed = event.committed
+                self.committed, self.logprobs = event.committed, event.logprobs
             case Finished():
                 self.outcome = "warm" if self.request.limits.tokens_max == 0 else event.reason
             case Stopped():
@@ -264,25 +266,27 @@ class _Exchange:
                     committed=event.committed,
                     draft=event.draft,
                     spans=spans,
+                    logprobs=event.logprobs,
                     usage=self.usage,
                 )
             case Finished():
-                return self._finished(event.text, event.confidence)
+                return self._finished(event, event.confidence)
             case Stopped():
                 if self.is_late:
                     # The model's confidence in a partial text is unknown.
-                    return self._finished(event.text, 0.0)
-                return StoppedEvent(text=event.text, usage=self.usage)
+                    return self._finished(event, 0.0)
+                return StoppedEvent(text=event.text, logprobs=event.logprobs, usage=self.usage)
             case Failed():
                 error = ErrorBody(code=event.code, message=event.message, param=event.param)
                 return ErrorEvent(error=error)
 
-    def _finished(self, text: str, confidence: float) -> FinishedEvent:
+    def _finished(self, event: Finished | Stopped, confidence: float) -> FinishedEvent:
         return FinishedEvent.model_validate(
             {
-                "text": text,
+                "text": event.text,
                 "finish_reason": self.outcome,
                 "confidence": confidence,
+                "logprobs": event.logprobs,
                 "mode": self.request.mode,
                 "exact": self.request.exact,
                 "usage": self.usage,
@@ -397,7 +401,7 @@ async def _next(stream: EventStream, exchange: _Exchange, give_up: float | None)
     except TimeoutError:
         if not exchange.has_started:
             return Started(Usage(prompt_tokens=len(exchange.request.prompt)))
-        return Stopped(exchange.committed, exchange.engine_usage)
+        return Stopped(exchange.committed, exchange.engine_usage, exchange.logprobs)
 
 
 async def _respond(

@@ -33,11 +33,12 @@ class GatedShaping:
     """Shapes the growing text of one run.
 
     Args:
+        rules: the rules of shaping at the run's cursor, which stay readable.
         gate: judges the text at the run's cursor; None without a gate.
     """
 
     def __init__(self, rules: Rules, gate: SyntaxGate | None) -> None:
-        self._rules = rules
+        self.rules = rules
         frames = rules.pairs.frames
         # In a string or a comment most text parses, and its end may be what is missing.
         self._gate = None if frames and frames[-1].is_text else gate
@@ -48,7 +49,7 @@ class GatedShaping:
 
     def draft(self, committed: str, draft: str) -> GatedDraft:
         """Returns what may be shown of the model's committed text and draft."""
-        shaped = self._shaped = shape_draft(self._rules, committed, draft, self._shaped)
+        shaped = self._shaped = shape_draft(self.rules, committed, draft, self._shaped)
         if self._gate is None:
             return GatedDraft(shaped)
         self._release(committed)
@@ -64,16 +65,16 @@ class GatedShaping:
     def final(self, text: str) -> tuple[Shaped, bool]:
         """Returns the whole completion, which starts with all committed text shown before, and
         whether the gate has taken something away."""
-        shaped = shape_final(self._rules, text)
+        shaped = shape_final(self.rules, text)
         if self._passes(shaped):
             return shaped, False
         for end in self._cuts(text):
-            shorter = shape_final(self._rules, text[:end])
+            shorter = shape_final(self.rules, text[:end])
             if shorter.text != shaped.text and self._passes(shorter):
                 return shorter, True
         if not self._num_passed:
             return Shaped("", 0, True), True
-        return shape_final(self._rules, text[: self._num_passed]), True
+        return shape_final(self.rules, text[: self._num_passed]), True
 
     def _release(self, committed: str) -> None:
         """Judges the committed text up to its last line end, if that is new."""
@@ -81,9 +82,9 @@ class GatedShaping:
         if end <= self._num_judged:
             return
         self._num_judged = end
-        if self._passes(shape_final(self._rules, committed[:end])):
+        if self._passes(shape_final(self.rules, committed[:end])):
             self._num_passed = end
-            self._firm = shape_draft(self._rules, committed[:end], "").committed
+            self._firm = shape_draft(self.rules, committed[:end], "").committed
 
     def _passes(self, shaped: Shaped) -> bool:
         return self._gate is None or self._gate.passes(shaped.text, shaped.replaced)

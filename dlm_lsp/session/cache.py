@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from dlm_lsp.session.confidence import after
+from engine.api import LogProbs
+
 ENTRIES_MAX = 32
 CHARS_MAX = 8_000_000  # Limit over all entries; each entry holds its document's whole text.
 CLOSERS = frozenset(")]}>\"'`")
@@ -26,12 +29,16 @@ class Completion:
         suffix: the text after the cursor.
         text: the text to insert at the cursor.
         replaced: the number of code points of the suffix that the insertion replaces.
+        logprobs: the tokens of `text`, as far as the model wrote it; empty if unknown.
+        is_unsure: whether it is empty because the model was not sure enough of its text.
     """
 
     prefix: str
     suffix: str
     text: str
     replaced: int = 0
+    logprobs: LogProbs = ()
+    is_unsure: bool = False
 
 
 def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | None:
@@ -52,7 +59,14 @@ def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | 
         return None
     if closed and not (typed and _closes(suffix[:closed], rest)):
         return None
-    return Completion(prefix, suffix, rest, completion.replaced + closed)
+    return Completion(
+        prefix,
+        suffix,
+        rest,
+        completion.replaced + closed,
+        after(completion.logprobs, len(typed)),
+        completion.is_unsure,
+    )
 
 
 def regained(completion: Completion, prefix: str, suffix: str) -> Completion | None:

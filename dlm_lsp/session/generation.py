@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from dlm_lsp.client.messages import SpanBody
 from dlm_lsp.session.cache import Completion, remainder
+from dlm_lsp.session.confidence import after
 from dlm_lsp.session.context import Context
 from dlm_lsp.session.document import Edit
 from dlm_lsp.session.pipeline import Suggestion
@@ -69,7 +70,8 @@ class Generation:
 
     def can_serve(self, prefix: str, suffix: str) -> bool:
         """Returns whether the run's latest state still fits this newer text."""
-        text = self.latest.committed + self.latest.draft if self.latest is not None else ""
+        state = self.latest
+        text = state.committed + state.draft + state.hidden if state is not None else ""
         return remainder(Completion(self.prefix, self.suffix, text), prefix, suffix) is not None
 
     def cancel(self) -> None:
@@ -93,7 +95,7 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
     completion does not begin with `typed`.
     """
     committed, text = suggestion.committed, suggestion.committed + suggestion.draft
-    decided = text[: len(committed) + suggestion.held]
+    decided = text[: len(committed) + suggestion.held] + suggestion.hidden
     if decided[: len(typed)] != typed[: len(decided)]:
         raise Deviation
     if not text.startswith(typed):
@@ -110,4 +112,6 @@ def typed_through(suggestion: Suggestion, typed: str) -> Suggestion | None:
         draft=suggestion.draft[cut:],
         spans=spans,
         held=max(suggestion.held - cut, 0),
+        hidden=suggestion.hidden[max(len(typed) - len(text), 0) :],
+        logprobs=after(suggestion.logprobs, len(typed)),
     )

@@ -29,10 +29,15 @@ from dlm_lsp.client.messages import (
     UsageBody,
 )
 from dlm_lsp.postprocess.gated import GatedShaping
-from dlm_lsp.postprocess.shaping import Rules
+from dlm_lsp.postprocess.shaping import Rules, shape_draft
 from dlm_lsp.postprocess.syntax import SyntaxGate
+from dlm_lsp.session.confidence import aligned
 from dlm_lsp.session.context import Context
+from dlm_lsp.session.sureness import is_sure, sure_lines
 from dlm_lsp.settings.schema import Settings
+from engine.api import LogProbs
+
+UNSURE = "unsure"  # The `finish_reason` of a text that ends where the model is not sure of more.
 
 
 class CompletionSource(Protocol):
@@ -59,8 +64,12 @@ class Suggestion:
         marks: the marks that the host used for the prompt.
         mode: the mode that the host chose; never "auto".
         finish_reason: why the completion ended ("scope" if shaping ended it, "syntax" if the
-            syntax gate took text away); None before.
+            syntax gate took text away, UNSURE if the model was not sure of more); None before.
         exact: whether the host decoded in exact mode.
+        logprobs: the tokens of the text that no longer changes, as far as the model wrote it; empty
+            if unknown.
+        hidden: the text after `draft` that the engine has decided, but of which the model is not
+            sure yet.
     """
 
     committed: str = ""
@@ -74,6 +83,8 @@ class Suggestion:
     mode: str = ""
     finish_reason: str | None = None
     exact: bool = False
+    logprobs: LogProbs = ()
+    hidden: str = ""
 
 
 def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody:
@@ -106,11 +117,12 @@ async def complete(
     body: GenerateBody,
     source: CompletionSource,
     gate: SyntaxGate | Callable[[], SyntaxGate | None] | None = None,
+    least: float = 0.0,
 ) -> AsyncGenerator[Suggestion, None]:
     """Yields the state after each event of the host; the last state is final.
 
     The first state is empty and carries the marks. The generator ends early and cancels the
-    request in the engine once shaping would remove all further text.
+    request in the engine once shaping would remove all further text, or none can be sure.
 
     Args:
         rules: the rules of shaping, or what makes them.
@@ -118,6 +130,7 @@ async def complete(
         gate: what judges the text at the context's cursor, or what makes it; None judges nothing.
             Rules and gate take some milliseconds to make, which pass while the engine reads the
             prompt.
+        least: how probable what is shown must be (`session/sureness.py`); 0 shows everything.
 
     Raises:
         HostError: the host cannot be used or could not complete this request.
@@ -135,7 +148,9 @@ async def complete(
                 shaping = GatedShaping(
                     rules() if callable(rules) else rules, gate() if callable(gate) else gate
                 )
-            if isinstance(event, DraftEvent):
+            if least > 0 and not isinstance(event, StartedEvent | ErrorEvent):
+                latest = _surely(latest, event, shaping, least)
+            elif isinstance(event, DraftEvent):
                 latest = _drafted(latest, event, shaping)
             else:
                 latest = _after(latest, event, shaping)
@@ -150,11 +165,48 @@ def _drafted(latest: Suggestion, event: DraftEvent, shaping: GatedShaping) -> Su
     gated = shaping.draft(event.committed, event.draft)
     shaped = gated.shaped
     if shaped.complete:
-        return _finished(latest, shaping, event.committed, "scope")
-    spans = _shown_spans(shaped.sources, event.spans)
+        return _finished(latest, shaping, event.committed, "scope", event.logprobs)
     return replace(
-        latest, committed=shaped.committed, draft=shaped.draft, spans=spans, held=gated.held
+        latest,
+        committed=shaped.committed,
+        draft=shaped.draft,
+        spans=_shown_spans(shaped.sources, event.spans),
+        held=gated.held,
+        logprobs=aligned(event.logprobs, event.committed, shaped.committed + shaped.draft),
     )
+
+
+def _surely(
+    latest: Suggestion,
+    event: DraftEvent | FinishedEvent | StoppedEvent,
+    shaping: GatedShaping,
+    least: float,
+) -> Suggestion:
+    """Returns the state after an event, with those lines alone of which the model is sure.
+
+    It is final once no further line can be sure.
+    """
+    latest, ended = replace(latest, usage=event.usage), None
+    written = event.committed if isinstance(event, DraftEvent) else event.text
+    whole = shape_draft(shaping.rules, written, "")
+    if not isinstance(event, DraftEvent):
+        ended = _after(latest, event, shaping)
+    elif whole.complete or (written and not event.logprobs):
+        ended = _drafted(latest, event, shaping)
+    if written and not event.logprobs:  # The host does not tell.
+        return ended or latest
+    if ended is not None and is_sure(ended.committed, ended.logprobs, least):
+        return ended
+    lines = sure_lines(written, event.logprobs, least)
+    if ended is not None or not is_sure(written, event.logprobs, least):
+        return _finished(ended or latest, shaping, lines, UNSURE, event.logprobs)
+    assert isinstance(event, DraftEvent), "any other event ends the run"
+    sure = {"committed": lines, "draft": "", "spans": ()}
+    latest = _drafted(latest, event.model_copy(update=sure), shaping)
+    if latest.final:
+        return latest
+    shown = len(latest.committed) + len(latest.draft)
+    return replace(latest, hidden=whole.committed[shown:])
 
 
 def _after(
@@ -170,16 +222,19 @@ def _after(
         return replace(latest, marks=event.marks, mode=event.mode, exact=event.exact)
     if isinstance(event, FinishedEvent):
         latest = replace(latest, mode=event.mode, exact=event.exact)
-        return _finished(latest, shaping, event.text, event.finish_reason)
-    return _finished(latest, shaping, event.text, "stopped")
+        return _finished(latest, shaping, event.text, event.finish_reason, event.logprobs)
+    return _finished(latest, shaping, event.text, "stopped", event.logprobs)
 
 
-def _finished(latest: Suggestion, shaping: GatedShaping, text: str, reason: str) -> Suggestion:
+def _finished(
+    latest: Suggestion, shaping: GatedShaping, text: str, reason: str, logprobs: LogProbs
+) -> Suggestion:
     shaped, is_cut = shaping.final(text)
     if shaped.complete and reason == "length":
         reason = "scope"  # Its last token shows that it had ended.
     # What is left of a text that the token limit cut has not ended.
-    if is_cut and reason != "stopped" and not (reason == "length" and shaped.text):
+    is_empty = reason == UNSURE and not text  # There was nothing to take away.
+    if is_cut and not is_empty and reason != "stopped" and not (reason == "length" and shaped.text):
         reason = "syntax"
     return replace(
         latest,
@@ -187,9 +242,11 @@ def _finished(latest: Suggestion, shaping: GatedShaping, text: str, reason: str)
         draft="",
         spans=(),
         held=0,
+        hidden="",
         final=True,
         replaced=shaped.replaced,
         finish_reason=reason,
+        logprobs=aligned(logprobs, text, shaped.text),
     )
 
 

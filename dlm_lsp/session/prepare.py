@@ -19,12 +19,13 @@ GREEDY = SamplingBody()
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """The input of `pipeline.complete`: the context, what makes the shaping rules, the request
-    body, and what makes the syntax gate, if there is one."""
+    body, what makes the syntax gate, if there is one, and how probable what is shown must be."""
 
     context: Context
     make_rules: Callable[[], Rules]
     body: GenerateBody
     make_gate: Callable[[], SyntaxGate | None] | None = None
+    least: float = 0.0
 
 
 def prepare(

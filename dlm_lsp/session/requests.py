@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlm_lsp.session.document import Document, Position
+from engine.api import LogProbs
 
 if TYPE_CHECKING:
     from dlm_lsp.session.pipeline import Suggestion
@@ -53,12 +54,16 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An offer to replace `document.text[start:end]` with `text`, as it was shown."""
+    """An offer to replace `document.text[start:end]` with `text`, as it was shown.
+
+    `logprobs` are the tokens of `text`, after the popup menu's entry; empty if unknown.
+    """
 
     id: str
     text: str
     start: int
     end: int
+    logprobs: LogProbs = ()
 
 
 @dataclass(frozen=True, slots=True)

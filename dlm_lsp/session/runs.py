@@ -21,7 +21,7 @@ from dlm_lsp.session.document import Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.generation import Deviation, Generation, typed_through
-from dlm_lsp.session.pipeline import Suggestion, complete, to_body
+from dlm_lsp.session.pipeline import UNSURE, Suggestion, complete, to_body
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
 from dlm_lsp.session.requests import Ask, DraftNotice, Editor
@@ -39,6 +39,7 @@ class EngineRuns:
         cache: receives the result of each run.
         documents: keeps the marks of each document's last prompt.
         settings_of: returns the settings of a document by its URI.
+        least_of: returns how sure the model must be of what a request is shown.
 
     Attributes:
         latest: the final state of the run that ended last.
@@ -52,6 +53,7 @@ class EngineRuns:
         documents: Documents,
         cache: ResultCache,
         settings_of: Callable[[str], Settings],
+        least_of: Callable[[Ask], float],
     ) -> None:
         self.latest: Suggestion | None = None
         self._editor = editor
@@ -60,6 +62,7 @@ class EngineRuns:
         self._documents = documents
         self._cache = cache
         self._settings_of = settings_of
+        self._least_of = least_of
 
     async def first(self, slot: RequestSlot, place: CompletionPlace) -> tuple[Completion, bool]:
         """Returns the greedy answer, and whether the run that was taken over produced it.
@@ -99,9 +102,7 @@ class EngineRuns:
                     continue
                 self.latest = state
                 self._link.worked()
-                completion = Completion(
-                    generation.prefix, generation.suffix, state.committed, state.replaced
-                )
+                completion = _completion(generation.prefix, generation.suffix, state)
                 if slot.ask.is_plain and state.finish_reason != "stopped":
                     self._cache.put(slot.ask.uri, completion)
                 left = remainder(completion, place.prefix, place.suffix)
@@ -136,9 +137,7 @@ class EngineRuns:
         async with aclosing(generation.follow()) as states:
             async for state in states:
                 if state.final and state.finish_reason != "stopped":
-                    prefix, suffix = generation.prefix, generation.suffix
-                    completion = Completion(prefix, suffix, state.committed, state.replaced)
-                    self._cache.put(uri, completion)
+                    self._cache.put(uri, _completion(generation.prefix, generation.suffix, state))
 
     async def warm(self, uri: str, place: CompletionPlace) -> None:
         """Brings the prompt at a place of the current text into the engine's cache.
@@ -159,8 +158,7 @@ class EngineRuns:
         async with aclosing(self._suggestions(prepared)) as suggestions:
             async for suggestion in suggestions:
                 if suggestion.final:
-                    text, replaced = suggestion.committed, suggestion.replaced
-                    return Completion(place.prefix, place.suffix, text, replaced)
+                    return _completion(place.prefix, place.suffix, suggestion)
         raise AssertionError("a pipeline ends with a final state or an error")
 
     def _run(self, ask: Ask, place: CompletionPlace) -> Generation:
@@ -172,6 +170,7 @@ class EngineRuns:
         body = to_body(settings, automatic=ask.automatic, client="lsp")
         marks = self._documents.marks(ask.uri)
         prepared = prepare(ask, place, marks, body, sampling, settings.limits.lines)
+        prepared = replace(prepared, least=self._least_of(ask))
         if not settings.syntax:
             return prepared
         context = prepared.context
@@ -185,6 +184,7 @@ class EngineRuns:
             prepared.body,
             self._link.host,
             prepared.make_gate,
+            prepared.least,
         )
 
     def _note_marks(self, uri: str, generation: Generation, state: Suggestion) -> None:
@@ -214,3 +214,9 @@ class EngineRuns:
                 sequence=slot.sequence,
             )
         )
+
+
+def _completion(prefix: str, suffix: str, state: Suggestion) -> Completion:
+    """Returns the completion of a final state at a place."""
+    is_unsure = state.finish_reason == UNSURE
+    return Completion(prefix, suffix, state.committed, state.replaced, state.logprobs, is_unsure)

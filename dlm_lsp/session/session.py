@@ -30,6 +30,7 @@ from dlm_lsp.session.requests import Answer, Ask, Editor, Offer
 from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
+from dlm_lsp.session.sureness import UNSURE, threshold
 from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
 
@@ -70,7 +71,13 @@ class Session:
         self._gate = Gate(editor_options, user_file, editor.log, self._settings_changed)
         self._gate.use_folders(folders)
         self._runs = EngineRuns(
-            editor, encoding, link, self.documents, self._cache, self._gate.settings_of
+            editor,
+            encoding,
+            link,
+            self.documents,
+            self._cache,
+            self._gate.settings_of,
+            self._least_of,
         )
         self._ahead = Ahead(
             self._gate,
@@ -297,6 +304,10 @@ class Session:
         usage = latest.usage.model_dump(by_alias=True) if latest is not None else None
         return {"counts": dict(self._counts), "last": usage}
 
+    def counted(self, name: str) -> int:
+        """Returns one of the counts of `stats`."""
+        return self._counts[name]
+
     def _forget(self, uri: str) -> None:
         """Drops a document's cached completions and supersedes its request in flight."""
         self._cache.clear(uri)
@@ -382,16 +393,26 @@ class Session:
                 offers[key] = self._offer(place, shift, completion)
         if offers:
             reason = None
+        elif reason is None and any(completion.is_unsure for completion in completions):
+            reason = UNSURE
+            self._counts["unsure"] += 1
         elif reason is None:
             reason = "The model has nothing to add here."
         self._answered(slot, reason)
         return Answer(document, tuple(offers.values()), reason)
 
+    def _least_of(self, ask: Ask) -> float:
+        """Returns how probable what is shown must be."""
+        if not ask.automatic:
+            return 0.0
+        setting = self._gate.settings_of(ask.uri).silence.confidence
+        return threshold(setting, self._host.is_bundled)
+
     def _offer(self, place: CompletionPlace, shift: int, completion: Completion) -> Offer:
         self._counts["offers"] += 1
         start, end = place.start + shift, place.end + shift + completion.replaced
         offer_id = self._offers.add(len(completion.text))
-        return Offer(offer_id, place.lead + completion.text, start, end)
+        return Offer(offer_id, place.lead + completion.text, start, end, completion.logprobs)
 
     def _answered(self, slot: RequestSlot, reason: str | None) -> None:
         """Logs and reports how a request ended; `reason` is None if it showed something."""

@@ -14,10 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from dlm_lsp.settings.sources import (
     Fields,
@@ -36,12 +37,23 @@ PROJECT_REFUSED = ("silence.secretFiles", "silence.ignoredFiles")
 # The values of these with which a project adds silence; it must not take the user's silence away.
 PROJECT_ONLY = {"silence.automatic": False, "silence.comments": True, "silence.strings": True}
 PROJECT_LOWERS = ("silence.fileCharsMax",)
+PROJECT_RAISES = ("silence.confidence",)  # Where both have a number; else the user's stands.
 # A project's list is added to the user's, so that it cannot remove the user's entries.
 PROJECT_ADDS = ("silence.languages", "silence.globs")
 
 SECRET_FIELDS = ("engine.token", "engine.url")  # Never shown: a URL may contain a password.
 CLIENT, DEFAULT = "client", "default"
 
+
+def _probability(value: Any) -> float | str:
+    """Checks a `Probability`; a union of types would name two problems for one value."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "auto" or (is_number and 0 <= value <= 1):
+        return value
+    raise PydanticCustomError("probability", 'Input should be "auto" or a number from 0 to 1')
+
+
+Probability = Annotated[float | Literal["auto"], PlainValidator(_probability)]
 Names = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=NAMES_MAX)
 ]
@@ -110,6 +122,9 @@ class SilenceSection(_Section):
         ignored_files: whether files that .gitignore or .dlmignore names get no suggestions.
         comments, strings: whether nothing is suggested while typing in comments and strings.
         file_chars_max: the length of the longest document that is completed, in characters.
+        confidence: how probable a suggestion while typing must be to be shown, whole or its first
+            lines; 0 shows everything, "auto" is a value that was measured with real models, and 0
+            with the bundled one.
     """
 
     automatic: bool = True
@@ -120,6 +135,7 @@ class SilenceSection(_Section):
     comments: bool = False
     strings: bool = False
     file_chars_max: int = Field(default=5_000_000, ge=1, le=50_000_000)
+    confidence: Probability = "auto"
 
 
 class Settings(_Section):
@@ -225,6 +241,9 @@ def _restricted(found: Fields, earlier: Fields, source: str, problems: Problems)
             allowed[name] = merged[:NAMES_MAX]
         elif name in PROJECT_LOWERS and name in earlier:
             allowed[name] = min(cast("int", value), cast("int", earlier[name]))
+        elif name in PROJECT_RAISES and name in earlier:
+            numbers = [one for one in (value, earlier[name]) if not isinstance(one, str)]
+            allowed[name] = max(cast("list[float]", numbers)) if numbers[1:] else earlier[name]
         elif name not in PROJECT_ONLY or PROJECT_ONLY[name] is value or name not in earlier:
             allowed[name] = value
     return allowed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,13 +29,18 @@ def byte_tokenizer() -> Tokenizer:
 TOKENIZER = byte_tokenizer()
 
 
+def committed(data: bytes, *confidences: float, end: float | None = None) -> Progress:
+    """The progress of these bytes, one token each; certain without confidences."""
+    return Progress(tuple(data), confidences or (1.0,) * len(data), end_confidence=end)
+
+
 def feed(text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], Transcript]:
     """`committed` after each byte."""
     transcript = Transcript(TOKENIZER, stop)
-    data = tuple(text.encode())
+    data = text.encode()
     shown = []
     for count in range(len(data) + 1):
-        transcript.update(Progress(data[:count]))
+        transcript.update(committed(data[:count]))
         shown.append(transcript.committed)
     return shown, transcript
 
@@ -72,16 +79,16 @@ def test_stop_texts(text: str, stop: tuple[str, ...], expected: str) -> None:
 
 def test_a_token_may_hold_several_stop_texts_and_the_earliest_wins() -> None:
     transcript = Transcript(TOKENIZER, ("cd", "b"))
-    transcript.update(Progress(tuple(b"abcd")))
+    transcript.update(committed(b"abcd"))
     assert transcript.finish() == "a"
 
 
 def test_the_beginning_of_a_stop_text_is_draft_until_it_is_none() -> None:
     transcript = Transcript(TOKENIZER, ("</end>",))
-    transcript.update(Progress(tuple(b"x</e")))
+    transcript.update(committed(b"x</e"))
     assert transcript.committed == "x"
     assert transcript.draft(())[0] == "</e"
-    transcript.update(Progress(tuple(b"x</e.")))
+    transcript.update(committed(b"x</e."))
     assert transcript.committed == "x</e."
 
 
@@ -121,9 +128,24 @@ def test_half_a_character_beside_a_mask_is_not_shown() -> None:
 
 def test_a_broken_character_at_the_end_is_replaced() -> None:
     transcript = Transcript(TOKENIZER, ())
-    transcript.update(Progress(("a€".encode()[0], "€".encode()[0])))
+    transcript.update(committed("a€".encode()[:2]))
     assert transcript.committed == "a"
     assert transcript.finish() == "a�"
+
+
+def test_each_token_of_a_text_tells_where_it_ends_and_its_probability() -> None:
+    transcript = Transcript(TOKENIZER, ())
+    transcript.update(committed("aé".encode(), 0.5, 1.0, 0.25))
+    assert transcript.logprobs == ((1, -0.693), (1, 0.0), (2, -1.386))
+    transcript.update(committed("aéb".encode(), 0.5, 1.0, 0.25, 0.0, end=0.5))
+    assert transcript.logprobs[3:] == ((3, round(math.log(1e-12), 3)), (3, -0.693))
+
+
+def test_no_token_reaches_behind_a_stop_text() -> None:
+    transcript = Transcript(TOKENIZER, ("bc",))
+    transcript.update(committed(b"abcd", 0.5, 0.5, 0.5, 0.5))
+    assert transcript.finish() == "a"
+    assert [end for end, _ in transcript.logprobs] == [1, 1, 1, 1]
 
 
 def test_mean_confidence_is_geometric() -> None:

@@ -29,7 +29,8 @@ from dlm_lsp.client.messages import (
 from dlm_lsp.evaluation import answers as answers_module
 from dlm_lsp.evaluation import run as run_module
 from dlm_lsp.evaluation.options import ModeOption
-from dlm_lsp.evaluation.variants import to_variants
+from dlm_lsp.evaluation.shown import read
+from dlm_lsp.evaluation.variants import to_variants, with_confidences
 from engine.errors import ConfigError
 from engine.lab.evaluation.sandbox import Outcome, check_isolation
 from tests.engine.lab.evaluation.problems import MULTI_LINES, PROBLEMS, SINGLE_LINES
@@ -335,6 +336,8 @@ def test_progress_says_what_was_found_before(
         (["--suite", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--thresholds", "3"], "--thresholds has 3"),
         (["--modes", "ar", "--thresholds", "0.5"], "of the mode block"),
+        (["--confidence", "2"], "--confidence has 2"),
+        (["--log-shown"], "Add --out"),
         (["--max-tokens", "5000"], "--max-tokens is 5000"),
         (["--raw", "--automatic"], "--raw and --automatic exclude"),
         (["--corpus", "nowhere"], "holds no held_out"),
@@ -365,6 +368,8 @@ def test_variants_are_modes_and_thresholds_once_each() -> None:
     labels = [v.label for v in to_variants([block, ModeOption("ar"), block], [0.9, 0.5, 0.9])]
     assert labels == ["block at 0.5", "block at 0.9", "ar"]
     assert [v.label for v in to_variants([block], [])] == ["block"]
+    sure = with_confidences(to_variants([block], []), [0.5, 0, 0.5])
+    assert [v.label for v in sure] == ["block, sure to 0", "block, sure to 0.5"]
 
 
 def test_a_mode_may_have_blocks_of_its_own(
@@ -433,6 +438,13 @@ def test_a_real_engine_is_evaluated_in_every_suite(
     assert {row["tasks"] for row in report["kinds"] if row["group"] == "whole_line"} == {1}
     assert all(row["asks"] > 0 for row in report["replays"])
     assert sum(row["ms_p50"] is not None for row in report["kinds"]) >= 2 * 6
+    replay = [*arguments[:5], "--suite", "replay", "--limit", "1", "--keystrokes", "6"]
+    replay += ["--modes", "ar", "--confidence", "0", "1", "--log-shown", "--out", "sure"]
+    assert main(replay) == 0
+    everything, nothing = read(Path("sure"))
+    assert len(everything.shown) > 0
+    assert all(one.logprobs for one in everything.shown)
+    assert len(nothing.shown) == 0
 
 
 def test_an_interrupted_run_can_be_taken_up(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +22,9 @@ from dlm_lsp.client.messages import (
     UsageBody,
 )
 from dlm_lsp.evaluation.replay import Deaf, TypingScript, draw_scripts, replay
+from dlm_lsp.evaluation.shown import ShownInFile, read, write
 from dlm_lsp.session.engine_link import EngineLink
-from engine.errors import EngineFailure
+from engine.errors import ConfigError, EngineFailure
 from engine.lab.evaluation.records import ReplayRecord
 
 # All lines differ, so that a prefix determines its place in the file.
@@ -52,10 +56,12 @@ class Host:
             raise self.failure
         self.bodies.append(body)
         yield StartedEvent(mode="ar", marks=Marks(), usage=UsageBody())
+        text = self.answer(body.prefix)
         yield FinishedEvent(
-            text=self.answer(body.prefix),
+            text=text,
             finish_reason="end",
             confidence=1,
+            logprobs=((len(text), math.log(0.25)),),
             mode="ar",
             usage=UsageBody(tokens=1, forwards=1),
         )
@@ -75,7 +81,11 @@ def all_knowing(prefix: str) -> str:
 
 
 async def played(
-    answer: Answer, keys_max: int = 150, failure: HostError | None = None
+    answer: Answer,
+    keys_max: int = 150,
+    failure: HostError | None = None,
+    confidence: float = 0,
+    keep: Callable[[ShownInFile], None] | None = None,
 ) -> tuple[ReplayRecord, Host]:
     host = Host(answer, failure)
 
@@ -85,7 +95,8 @@ async def played(
 
         return EngineLink(editor, make_client)
 
-    return await replay(SCRIPT, "ar", {"mode": "ar"}, keys_max, make_link), host
+    options: dict[str, object] = {"mode": "ar", "silence": {"confidence": confidence}}
+    return await replay(SCRIPT, "ar", options, keys_max, make_link, keep), host
 
 
 def check(record: ReplayRecord) -> None:
@@ -154,3 +165,37 @@ def test_scripts_come_from_every_package_alike() -> None:
     assert "two/b.py" not in [script.id for script in draw_scripts(files, 99, seed=1)]
     assert len(draw_scripts(files, 99, seed=1)) == 10
     assert draw_scripts([], 3, seed=1) == []
+
+
+async def test_shown_suggestions_are_kept_with_their_verdicts_and_probabilities(
+    tmp_path: Path,
+) -> None:
+    kept: list[ShownInFile] = []
+    record, _ = await played(lambda prefix: all_knowing(prefix) or "@@", keep=kept.append)
+    (file,) = kept
+    counts = Counter(one.verdict for one in file.shown)
+    found = record.right, record.partly, record.wrong, record.unwanted
+    assert found == tuple(counts[name] for name in ("right", "partly", "wrong", "unwanted"))
+    assert (file.asks, file.elsewhere) == (record.asks, record.elsewhere)
+    for one in file.shown:
+        assert one.logprobs == ((len(one.text), math.log(0.25)),)
+        assert (one.same == len(one.text)) >= (one.verdict == "right")
+    write(tmp_path, file)
+    write(tmp_path, file)  # A file that was typed again counts once.
+    assert read(tmp_path) == [replace(file, shown=tuple(file.shown))]
+
+
+async def test_what_the_model_is_not_sure_of_is_silent_in_the_replay() -> None:
+    shown, _ = await played(all_knowing, confidence=0.2)
+    silent, _ = await played(all_knowing, confidence=0.3)
+    assert shown.right > 0
+    assert silent.silent == silent.asks
+    assert silent.keys == silent.keys_without
+
+
+def test_a_log_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--log-shown"):
+        read(tmp_path)
+    (tmp_path / "suggestions.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="line 1 is damaged"):
+        read(tmp_path)

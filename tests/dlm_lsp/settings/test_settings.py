@@ -103,6 +103,7 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
             "comments": True,
             "strings": True,
             "fileCharsMax": 1000,
+            "confidence": 0.25,
         },
     }
     loaded = load_settings({"dlm": values} if outer else values)
@@ -131,6 +132,26 @@ def test_a_project_adds_silence_and_takes_none_away(sources: Sources) -> None:
     silence = sources.load().settings.silence
     assert silence.languages == ("tex", "sql")
     assert silence.globs == ("private/**",)
+
+
+@pytest.mark.parametrize(
+    ("user", "project", "used"),
+    [("0.5", "0.7", 0.7), ("0.5", "0", 0.5), ('"auto"', "0", "auto"), ("0.5", '"auto"', 0.5)],
+)
+def test_a_project_only_raises_the_least_confidence(
+    sources: Sources, user: str, project: str, used: float | str
+) -> None:
+    sources.user_file.write_text(f"silence.confidence = {user}\n")
+    sources.project_file.write_text(f"silence.confidence = {project}\n")
+    assert sources.load().settings.silence.confidence == used
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1", '"sure"', "true"])
+def test_a_confidence_that_is_no_probability_is_reported(sources: Sources, value: str) -> None:
+    sources.user_file.write_text(f"silence.confidence = {value}\n")
+    loaded = sources.load()
+    assert loaded.settings.silence.confidence == "auto"
+    assert "silence.confidence" in loaded.problems[0]
 
 
 def test_a_project_cannot_overflow_the_lists(sources: Sources) -> None:
