@@ -223,7 +223,7 @@ async def test_cancelling_a_request_that_took_a_run_over_stops_the_engine(
 async def test_drafts_are_whole_states_that_only_grow_and_end_with_the_answer(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
-    await editor.greet(scripted.url, drafts=True)
+    await editor.greet(scripted.url, drafts=True, silence={"confidence": 0})
     asking, job = await started(editor, scripted, workDoneToken="t")
     for committed, draft in (("", "a░b"), ("a", " + ░"), ("a + b", " * ")):
         job.draft(committed, draft, (0, 1, 0.25))

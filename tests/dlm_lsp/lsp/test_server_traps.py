@@ -134,7 +134,7 @@ async def test_position_encoding_is_the_first_the_client_prefers(
     character: int,
 ) -> None:
     general = {} if wanted is None else {"positionEncodings": wanted}
-    settings = {"engine": {"url": scripted.url}, "drafts": True}
+    settings = {"engine": {"url": scripted.url}, "drafts": True, "silence": {"confidence": 0}}
     result = await editor.initialize(settings, {"general": general})
     assert result["capabilities"]["positionEncoding"] == chosen
     editor.open(URI, "é😀 = (2)\n")  # é: 2, 1, 1 units; 😀: 4, 2, 1
