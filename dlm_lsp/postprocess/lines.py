@@ -157,6 +157,8 @@ class _Judge:
         verdicts = [self._repetition(whole, can_grow)]
         if is_whole and self.fit.is_code(line.start):
             verdicts.append(foreign(self._rules.foreign, whole, can_grow))
+            if self.fit.is_outside(line.start):
+                verdicts.append(self._scope.at_margin(whole, can_grow))
         # A line inside a bracket or string that the completion has opened continues it.
         if is_whole and self.fit.is_outside(line.start, in_text=True):
             verdicts.append(self._below(line, whole))

@@ -58,6 +58,7 @@ class ScopeRules:
         is_automatic: whether typing caused the request; the text is then one paragraph.
         has_directives: whether a line that begins with "#" is one for a preprocessor, and labels
             stand where they like.
+        is_amid_block: whether the cursor's line is empty and the lines around it are indented.
     """
 
     line_before: str
@@ -65,6 +66,7 @@ class ScopeRules:
     outer: tuple[str, ...]
     is_automatic: bool
     has_directives: bool = False
+    is_amid_block: bool = False
 
 
 class Scope:
@@ -127,6 +129,13 @@ class Scope:
         if columns < self._base:
             return self._outside(text, columns, start, can_grow)
         return self._on_level(text, columns, can_grow)
+
+    def at_margin(self, line: str, can_grow: bool) -> Verdict:
+        """Returns whether a line is a new top-level statement in the middle of an indented block:
+        it would take the lines below from what they belong to."""
+        if not self._rules.is_amid_block or line[:1] in ("", " ", "\t", ")", "]", "}"):
+            return Verdict.KEEP
+        return _mark(line.strip(), can_grow) if self._rules.has_directives else Verdict.END
 
     def keep(self, number: int, line: str) -> None:
         """Adds a line that stays."""

@@ -130,6 +130,11 @@ def rules_for(
                 outer=_outer(line_before, lines_above, indent),
                 is_automatic=automatic,
                 has_directives=language_id.lower() in WITH_DIRECTIVES,
+                # In prose a paragraph may stand anywhere.
+                is_amid_block=bool(language.line_comments)
+                and not (line_before + line_after).strip("\r\n")
+                and _is_indented(lines_above)
+                and _is_indented(lines_below),
             ),
             foreign=foreign_rules(language, language_id),
             lines_max=lines_max,
@@ -142,6 +147,11 @@ def rules_for(
         recipe_above=tuple(lines_above[:_RECIPE_LINES]) if language.has_recipes else None,
         needs_one_line=automatic and has_code_after and not line_before.strip(),
     )
+
+
+def _is_indented(lines: list[str]) -> bool:
+    """Returns whether the first of these lines is indented."""
+    return bool(lines and indentation(lines[0]))
 
 
 def shape_draft(

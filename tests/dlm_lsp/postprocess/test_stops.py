@@ -109,6 +109,38 @@ def test_a_run_on_ends_where_a_person_would(stop: Stop) -> None:
             assert later.startswith(earlier)
 
 
+AMID = [
+    ("python", "def f(a):\n    b = a\n‸\n    return b\n", "def main():\n    f(1)\n"),
+    (
+        "python",
+        'def f(a):\n    """Doubles."""\n‸\n    return b\n',
+        "# Test cases\nassert f(1)",
+    ),
+    ("lua", "function f(a)\n  local b = a\n‸\n  return b\nend\n", "print(f(1))"),
+]
+
+
+@pytest.mark.parametrize(("language", "text", "raw"), AMID)
+@pytest.mark.parametrize("automatic", [False, True])
+def test_no_top_level_statement_stands_amid_a_block(
+    language: str, text: str, raw: str, automatic: bool
+) -> None:
+    before, _, after = text.partition(CURSOR)
+    rules = rules_for(before, after, automatic, language)
+    shaped = shape_final(rules, raw)
+    assert shaped.text == ""
+    assert shaped.complete
+    assert shape_draft(rules, raw[:3], "").committed == ""
+    assert shape_final(rules, "    c = 1").text == "    c = 1"
+
+
+def test_a_preprocessor_s_line_and_prose_may_stand_at_the_margin() -> None:
+    c = rules_for("int f(void) {\n    g();\n", "\n    h();\n}\n", True, "c")
+    assert shape_final(c, "#ifdef A").text == "#ifdef A"
+    prose = rules_for("- a\n  b\n", "\n  c\n", True, "markdown")
+    assert shape_final(prose, "A text.").text == "A text."
+
+
 @pytest.mark.parametrize(("language", "text", "raw"), WHOLE)
 def test_what_is_no_end_stays(language: str, text: str, raw: str) -> None:
     assert shape_final(rules_at(language, text, False), raw).text == raw
