@@ -175,7 +175,8 @@ def _is_bundled(settings: dict[str, object]) -> bool:
 
 async def _run(console: Console, script: DemoScript, settings: dict[str, object]) -> int:
     text, places = script.open()
-    settings = {"mode": script.mode, **settings}
+    # It shows what the model writes, sure or not.
+    settings = {"mode": script.mode, "silence": {"confidence": 0}, **settings}
     heard, buffer = Conversation(), Buffer(script, text)
     editor = LspClient(heard.hear)
     try:

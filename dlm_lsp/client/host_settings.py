@@ -14,7 +14,7 @@ from dlm_lsp.client.options import IDLE_SECONDS
 from dlm_lsp.settings.schema import Settings
 from dlm_lsp.store.choice import Choice, choose
 from dlm_lsp.store.errors import StoreError
-from engine.config import EngineSettings
+from engine.config import BUNDLED_CHECKPOINT, EngineSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class HostSettings:
     @property
     def is_bundled(self) -> bool:
         """Whether the bundled model answers; a host at a URL has a model of its own."""
-        return self.url is None and self.engine.checkpoint is None
+        return self.url is None and self.engine.checkpoint_path() == BUNDLED_CHECKPOINT
 
 
 def to_host_settings(settings: Settings) -> HostSettings:

@@ -72,8 +72,9 @@ def test_mode_seed_and_stop_reach_the_engine(home: Home):
     drawn = ["--temperature", "1.5", PLACE]
     texts = [objects(home, "--seed", seed, *drawn)[0]["text"] for seed in ("1", "1", "2")]
     assert texts[0] == texts[1] != texts[2]
-    mark = next(character for character in str(one_by_one["text"]) if "!" <= character <= "~")
-    (stopped,) = objects(home, "--mode", "ar", "--stop", mark, PLACE)
+    (whole,) = objects(home, "--mode", "ar", NEXT_PLACE)
+    mark = next(character for character in str(whole["text"]) if "!" <= character <= "~")
+    (stopped,) = objects(home, "--mode", "ar", "--stop", mark, NEXT_PLACE)
     assert mark not in str(stopped["text"])
 
 

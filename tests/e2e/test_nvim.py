@@ -37,7 +37,8 @@ CURSOR_LINE = SOURCE[: SOURCE.index("withdraw")].count("\n") + 2
 README = (ROOT / "editors" / "nvim" / "README.md").read_text("utf-8")
 # The tests use the README's configuration.
 SET_UP = README.split("```lua\n")[1].split("```")[0].replace("/path/to/dlm-lsp", str(ROOT))
-NOISE = {"limits": {"tokensMax": 12}}  # A seeded model's text must fit into one row.
+# A seeded model's text must fit into one row; it is neither sure nor code.
+NOISE = {"limits": {"tokensMax": 12}, "silence": {"confidence": 0}, "syntax": False}
 WARMED = """
 local client = vim.lsp.get_clients({ name = 'dlm_lsp', bufnr = 0 })[1]
 local answer = client:request_sync('workspace/executeCommand', { command = 'dlm.stats' }, 10000)

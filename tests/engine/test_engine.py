@@ -84,7 +84,11 @@ def test_drafts_grow_into_the_finished_text(engine: Engine, mode: str, temperatu
     assert usage.tokens == 24
     assert usage.forwards == (23 if mode == "ar" else usage.forwards)
     assert 0 < usage.prefill_ms <= (usage.first_draft_ms or 0) <= usage.total_ms
-    assert finished == replace(events_of(engine, request)[-1], usage=usage)
+    again = events_of(engine, request)[-1]
+    assert isinstance(again, Finished)
+    # More of the prompt is cached, so its last step has other rows, whose last bits may differ.
+    assert (again.text, again.reason) == (finished.text, finished.reason)
+    assert again.confidence == pytest.approx(finished.confidence, rel=1e-4)
 
 
 def test_a_repeated_prompt_comes_from_the_cache(engine: Engine) -> None:
