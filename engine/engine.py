@@ -176,7 +176,7 @@ class Engine:
         """About how many tokens of a prompt would have to be computed by a request that reuses its
         suffix. An estimate, because requests may run meanwhile, and up to a page too high."""
         held = self._cache.held(prompt)
-        if held <= suffix[0] < suffix[1] and self._cache.holds_suffix(prompt, suffix):
+        if held <= suffix[0] < suffix[1] and self._cache.find_suffix(prompt, suffix):
             held += suffix[1] - suffix[0]
         return len(prompt) - held
 

@@ -29,10 +29,8 @@ class StepCache(Protocol):
     def open(
         self, prompt: tuple[int, ...], tokens_max: int, *, exact: bool = False
     ) -> tuple[int, int]: ...
-    def holds_suffix(self, prompt: tuple[int, ...], suffix: tuple[int, int]) -> bool: ...
-    def take_suffix(
-        self, sequence: int, prompt: tuple[int, ...], suffix: tuple[int, int]
-    ) -> None: ...
+    def find_suffix(self, prompt: tuple[int, ...], suffix: tuple[int, int]) -> Any: ...
+    def take_suffix(self, sequence: int, held: Any) -> None: ...
     def hold_suffix(
         self, sequence: int, prompt: tuple[int, ...], suffix: tuple[int, int]
     ) -> None: ...
@@ -81,13 +79,14 @@ def decode(
     try:
         task, known = Task(request, cached, sequence, traits), cached
         keeps_suffix = request.suffix[0] < request.suffix[1] and not request.exact
-        if keeps_suffix and _can_reuse_suffix(cache, task):
+        held = _suffix_to_reuse(cache, task) if keeps_suffix else None
+        if held is not None:
             keeps_suffix, known = False, cached + request.suffix[1] - request.suffix[0]
             for opened in _before_suffix(model, cache, task, known, is_cancelled):
                 yield opened
                 if opened.stopped is not None:
                     return
-            cache.take_suffix(sequence, request.prompt, request.suffix)
+            cache.take_suffix(sequence, held)
             task = replace(task, cached=request.suffix[1])
         state = strategy.start(task)
         forwards, rows = 0, 0
@@ -115,14 +114,15 @@ def decode(
         cache.close(sequence)
 
 
-def _can_reuse_suffix(cache: StepCache, task: Task) -> bool:
-    """Whether a suffix that is kept may stand in for the request's own, which is not cached."""
+def _suffix_to_reuse(cache: StepCache, task: Task) -> Any:
+    """The kept suffix that may stand in for the request's own, which is not cached; None without.
+
+    It is looked up once: other requests take turns with this one and may replace it.
+    """
     request = task.request
-    return (
-        request.reuses_suffix
-        and task.cached <= request.suffix[0]
-        and cache.holds_suffix(request.prompt, request.suffix)
-    )
+    if not request.reuses_suffix or task.cached > request.suffix[0]:
+        return None
+    return cache.find_suffix(request.prompt, request.suffix)
 
 
 def _before_suffix(

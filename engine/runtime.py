@@ -19,7 +19,7 @@ from engine.step import Step
 
 class Cache(StepCache, Protocol):
     """The K/V of all sequences, as the engine sees it. Only the engine thread calls it, but for
-    `held` and `holds_suffix`."""
+    `held` and `find_suffix`."""
 
     @property
     def capacity(self) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
 from engine.cache.shape import CacheShape
-from engine.cache.suffixes import SuffixStore, common_length
+from engine.cache.suffixes import HeldSuffix, SuffixStore, common_length
 from engine.errors import MemoryExhausted
 from engine.step import Step, check_path
 
@@ -164,19 +164,19 @@ class ArrayCache:
         workspace.tokens += tokens
         self._store[slots] = new.transpose(3, 0, 1, 2, 4)
 
-    def holds_suffix(self, prompt: Sequence[int], suffix: tuple[int, int]) -> bool:
-        """Whether the keys and values of this part of a prompt are kept from an earlier one."""
+    def find_suffix(
+        self, prompt: Sequence[int], suffix: tuple[int, int]
+    ) -> HeldSuffix[Array] | None:
+        """The keys and values of this part of a prompt, if they are kept from an earlier one. They
+        stay valid although others are kept meanwhile."""
         start, end = suffix
-        return self._suffixes.find(prompt[:start], prompt[start:end]) is not None
+        return self._suffixes.find(prompt[:start], prompt[start:end])
 
-    def take_suffix(self, sequence: int, prompt: Sequence[int], suffix: tuple[int, int]) -> None:
-        """Adds the part's kept keys and values to a sequence that holds the tokens before it. The
-        sequence shares nothing of what follows."""
-        start, end = suffix
-        held = self._suffixes.find(prompt[:start], prompt[start:end])
+    def take_suffix(self, sequence: int, held: HeldSuffix[Array]) -> None:
+        """Adds kept keys and values to a sequence that holds the tokens before them. The sequence
+        shares nothing of what follows."""
         workspace = self._open[sequence]
-        assert held is not None
-        assert workspace.length == start
+        start, end = workspace.length, workspace.length + len(held.tokens)
         self._pages.keep_private(sequence)
         workspace.sound = start if workspace.sound is None else min(workspace.sound, start)
         slots = self._pages.append(sequence, held.tokens)

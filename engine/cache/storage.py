@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
 from engine.cache.shape import CacheShape
-from engine.cache.suffixes import SuffixStore
+from engine.cache.suffixes import HeldSuffix, SuffixStore
 from engine.errors import MemoryExhausted
 from engine.step import Step, check_path
 
@@ -133,17 +133,16 @@ class KVCache:
         for stored, new in zip(self._store, self._new, strict=True):
             stored.index_copy_(0, target, new.index_select(0, source))
 
-    def holds_suffix(self, prompt: Sequence[int], suffix: tuple[int, int]) -> bool:
-        """As `ArrayCache.holds_suffix`."""
+    def find_suffix(
+        self, prompt: Sequence[int], suffix: tuple[int, int]
+    ) -> HeldSuffix[Tensor] | None:
+        """As `ArrayCache.find_suffix`."""
         start, end = suffix
-        return self._suffixes.find(prompt[:start], prompt[start:end]) is not None
+        return self._suffixes.find(prompt[:start], prompt[start:end])
 
-    def take_suffix(self, sequence: int, prompt: Sequence[int], suffix: tuple[int, int]) -> None:
+    def take_suffix(self, sequence: int, held: HeldSuffix[Tensor]) -> None:
         """As `ArrayCache.take_suffix`."""
-        start, end = suffix
-        held = self._suffixes.find(prompt[:start], prompt[start:end])
-        assert held is not None
-        assert self._pages.length(sequence) == start
+        start = self._pages.length(sequence)
         self._pages.keep_private(sequence)
         slots = torch.tensor(self._pages.append(sequence, held.tokens), dtype=torch.int64)
         kv = held.kv

@@ -12,7 +12,9 @@ from torch.nn import functional
 from engine.api import EXACT_MODES, Limits, Request
 from engine.cache.pages import PAGE_TOKENS
 from engine.cache.suffixes import DRIFT_MAX
+from engine.decoders import strategy_for
 from engine.decoders.strategy import Traits
+from engine.loop import decode
 from engine.model.network import Network
 from engine.model.runner import ModelRunner
 from tests.engine.graphs import graph_model
@@ -131,6 +133,18 @@ def test_a_suffix_that_was_reused_is_not_kept_as_the_new_prefix_s_own(decoding: 
     assert first.cached <= len(whole), "too much has changed for the suffix"
     later = decoding.run(asked((*whole, 5), soon=True), store)[0]
     assert later.cached > len(whole), "its own suffix was computed and kept"
+
+
+def test_another_request_may_replace_the_suffix_meanwhile(plain: Subject) -> None:
+    """Requests take turns, so that others keep suffixes between the decision and its use."""
+    request, store = asked(drifted(9), soon=True), plain.cache(4096)
+    plain.run(asked(BEFORE, soon=False), store)
+    states = decode(plain.model, store, strategy_for("ar", plain.traits), request, plain.traits)
+    next(states)
+    plain.run(asked(prompt_of(200, 7), soon=False), store)  # the same suffix, another prefix
+    *_, last = states
+    emitted = last.progress.committed
+    assert list(emitted) == reference(plain.network, drifted(9), emitted)
 
 
 @pytest.mark.parametrize("mode", ["ar", "block", "pruned_spec"])

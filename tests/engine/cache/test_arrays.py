@@ -220,12 +220,13 @@ def test_a_taken_suffix_is_moved_and_shared_with_nobody() -> None:
     kept = cache.workspace(first).array[:, :, :, 20:60].copy()
     cache.close(first)
     moved = (*before, 50, *suffix, 7)
-    assert cache.holds_suffix(moved, (21, 61))
+    held = cache.find_suffix(moved, (21, 61))
+    assert held is not None
     second, cached = cache.open(moved, 100)
     assert cached == 20, "the workspace has the tokens before the first difference"
     cache.computed(new_of([moved[:21]], exact=False))
     cache.keep(chain((50,), 20, sequence=second), (0,))
-    cache.take_suffix(second, moved, (21, 61))
+    cache.take_suffix(second, held)
     space = cache.workspace(second)
     assert space.tokens == list(moved[:61])
     found = space.array[:, :, :, 21:61]
