@@ -181,7 +181,7 @@ class Span:
 
 # For each token of a text, in order, the offset in code points at which it ends, and the natural
 # logarithm of its probability. A token that completes no character ends where the one before it
-# does; so does the end token, which is the last one where the text ended with one.
+# does. The token that ends a text is not among them: its probability told nothing.
 LogProbs = tuple[tuple[int, float], ...]
 
 

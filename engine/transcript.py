@@ -38,8 +38,6 @@ class Transcript:
         ):
             self._text += self._decoder.decode(self._tokenizer.to_bytes((token,)))
             self._logprobs.append((len(self._text), _logarithm(confidence)))
-        if progress.end_confidence is not None:
-            self._logprobs.append((len(self._text), _logarithm(progress.end_confidence)))
         self._cut_at_stop(before)
 
     @property

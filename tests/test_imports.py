@@ -25,6 +25,7 @@ TORCH_FREE_ENGINE = (
     "engine.device",
     "engine.errors",
     "engine.lab.bench.conditions",
+    "engine.lab.bench.sections",
     "engine.lab.bench.llamacpp",
     "engine.lab.evaluation",
     "engine.lab.tables",

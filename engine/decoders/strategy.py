@@ -88,7 +88,6 @@ class Progress:
         draft: the places after them, which may change; ends before a stop token.
         finished: "end", "length", or None while decoding goes on.
         prefilling: whether no token has been decided yet.
-        end_confidence: the confidence of the stop token that ended decoding, if one did.
     """
 
     committed: tuple[int, ...] = ()
@@ -96,7 +95,6 @@ class Progress:
     draft: tuple[DraftPlace, ...] = ()
     finished: str | None = None
     prefilling: bool = True
-    end_confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +163,16 @@ def commit(
     request = task.request
     room = request.limits.tokens_max - len(progress.committed)
     finished: str | None = "length" if len(tokens) >= room else None
-    count, end_confidence = min(len(tokens), room), None
+    count = min(len(tokens), room)
     for index, token in enumerate(tokens[:count]):
         if token in request.stop_token_ids:
-            count, finished, end_confidence = index, "end", confidences[index]
+            count, finished = index, "end"
             break
     return Progress(
         committed=progress.committed + tokens[:count],
         confidences=progress.confidences + confidences[:count],
         finished=finished,
         prefilling=False,
-        end_confidence=end_confidence,
     )
 
 

@@ -29,9 +29,9 @@ def byte_tokenizer() -> Tokenizer:
 TOKENIZER = byte_tokenizer()
 
 
-def committed(data: bytes, *confidences: float, end: float | None = None) -> Progress:
+def committed(data: bytes, *confidences: float) -> Progress:
     """The progress of these bytes, one token each; certain without confidences."""
-    return Progress(tuple(data), confidences or (1.0,) * len(data), end_confidence=end)
+    return Progress(tuple(data), confidences or (1.0,) * len(data))
 
 
 def feed(text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], Transcript]:
@@ -137,8 +137,8 @@ def test_each_token_of_a_text_tells_where_it_ends_and_its_probability() -> None:
     transcript = Transcript(TOKENIZER, ())
     transcript.update(committed("aé".encode(), 0.5, 1.0, 0.25))
     assert transcript.logprobs == ((1, -0.693), (1, 0.0), (2, -1.386))
-    transcript.update(committed("aéb".encode(), 0.5, 1.0, 0.25, 0.0, end=0.5))
-    assert transcript.logprobs[3:] == ((3, round(math.log(1e-12), 3)), (3, -0.693))
+    transcript.update(committed("aéb".encode(), 0.5, 1.0, 0.25, 0.0))
+    assert transcript.logprobs[3:] == ((3, round(math.log(1e-12), 3)),)
 
 
 def test_no_token_reaches_behind_a_stop_text() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlm_lsp.evaluation.latency.answers import Ours, Theirs
-from engine.errors import ConfigError
 from engine.lab.bench.conditions import to_sentence
+from engine.lab.bench.sections import read_sections
 from engine.lab.tables import to_table
 
 FORMAT = 1
@@ -164,19 +164,7 @@ def read(file: Path) -> list[TypingSection]:
 
     Raises: ConfigError if the file cannot be read, or has another format.
     """
-    if not file.exists():
-        return []
-    try:
-        content = json.loads(file.read_text("utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError("another format")
-        return [_section(entry) for entry in content["sections"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{file} cannot be read: {error}.",
-            remedy="Delete it, or give another --out.",
-            param="out",
-        ) from None
+    return read_sections(file, FORMAT, _section)
 
 
 def _section(entry: Mapping[str, Any]) -> TypingSection:
