@@ -1,8 +1,9 @@
 """Shaping behind the syntax gate: what of a run's text may be shown, and where it is cut.
 
 The gate judges whole lines. Committed text behind the last line that passed is shown as draft, so
-that the two laws of `shaping.py` hold although the gate may take this text away. Holds the state of
-one run; without a gate it only shapes.
+that the two laws of `shaping.py` hold although the gate may take this text away. Where the line
+below needs a line that is missing above it, the text ends with the last line below which it can
+stand, if there is one. Holds the state of one run; without a gate it only shapes.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class GatedShaping:
         self._num_judged = 0  # Characters of the model's text up to the last line that was judged.
         self._num_passed = 0  # And up to the last line that has passed.
         self._firm = ""  # The shaped text of what has passed.
+        self._has_fitted = False  # Whether the line below could stand below what has passed.
 
     def draft(self, committed: str, draft: str) -> GatedDraft:
         """Returns what may be shown of the model's committed text and draft."""
@@ -66,12 +68,18 @@ class GatedShaping:
         """Returns the whole completion, which starts with all committed text shown before, and
         whether the gate has taken something away."""
         shaped = shape_final(self.rules, text)
-        if self._passes(shaped):
+        has_passed = self._passes(shaped)
+        if has_passed and self._fits(shaped):
             return shaped, False
+        passing = shaped if has_passed and not self._has_fitted else None
         for end in self._cuts(text):
             shorter = shape_final(self.rules, text[:end])
             if shorter.text != shaped.text and self._passes(shorter):
-                return shorter, True
+                if self._fits(shorter):
+                    return shorter, True
+                passing = passing or shorter
+        if passing is not None and not self._has_fitted:
+            return passing, passing is not shaped
         if not self._num_passed:
             return Shaped("", 0, True), True
         return shape_final(self.rules, text[: self._num_passed]), True
@@ -82,12 +90,19 @@ class GatedShaping:
         if end <= self._num_judged:
             return
         self._num_judged = end
-        if self._passes(shape_final(self.rules, committed[:end])):
-            self._num_passed = end
+        shaped = shape_final(self.rules, committed[:end])
+        if not self._passes(shaped):
+            return
+        has_fitted = self._fits(shaped)
+        if has_fitted or not self._has_fitted:
+            self._num_passed, self._has_fitted = end, has_fitted
             self._firm = shape_draft(self.rules, committed[:end], "").committed
 
     def _passes(self, shaped: Shaped) -> bool:
         return self._gate is None or self._gate.passes(shaped.text, shaped.replaced)
+
+    def _fits(self, shaped: Shaped) -> bool:
+        return self._gate is None or self._gate.fits(shaped.text, shaped.replaced)
 
     def _cuts(self, text: str) -> list[int]:
         """Returns ends of lines to cut at behind what has passed, the last ones first.

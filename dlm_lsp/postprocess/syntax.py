@@ -5,7 +5,8 @@ comparison, because a file is nearly always broken at the cursor: first some tex
 parses there (a filler), and only then is a text refused that brings errors, with and without
 fillers behind it, which stand for what the user will type next. Where no filler parses, or without
 a grammar, the gate lets everything pass. Grammars with known gaps are left out, since a gap would
-refuse right text. Knows text alone; `gated.py` decides what is then shown.
+refuse right text. What Python's grammar leaves open, its indentation, `offside.py` judges. Knows
+text alone; `gated.py` decides what is then shown.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from dlm_lsp.postprocess.indentation import indentation
 from dlm_lsp.postprocess.languages import language_named
+from dlm_lsp.postprocess.offside import OffsideRule
 from dlm_lsp.postprocess.scanner import scan
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class SyntaxGate:
         assert parser is not None
         self._parser = parser
         self._language = language_named(language_id)
+        self._offside = OffsideRule(prefix, suffix) if grammar == "python" else None
         prefix, self._suffix = _window(prefix, suffix)
         self._line_before = _LINE_START.split(prefix)[-1]
         self._head, self._tail = _bytes(prefix), _bytes(self._suffix)
@@ -151,7 +154,14 @@ class SyntaxGate:
                 self._verdicts[key] = not text or self._judge(text, replaced)
             except (_TooLong, ValueError, RecursionError):
                 self._verdicts[key] = True
+            if self._offside is not None and self._offside.breaks(text, replaced):
+                self._verdicts[key] = False
         return self._verdicts[key]
+
+    def fits(self, text: str, replaced: int = 0) -> bool:
+        """Returns whether the line below the text can stand there, where a line has to be added so
+        that it can; true everywhere else."""
+        return self._offside is None or self._offside.fits(text, replaced)
 
     def errors(self, text: str, replaced: int = 0) -> int:
         """Returns the number of errors of the file with the text at the cursor.
