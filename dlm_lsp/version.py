@@ -3,4 +3,4 @@
 VERSION = "0.1.0"
 
 # This number changes when a client and a host of different versions could misunderstand each other.
-PROTOCOL = 4
+PROTOCOL = 5

@@ -98,12 +98,16 @@ class SentinelFormat:
         end_ids: tokens that end a middle.
         end_texts: texts that end a middle; decoding stops before the first of them.
         file: the token that the name of a file follows; None if the models know no such token.
+        repository: the token that the name of a repository follows; None likewise.
+        is_name_inside: whether the name of the hole's file follows the first sentinel.
     """
 
     order: tuple[int, ...]
     end_ids: tuple[int, ...]
     end_texts: tuple[str, ...] = _ANSWER_ENDS
     file: int | None = None
+    repository: int | None = None
+    is_name_inside: bool = False
 
     def prompt(
         self, far: Sequence[int], prefix: Sequence[int], near: Sequence[int]
@@ -122,10 +126,33 @@ class SentinelFormat:
         start = len(prefix) + after - 1
         return (start, start + len(near) + len(far))
 
-    def named(self, name: Sequence[int], prompt: Sequence[int]) -> tuple[int, ...]:
-        """The prompt with the name of its file before it, by which a model knows the language of a
-        file in which little is written yet."""
-        return tuple(prompt) if self.file is None else (self.file, *name, *prompt)
+    def in_repository(
+        self,
+        prompt: Sequence[int],
+        name: Sequence[int],
+        files: Sequence[Sequence[int]] = (),
+        repository: Sequence[int] = (),
+    ) -> tuple[int, ...]:
+        """The prompt with its file's name and with other files of its repository before it.
+
+            <|repo_name|> repository <|file_sep|> file … <|file_sep|> name <|fim_prefix|> …
+
+        The name alone tells a model the language of a file in which little is written yet. Without
+        a token for files, the prompt as it is.
+
+        Args:
+            name: the name of the prompt's file and a line end.
+            files: name and text of each other file, the most useful one last.
+            repository: the name of the repository and a line end.
+        """
+        if self.file is None:
+            return tuple(prompt)
+        head = [self.repository, *repository] if files and self.repository is not None else []
+        for file in files:
+            head += [self.file, *file]
+        if self.is_name_inside:
+            return (*head, self.file, prompt[0], *name, *prompt[1:])
+        return (*head, self.file, *name, *prompt)
 
 
 Infill = InfillFormat | SentinelFormat
@@ -163,6 +190,8 @@ class SentinelFamily:
         order: the sentinels' names, with `BEFORE` and `AFTER` in the places of the texts. A
             tokenizer belongs to the family if it has all of these names.
         file: the name of the token that a file's name follows.
+        repository: the name of the token that a repository's name follows.
+        is_name_inside: as in `SentinelFormat`.
         sentencepiece_only: the names alone do not identify the family; the tokenizer must also be
             a SentencePiece one.
     """
@@ -170,6 +199,8 @@ class SentinelFamily:
     models: str
     order: tuple[str | int, ...]
     file: str | None = None
+    repository: str | None = None
+    is_name_inside: bool = False
     sentencepiece_only: bool = False
 
 
@@ -184,9 +215,18 @@ SENTINELS = (
         "Qwen2.5-Coder (arXiv 2409.12186)",
         ("<|fim_prefix|>", BEFORE, "<|fim_suffix|>", AFTER, "<|fim_middle|>"),
         file="<|file_sep|>",
+        repository="<|repo_name|>",
+    ),
+    # Its order within a repository is `<file_sep> <fim_prefix> name prefix …` (2402.19173, 5.2).
+    SentinelFamily(
+        "StarCoder2 (arXiv 2402.19173)",
+        ("<fim_prefix>", BEFORE, "<fim_suffix>", AFTER, "<fim_middle>"),
+        file="<file_sep>",
+        repository="<repo_name>",
+        is_name_inside=True,
     ),
     SentinelFamily(
-        "StarCoder (arXiv 2305.06161), StarCoder2 (2402.19173), Granite Code (2405.04324)",
+        "StarCoder (arXiv 2305.06161), Granite Code (2405.04324)",
         ("<fim_prefix>", BEFORE, "<fim_suffix>", AFTER, "<fim_middle>"),
     ),
     # The token called "end" comes before the middle, not after it.
@@ -274,6 +314,15 @@ def sentinel_format(
             ends = [id_of(name) for name in SENTINEL_ENDS]
             ends += [entry for entry in known if entry >= 0]
             ids = tuple(end for end in ends if end is not None)
-            file = id_of(family.file) if family.file is not None else None
-            return SentinelFormat(known, ids, file=file)
+            names = (family.file, family.repository)
+            file, repository = (id_of(name) if name is not None else None for name in names)
+            if family.is_name_inside and file is None:  # A relative with the same sentinels.
+                continue
+            return SentinelFormat(
+                known,
+                ids,
+                file=file,
+                repository=repository,
+                is_name_inside=family.is_name_inside,
+            )
     return None

@@ -11,7 +11,8 @@ import json
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +30,7 @@ from dlm_lsp.session.context import gather
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.gate import why_not
 from dlm_lsp.session.pipeline import Suggestion, complete, to_body
+from dlm_lsp.session.related import related_to, with_related
 from dlm_lsp.settings.files import project_file, user_file
 from dlm_lsp.settings.schema import CLIENT, Settings, load_settings
 from engine.api import Sampling
@@ -47,6 +49,7 @@ class CompletionJob:
     document: Document
     offset: int
     settings: Settings
+    related: tuple[Document, ...] = ()
 
 
 def run(
@@ -56,16 +59,24 @@ def run(
     stop: tuple[str, ...],
     as_json: bool,
     exact: bool = False,
+    related: Sequence[str] = (),
 ) -> int:
     """Fills every place, in order, from one host; returns the exit code.
 
     Args:
+        related: files of which the model is shown what may help.
         exact: whether every mode must give the same tokens as "ar".
 
     Raises: ConfigError for a setting that was given and cannot be used.
     """
     try:
-        jobs = [_job(to_place(argument), client_settings) for argument in places]
+        others = tuple(
+            _job(FilePlace(Path(path), 1, 1), client_settings).document for path in related
+        )
+        jobs = [
+            replace(_job(to_place(argument), client_settings), related=others)
+            for argument in places
+        ]
     except PlaceError as error:
         print(f"dlm-lsp complete: {error}", file=sys.stderr)
         return 2
@@ -84,7 +95,7 @@ def _job(place: FilePlace, client_settings: dict[str, object]) -> CompletionJob:
             raise ConfigError(sentence.removesuffix(" It is ignored."))
         print(f"dlm-lsp complete: {problem}", file=sys.stderr)
     if reason := why_not(document, offset, loaded, automatic=False):
-        raise PlaceError(f"{place} is not completed. {reason}")
+        raise PlaceError(f"{place} is not read. {reason}")
     return CompletionJob(place, document, offset, loaded.settings)
 
 
@@ -162,6 +173,7 @@ def _suggestions(
     job: CompletionJob, body: GenerateBody, client: HostClient
 ) -> AsyncGenerator[Suggestion, None]:
     context = gather(job.document, job.offset, None)
+    context = with_related(context, related_to(job.document, job.offset, job.related))
     lines_max = job.settings.limits.lines
     rules = rules_for(context.prefix, context.suffix, False, context.language_id, lines_max)
     gate = None

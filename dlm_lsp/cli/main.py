@@ -207,6 +207,13 @@ def _add_complete(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument(
         "--exact", action="store_true", help="the same tokens as --mode ar, at lower speed"
     )
+    parser.add_argument(
+        "--related",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="show the model what may help of this file, too; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per place")
     _add_engine_options(parser)
     parser.set_defaults(run=_run_complete)
@@ -389,6 +396,7 @@ def _run_complete(options: argparse.Namespace) -> int:
         tuple(options.stop),
         options.json,
         options.exact,
+        options.related,
     )
 
 

@@ -16,6 +16,7 @@ PREFIX_CHARS_MAX = 200_000
 SUFFIX_CHARS_MAX = 100_000
 NAME_CHARS_MAX = 255
 DOCUMENT_CHARS_MAX = 4096  # The limit of a document's name.
+RELATED_CHARS_MAX, RELATED_FILES_MAX = 20_000, 16
 
 
 class _Message(BaseModel):
@@ -72,15 +73,25 @@ class BlockBody(_Message):
 
 
 class BudgetBody(_Message):
-    """The largest number of prompt tokens before and after the cursor; None means the default."""
+    """The largest number of prompt tokens before and after the cursor, and of related files; None
+    means the default."""
 
     prefix_tokens: int | None = Field(default=None, ge=16, le=1_000_000)
     suffix_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
+    related_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
+
+
+class RelatedFile(_Message):
+    """Text of another file that may help: its path within the repository, and the text."""
+
+    name: str = Field(max_length=NAME_CHARS_MAX)
+    text: str = Field(max_length=RELATED_CHARS_MAX)
 
 
 class GenerateBody(_Message):
     """A request for one completion at a cursor. `client` and `document` are only for logs; `name`
-    is the file's name, which tells a model the language of a short text."""
+    is the file's name, which tells a model the language of a short text. `related` are other files
+    of the repository, the most useful one last."""
 
     client: str = Field(default="", max_length=200)
     document: str = Field(default="", max_length=DOCUMENT_CHARS_MAX)
@@ -88,6 +99,8 @@ class GenerateBody(_Message):
     prefix: str = Field(max_length=PREFIX_CHARS_MAX)
     suffix: str = Field(default="", max_length=SUFFIX_CHARS_MAX)
     marks: Marks = Marks()
+    repository: str = Field(default="", max_length=NAME_CHARS_MAX)
+    related: tuple[RelatedFile, ...] = Field(default=(), max_length=RELATED_FILES_MAX)
     budget: BudgetBody = BudgetBody()
     mode: AskedMode = "auto"
     limits: LimitsBody = LimitsBody()

@@ -2,12 +2,14 @@
 
 On a CPU a token of a prompt costs milliseconds, so that the whole context of a new place can take
 seconds. While the user types, the host therefore takes the layout of which the engine has most, and
-at a new place a short one; once nothing else is to be done, the whole context is computed, and the
-following requests have it. Owns the lengths of short prompts; knows neither files nor requests.
+at a new place a short one; once nothing else is to be done, the whole context with texts of other
+files is computed, and the following requests have it. Owns the lengths of short prompts; knows
+neither files nor requests.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -39,6 +41,8 @@ def fitting_layout(
     Raises:
         RequestError: as `layout.lay_out`.
     """
+    times = step_times(backend.info)
+    budget = replace(budget, related=min(budget.related, _cold_tokens(times)))
     whole = lay_out(pieces, backend.tokenizer, budget)
     if haste is Haste.NONE:
         return whole
@@ -47,12 +51,15 @@ def fitting_layout(
         if not is_short:
             return whole
         return lay_out(replace(pieces, prefix_start=None), backend.tokenizer, budget)
-    short = short_budget(step_times(backend.info), budget)
+    short = short_budget(times, budget)
     best, least = whole, backend.uncached(whole.prompt, whole.suffix)
+    alone = replace(budget, related=0)
     # The second budget has the whole prefix, which is cached if the cursor has moved a little.
-    for smaller in (replace(budget, suffix=short.suffix), short):
-        if least <= MISSING_MAX or smaller == budget:
+    for smaller in dict.fromkeys((alone, replace(alone, suffix=short.suffix), short)):
+        if least <= MISSING_MAX:
             break
+        if smaller == budget:
+            continue
         layout = lay_out(pieces, backend.tokenizer, smaller)
         missing = backend.uncached(layout.prompt, layout.suffix)
         if missing < least:
@@ -62,12 +69,21 @@ def fitting_layout(
 
 def short_budget(times: StepTimes, budget: PromptBudget) -> PromptBudget:
     """Returns the part of a budget that takes COLD_MS from nothing on this machine, three quarters
-    of it for the prefix. Until the machine has been measured it is the budget."""
+    of it for the prefix and nothing for other files. Until the machine has been measured it is the
+    budget without them."""
     if not times.is_measured:
-        return budget
-    rows = prefill_rows(times)
-    tokens = COLD_MS * rows / times.at(rows)
+        return replace(budget, related=0)
+    tokens = _cold_tokens(times)
     return PromptBudget(
         min(budget.prefix, max(int(tokens * 0.75), _PREFIX_MIN)),
         min(budget.suffix, max(int(tokens / 4), _SUFFIX_MIN)),
     )
+
+
+def _cold_tokens(times: StepTimes) -> int:
+    """Returns how many tokens of a prompt COLD_MS compute; until the machine has been measured,
+    more than a prompt has."""
+    if not times.is_measured:
+        return sys.maxsize
+    rows = prefill_rows(times)
+    return int(COLD_MS * rows / times.at(rows))

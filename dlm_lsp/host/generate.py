@@ -113,6 +113,7 @@ def _options(body: GenerateBody, backend: Backend, records: Mapping[str, ModeRec
         tokens_max,
         prefix=body.budget.prefix_tokens,
         suffix=body.budget.suffix_tokens,
+        related=body.budget.related_tokens if body.related else 0,
     )
     mode = body.mode
     if mode == "auto":
@@ -155,6 +156,8 @@ def to_engine(
         body.marks.prefix_start,
         body.marks.far_suffix_start,
         body.name,
+        tuple((file.name, file.text) for file in body.related),
+        body.repository,
     )
     layout = fitting_layout(pieces, options.budget, backend, _haste(body))
     sampling = body.sampling

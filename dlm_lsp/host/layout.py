@@ -2,10 +2,11 @@
 
     <s> [FAR] far suffix [PREFIX] prefix [NEAR] near suffix [MIDDLE]
 
-Pure: the same pieces, budget and tokenizer give the same prompt. The marks of the answer, sent back
-with the next keystroke, keep every piece starting where it did, and with it almost the whole prompt
-in the K/V cache. Work is bounded by the budget, not by the size of the document. Knows neither
-files nor requests, and imports no torch.
+Models that were trained on whole repositories get texts of other files before it. Pure: the same
+pieces, budget and tokenizer give the same prompt. The marks of the answer, sent back with the next
+keystroke, keep every piece starting where it did, and with it almost the whole prompt in the K/V
+cache. Work is bounded by the budget, not by the size of the document. Knows neither files nor
+requests, and imports no torch.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _SUFFIX_TOKENS = FAR_TOKENS_MAX + 32
 _CHARS_PER_TOKEN_MAX = 12
 NAMED_CHARS = 600  # A longer text tells its language itself, and keeps its prompt free of the name.
 _NAME_TOKENS = 24
+RELATED_TOKENS = 512  # of other files, unless a setting says otherwise
+_RELATED_MIN = 32  # Fewer tokens of a file are left out.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -56,6 +59,8 @@ class TextPieces:
         prefix_start: offset into `prefix` where the prompt's prefix starts; None lets it be chosen.
         far_suffix_start: offset into `suffix` where the far suffix starts; None lets it be chosen.
         name: the file's name; empty if it is not known.
+        related: names and texts of other files, the most useful one last.
+        repository: the name of the repository; empty if it is not known.
     """
 
     prefix: str
@@ -63,14 +68,18 @@ class TextPieces:
     prefix_start: int | None = None
     far_suffix_start: int | None = None
     name: str = ""
+    related: tuple[tuple[str, str], ...] = ()
+    repository: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptBudget:
-    """The largest number of tokens of each side; `suffix` counts far and near suffix together."""
+    """The largest number of tokens of each side, and of other files with all names; `suffix` counts
+    far and near suffix together."""
 
     prefix: int
     suffix: int
+    related: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +102,23 @@ class Layout:
 
 
 def budget_for(
-    context_max: int, tokens_max: int, *, prefix: int | None = None, suffix: int | None = None
+    context_max: int,
+    tokens_max: int,
+    *,
+    prefix: int | None = None,
+    suffix: int | None = None,
+    related: int | None = 0,
 ) -> PromptBudget:
     """Returns the budget within a context that must also hold the completion.
 
-    The suffix never takes more than a third, so that a small context still holds enough prefix.
+    The suffix never takes more than a third, and other files never more than a quarter, so that a
+    small context still holds enough prefix.
 
     Args:
         context_max: the largest number of tokens of prompt and completion together.
         tokens_max: the largest number of tokens of the completion.
         prefix, suffix: the requested tokens; None means those of the bundled model's training.
+        related: the requested tokens of other files; None means RELATED_TOKENS.
 
     Raises:
         RequestError: the completion leaves no room for a prompt.
@@ -115,9 +131,11 @@ def budget_for(
             remedy=f"Use at most {max(0, context_max - MARKERS_MAX - 1)}.",
             param="limits.tokensMax",
         )
+    related_tokens = min(RELATED_TOKENS if related is None else related, room // 4)
+    room -= related_tokens
     suffix_tokens = min(_SUFFIX_TOKENS if suffix is None else suffix, room // 3)
     prefix_tokens = min(PREFIX_TOKENS_MAX if prefix is None else prefix, room - suffix_tokens)
-    return PromptBudget(prefix_tokens, suffix_tokens)
+    return PromptBudget(prefix_tokens, suffix_tokens, related_tokens)
 
 
 def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> Layout:
@@ -129,18 +147,19 @@ def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> L
     _check_mark("marks.prefixStart", pieces.prefix_start, pieces.prefix)
     _check_mark("marks.farSuffixStart", pieces.far_suffix_start, pieces.suffix)
     infill, name = encoder.infill, _name(pieces, encoder)
-    if len(name) > budget.prefix // 4:  # The text before the cursor is worth more.
-        name = []
-    budget = replace(budget, prefix=budget.prefix - len(name))
+    repository, files = _related(pieces, encoder, budget.related - len(name))
+    if not files:
+        name = [] if _is_long(pieces) or len(name) > budget.prefix // 4 else name
+        budget = replace(budget, prefix=budget.prefix - len(name))
     start, prefix = _prefix(pieces.prefix, pieces.prefix_start, encoder, budget.prefix)
     far_start, far, near = _suffix(pieces.suffix, pieces.far_suffix_start, encoder, budget.suffix)
     begin = encoder.id_of(BEGIN)
     prompt = prompt_of(infill, begin, far=far, prefix=prefix, near=near)
     suffix_start, suffix_end = infill.suffix(far, prefix, near) if infill else (0, 0)
-    if name and isinstance(infill, SentinelFormat):
-        named = infill.named(name, prompt)
-        moved = len(named) - len(prompt) if suffix_end else 0
-        prompt, suffix_start, suffix_end = named, suffix_start + moved, suffix_end + moved
+    if (name or files) and isinstance(infill, SentinelFormat):
+        whole = infill.in_repository(prompt, name, files, repository)
+        moved = len(whole) - len(prompt) if suffix_end else 0
+        prompt, suffix_start, suffix_end = whole, suffix_start + moved, suffix_end + moved
     if not prompt:
         raise RequestError(
             "prefix is empty, and this checkpoint has no begin token to start from.",
@@ -150,13 +169,43 @@ def lay_out(pieces: TextPieces, encoder: TextEncoder, budget: PromptBudget) -> L
     return Layout(prompt, start, far_start, (suffix_start, suffix_end), len(prefix))
 
 
+def _is_long(pieces: TextPieces) -> bool:
+    """Returns whether the text tells its language by itself."""
+    return len(pieces.prefix) + len(pieces.suffix) >= NAMED_CHARS
+
+
 def _name(pieces: TextPieces, encoder: TextEncoder) -> list[int]:
-    """Returns the tokens of the file's name, where the text is too short to tell its language."""
+    """Returns the tokens of the file's name, where the model knows a place for it and either the
+    text is too short to tell its language, or other files stand before it."""
     infill = encoder.infill
-    is_short = len(pieces.prefix) + len(pieces.suffix) < NAMED_CHARS
-    if not pieces.name or not is_short or not isinstance(infill, SentinelFormat):
+    is_of_use = pieces.related or not _is_long(pieces)
+    if not pieces.name or not is_of_use or not isinstance(infill, SentinelFormat):
         return []
     return [] if infill.file is None else encoder.encode(f"{pieces.name}\n")[-_NAME_TOKENS:]
+
+
+def _related(
+    pieces: TextPieces, encoder: TextEncoder, budget: int
+) -> tuple[list[int], list[list[int]]]:
+    """Returns the tokens of the repository's name and of the other files that the budget holds.
+
+    The last files are taken first; the one that no longer fits is cut at its end.
+    """
+    infill = encoder.infill
+    if not isinstance(infill, SentinelFormat) or infill.file is None:
+        return [], []
+    repository = encoder.encode(f"{pieces.repository}\n")[-_NAME_TOKENS:]
+    files: list[list[int]] = []
+    left = budget - len(repository) - 1
+    for name, text in reversed(pieces.related):
+        if left <= _RELATED_MIN:
+            break
+        ending = "" if text.endswith("\n") else "\n"
+        whole = f"{name}\n{text}{ending}"
+        tokens = encoder.encode(whole[: left * _CHARS_PER_TOKEN_MAX])[: left - 1]
+        files.insert(0, tokens)
+        left -= len(tokens) + 1
+    return (repository, files) if files else ([], [])
 
 
 def _check_mark(name: str, mark: int | None, text: str) -> None:

@@ -10,7 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlm_lsp.client.messages import NAME_CHARS_MAX, PREFIX_CHARS_MAX, SUFFIX_CHARS_MAX, Marks
+from dlm_lsp.client.messages import (
+    NAME_CHARS_MAX,
+    PREFIX_CHARS_MAX,
+    SUFFIX_CHARS_MAX,
+    Marks,
+    RelatedFile,
+)
 from dlm_lsp.session.document import Document, Edit
 from dlm_lsp.session.uris import name_of
 
@@ -45,6 +51,8 @@ class Context:
         base: the offset of `prefix[0]` in the document.
         offset: the offset of the cursor in the document.
         name: the file's name, or one that files of the language could have.
+        related: text of other files, the most useful one last (`session/related.py`).
+        repository: the name of the folder that holds them all.
     """
 
     prefix: str
@@ -54,6 +62,8 @@ class Context:
     offset: int
     language_id: str
     name: str = ""
+    related: tuple[RelatedFile, ...] = ()
+    repository: str = ""
 
 
 def moved(marks: AnchoredMarks, edits: Sequence[Edit]) -> AnchoredMarks:

@@ -27,6 +27,7 @@ class _Open:
     document: Document
     problem: str | None = None
     marks: AnchoredMarks | None = None
+    used: int = 0  # A larger number means that it was opened or changed later.
 
 
 class Documents:
@@ -37,12 +38,14 @@ class Documents:
         self._report = report
         self._open: dict[str, _Open] = {}
         self._unknown: set[str] = set()
+        self._uses = 0
 
     def open(self, document: Document) -> None:
         """Adds a document; it replaces an open one with the same URI."""
         self._unknown.discard(document.uri)
         opened = _Open(document)
         self._open[document.uri] = opened
+        self._use(opened)
         self._bound(opened)
 
     def change(self, uri: str, version: int, changes: Sequence[Change]) -> tuple[Edit, ...] | None:
@@ -66,6 +69,7 @@ class Documents:
             return None
         if opened.marks is not None:
             opened.marks = moved(opened.marks, edits)
+        self._use(opened)
         self._bound(opened)
         return edits if opened.problem is None else None
 
@@ -87,6 +91,11 @@ class Documents:
         opened = self._open.get(uri)
         return opened.document if opened is not None and opened.problem is None else None
 
+    def others(self, uri: str) -> list[Document]:
+        """Returns all other documents whose text is known, the latest opened or changed first."""
+        known = [one for at, one in self._open.items() if at != uri and one.problem is None]
+        return [one.document for one in sorted(known, key=lambda one: -one.used)]
+
     def problem(self, uri: str) -> str:
         """Returns why `get` returns None; reports a document that was never opened once."""
         opened = self._open.get(uri)
@@ -105,6 +114,10 @@ class Documents:
         opened = self._open.get(uri)
         if opened is not None and opened.problem is None:
             opened.marks = marks
+
+    def _use(self, opened: _Open) -> None:
+        self._uses += 1
+        opened.used = self._uses
 
     def _lose(self, opened: _Open, why: str) -> None:
         opened.problem = f"The document is out of step with the editor: {why}"

@@ -107,6 +107,7 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
         budget=BudgetBody(
             prefix_tokens=settings.context.prefix_tokens,
             suffix_tokens=settings.context.suffix_tokens,
+            related_tokens=settings.context.related_tokens,
         ),
     )
 
@@ -140,6 +141,8 @@ async def complete(
         "prefix": context.prefix,
         "suffix": context.suffix,
         "marks": context.marks,
+        "repository": context.repository,
+        "related": context.related,
     }
     latest, shaping = Suggestion(), None
     async with aclosing(source.generate(body.model_copy(update=text))) as events:

@@ -16,7 +16,7 @@ from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import SamplingBody
 from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.cache import Completion, ResultCache, remainder
-from dlm_lsp.session.context import anchored, moved
+from dlm_lsp.session.context import Context, anchored, moved
 from dlm_lsp.session.document import Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
@@ -24,6 +24,7 @@ from dlm_lsp.session.generation import Deviation, Generation, typed_through
 from dlm_lsp.session.pipeline import UNSURE, Suggestion, complete, to_body
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
+from dlm_lsp.session.related import RelatedDocuments, with_related
 from dlm_lsp.session.requests import Ask, DraftNotice, Editor
 from dlm_lsp.session.slots import RequestSlot
 from dlm_lsp.settings.schema import Settings
@@ -38,6 +39,7 @@ class EngineRuns:
     Args:
         cache: receives the result of each run.
         documents: keeps the marks of each document's last prompt.
+        related: chooses texts of other documents for a prompt.
         settings_of: returns the settings of a document by its URI.
         least_of: returns how sure the model must be of what a request is shown.
 
@@ -52,6 +54,7 @@ class EngineRuns:
         link: EngineLink,
         documents: Documents,
         cache: ResultCache,
+        related: RelatedDocuments,
         settings_of: Callable[[str], Settings],
         least_of: Callable[[Ask], float],
     ) -> None:
@@ -61,6 +64,7 @@ class EngineRuns:
         self._link = link
         self._documents = documents
         self._cache = cache
+        self._related = related
         self._settings_of = settings_of
         self._least_of = least_of
 
@@ -170,12 +174,23 @@ class EngineRuns:
         body = to_body(settings, automatic=ask.automatic, client="lsp")
         marks = self._documents.marks(ask.uri)
         prepared = prepare(ask, place, marks, body, sampling, settings.limits.lines)
-        prepared = replace(prepared, least=self._least_of(ask))
+        context = prepared.context
+        if settings.context.related_tokens != 0:
+            context = self._with_related(context, ask, place)
+        prepared = replace(prepared, context=context, least=self._least_of(ask))
         if not settings.syntax:
             return prepared
-        context = prepared.context
         make_gate = partial(gate_for, context.language_id, context.prefix, context.suffix)
         return replace(prepared, make_gate=make_gate)
+
+    def _with_related(self, context: Context, ask: Ask, place: CompletionPlace) -> Context:
+        """Returns the context with texts of other documents.
+
+        While the user types, the last choice holds; it is made anew in idle time, and by hand.
+        """
+        if not ask.automatic:
+            self._related.choose(place.document, place.offset)
+        return with_related(context, self._related.of(place.document))
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
         return complete(

@@ -26,6 +26,7 @@ from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.gate import Gate
 from dlm_lsp.session.offers import Offers
 from dlm_lsp.session.place import CompletionPlace, place_of, standing
+from dlm_lsp.session.related import RelatedDocuments
 from dlm_lsp.session.requests import Answer, Ask, Editor, Offer
 from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
@@ -70,12 +71,14 @@ class Session:
         self.documents = Documents(encoding, editor.log)
         self._gate = Gate(editor_options, user_file, editor.log, self._settings_changed)
         self._gate.use_folders(folders)
+        self._related = RelatedDocuments(self.documents, self._may_be_context)
         self._runs = EngineRuns(
             editor,
             encoding,
             link,
             self.documents,
             self._cache,
+            self._related,
             self._gate.settings_of,
             self._least_of,
         )
@@ -132,6 +135,7 @@ class Session:
     def close_document(self, uri: str) -> None:
         """Removes a document."""
         self._forget(uri)
+        self._related.forget(uri)
         self.documents.close(uri)
 
     @property
@@ -400,6 +404,10 @@ class Session:
             reason = "The model has nothing to add here."
         self._answered(slot, reason)
         return Answer(document, tuple(offers.values()), reason)
+
+    def _may_be_context(self, document: Document) -> bool:
+        """Returns whether text of a document may stand in another document's prompt."""
+        return self._gate.reason(document, 0, automatic=False) is None
 
     def _least_of(self, ask: Ask) -> float:
         """Returns how probable what is shown must be."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -86,6 +88,16 @@ def name_of(uri: str, language_id: str) -> str:
     name = paths_in(uri)[0].rstrip("/").rpartition("/")[2].replace("\n", " ").strip()
     ending = _ENDINGS.get(language_id.lower())
     return name if "." in name or ending is None else f"{name or 'untitled'}{ending}"
+
+
+def shared_folder(uris: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns the name of the innermost folder that holds all of these files, and their paths in
+    it; without a folder but the root, an empty name and the files' own names."""
+    paths = [paths_in(uri)[0].strip("/").split("/") for uri in uris]
+    folders = zip(*(path[:-1] for path in paths), strict=False)
+    shared = [same[0] for same in takewhile(lambda parts: len(set(parts)) == 1, folders)]
+    names = ["/".join(path[len(shared) :] if shared else path[-1:]) for path in paths]
+    return (shared[-1] if shared else ""), names
 
 
 def _decoded(path: str) -> str:

@@ -86,10 +86,12 @@ class EngineSection(_Section):
 
 
 class ContextSection(_Section):
-    """The largest number of prompt tokens before and after the cursor; None means the default."""
+    """The largest number of prompt tokens before and after the cursor, and of other open documents
+    (0 for none of them); None means the default."""
 
     prefix_tokens: int | None = Field(default=None, ge=16, le=1_000_000)
     suffix_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
+    related_tokens: int | None = Field(default=None, ge=0, le=1_000_000)
 
 
 class LimitsSection(_Section):

@@ -25,7 +25,7 @@ class Warm(ToyBackend):
 
     def __init__(self, times: StepTimes | None = SLOW) -> None:
         super().__init__()
-        names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+        names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>")
         self.tokenizer = tokenizer_from_gguf(
             byte_level_metadata(markers=dict.fromkeys(names, 3)), "test"
         )
@@ -106,3 +106,32 @@ def test_a_machine_that_is_fast_or_not_measured_shortens_nothing() -> None:
         backend = Warm(times)
         whole = lay_out(PIECES, backend.tokenizer, BUDGET)
         assert fitting_layout(PIECES, BUDGET, backend, Haste.SOON) == whole
+
+
+def test_other_files_wait_for_idle_time_and_are_then_part_of_every_prompt() -> None:
+    backend, budget = Warm(), replace(BUDGET, related=200)
+    pieces = replace(PIECES, related=(("other.py", "y = 2\n" * 40),), name="a.py")
+    alone = fitting_layout(PIECES, BUDGET, Warm(), Haste.SOON)
+    assert fitting_layout(pieces, budget, backend, Haste.SOON) == alone
+    whole = fitting_layout(pieces, budget, backend, Haste.IDLE)
+    assert len(whole.prompt) > len(fitting_layout(PIECES, BUDGET, backend, Haste.IDLE).prompt)
+    backend.have(whole)
+    assert fitting_layout(pieces, budget, backend, Haste.SOON) == whole
+    typed = replace(
+        pieces,
+        prefix=pieces.prefix + "t",
+        prefix_start=whole.prefix_start,
+        far_suffix_start=whole.far_suffix_start,
+    )
+    layout = fitting_layout(typed, budget, backend, Haste.SOON)
+    assert backend.uncached(layout.prompt, layout.suffix) <= MISSING_MAX
+
+
+def test_other_files_take_no_more_than_the_machine_computes_in_the_time_of_a_new_place() -> None:
+    """A request by hand has the same prompt as idle time, which it would otherwise wait for."""
+    budget = replace(BUDGET, related=5_000)
+    pieces = replace(PIECES, related=(("other.py", "y = 2\n" * 4_000),))
+    invoked = fitting_layout(pieces, budget, Warm(), Haste.NONE)
+    alone = fitting_layout(PIECES, BUDGET, Warm(), Haste.NONE)
+    assert (len(invoked.prompt) - len(alone.prompt)) * 4 <= COLD_MS
+    assert fitting_layout(pieces, budget, Warm(), Haste.IDLE) == invoked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -19,7 +20,7 @@ from dlm_lsp.host.layout import (
 from engine.errors import RequestError
 from engine.model.gguf_tokenizer import tokenizer_from_gguf
 from engine.model.tokenizer import Tokenizer
-from engine.prompt import MARKERS_MAX, SPECIAL_TOKENS
+from engine.prompt import MARKERS_MAX, SENTINEL_NAMES, SPECIAL_TOKENS
 from tests.tiny import byte_tokenizer
 from tests.vocabularies import byte_level_metadata
 
@@ -278,6 +279,7 @@ def test_budget_completion_without_room_for_a_prompt_is_refused() -> None:
 
 def test_budget_default_is_what_the_bundled_model_was_trained_with() -> None:
     assert budget_for(2048, 128) == PromptBudget(832, 288)
+    assert budget_for(2048, 128, related=None) == PromptBudget(832, 288, 478)
 
 
 def named_tokenizer() -> Tokenizer:
@@ -318,3 +320,77 @@ def test_layout_models_that_know_no_names_are_not_told_one() -> None:
     budget = PromptBudget(400, 60)
     pieces = TextPieces("x", "y\n", name="a.py")
     assert lay_out(pieces, TOKENIZER, budget) == lay_out(TextPieces("x", "y\n"), TOKENIZER, budget)
+
+
+RELATED = (("far.py", "x = 1\n" * 3), ("near.py", "def f():\n    return 1"))
+
+
+def repository_tokenizer(family: str = "qwen") -> Tokenizer:
+    """A tokenizer with the sentinels of a family that was trained on whole repositories."""
+    names = {
+        "qwen": (
+            "<|fim_prefix|>",
+            "<|fim_suffix|>",
+            "<|fim_middle|>",
+            "<|file_sep|>",
+            "<|repo_name|>",
+        ),
+        "starcoder2": ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>", "<repo_name>"),
+    }[family]
+    return tokenizer_from_gguf(byte_level_metadata(markers=dict.fromkeys(names, 3)), "test")
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        (
+            "qwen",
+            "<|repo_name|>shop\n<|file_sep|>far.py\nx = 1\nx = 1\nx = 1\n"
+            "<|file_sep|>near.py\ndef f():\n    return 1\n"
+            "<|file_sep|>app.py\n<|fim_prefix|>f(<|fim_suffix|>)\n<|fim_middle|>",
+        ),
+        (
+            "starcoder2",
+            "<repo_name>shop\n<file_sep>far.py\nx = 1\nx = 1\nx = 1\n"
+            "<file_sep>near.py\ndef f():\n    return 1\n"
+            "<file_sep><fim_prefix>app.py\nf(<fim_suffix>)\n<fim_middle>",
+        ),
+    ],
+)
+def test_layout_other_files_stand_before_the_hole_as_the_family_was_trained(
+    family: str, expected: str
+) -> None:
+    """Qwen2.5-Coder: arXiv 2409.12186, 3.2; StarCoder2: arXiv 2402.19173, 5.2."""
+    tokenizer = repository_tokenizer(family)
+    pieces = TextPieces("f(", ")\n", name="app.py", related=RELATED, repository="shop")
+    layout = lay_out(pieces, tokenizer, PromptBudget(400, 60, 400))
+    names = {tokenizer.id_of(name): name for name in SENTINEL_NAMES}
+    assert "".join(names.get(one) or tokenizer.decode([one]) for one in layout.prompt) == expected
+    start, end = layout.suffix
+    assert tokenizer.decode(layout.prompt[start:end]) == ")\n"
+
+
+@given(texts, texts, st.lists(st.tuples(st.just("a.py"), st.text(max_size=400)), max_size=4))
+def test_layout_other_files_never_exceed_the_budget_and_the_last_ones_stay(
+    prefix: str, suffix: str, related: list[tuple[str, str]]
+) -> None:
+    tokenizer, budget = repository_tokenizer(), PromptBudget(60, 30, 120)
+    files = tuple((name, text.replace("\ud800", "")) for name, text in related)
+    alone = lay_out(TextPieces(prefix, suffix, name="b.py"), tokenizer, PromptBudget(60, 30))
+    layout = lay_out(TextPieces(prefix, suffix, name="b.py", related=files), tokenizer, budget)
+    assert len(layout.prompt) <= budget.prefix + budget.suffix + budget.related + MARKERS_MAX
+    start, end = layout.suffix
+    assert layout.prompt[start:end] == alone.prompt[alone.suffix[0] : alone.suffix[1]]
+    separator = tokenizer.id_of("<|file_sep|>")
+    assert layout.prompt.count(separator) <= len(files) + 1
+    if files and len(files[-1][1].encode()) < 60:  # A token is a byte here.
+        near = tokenizer.encode(files[-1][1])
+        held = "".join(map(chr, layout.prompt))
+        assert "".join(map(chr, near)) in held
+
+
+def test_layout_models_that_know_no_files_get_none() -> None:
+    pieces = TextPieces("f(", ")\n")
+    related = replace(pieces, related=RELATED, name="app.py", repository="shop")
+    budget = PromptBudget(400, 60, 400)
+    assert lay_out(related, TOKENIZER, budget) == lay_out(pieces, TOKENIZER, budget)
