@@ -112,6 +112,9 @@ class Request:
             in which slightly other text stood before it, moved to their new positions. This is an
             approximation that saves most of the prompt's time while a user types; see
             `engine.cache.suffixes`. An exact request never does.
+        given: a continuation of the prompt whose tokens are scored; nothing is decoded then. The
+            events' text is that of these tokens, and `logprobs` are theirs, or upper bounds where
+            BEST_MAX other tokens are likelier. Mode, `tokens_max` and stops do not matter.
     """
 
     prompt: tuple[int, ...]
@@ -124,6 +127,12 @@ class Request:
     exact: bool = False
     suffix: tuple[int, int] = (0, 0)
     reuses_suffix: bool = False
+    given: tuple[int, ...] = ()
+
+    @property
+    def length_max(self) -> int:
+        """The largest number of tokens after the prompt."""
+        return len(self.given) or self.limits.tokens_max
 
     def __post_init__(self) -> None:
         """Raises RequestError naming the field."""
@@ -217,7 +226,8 @@ class Finished:
 
     Attributes:
         text: the whole completion; starts with the `committed` of every earlier event.
-        reason: "end" (a stop token), "stop" (a stop text), "length" (tokens_max), or "steps".
+        reason: "end" (a stop token), "stop" (a stop text), "length" (tokens_max), "steps", or
+            "scored" (`Request.given`).
         confidence: the geometric mean of the tokens' probabilities; 1 for an empty text.
         logprobs: the tokens of `text`.
     """

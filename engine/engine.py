@@ -45,6 +45,7 @@ from engine.auto.step_times import (
 )
 from engine.config import EngineSettings
 from engine.decoders import strategy_for
+from engine.decoders.score import Score
 from engine.decoders.strategy import Traits
 from engine.device import default_threads, resolve, torch_unusable
 from engine.errors import EngineFailure, RequestError
@@ -150,7 +151,7 @@ class Engine:
         Raises:
             RequestError: the request does not fit this model.
         """
-        needed = len(request.prompt) + request.limits.tokens_max + request.block.length
+        needed = len(request.prompt) + request.length_max + request.block.length
         if needed > self._room:
             raise RequestError(
                 f"prompt ({len(request.prompt)}), limits.tokens_max and block.length add up to "
@@ -158,7 +159,8 @@ class Engine:
                 remedy="Shorten the prompt or lower the limits.",
                 param="prompt",
             )
-        if not all(0 <= token < self._config.vocabulary for token in request.prompt):
+        known = range(self._config.vocabulary)
+        if not all(token in known for token in (*request.prompt, *request.given)):
             raise RequestError(
                 f"prompt holds a token outside 0..{self._config.vocabulary - 1}.",
                 remedy="Use this checkpoint's tokenizer.",
@@ -237,7 +239,7 @@ class Engine:
         states = decode(
             self._runtime,
             self._cache,
-            strategy_for(request.mode, self._traits),
+            Score() if request.given else strategy_for(request.mode, self._traits),
             request,
             self._traits,
             is_cancelled,

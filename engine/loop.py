@@ -74,7 +74,7 @@ def decode(
         engine.errors.MemoryExhausted: a step does not fit on the device.
     """
     # The commit pass of block diffusion computes whole blocks, so one more block must fit.
-    room = len(request.prompt) + request.limits.tokens_max + request.block.length
+    room = len(request.prompt) + request.length_max + request.block.length
     sequence, cached = cache.open(request.prompt, room, exact=request.exact)
     try:
         task, known = Task(request, cached, sequence, traits), cached

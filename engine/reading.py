@@ -35,3 +35,9 @@ class Reading:
     probability: float
     best: tuple[tuple[int, float], ...]
     log_sum_exp: float
+
+    def log_probability(self, token: int) -> float:
+        """The natural logarithm of a token's probability at temperature 1, or an upper bound of it
+        for a token that is not among the best."""
+        logit = next((logit for one, logit in self.best if one == token), self.best[-1][1])
+        return logit - self.log_sum_exp

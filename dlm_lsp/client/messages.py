@@ -16,6 +16,7 @@ PREFIX_CHARS_MAX = 200_000
 SUFFIX_CHARS_MAX = 100_000
 NAME_CHARS_MAX = 255
 DOCUMENT_CHARS_MAX = 4096  # The limit of a document's name.
+GIVEN_CHARS_MAX = 8_000
 RELATED_CHARS_MAX, RELATED_FILES_MAX = 20_000, 16
 
 
@@ -115,6 +116,9 @@ class GenerateBody(_Message):
     # comes from earlier requests, also a suffix before which slightly other text stood
     # (`engine.api.Request.reuses_suffix`), and a prompt of which little is cached is shortened.
     soon: bool = False
+    # Text that would stand at the cursor; its tokens are scored instead of a completion decoded
+    # (`engine.api.Request.given`).
+    given: str = Field(default="", max_length=GIVEN_CHARS_MAX)
 
 
 class UsageBody(_Message):
@@ -164,7 +168,7 @@ class FinishedEvent(_Message):
 
     event: Literal["finished"] = "finished"
     text: str
-    finish_reason: Literal["end", "stop", "length", "steps", "time", "warm"]
+    finish_reason: Literal["end", "stop", "length", "steps", "time", "warm", "scored"]
     confidence: float
     logprobs: LogProbs = ()
     mode: str

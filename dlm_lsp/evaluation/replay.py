@@ -27,7 +27,7 @@ from dlm_lsp.evaluation.typist import (
 )
 from dlm_lsp.session.document import Change, Document, Encoding
 from dlm_lsp.session.engine_link import EngineLink
-from dlm_lsp.session.requests import Ask, DraftNotice, Offer, Status
+from dlm_lsp.session.requests import Ask, DraftNotice, Offer, RefinementNotice, Status
 from dlm_lsp.session.session import Session
 from engine.errors import EngineFailure
 from engine.lab.evaluation.records import ReplayRecord
@@ -56,6 +56,9 @@ class Deaf:
 
     def draft(self, notice: DraftNotice) -> None:
         """Ignores drafts."""
+
+    def refinement(self, notice: RefinementNotice) -> None:
+        """Ignores refinements, which a typist does not ask for."""
 
     def status(self, status: Status) -> None:
         """Ignores the status."""

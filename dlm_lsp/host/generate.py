@@ -149,6 +149,10 @@ def to_engine(
     Raises:
         RequestError: the request does not fit the loaded model; the error names the field.
     """
+    given = tuple(backend.tokenizer.encode(body.given))
+    if given:  # They need the room of a completion.
+        limits = body.limits.model_copy(update={"tokens_max": len(given)})
+        body = body.model_copy(update={"limits": limits, "mode": "ar"})
     options = _options(body, backend, records)
     pieces = TextPieces(
         body.prefix,
@@ -172,6 +176,7 @@ def to_engine(
         exact=body.exact,
         suffix=layout.suffix,
         reuses_suffix=body.soon,
+        given=given,
     )
     return request, layout
 

@@ -15,7 +15,7 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 
 from dlm_lsp.lsp import convert
 from dlm_lsp.session.document import Position
-from dlm_lsp.session.requests import Answer, Ask
+from dlm_lsp.session.requests import Answer, Ask, RefineAsk
 from engine.api import ASKED_MODES
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Commands:
         self._handlers: dict[str, Callable[[Fields, Token], Awaitable[object]]] = {
             convert.ACCEPTED: self._accepted,
             convert.FILL: self._fill,
+            convert.REFINE: self._refine,
             "dlm.cancel": self._cancel,
             "dlm.pullModel": self._pull_model,
             "dlm.setMode": self._set_mode,
@@ -126,38 +127,78 @@ class Commands:
         The client applies the edit; a client that shows drafts and inserts the text itself gets
         the edit as the answer.
         """
-        session = self._server.session
         uri = _field(convert.FILL, fields, "uri", str)
         ask = Ask(
             uri=uri,
-            position=_position(fields),
+            position=_position(convert.FILL, fields, "position"),
             automatic=False,
             token=token,
             tokens_max=_tokens_max(fields),
         )
-        document = session.documents.get(uri)
+        self._check_version(convert.FILL, uri, fields)
+        answer = await self._server.complete(ask)
+        return await self._deliver(convert.FILL, answer, "Fill here", "Nothing to fill here")
+
+    async def _refine(self, fields: Fields, token: Token) -> object:
+        """Refines a selection. The edit is delivered as that of `dlm.fill`."""
+        name = convert.REFINE
+        document = _field(name, fields, "textDocument", dict)
+        if not isinstance(uri := document.get("uri"), str):
+            raise _wrong(name, "textDocument.uri", "a text")
+        selection = _field(name, fields, "range", dict)
+        threshold = fields.get("threshold")
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if threshold is not None and not (is_number and 0 <= threshold <= 1):
+            raise _wrong(name, "threshold", "0 to 1, or left out")
+        named = fields.get("token", token)
+        if named is not None and (isinstance(named, bool) or not isinstance(named, str | int)):
+            raise _wrong(name, "token", "a text or a whole number, or left out")
+        ask = RefineAsk(
+            uri=uri,
+            start=_position(name, selection, "start", "range."),
+            end=_position(name, selection, "end", "range."),
+            token=named,
+            threshold=threshold,
+        )
+        self._check_version(name, uri, document)
+        answer = await self._server.refine(ask)
+        return await self._deliver(name, answer, "Refine selection", "Nothing is changed")
+
+    def _check_version(self, command: str, uri: str, fields: Fields) -> None:
+        """Raises an error if the document is not open or has another version than the fields."""
+        documents = self._server.session.documents
+        document = documents.get(uri)
         if document is None:
-            raise JsonRpcInvalidParams(f"{convert.FILL}: {uri}: {session.documents.problem(uri)}")
-        if "version" in fields and fields["version"] != document.version:
+            raise JsonRpcInvalidParams(f"{command}: {uri}: {documents.problem(uri)}")
+        if fields.get("version", document.version) not in (document.version, None):
             raise JsonRpcContentModified(
-                f"{convert.FILL}: version is {fields['version']!r}, the document's is "
+                f"{command}: version is {fields['version']!r}, the document's is "
                 f"{document.version}."
             )
-        answer = await self._server.complete(ask)
+
+    async def _deliver(
+        self, command: str, answer: Answer | None, label: str, without: str
+    ) -> object:
+        """Returns the result of a command that edits.
+
+        Args:
+            label: names the edit for the user.
+            without: what the user is told where there is no edit, before the reason.
+        """
         if answer is None:
-            raise JsonRpcContentModified(f"{convert.FILL}: a newer request or edit came between.")
+            raise JsonRpcContentModified(f"{command}: a newer request or edit came between.")
         if answer.offers:
-            return await self._deliver(answer)
-        if not session.settings.drafts:
+            return await self._edit(command, answer, label)
+        if not self._server.session.settings.drafts:
             # The user ran the command in an editor that shows no status, so a message says why
             # nothing happens.
-            message = f"Nothing to fill here: {answer.reason}"
+            message = f"{without}: {answer.reason}"
             self._server.window_show_message(
                 types.ShowMessageParams(types.MessageType.Info, message)
             )
         return {"edit": None, "applied": False, "reason": answer.reason}
 
-    async def _deliver(self, answer: Answer) -> object:
+    async def _edit(self, command: str, answer: Answer, label: str) -> object:
         workspace = self._server.client_capabilities.workspace
         edits = workspace and workspace.workspace_edit
         edit = convert.to_workspace_edit(
@@ -168,15 +209,13 @@ class Commands:
         )
         is_applied = False
         if workspace and workspace.apply_edit and not self._server.session.settings.drafts:
-            params = types.ApplyWorkspaceEditParams(edit, label="Fill here")
+            params = types.ApplyWorkspaceEditParams(edit, label=label)
             try:
                 result = await self._server.protocol.send_request_async(
                     types.WORKSPACE_APPLY_EDIT, params
                 )
             except JsonRpcException as error:
-                raise JsonRpcException(
-                    f"{convert.FILL}: the client refused the edit: {error}"
-                ) from None
+                raise JsonRpcException(f"{command}: the client refused the edit: {error}") from None
             is_applied = isinstance(result, dict) and result.get("applied") is True
         return {"edit": edit, "applied": is_applied, "reason": None}
 
@@ -188,11 +227,18 @@ def _field(command: str, fields: Fields, name: str, kind: type) -> Any:
     return value
 
 
-def _position(fields: Fields) -> Position:
-    position = _field(convert.FILL, fields, "position", dict)
-    numbers = [position.get("line"), position.get("character")]
+def _position(command: str, fields: Fields, name: str, within: str = "") -> Position:
+    """Returns the position in a field.
+
+    Args:
+        within: the path of the object that has the field, for the error.
+    """
+    position = fields.get(name)
+    fields = cast(Fields, position) if isinstance(position, dict) else {}
+    numbers: list[Any] = [fields.get("line"), fields.get("character")]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise _wrong(convert.FILL, "position", "an object with line and character, both from 0")
+        wanted = "an object with line and character, both from 0"
+        raise _wrong(command, within + name, wanted)
     return Position(*numbers)
 
 

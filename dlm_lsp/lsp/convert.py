@@ -10,17 +10,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cattrs
 from lsprotocol import types
 from pygls.protocol import default_converter
 
 from dlm_lsp.session.document import Change, Document, Encoding, Position
-from dlm_lsp.session.requests import Answer, DraftNotice, Offer, Selected, Status
+from dlm_lsp.session.requests import (
+    Answer,
+    DraftNotice,
+    Offer,
+    RefinementNotice,
+    Selected,
+    Status,
+)
+
+if TYPE_CHECKING:  # It takes too long to import before `initialize` is answered.
+    from dlm_lsp.client.messages import SpanBody
 
 ACCEPTED = "dlm.accepted"
 FILL = "dlm.fill"
+REFINE = "dlm.refine"
 LABEL_CHARS_MAX = 60
 
 # Editors whose buffers know their line ends: they put \n for any line end that they are sent to
@@ -180,6 +191,22 @@ def to_fill_action(document: Document, position: Position, *, tagged: bool) -> t
     )
 
 
+def to_refine_action(
+    document: Document, start: Position, end: Position, *, tagged: bool
+) -> types.CodeAction:
+    """Returns the code action `Refine selection`."""
+    arguments = {
+        "textDocument": {"uri": document.uri, "version": document.version},
+        "range": {"start": _plain(start), "end": _plain(end)},
+    }
+    return types.CodeAction(
+        title="Refine selection",
+        kind=types.CodeActionKind.RefactorRewrite,
+        command=types.Command(title="Refine selection", command=REFINE, arguments=[arguments]),
+        tags=[types.CodeActionTag.LlmGenerated] if tagged else None,
+    )
+
+
 def to_draft_params(notice: DraftNotice, dialect: Dialect) -> dict[str, Any]:
     """Returns the parameters of `dlm/draft`."""
     document, state = notice.document, notice.state
@@ -190,17 +217,36 @@ def to_draft_params(notice: DraftNotice, dialect: Dialect) -> dict[str, Any]:
         "range": {"start": _plain(notice.start), "end": _plain(notice.end)},
         "committed": dialect.written(notice.committed),
         "draft": dialect.written(state.draft),
-        "spans": [
-            {
-                "start": dialect.units(state.draft, span.start),
-                "end": dialect.units(state.draft, span.end),
-                "confidence": round(span.confidence, 4),
-            }
-            for span in state.spans
-        ],
+        "spans": _spans(state.draft, state.spans, dialect),
         "sequence": notice.sequence,
         "final": state.final,
     }
+
+
+def to_refinement_params(notice: RefinementNotice, dialect: Dialect) -> dict[str, Any]:
+    """Returns the parameters of `dlm/refinement`."""
+    document, state = notice.document, notice.state
+    return {
+        "token": notice.token,
+        "textDocument": {"uri": document.uri, "version": document.version},
+        "range": {"start": _plain(notice.start), "end": _plain(notice.end)},
+        "text": dialect.written(state.text),
+        "spans": _spans(state.text, state.spans, dialect),
+        "sequence": notice.sequence,
+        "final": state.final,
+    }
+
+
+def _spans(text: str, spans: Sequence[SpanBody], dialect: Dialect) -> list[dict[str, Any]]:
+    """Returns the confidences of parts of a text, in units of the text as it is sent."""
+    return [
+        {
+            "start": dialect.units(text, span.start),
+            "end": dialect.units(text, span.end),
+            "confidence": round(span.confidence, 4),
+        }
+        for span in spans
+    ]
 
 
 def to_status_params(status: Status) -> dict[str, Any]:

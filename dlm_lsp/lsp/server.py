@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,14 @@ from dlm_lsp.lsp.progress import LoadProgress
 from dlm_lsp.lsp.protocol import WARM, StrictProtocol
 from dlm_lsp.lsp.pull import Pulls
 from dlm_lsp.session.document import Document, DocumentError, Encoding
-from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
+from dlm_lsp.session.requests import (
+    Answer,
+    Ask,
+    DraftNotice,
+    RefineAsk,
+    RefinementNotice,
+    Status,
+)
 from dlm_lsp.version import VERSION
 
 if TYPE_CHECKING:
@@ -138,6 +145,9 @@ class Server(LanguageServer):
 
     def draft(self, notice: DraftNotice) -> None:
         self.protocol.notify("dlm/draft", convert.to_draft_params(notice, self.dialect))
+
+    def refinement(self, notice: RefinementNotice) -> None:
+        self.protocol.notify("dlm/refinement", convert.to_refinement_params(notice, self.dialect))
 
     def status(self, status: Status) -> None:
         if self.session.settings.status_notifications:
@@ -358,20 +368,36 @@ class Server(LanguageServer):
         """
         known = self.session.documents.get(ask.uri)
         document = self._asked.pop(id(params), known)
+        return await self._answered(ask, document, lambda: self.session.complete(ask))
+
+    async def refine(self, ask: RefineAsk) -> Answer | None:
+        """Returns the session's answer. Raises JsonRpcInvalidParams on an impossible position."""
+        document = self.session.documents.get(ask.uri)
+        return await self._answered(ask, document, lambda: self.session.refine(ask))
+
+    async def _answered(
+        self,
+        ask: Ask | RefineAsk,
+        document: Document | None,
+        answer: Callable[[], Awaitable[Answer | None]],
+    ) -> Answer | None:
+        """Returns an answer once the settings are known, if the document is still this one."""
         if not self._has_settings.is_set() and not await self._settings_known():
-            return self.session.unanswered(ask, "The editor has not told its settings yet.")
+            return self.session.unanswered(ask.uri, "The editor has not told its settings yet.")
         if document is not None and self.session.documents.get(ask.uri) is not document:
             return None  # The position is one in a text that is no more.
         try:
-            return await self.session.complete(ask)
+            return await answer()
         except DocumentError as error:
             raise JsonRpcInvalidParams(str(error)) from None
         except Exception as error:  # The boundary of a request.
             logger.exception("a request failed")
-            return self.session.unanswered(ask, f"The request failed in the server: {error!r}.")
+            why = f"The request failed in the server: {error!r}."
+            return self.session.unanswered(ask.uri, why)
 
     def _code_action(self, params: types.CodeActionParams) -> list[types.CodeAction]:
-        """Returns `Fill here` at a cursor, but not for the light bulb, which would always be on."""
+        """Returns `Fill here` at a cursor and `Refine selection` for a selection, but not for the
+        light bulb, which would always be on."""
         document = self.session.documents.get(params.text_document.uri)
         only = params.context.only
         kind = types.CodeActionKind.RefactorRewrite.value
@@ -380,20 +406,18 @@ class Server(LanguageServer):
             if only is not None
             else params.context.trigger_kind != types.CodeActionTriggerKind.Automatic
         )
-        if document is None or not is_wanted or params.range.start != params.range.end:
+        if document is None or not is_wanted:
             return []
         text_document = self.client_capabilities.text_document
         support = (
             text_document and text_document.code_action and text_document.code_action.tag_support
         )
         tags = support.value_set if support is not None else ()
-        return [
-            convert.to_fill_action(
-                document,
-                convert.to_position(params.range.start),
-                tagged=types.CodeActionTag.LlmGenerated in tags,
-            )
-        ]
+        start, end = convert.to_position(params.range.start), convert.to_position(params.range.end)
+        is_tagged = types.CodeActionTag.LlmGenerated in tags
+        if start != end:
+            return [convert.to_refine_action(document, start, end, tagged=is_tagged)]
+        return [convert.to_fill_action(document, start, tagged=is_tagged)]
 
 
 def merged(first: object, second: object) -> object:

@@ -15,6 +15,7 @@ from engine.api import LogProbs
 
 if TYPE_CHECKING:
     from dlm_lsp.session.pipeline import Suggestion
+    from dlm_lsp.session.refine import Refined
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,22 @@ class Ask:
     def is_plain(self) -> bool:
         """Whether the request has no options of its own, so that its answer can be shared."""
         return self.selected is None and self.tokens_max is None
+
+
+@dataclass(frozen=True, slots=True)
+class RefineAsk:
+    """A request to refine the text from `start` to `end`.
+
+    Attributes:
+        token: the name of the request in its notices and in `dlm.cancel`; None means no notices.
+        threshold: the probability below which a token is doubted; None means the default.
+    """
+
+    uri: str
+    start: Position
+    end: Position
+    token: str | int | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +147,34 @@ class DraftNotice:
         return self.lead + self.state.committed
 
 
+@dataclass(frozen=True, slots=True)
+class RefinementNotice:
+    """The state of a selection that is refined, for the request with this `token`.
+
+    Attributes:
+        document: the snapshot in which the request was made.
+        start, end: the selection in the snapshot, in the editor's encoding.
+        state: the whole selection so far.
+        sequence: the number of the notice, counting from 1.
+    """
+
+    token: str | int
+    document: Document
+    start: Position
+    end: Position
+    state: Refined
+    sequence: int
+
+
 class Editor(Protocol):
     """The editor as a session sees it. No method waits, returns anything or raises."""
 
     def draft(self, notice: DraftNotice) -> None:
         """Shows a draft."""
+        ...
+
+    def refinement(self, notice: RefinementNotice) -> None:
+        """Shows a selection that is refined."""
         ...
 
     def status(self, status: Status) -> None:

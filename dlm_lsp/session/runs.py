@@ -13,19 +13,20 @@ from dataclasses import replace
 from functools import partial
 
 from dlm_lsp.client.errors import HostError
-from dlm_lsp.client.messages import SamplingBody
+from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, SamplingBody
 from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.cache import Completion, ResultCache, remainder
-from dlm_lsp.session.context import Context, anchored, moved
-from dlm_lsp.session.document import Encoding
+from dlm_lsp.session.context import Context, anchored, encodable, moved
+from dlm_lsp.session.document import Document, Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.generation import Deviation, Generation, typed_through
 from dlm_lsp.session.pipeline import UNSURE, Suggestion, complete, to_body
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
+from dlm_lsp.session.refine import THRESHOLD, Refined, Refining, refine
 from dlm_lsp.session.related import RelatedDocuments, with_related
-from dlm_lsp.session.requests import Ask, DraftNotice, Editor
+from dlm_lsp.session.requests import Ask, DraftNotice, Editor, RefineAsk, RefinementNotice
 from dlm_lsp.session.slots import RequestSlot
 from dlm_lsp.settings.schema import Settings
 
@@ -154,6 +155,33 @@ class EngineRuns:
         async with aclosing(self._suggestions(prepared)) as states:
             async for state in states:
                 self._documents.set_marks(uri, anchored(prepared.context, state.marks))
+
+    async def refine(self, document: Document, start: int, end: int, ask: RefineAsk) -> Refined:
+        """Returns a selection refined, and shows it before to an editor that asked for drafts.
+
+        Raises: HostError if the host fails.
+        """
+        settings = self._settings_of(ask.uri)
+        body = to_body(settings, automatic=False, client="lsp").model_copy(
+            update={"document": encodable(ask.uri)[:DOCUMENT_CHARS_MAX]}
+        )
+        make_gate = partial(gate_for, document.language_id) if settings.syntax else None
+        threshold = THRESHOLD if ask.threshold is None else ask.threshold
+        with_ = Refining(self._link.host, body, make_gate, threshold)
+        is_shown = ask.token is not None and settings.drafts
+        async with aclosing(refine(document, start, end, with_)) as states:
+            sequence = 0
+            async for state in states:
+                sequence += 1
+                if is_shown:
+                    assert ask.token is not None
+                    self._editor.refinement(
+                        RefinementNotice(ask.token, document, ask.start, ask.end, state, sequence)
+                    )
+                if state.final:
+                    self._link.worked()
+                    return state
+        raise AssertionError("a refinement ends with a final state or an error")
 
     async def _run_quietly(
         self, ask: Ask, place: CompletionPlace, sampling: SamplingBody

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.gate import Gate
 from dlm_lsp.session.offers import Offers
 from dlm_lsp.session.place import CompletionPlace, place_of, standing
+from dlm_lsp.session.refine import UNCHANGED, why_not_refined
 from dlm_lsp.session.related import RelatedDocuments
-from dlm_lsp.session.requests import Answer, Ask, Editor, Offer
+from dlm_lsp.session.requests import Answer, Ask, Editor, Offer, RefineAsk
 from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
@@ -212,6 +213,57 @@ class Session:
         Each call for a document supersedes the previous one. Cancelling the call cancels the work
         in the engine.
         """
+
+        async def work(
+            slot: RequestSlot, document: Document, previous: RequestSlot | None
+        ) -> Answer | None:
+            place = place_of(document, ask, self._encoding)
+            if previous is not None:
+                slot.take_over(previous, place)
+            return await self._answer(slot, place)
+
+        return await self._in_slot(ask, work)
+
+    async def refine(self, ask: RefineAsk) -> Answer | None:
+        """Answers a request to refine a selection, as `complete` does; an offer replaces the whole
+        selection.
+
+        Raises: DocumentError on an impossible position.
+        """
+
+        async def work(
+            slot: RequestSlot, document: Document, previous: RequestSlot | None
+        ) -> Answer | None:
+            del previous
+            self._ahead.drop()
+            return await self._refine(slot, ask, document)
+
+        return await self._in_slot(Ask(ask.uri, ask.start, automatic=False, token=ask.token), work)
+
+    async def _refine(self, slot: RequestSlot, ask: RefineAsk, document: Document) -> Answer | None:
+        start, end = (document.offset_at(at, self._encoding) for at in (ask.start, ask.end))
+        reason = self._gate.reason(document, start, automatic=False)
+        text, state = document.text[start:end], None
+        reason = reason or why_not_refined(text)
+        if reason is None:
+            await self.start()
+            state = await self._runs.refine(document, start, end, ask)
+            reason = UNCHANGED if state.text == text else None
+        if self.documents.get(ask.uri) is not document:
+            self._answered(slot, "The text has changed meanwhile.")
+            return None
+        self._answered(slot, reason)
+        if reason is not None or state is None:
+            return Answer(document, reason=reason)
+        offer = Offer(self._offers.add(len(state.text)), state.text, start, end)
+        return Answer(document, (offer,))
+
+    async def _in_slot(
+        self,
+        ask: Ask,
+        work: Callable[[RequestSlot, Document, RequestSlot | None], Awaitable[Answer | None]],
+    ) -> Answer | None:
+        """Does a request's work as the latest one of its document."""
         task = asyncio.current_task()
         assert task is not None
         slot = RequestSlot(ask, task, time.perf_counter())
@@ -223,10 +275,7 @@ class Session:
             if document is None:
                 self._answered(slot, self.documents.problem(ask.uri))
                 return None
-            place = place_of(document, ask, self._encoding)
-            if previous is not None:
-                slot.take_over(previous, place)
-            return await self._answer(slot, place)
+            return await work(slot, document, previous)
         except asyncio.CancelledError:
             self._counts["superseded" if slot.is_superseded else "cancelled"] += 1
             if slot.is_superseded and task.uncancel() == 0:
@@ -278,11 +327,11 @@ class Session:
             )
         )
 
-    def unanswered(self, ask: Ask, why: str) -> Answer | None:
+    def unanswered(self, uri: str, why: str) -> Answer | None:
         """Returns an empty answer to a request that nothing else answers, and reports why."""
         self._counts["unanswered"] += 1
         self._link.tell(replace(self._link.current, reason=why))
-        document = self.documents.get(ask.uri)
+        document = self.documents.get(uri)
         return None if document is None else Answer(document, reason=why)
 
     def cancel(self, token: str | int) -> bool:

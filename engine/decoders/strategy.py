@@ -86,7 +86,7 @@ class Progress:
         confidences: the confidence of each committed token: its probability by the row that
             decided it.
         draft: the places after them, which may change; ends before a stop token.
-        finished: "end", "length", or None while decoding goes on.
+        finished: "end", "length", "scored", or None while decoding goes on.
         prefilling: whether no token has been decided yet.
     """
 

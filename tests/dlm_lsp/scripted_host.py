@@ -79,6 +79,19 @@ class Job:
             FinishedEvent(text=text, finish_reason="end", confidence=0.9, mode="block", usage=USAGE)
         )
 
+    def score(self, *values: tuple[int, float]) -> None:
+        """Ends a request to score its given text: each token's end and log probability."""
+        self._lines.put_nowait(
+            FinishedEvent(
+                text=self.body.given,
+                finish_reason="scored",
+                confidence=0.9,
+                logprobs=values,
+                mode="ar",
+                usage=USAGE,
+            )
+        )
+
     def fail(self, code: str, message: str) -> None:
         self._lines.put_nowait(ErrorEvent(error=ErrorBody(code=code, message=message)))
 

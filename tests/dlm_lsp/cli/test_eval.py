@@ -148,7 +148,7 @@ def test_wrong_ones_are_not(suite: Path, evaluate: Evaluate) -> None:
     assert row["passed"] == pytest.approx(1 / 3)
     assert row["exact"] == 0
     assert row["wrong_length"] == pytest.approx(2 / 3)  # "return 0" and the attempt to exit.
-    host = Host({row["prompt"]: "x" for row in ROWS})
+    host = Host({row["prompt"]: "    x" for row in ROWS})
     row = kinds(evaluate(host, "--suite", str(suite), "--modes", "ar", "--execute", "never"))["ar"]
     assert row["passed"] is None
     assert row["endless"] == 1

@@ -42,11 +42,11 @@ async def test_commands_that_exist_are_advertised_and_no_others(
     result = await editor.greet(scripted.url)
     commands = result["capabilities"]["executeCommandProvider"]["commands"]
     assert sorted(commands) == [
-        *("dlm.accepted", "dlm.cancel", "dlm.fill", "dlm.pullModel", "dlm.restart"),
+        *("dlm.accepted", "dlm.cancel", "dlm.fill", "dlm.pullModel", "dlm.refine", "dlm.restart"),
         *("dlm.setMode", "dlm.snooze", "dlm.stats", "dlm.toggle"),
     ]
-    with pytest.raises(LspError, match=r"dlm\.refine"):
-        await run(editor, "dlm.refine", {})
+    with pytest.raises(LspError, match=r"dlm\.improve"):
+        await run(editor, "dlm.improve", {})
 
 
 async def test_accepted_offer_is_counted_once_it_is_known(
@@ -217,7 +217,8 @@ async def test_fill_here_is_offered_only_where_it_is_wanted(
     selection, light_bulb = 12, {"triggerKind": 2}
     assert len(await fill_actions(editor)) == 1
     assert len(await fill_actions(editor, only=["refactor"], **light_bulb)) == 1
-    assert await fill_actions(editor, selection) == []
+    (action,) = await fill_actions(editor, selection)
+    assert action["title"] == "Refine selection"
     assert await fill_actions(editor, **light_bulb) == []
     assert await fill_actions(editor, only=["quickfix"]) == []
     assert "tags" not in (await fill_actions(editor))[0]

@@ -32,7 +32,7 @@ from dlm_lsp.client.messages import (
 )
 from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.engine_link import EngineLink
-from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
+from dlm_lsp.session.requests import Answer, Ask, DraftNotice, RefinementNotice, Status
 from dlm_lsp.session.session import Session
 
 ROOT = Path(__file__).parents[3]
@@ -94,6 +94,8 @@ class Silent:
     """An editor that shows nothing."""
 
     def draft(self, notice: DraftNotice) -> None: ...
+
+    def refinement(self, notice: RefinementNotice) -> None: ...
     def status(self, status: Status) -> None: ...
     def log(self, message: str) -> None: ...
     def show_error(self, message: str) -> None: ...

@@ -26,7 +26,7 @@ from dlm_lsp.client.messages import (
 from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.offers import OFFERS_MAX
-from dlm_lsp.session.requests import Answer, Ask, DraftNotice, Status
+from dlm_lsp.session.requests import Answer, Ask, DraftNotice, RefinementNotice, Status
 from dlm_lsp.session.session import Session
 from engine.config import EngineSettings
 
@@ -41,6 +41,7 @@ class Recorder:
     """An editor that records all calls."""
 
     drafts: list[DraftNotice] = field(default_factory=list)
+    refinements: list[RefinementNotice] = field(default_factory=list)
     statuses: list[Status] = field(default_factory=list)
     logs: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -48,6 +49,9 @@ class Recorder:
 
     def draft(self, notice: DraftNotice) -> None:
         self.drafts.append(notice)
+
+    def refinement(self, notice: RefinementNotice) -> None:
+        self.refinements.append(notice)
 
     def status(self, status: Status) -> None:
         self.statuses.append(status)
