@@ -36,6 +36,7 @@ class LineRules:
         repeated: the stripped text after the cursor on its line, if no line of a completion may
             end with it; it is empty for brackets that can pair.
         below: the lines of the suffix that are not blank, nearest first, without trailing spaces.
+        above: the PERIOD_MAX lines above the cursor's that are not blank, the nearest last.
         indent: the document's unit of indentation.
         scope: the scope of the cursor's line.
         foreign: what is no code in the document's language.
@@ -45,6 +46,7 @@ class LineRules:
 
     repeated: str
     below: tuple[str, ...]
+    above: tuple[str, ...]
     indent: str
     scope: ScopeRules
     foreign: ForeignRules
@@ -185,10 +187,11 @@ class _Judge:
         return worst(verdict, self._suffix.passed(whole, self._scope.base, line.can_grow))
 
     def _repetition(self, line: str, can_grow: bool) -> Verdict:
-        """Judges by repetition: a third copy of a block of up to PERIOD_MAX lines ends the text."""
-        kept = self._kept
+        """Judges by repetition: a third copy of a block of up to PERIOD_MAX lines ends the text; the
+        first copy may stand above the cursor."""
+        kept = [*self._rules.above, *self._kept]
         verdict = Verdict.KEEP
-        for period in range(1, min(PERIOD_MAX, len(kept) // 2) + 1):
+        for period in range(1, min(PERIOD_MAX, len(kept) // 2, len(self._kept)) + 1):
             if kept[-2 * period : -period] == kept[-period:]:
                 verdict = worst(verdict, same(line, kept[-period], can_grow))
         return verdict

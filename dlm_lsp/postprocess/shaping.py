@@ -22,7 +22,7 @@ from dlm_lsp.postprocess.indentation import (
     width,
 )
 from dlm_lsp.postprocess.languages import UNKNOWN, WITH_DIRECTIVES, language_named
-from dlm_lsp.postprocess.lines import LineRules, cut
+from dlm_lsp.postprocess.lines import PERIOD_MAX, LineRules, cut
 from dlm_lsp.postprocess.pairs import Fit, Pairs, is_only_closers, pairs_for
 from dlm_lsp.postprocess.scope import ScopeRules
 from dlm_lsp.postprocess.suffix import LINES_BELOW_MAX
@@ -123,6 +123,9 @@ def rules_for(
         lines=LineRules(
             repeated=line_after.strip() if has_code_to_repeat else "",
             below=below_lines,
+            above=tuple(
+                reindented(line, indent).rstrip() for line in reversed(lines_above[:PERIOD_MAX])
+            ),
             indent=indent,
             scope=ScopeRules(
                 line_before=line_before,

@@ -176,3 +176,16 @@ def test_whatever_stops_a_text_takes_nothing_back(
         assert final.text.startswith(draft.committed)
         assert complete is None or final == complete
         shown, complete = draft.committed, final if final.complete else None
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_the_first_copy_of_a_repetition_may_stand_above_the_cursor(automatic: bool) -> None:
+    """A model that goes on with the lines above it writes one more copy, and no third."""
+    block = "    # If the resolution is 1 second,\n    # like FAT32, allow 2 seconds.\n"
+    prefix = f"def f(x):\n{block}    "
+    rules = rules_for(prefix, "\n    return x\n", automatic, "python")
+    text = block.lstrip() + block * 3
+    assert shape_final(rules, text).text == block.strip()
+    # Lines that repeat above, and once more, are no run-on.
+    rules = rules_for("x = [\n    [0, 0],\n    [0, 0],\n    ", "\n]\n", automatic, "python")
+    assert shape_final(rules, "[0, 0],\n    [1, 0],").text.startswith("[0, 0],")
