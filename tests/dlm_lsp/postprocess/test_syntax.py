@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 
 import pytest
@@ -74,6 +75,15 @@ def parses(language: str, text: str) -> bool:
     parser = parser_of(language)
     assert parser is not None
     return not parser.parse(text.encode("utf-8", "replace")).root_node.has_error
+
+
+def compiles(text: str) -> bool:
+    """Whether Python takes the text: its indentation too, which the grammar tolerates."""
+    try:
+        compile(text.encode("utf-8", "replace"), "file.py", "exec", ast.PyCF_ONLY_AST)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize("language", FILES)
@@ -172,8 +182,9 @@ def test_what_parses_is_never_changed_and_what_passes_can_be_finished(
 ) -> None:
     prefix, _, suffix = FILES[language].partition("|")
     gate = gate_at(language)
-    if parses(language, prefix + text + suffix):
-        assert gate.passes(text)
+    whole = prefix + text + suffix
+    if parses(language, whole):
+        assert gate.passes(text) or (language == "python" and not compiles(whole))
     elif gate.passes(text):
         endings = ("", *gate.fillers(text))
         assert any(parses(language, prefix + text + end + suffix) for end in endings)
