@@ -185,7 +185,7 @@ def test_what_parses_is_never_changed_and_what_passes_can_be_finished(
     whole = prefix + text + suffix
     if parses(language, whole):
         assert gate.passes(text) or (language == "python" and not compiles(whole))
-    elif gate.passes(text):
+    elif gate.passes(text) and gate.errors(text):  # A tree that is edited may recover otherwise.
         endings = ("", *gate.fillers(text))
         assert any(parses(language, prefix + text + end + suffix) for end in endings)
 
