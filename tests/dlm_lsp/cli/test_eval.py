@@ -87,7 +87,7 @@ class Host:
         text = self.answers[body.prefix] if self.answers else ""
         yield FinishedEvent(
             text="" if is_warm else text,
-            finish_reason="warm" if is_warm else "length" if text == "x" else "end",
+            finish_reason="warm" if is_warm else "length" if text.strip() == "x" else "end",
             confidence=1,
             mode="ar",
             usage=usage,
