@@ -187,8 +187,10 @@ class _Judge:
         return worst(verdict, self._suffix.passed(whole, self._scope.base, line.can_grow))
 
     def _repetition(self, line: str, can_grow: bool) -> Verdict:
-        """Judges by repetition: a third copy of a block of up to PERIOD_MAX lines ends the text; the
-        first copy may stand above the cursor."""
+        """Judges by repetition: a third copy of a block of up to PERIOD_MAX lines ends the text.
+
+        The first copy may stand above the cursor.
+        """
         kept = [*self._rules.above, *self._kept]
         verdict = Verdict.KEEP
         for period in range(1, min(PERIOD_MAX, len(kept) // 2, len(self._kept)) + 1):
