@@ -16,7 +16,7 @@ from dlm_lsp.client.errors import HostError
 from dlm_lsp.client.messages import DOCUMENT_CHARS_MAX, SamplingBody
 from dlm_lsp.postprocess.syntax import gate_for
 from dlm_lsp.session.cache import Completion, ResultCache, remainder
-from dlm_lsp.session.context import Context, anchored, encodable, moved
+from dlm_lsp.session.context import anchored, encodable, moved
 from dlm_lsp.session.document import Document, Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
@@ -84,6 +84,8 @@ class EngineRuns:
             if left is not None:
                 return left, True
             slot.generation.cancel()
+        if not slot.ask.automatic:
+            await self._choose_related(slot.ask.uri, place)
         slot.generation = self._run(slot.ask, place)
         left = await self._follow(slot, slot.generation, place)
         assert left is not None, "a run continues the text that it was started on"
@@ -151,6 +153,7 @@ class EngineRuns:
         """
         # Not automatic: a prompt that was put together in haste is made exact by this one.
         ask = Ask(uri, place.cursor, automatic=False, tokens_max=0)
+        await self._choose_related(uri, place)
         prepared = self._prepare(ask, place, GREEDY)
         async with aclosing(self._suggestions(prepared)) as states:
             async for state in states:
@@ -204,21 +207,18 @@ class EngineRuns:
         prepared = prepare(ask, place, marks, body, sampling, settings.limits.lines)
         context = prepared.context
         if settings.context.related_tokens != 0:
-            context = self._with_related(context, ask, place)
+            context = with_related(context, self._related.of(place.document))
         prepared = replace(prepared, context=context, least=self._least_of(ask))
         if not settings.syntax:
             return prepared
         make_gate = partial(gate_for, context.language_id, context.prefix, context.suffix)
         return replace(prepared, make_gate=make_gate)
 
-    def _with_related(self, context: Context, ask: Ask, place: CompletionPlace) -> Context:
-        """Returns the context with texts of other documents.
-
-        While the user types, the last choice holds; it is made anew in idle time, and by hand.
-        """
-        if not ask.automatic:
-            self._related.choose(place.document, place.offset)
-        return with_related(context, self._related.of(place.document))
+    async def _choose_related(self, uri: str, place: CompletionPlace) -> None:
+        """Chooses texts of other documents for a prompt; while the user types, the last choice
+        holds."""
+        if self._settings_of(uri).context.related_tokens != 0:
+            await self._related.choose(place.document, place.offset)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
         return complete(

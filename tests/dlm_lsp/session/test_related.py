@@ -33,17 +33,17 @@ def make(
     return RelatedDocuments(documents, lambda one: one.uri not in blocked), documents
 
 
-def chosen(related: RelatedDocuments, documents: Documents) -> list[str]:
+async def chosen(related: RelatedDocuments, documents: Documents) -> list[str]:
     here = documents.get(HERE)
     assert here is not None
-    related.choose(here, len(here.text))
+    await related.choose(here, len(here.text))
     return [file.name for file in related.of(here).files]
 
 
-def test_what_defines_the_used_name_is_chosen_and_named_by_its_place() -> None:
+async def test_what_defines_the_used_name_is_chosen_and_named_by_its_place() -> None:
     noise = "".join(f"def other_{number}(value):\n    return value\n\n" for number in range(60))
     related, documents = make((HELPER, TAX), ("file:///w/shop/noise.py", noise))
-    assert chosen(related, documents)[-1] == "prices/tax.py"
+    assert (await chosen(related, documents))[-1] == "prices/tax.py"
     here = documents.get(HERE)
     assert here is not None
     found = related.of(here)
@@ -51,27 +51,27 @@ def test_what_defines_the_used_name_is_chosen_and_named_by_its_place() -> None:
     assert "def tax_of(price, country):" in found.files[-1].text
 
 
-def test_nothing_is_chosen_where_nothing_fits() -> None:
+async def test_nothing_is_chosen_where_nothing_fits() -> None:
     related, documents = make((HELPER, "alpha = beta\ngamma = delta\n"))
-    assert chosen(related, documents) == []
+    assert await chosen(related, documents) == []
 
 
-def test_files_of_another_language_are_left_out() -> None:
+async def test_files_of_another_language_are_left_out() -> None:
     related, documents = make()
     documents.open(Document("file:///w/shop/tax.md", "markdown", 1, TAX))
-    assert chosen(related, documents) == []
+    assert await chosen(related, documents) == []
 
 
-def test_what_is_there_already_is_left_out() -> None:
+async def test_what_is_there_already_is_left_out() -> None:
     related, documents = make((HELPER, USE))
-    assert chosen(related, documents) == []
+    assert await chosen(related, documents) == []
 
 
-def test_a_document_that_is_silenced_later_is_left_out_at_once() -> None:
+async def test_a_document_that_is_silenced_later_is_left_out_at_once() -> None:
     """Also where it was chosen before: each request asks again."""
     forbidden: set[str] = set()
     related, documents = make((HELPER, TAX), forbidden=forbidden)
-    assert chosen(related, documents)
+    assert await chosen(related, documents)
     forbidden.add(HELPER)
     here = documents.get(HERE)
     assert here is not None
@@ -81,28 +81,28 @@ def test_a_document_that_is_silenced_later_is_left_out_at_once() -> None:
     assert related.of(here).files == ()
 
 
-def test_the_choice_stays_while_the_user_types_and_follows_other_documents() -> None:
+async def test_the_choice_stays_while_the_user_types_and_follows_other_documents() -> None:
     """Each change of it would change the prompt from its beginning."""
     related, documents = make((HELPER, TAX))
-    first = chosen(related, documents)
+    first = await chosen(related, documents)
     end = Position(4, 26)
     documents.change(HERE, 2, [Change(end, end, "price, unheard_of_name")])
     here = documents.get(HERE)
     assert here is not None
     before = related.of(here)
-    related.choose(here, len(here.text))
+    await related.choose(here, len(here.text))
     assert related.of(here) == before
     assert first
     start = Position(3, 0)
     documents.change(HELPER, 2, [Change(start, start, "# of each country\n")])
-    related.choose(here, len(here.text))
+    await related.choose(here, len(here.text))
     assert "# of each country" in related.of(here).files[-1].text
 
 
-def test_the_prompt_does_not_depend_on_what_was_visited_last() -> None:
+async def test_the_prompt_does_not_depend_on_what_was_visited_last() -> None:
     others = [(f"file:///w/{name}.py", TAX + f"{name} = 1\n") for name in ("red", "green", "blue")]
     one, two = make(*others), make(*reversed(others))
-    assert chosen(*one) == chosen(*two)
+    assert await chosen(*one) == await chosen(*two)
 
 
 lines = st.lists(st.sampled_from(("alpha beta", "def gamma():", "", "delta\r", "x")), max_size=90)
