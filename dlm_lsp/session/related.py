@@ -13,7 +13,7 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dlm_lsp.client.messages import NAME_CHARS_MAX, RELATED_CHARS_MAX, RelatedFile
@@ -26,17 +26,21 @@ WINDOW_LINES, STRIDE_LINES = 24, 12
 WINDOWS_MAX = 4  # In a prompt.
 DOCUMENTS_MAX, READ_CHARS_MAX = 12, 40_000  # The documents that are looked at, and of each.
 _LINES_ABOVE, _LINES_BELOW = 30, 10  # Around the cursor.
+# How much an identifier counts on the cursor's line, near it, and further away.
+_HERE, _NEAR, _FAR = 4.0, 2.0, 1.0
+_LINES_NEAR = 4
 # The cursor has to be so many lines away from where a choice was made before another one is.
 _LINES_MOVED_MAX = 40
 _SCORE_MIN = 2.0
-_DEFINED_WEIGHT = 3.0
+_DEFINED_WEIGHT = 2.0  # Of a definition, compared with any other use.
 _SPREAD = 20  # So many windows more are assumed, so that a few small documents tell something.
 _CACHED_MAX = 64  # Documents whose windows are kept.
 
 _NAME = re.compile(r"[A-Za-z_]\w{2,}")
 _DEFINED = re.compile(
     r"\b(?:def|class|func|fn|fun|function|struct|enum|trait|impl|interface|type|module|mod|const|"
-    r"let|var|val|macro|sub|proc)\s+\*?([A-Za-z_]\w{2,})"
+    r"let|var|val|macro|sub|proc)\s+\*?([A-Za-z_]\w{2,})|^([A-Z][A-Z0-9_]{2,})\s*[:=]",
+    re.MULTILINE,
 )
 _FAMILIES = (
     ("c", "cpp", "objective-c", "objective-cpp"),
@@ -94,8 +98,11 @@ class RelatedDocuments:
         self._choices: dict[str, _Choice] = {}
         self._windows: dict[str, tuple[int, tuple[Window, ...]]] = {}
 
-    async def choose(self, document: Document, offset: int) -> None:
+    async def choose(self, document: Document, offset: int, *, by_hand: bool = False) -> None:
         """Chooses for a place of a document, unless the last choice still holds there.
+
+        It holds near the place that it was made for. By hand it does not if another text fits best
+        by now, since that is worth the time of a new prompt.
 
         Documents that are new or changed are read in a thread, since a dozen of them take a tenth
         of a second.
@@ -108,14 +115,17 @@ class RelatedDocuments:
         versions = tuple((other.uri, other.version) for other in others)
         line = document.line_of(offset)
         last = self._choices.get(document.uri)
-        if (
+        is_near = (
             last is not None
             and last.versions == versions
             and abs(last.line - line) <= _LINES_MOVED_MAX
-        ):
+        )
+        if is_near and not by_hand:
             return
         windows = await self._read(others)
-        snippets = best_windows(_around(document, line), windows, document.text)
+        snippets = best_windows(_around(document, offset), windows, document.text)
+        if is_near and last is not None and snippets[-1:] == last.snippets[-1:]:
+            return
         self._choices[document.uri] = _Choice(line, versions, snippets)
 
     def of(self, document: Document) -> Related:
@@ -161,8 +171,7 @@ def _windows_of(documents: Sequence[Document]) -> dict[str, tuple[int, tuple[Win
 def related_to(document: Document, offset: int, others: Sequence[Document]) -> Related:
     """Returns the texts of these documents that may help at an offset."""
     windows = {other.uri: tuple(windows_in(other.text)) for other in others}
-    around = _around(document, document.line_of(offset))
-    return _named(document.uri, best_windows(around, windows, document.text))
+    return _named(document.uri, best_windows(_around(document, offset), windows, document.text))
 
 
 def with_related(context: Context, related: Related) -> Context:
@@ -197,36 +206,37 @@ def windows_in(text: str) -> Iterator[Window]:
         part = "".join(lines[start : start + WINDOW_LINES])
         names = frozenset(_NAME.findall(part))
         if names:
-            yield Window(start, part, names, frozenset(_DEFINED.findall(part)))
+            defined = frozenset(one[1] or one[2] for one in _DEFINED.finditer(part))
+            yield Window(start, part, names, defined)
 
 
 def best_windows(
-    around: Sequence[str], windows: dict[str, tuple[Window, ...]], own_text: str
+    around: Mapping[str, float], windows: Mapping[str, tuple[Window, ...]], own_text: str
 ) -> tuple[Snippet, ...]:
     """Returns the windows that fit best to identifiers around a cursor, the best one last.
 
     Overlapping windows of a document become one text. Identifiers that many windows have tell
-    little, and one that a window defines counts several times. The result does not depend on the
-    documents' order.
+    little; one that a window defines counts by itself, others by how many the window has. The
+    result does not depend on the documents' order.
 
     Args:
-        around: the identifiers around the cursor.
+        around: the identifiers around the cursor, and how much each counts.
         windows: the windows of each document, by its URI.
         own_text: the cursor's document; what stands there already is left out.
     """
     spread = Counter(name for some in windows.values() for one in some for name in one.names)
     total = sum(len(some) for some in windows.values())
-    used = frozenset(around)
 
     def worth(names: Iterable[str]) -> float:
-        return sum(math.log((total + _SPREAD) / (spread[name] + 0.5)) for name in names)
+        return sum(
+            around[name] * math.log((total + _SPREAD) / (spread[name] + 0.5)) for name in names
+        )
 
     scored: list[tuple[float, str, Window]] = []
     for uri, some in windows.items():
         for window in some:
-            shared = used & window.names
-            score = worth(shared) + (_DEFINED_WEIGHT - 1) * worth(shared & window.defined)
-            score /= 1 + math.log(len(window.names))
+            score = worth(around.keys() & window.names) / (1 + math.log(len(window.names)))
+            score += _DEFINED_WEIGHT * worth(around.keys() & window.defined)
             if score >= _SCORE_MIN and window.text.strip() not in own_text:
                 scored.append((score, uri, window))
     scored.sort(key=lambda one: (-one[0], one[1], one[2].start))
@@ -246,11 +256,16 @@ def _joined(scored: Sequence[tuple[float, str, Window]]) -> Iterator[Snippet]:
         yield Snippet(uri, text)
 
 
-def _around(document: Document, line: int) -> list[str]:
-    """Returns the identifiers around a line."""
-    start = document.line_start(max(line - _LINES_ABOVE, 0))
-    end = document.line_start(line + _LINES_BELOW)
-    return _NAME.findall(document.text[start:end])
+def _around(document: Document, offset: int) -> dict[str, float]:
+    """Returns the identifiers around an offset, and how much each counts."""
+    here = document.line_of(offset)
+    found: dict[str, float] = {}
+    for line in range(max(here - _LINES_ABOVE, 0), here + _LINES_BELOW):
+        text = document.text[document.line_start(line) : document.line_start(line + 1)]
+        weight = _HERE if line == here else _NEAR if abs(line - here) <= _LINES_NEAR else _FAR
+        for name in _NAME.findall(text):
+            found[name] = max(weight, found.get(name, 0.0))
+    return found
 
 
 def _is_kin(language: str, other: str) -> bool:

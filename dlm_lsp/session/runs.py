@@ -85,7 +85,7 @@ class EngineRuns:
                 return left, True
             slot.generation.cancel()
         if not slot.ask.automatic:
-            await self._choose_related(slot.ask.uri, place)
+            await self._choose_related(slot.ask.uri, place, by_hand=True)
         slot.generation = self._run(slot.ask, place)
         left = await self._follow(slot, slot.generation, place)
         assert left is not None, "a run continues the text that it was started on"
@@ -214,11 +214,13 @@ class EngineRuns:
         make_gate = partial(gate_for, context.language_id, context.prefix, context.suffix)
         return replace(prepared, make_gate=make_gate)
 
-    async def _choose_related(self, uri: str, place: CompletionPlace) -> None:
+    async def _choose_related(
+        self, uri: str, place: CompletionPlace, *, by_hand: bool = False
+    ) -> None:
         """Chooses texts of other documents for a prompt; while the user types, the last choice
         holds."""
         if self._settings_of(uri).context.related_tokens != 0:
-            await self._related.choose(place.document, place.offset)
+            await self._related.choose(place.document, place.offset, by_hand=by_hand)
 
     def _suggestions(self, prepared: Prepared) -> AsyncGenerator[Suggestion, None]:
         return complete(

@@ -121,7 +121,7 @@ def test_windows_cover_the_text_in_its_order(some: list[str]) -> None:
 def test_overlapping_windows_become_one_text_without_repeats(starts: list[int]) -> None:
     text = "".join(f"name_{number} = 1\n" for number in range(130))
     windows = tuple(one for one in windows_in(text) if one.start // STRIDE_LINES in starts)
-    around = [name for one in windows for name in one.names]
+    around = {name: 1.0 for one in windows for name in one.names}
     rows = [row for one in best_windows(around, {"a": windows}, "") for row in one.text.split("\n")]
     kept = [row for row in rows if row]
     assert len(kept) == len(set(kept))
@@ -132,3 +132,33 @@ def test_the_folder_that_files_share() -> None:
     assert shared_folder(["file:///a/b/c.py", "file:///a/b/d/e.py"]) == ("b", ["c.py", "d/e.py"])
     assert shared_folder(["file:///c.py", "file:///a/d.py"]) == ("", ["c.py", "d.py"])
     assert shared_folder(["untitled:one", "file:///a/d.py"]) == ("", ["one", "d.py"])
+
+
+async def test_what_is_used_at_the_cursor_comes_before_what_is_used_around_it() -> None:
+    prices = "def price_of(item, country, currency, date):\n    return item.price\n"
+    related, documents = make((HELPER, TAX), ("file:///w/shop/prices/table.py", prices))
+    text = "".join(f"    country, currency, date = price_of(item_{row})\n" for row in range(12))
+    text = f"def total(item):\n{text}{'    pass' * 1}\n{USE}"
+    documents.open(Document(HERE, "python", 2, text))
+    assert (await chosen(related, documents))[-1] == "prices/tax.py"
+
+
+async def test_by_hand_a_text_that_fits_better_by_now_is_taken_and_otherwise_the_choice_stays() -> (
+    None
+):
+    prices = "def price_of(item, country):\n    return item.price\n"
+    related, documents = make((HELPER, TAX), ("file:///w/shop/prices/table.py", prices))
+    before = await chosen(related, documents)
+    assert before[-1] == "prices/tax.py"
+    end = Position(4, 26)
+    documents.change(HERE, 2, [Change(end, end, "price_of(")])
+    here = documents.get(HERE)
+    assert here is not None
+    await related.choose(here, len(here.text))
+    assert [file.name for file in related.of(here).files] == before
+    line = Position(4, 0)
+    documents.change(HERE, 3, [Change(line, Position(4, 35), "    return price_of(")])
+    here = documents.get(HERE)
+    assert here is not None
+    await related.choose(here, len(here.text), by_hand=True)
+    assert related.of(here).files[-1].name == "prices/table.py"
