@@ -1,10 +1,11 @@
 """Refines selected text: finds tokens that the model doubts, and writes anew what it knows better.
 
 The selection is scored between its surroundings, in one forward. Words with a token below a
-threshold are holes: each is filled while all other text stays as it is, and a new text is taken
-only if the selection with it is more probable by a margin. So the result is never less probable
-than what was selected, and a text that the model believes is left alone. Shows the whole selection
-after each event. Knows no requests of other documents; `session.py` decides when it may run.
+threshold are holes: each is filled while all other text stays as it is. A new text is taken only if
+the selection with it is more probable by a margin, which is wider the less sure the model is of the
+new text. So the result is never less probable than what was selected, and a text that the model
+believes is left alone. Shows the whole selection after each event. Knows no requests of other
+documents; `session.py` decides when it may run.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from dlm_lsp.session.pipeline import CompletionSource, complete
 from engine.api import LogProbs
 
 THRESHOLD = 0.1  # Less probable tokens are doubted.
-MARGIN = 2.0  # In nats: a change makes the selection at least 7 times as probable.
+# In nats: with a new text of which the model is sure, the selection is 55 times as probable.
+MARGIN = 4.0
 SPANS_MAX = 12  # The doubts that are looked at in one run, the least probable first.
 UNCHANGED = "The model would change nothing here."
 _JOINED_CHARS = 4  # Doubts this close together are one hole.
-_SPARE_TOKENS = 8
+_SPARE_TOKENS = 3  # That a new text may have more than the doubted one.
 _WORD = re.compile(r"\w+")
 
 
@@ -48,6 +50,15 @@ class Doubt:
     start: int
     end: int
     probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """What the model writes in the place of a doubt, and how probable it is once it is whole; 0
+    before, and for a text that is of no use."""
+
+    text: str
+    probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +112,19 @@ async def refine(
     for index, doubt in enumerate(doubts):
         at = replace(doubt, start=doubt.start + shift, end=doubt.end + shift)
         rest = doubts[index + 1 :]
-        new = ""
-        async with aclosing(run.filled(text, at)) as fills:
-            async for new in fills:
+        fill = Fill("")
+        async with aclosing(run.filled(text, scores, at)) as fills:
+            async for fill in fills:
+                new = fill.text
                 shown = text[: at.start] + new + text[at.end :]
                 writing = SpanBody(start=at.start, end=at.start + len(new), confidence=0.0)
                 moved = shift + len(new) - (at.end - at.start)
                 yield Refined(shown, (writing, *_spans(rest, moved)))
-        changed = text[: at.start] + new + text[at.end :]
-        if new.strip() and changed != text:
+        changed = text[: at.start] + fill.text + text[at.end :]
+        if fill.probability > 0 and changed != text:
             anew = await run.scored(changed)
-            if _total(anew, at.start) > _total(scores, at.start) + MARGIN:
+            gain = _total(anew, at.start) - _total(scores, at.start)
+            if gain + math.log(fill.probability) > MARGIN:
                 shift += len(changed) - len(text)
                 text, scores = changed, anew
         yield Refined(text, _spans(rest, shift))
@@ -154,9 +167,11 @@ class _Run:
                     return event.logprobs
         raise HostError("The engine host ended the request without an answer.", code="host_lost")
 
-    async def filled(self, text: str, at: Doubt) -> AsyncGenerator[str, None]:
-        """Yields what the model writes in the place of a doubt, as it grows; at the end the whole,
-        or the doubted text where the model would change what stands behind it.
+    async def filled(self, text: str, scores: LogProbs, at: Doubt) -> AsyncGenerator[Fill, None]:
+        """Yields what the model writes in the place of a doubt, as it grows.
+
+        It is of no use if it is longer than a word or two in that place, or would change what
+        stands behind it.
 
         Raises: HostError.
         """
@@ -164,14 +179,19 @@ class _Run:
         rules = rules_for(context.prefix, context.suffix, False, context.language_id, 1)
         make_gate = self._with.make_gate
         gate = make_gate(context.prefix, context.suffix) if make_gate else None
-        limits = LimitsBody(tokens_max=at.end - at.start + _SPARE_TOKENS)
+        tokens = sum(at.start < end <= at.end for end, _ in scores)
+        limits = LimitsBody(tokens_max=max(tokens, 1) + _SPARE_TOKENS)
         body = self._with.body.model_copy(update={"limits": limits})
         async with aclosing(complete(context, rules, body, self._with.source, gate)) as states:
             async for state in states:
-                if state.final and state.replaced:
-                    yield text[at.start : at.end]
-                elif state.final or state.committed or state.draft:
-                    yield state.committed + state.draft
+                new = state.committed + state.draft
+                if not state.final:
+                    if new:
+                        yield Fill(new)
+                    continue
+                is_of_use = new.strip() and not state.replaced and state.finish_reason != "length"
+                total = sum(value for _, value in state.logprobs)
+                yield Fill(new, math.exp(total) if is_of_use else 0.0)
 
     def _context(self, text: str, at: int, to: int) -> Context:
         """Returns the context of text[at:to], with `text` in the place of the selection."""

@@ -16,7 +16,7 @@ SELECTED = "    # 😀 sum\r\n    return a - 1"
 BETTER = SELECTED.replace("-", "+")
 DOUBT = (
     (len("    # 😀 sum\r\n    return a"), -0.1),
-    (len(SELECTED) - 2, -6.0),
+    (len(SELECTED) - 2, -9.0),
     (len(SELECTED), -0.2),
 )
 SURE = ((len(BETTER), -0.5),)

@@ -48,6 +48,7 @@ class Model:
 
     Attributes:
         doubts: the probabilities of words; all others have 0.9.
+        sureness: the probability of the fill.
         num_open: the streams that are open now.
     """
 
@@ -55,6 +56,7 @@ class Model:
     doubts: dict[str, float] = field(default_factory=lambda: {"-=": 0.001})
     bodies: list[GenerateBody] = field(default_factory=list)
     failure: str = ""
+    sureness: float = 0.9
     num_open: int = 0
 
     async def generate(self, body: GenerateBody) -> AsyncGenerator[HostEvent, None]:
@@ -77,7 +79,7 @@ class Model:
                 text=text,
                 finish_reason="scored" if body.given else "end",
                 confidence=1,
-                logprobs=scores if body.given else (),
+                logprobs=scores if body.given else ((len(text), math.log(self.sureness)),),
                 mode="ar",
                 usage=usage,
             )
@@ -116,13 +118,15 @@ async def test_what_the_model_believes_is_left_alone() -> None:
     assert len(model.bodies) == 1
 
 
-async def test_a_change_that_is_no_more_probable_is_not_taken() -> None:
+async def test_a_change_that_is_unsure_or_hardly_more_probable_is_not_taken() -> None:
     model = Model(fill="*=", doubts={"-=": 0.01, "*=": 0.05})
     states = await refined(model)
     assert states[-1].text == WRONG
     assert any("*=" in state.text for state in states), "it was shown while it was looked at"
-    model = Model(fill="*=", doubts={"-=": 0.01, "*=": 0.2})
+    model = Model(fill="*=", doubts={"-=": 0.001, "*=": 0.5})
     assert "*=" in (await refined(model))[-1].text
+    model = Model(fill="*=", doubts={"-=": 0.001, "*=": 0.5}, sureness=0.1)
+    assert (await refined(model))[-1].text == WRONG, "the model is not sure of it"
 
 
 @pytest.mark.parametrize("fill", ["", "   ", "\n", "-="])
