@@ -112,7 +112,9 @@ class Session:
         if edits is None or document is None:
             self._forget(uri)
             return
-        if slot is not None and slot.generation is not None:
+        if slot is not None and slot.ends_with_edit and edits:
+            slot.supersede()
+        elif slot is not None and slot.generation is not None:
             slot.generation.edits.extend(edits)
         self._ahead.edited(document, edits)
         # An editor that never asks for suggestions is not prepared for.
@@ -235,6 +237,7 @@ class Session:
             slot: RequestSlot, document: Document, previous: RequestSlot | None
         ) -> Answer | None:
             del previous
+            slot.ends_with_edit = True
             self._ahead.drop()
             return await self._refine(slot, ask, document)
 

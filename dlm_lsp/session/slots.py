@@ -21,6 +21,7 @@ class RequestSlot:
         began: the value of `time.perf_counter()` when the request arrived.
         generation: the engine's run that answers the request, None before it has begun.
         sequence: the sequence number of the latest draft that was shown.
+        ends_with_edit: whether any edit of the document makes the request useless.
     """
 
     ask: Ask
@@ -29,6 +30,7 @@ class RequestSlot:
     generation: Generation | None = None
     is_superseded: bool = False
     sequence: int = 0
+    ends_with_edit: bool = False
 
     def supersede(self) -> None:
         """Makes the request answer at once that it is out of date."""

@@ -111,7 +111,7 @@ async def test_an_edit_meanwhile_ends_it(editor: LspClient, scripted: ScriptedHo
     job = await scripted.job()
     job.start()
     editor.insert(URI, 2, 0, 0, "x")
-    job.score((len(SELECTED), -0.1))
+    await job.cancelled()
     with pytest.raises(LspError, match="came between") as error:
         await editor.answer(asking)
     assert error.value.code == -32801
