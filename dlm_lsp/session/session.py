@@ -298,6 +298,17 @@ class Session:
             if not self._slots and self._link.current.state == "busy":
                 self._link.tell(replace(self._link.current, state="ready"))
 
+    def stands(self, ask: Ask, answer: Answer) -> bool:
+        """Returns whether an answer may still be sent: its text is the current one, and what it
+        offers is not silenced meanwhile."""
+        document = answer.document
+        if self.documents.get(ask.uri) is not document:
+            return False
+        if not answer.offers:
+            return True
+        offset = answer.offers[0].start
+        return self._gate.reason(document, offset, ask.automatic) is None
+
     def snooze(self, minutes: float) -> None:
         """Silences suggestions while typing for so long; 0 ends that at once."""
         self._gate.snooze(minutes)
