@@ -217,6 +217,13 @@ class StrictProtocol(LanguageServerProtocol):
             # lsprotocol's hooks for unions assume objects, but a client may send anything.
             raise ValueError(f"the parameters have a wrong shape ({error!r})") from error
 
+    def _handle_cancel_notification(self, msg_id: str | int) -> None:
+        """Cancels a request. One that is just answered is no trouble: both crossed on the way."""
+        if isinstance(msg_id, str | int) and msg_id in self._request_futures:
+            super()._handle_cancel_notification(msg_id)
+        else:
+            logger.debug("%r was cancelled, but does not run", msg_id)
+
     def _send_handler_result(self, future: asyncio.Future[Any], *, msg_id: str | int) -> None:
         """Sends a handler's result. An error that the client is told is none of the log's."""
         error = None if future.cancelled() else future.exception()

@@ -100,6 +100,36 @@ async def test_what_the_client_is_told_is_no_error_of_the_log(
     assert (tmp_path / "stderr.txt").read_text() == ""
 
 
+async def test_a_session_of_an_editor_logs_nothing_while_nothing_is_wrong(
+    scripted: ScriptedHost, tmp_path: Path
+) -> None:
+    """Cancels that cross the answer, silent documents, edits meanwhile, and leaving at work."""
+    async with lsp_client(tmp_path) as editor:
+        await editor.greet(scripted.url, silence={"languages": ["go"]})
+        scripted.script = ["a + b"] * 9
+        assert await editor.inline(URI, 1, 11)
+        for number in (1, 2, 77, "x"):
+            editor.notify("$/cancelRequest", {"id": number})
+        editor.open("file:///w/.env", "KEY=x\n", language="dotenv")
+        editor.open("file:///w/a.go", "package a\n", language="go")
+        for uri in ("file:///w/.env", "file:///w/a.go", "file:///w/never opened.py"):
+            await editor.inline(uri, 0, 1)
+        editor.notify("$/setTrace", {"value": "off"})
+        editor.notify("textDocument/didSave", {"textDocument": {"uri": URI}})
+        editor.notify("textDocument/didClose", {"textDocument": {"uri": "file:///w/a.go"}})
+        scripted.script = []
+        asked = editor.ask_inline(URI, 1, 4)
+        await scripted.job()
+        editor.insert(URI, 2, 0, 0, "x")
+        editor.notify("$/cancelRequest", {"id": asked})
+        editor.ask_inline(URI, 1, 4)
+        await scripted.job()
+        assert await editor.leave() == 0
+    lines = (tmp_path / "stderr.txt").read_text().splitlines()
+    assert len(lines) == 1, lines
+    assert "never opened" in lines[0]  # That is the editor's fault, and worth a line.
+
+
 @pytest.mark.parametrize("between", ["edit", "close", "silence", "toggle"])
 @pytest.mark.parametrize("is_popup", [False, True])
 async def test_an_answer_is_judged_when_it_is_sent(
