@@ -116,13 +116,20 @@ class _Reader:
         self._text = text
         self._open_line = len(text) + 1 if open_line is None else open_line
         self._is_draft = is_draft
+        nests = language.nests_comments
+        # The openers of comments in comments, by their closers.
+        self._nested = {end: opener for opener, end in language.block_comments} if nests else {}
 
     def read(self, start: int, end: int) -> None:
         """Reads text[start:end]. What begins before the end counts, even if it goes on after it."""
         at = start
         while at < end:
             context = self._context()
-            pattern = self._code if context is None else _text_pattern(context)
+            if context is None:
+                pattern = self._code
+            else:
+                nested = self._nested.get(context.closer) if context.form is None else None
+                pattern = _text_pattern(context, nested or "")
             found = pattern.match(self._text, at)
             if found is None or found.start(found.lastgroup or 0) >= end:
                 return
@@ -236,24 +243,29 @@ def _next_token(parts: list[str], brackets: str) -> re.Pattern[str]:
     return re.compile(rf"(?:[^{signs}]|(?!{unnamed})[{signs}])*+(?:{'|'.join(parts)})")
 
 
-def _text_pattern(frame: Frame) -> re.Pattern[str]:
+def _text_pattern(frame: Frame, nested: str) -> re.Pattern[str]:
     form = frame.form
     if form is None:
-        return _inside(frame.closer, False, "", "", not frame.closer)
+        return _inside(frame.closer, False, "", "", not frame.closer, nested)
     return _inside(frame.closer, form.escapes, form.code, form.literal, form.is_line_bound)
 
 
 @lru_cache(maxsize=256)
 def _inside(
-    closer: str, escapes: bool, code: str, literal: str, is_line_bound: bool
+    closer: str, escapes: bool, code: str, literal: str, is_line_bound: bool, nested: str = ""
 ) -> re.Pattern[str]:
-    """Returns the tokens inside a string or comment with these marks."""
+    """Returns the tokens inside a string or comment with these marks.
+
+    Args:
+        nested: what opens another comment in this one.
+    """
     skipped = [r"\\(?:\r\n|[\s\S])"] if escapes and code != "\\(" else []
     skipped += [r"\\(?!\()[\s\S]"] if escapes and code == "\\(" else []
     skipped += [re.escape(literal)] if literal else []
     parts = [f"(?P<skip>{'|'.join(skipped)})"] if skipped else []
     parts += [f"(?P<closer>{re.escape(closer)})"] if closer else []
     parts += [f"(?P<code>{re.escape(code)})"] if code else []
+    parts += [f"(?P<block>{re.escape(nested)})"] if nested else []
     parts += [r"(?P<line>[\r\n])"] if is_line_bound else []
     return _next_token(parts, "()[]{}\r\n")
 
@@ -279,6 +291,8 @@ def undecided(
     context = next((frame for frame in reversed(frames) if frame.kind is not Kind.SOFT), None)
     is_text = context is not None and context.is_text
     marks = _marks_inside(context) if is_text and context is not None else ()
+    if is_text and context is not None and context.form is None and language.nests_comments:
+        marks += tuple(opener for opener, _ in language.block_comments)
     if not is_text or (events and events[-1].end == len(text)):  # The last token may go on.
         marks += _marks(language)
     longest = 0
