@@ -19,6 +19,8 @@ from dlm_lsp.postprocess.languages import Language, StringForm
 
 _SIGNS = string.punctuation + "\r\n"
 _CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
+# A text between a line with `<<EOF` and one with that word alone, which is the closer of its frame.
+HEREDOC = StringForm("", "", escapes=False, is_line_bound=False)
 
 
 class Kind(Enum):
@@ -149,7 +151,12 @@ class _Reader:
         if name == "skip":
             return found.end()
         if name == "line":
-            self._end_line(start)
+            if self._context() is not None:
+                self._end_line(start)
+            if token == "\n" and self._language.heredoc and self._context() is None:
+                self._begin_heredocs(start)
+                if self._context() is not None:
+                    return start  # Its first line may end it, which this line end begins.
         elif name == "bracket":
             self._bracket(token, start)
         elif name == "closer":
@@ -212,6 +219,17 @@ class _Reader:
         del self.frames[depth:]
         self.events.append(Event(What.CLOSE, start, end, frame, depth))
 
+    def _begin_heredocs(self, at: int) -> None:
+        """Opens the texts that the line has announced which ends here, the first one innermost."""
+        line = self._text.rfind("\n", 0, at) + 1
+        for found in reversed(list(re.finditer(self._language.heredoc, self._text[line:at]))):
+            latest = next(
+                (e for e in reversed(self.events) if e.start <= line + found.start()), None
+            )
+            is_text = latest is not None and latest.what is What.OPEN and latest.start >= line
+            if not (is_text and latest is not None and latest.frame and latest.frame.is_text):
+                self._open(Frame(Kind.STRING, found.groups()[-1], at, HEREDOC), at)
+
     def _end_line(self, at: int) -> None:
         """Closes a string or comment that ends with its line."""
         depth = len(self.frames) - 1
@@ -231,7 +249,8 @@ def _code_pattern(language: Language) -> re.Pattern[str]:
     if language.line_comments:
         parts.append(f"(?P<comment>{'|'.join(language.line_comments)})")
     parts += [f"(?P<string{at}>{form.opener})" for at, form in enumerate(language.strings)]
-    return _next_token(parts, "()[]{}")
+    parts += [r"(?P<line>\n)"] if language.heredoc else []
+    return _next_token(parts, "()[]{}\n" if language.heredoc else "()[]{}")
 
 
 def _next_token(parts: list[str], brackets: str) -> re.Pattern[str]:
@@ -247,6 +266,9 @@ def _text_pattern(frame: Frame, nested: str) -> re.Pattern[str]:
     form = frame.form
     if form is None:
         return _inside(frame.closer, False, "", "", not frame.closer, nested)
+    if form is HEREDOC:
+        mark = re.escape(frame.closer)
+        return _next_token([rf"\n[ \t]*(?P<closer>{mark})"], "()[]{}\n")
     return _inside(frame.closer, form.escapes, form.code, form.literal, form.is_line_bound)
 
 

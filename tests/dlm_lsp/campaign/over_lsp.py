@@ -16,6 +16,7 @@ from typing import Any
 from dlm_lsp.client.messages import GenerateBody
 from tests.dlm_lsp.campaign import hostile
 from tests.dlm_lsp.campaign.buffers import IGNORED, SECRET, SETTINGS, Buffer, make_buffers
+from tests.dlm_lsp.campaign.client import initialize_params
 from tests.dlm_lsp.campaign.played import resident
 from tests.dlm_lsp.campaign.texts import (
     offset_of,
@@ -89,27 +90,10 @@ class LspCampaign:
             "workspace/configuration": lambda params: [self.dlm],
             "workspace/applyEdit": self._apply_edit,
         }
-        workspace = {
-            "configuration": self.pulls_settings,
-            "applyEdit": True,
-            "workspaceEdit": {"documentChanges": True},
-            "didChangeConfiguration": {"dynamicRegistration": True},
-            "didChangeWatchedFiles": {"dynamicRegistration": True},
-        }
-        text_document = {} if self.is_popup else {"inlineCompletion": {}}
-        params = {
-            "processId": None,
-            "rootUri": None,
-            "clientInfo": self.client,
-            "workspaceFolders": [{"uri": self.folder.as_uri(), "name": "all"}],
-            "capabilities": {
-                "general": {"positionEncodings": [self.encoding]},
-                "workspace": workspace,
-                "textDocument": text_document,
-                "window": {"workDoneProgress": True},
-            },
-            "initializationOptions": None if self.pulls_settings else {"dlm": self.dlm},
-        }
+        params = initialize_params(
+            self.folder, self.encoding, self.client, self.is_popup, self.pulls_settings
+        )
+        params["initializationOptions"] = None if self.pulls_settings else {"dlm": self.dlm}
         answer = await self.peer.request("initialize", params)
         assert "result" in answer, answer
         assert answer["result"]["capabilities"]["positionEncoding"] == self.encoding, answer
