@@ -7,10 +7,10 @@ handlers, the running requests and LSP's types; this module adds those of our ow
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +224,7 @@ class StrictProtocol(LanguageServerProtocol):
         else:
             logger.debug("%r was cancelled, but does not run", msg_id)
 
-    def _send_handler_result(self, future: asyncio.Future[Any], *, msg_id: str | int) -> None:
+    def _send_handler_result(self, future: Future[Any], *, msg_id: str | int) -> None:
         """Sends a handler's result. An error that the client is told is none of the log's."""
         error = None if future.cancelled() else future.exception()
         if isinstance(error, JsonRpcException):

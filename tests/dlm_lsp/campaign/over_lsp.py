@@ -145,7 +145,7 @@ class LspCampaign:
     def look(self, body: GenerateBody) -> None:
         """Checks what reaches the engine."""
         text = body.prefix + body.suffix
-        if SECRET in text:
+        if SECRET in body.model_dump_json():  # Also as the context of another document.
             known = [one for one in self.buffers if one.uri == body.document]
             self.peer.faults.append(f"the text of a quiet document was sent: {known}")
         if self.dlm["followUp"]:  # What follows a suggestion is asked before it is in the text.
