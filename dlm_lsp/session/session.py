@@ -302,12 +302,9 @@ class Session:
         """Returns whether an answer may still be sent: its text is the current one, and what it
         offers is not silenced meanwhile."""
         document = answer.document
-        if self.documents.get(ask.uri) is not document:
-            return False
-        if not answer.offers:
-            return True
-        offset = answer.offers[0].start
-        return self._gate.reason(document, offset, ask.automatic) is None
+        if not answer.offers or self.documents.get(ask.uri) is not document:
+            return self.documents.get(ask.uri) is document
+        return self._gate.reason(document, answer.offers[0].start, ask.automatic) is None
 
     def snooze(self, minutes: float) -> None:
         """Silences suggestions while typing for so long; 0 ends that at once."""
