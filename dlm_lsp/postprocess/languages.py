@@ -179,6 +179,7 @@ _LUA = Language(
     ),
     line_comments=(r"--(?!\[=*\[)",),
     block_comments=(("--[[", "]]"),),
+    unfinished=r"(?:--?|(?:--)?\[=*)\Z",
 )
 _SQL = Language(
     strings=(
