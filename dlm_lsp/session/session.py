@@ -299,12 +299,10 @@ class Session:
                 self._link.tell(replace(self._link.current, state="ready"))
 
     def stands(self, ask: Ask, answer: Answer) -> bool:
-        """Returns whether an answer may still be sent: its text is the current one, and what it
-        offers is not silenced meanwhile."""
-        document = answer.document
-        if not answer.offers or self.documents.get(ask.uri) is not document:
-            return self.documents.get(ask.uri) is document
-        return self._gate.reason(document, answer.offers[0].start, ask.automatic) is None
+        """Returns whether an answer may still be sent: its text stands, and is not silent now."""
+        document, offers = answer.document, answer.offers
+        is_silent = offers and self._gate.reason(document, offers[0].start, ask.automatic)
+        return self.documents.get(ask.uri) is document and not is_silent
 
     def snooze(self, minutes: float) -> None:
         """Silences suggestions while typing for so long; 0 ends that at once."""
