@@ -22,8 +22,8 @@ test-fast: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed  ## the same with
 	$(MAKE) check
 	$(PYTEST) -m "not slow"
 
-soak: $(VENV)/.dev  ## 100,000 random events of an editor against a session with a scripted engine
-	$(BIN)/python -m tests.dlm_lsp.session.campaign --events 100000
+soak: $(VENV)/.dev  ## 100,000 random events of editors, over LSP too and with an engine host that is killed
+	$(BIN)/python -m tests.dlm_lsp.campaign --events 100000
 
 # Into the user's own store, where `make demo` finds it too. Without a network the tests that need it
 # are skipped by name.

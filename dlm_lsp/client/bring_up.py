@@ -27,11 +27,15 @@ class BringUp:
     Attributes:
         connection: the connection to that host.
         is_reached: whether the host accepted connections at the last attempt.
+        number: how often a host was reached, which tells requests on a host that has died from
+            those on the one after it.
     """
 
     def __init__(self, settings: HostSettings) -> None:
         self.connection = HostConnection(settings, self._forget)
         self.is_reached = False
+        self.number = 0
+        self._last_lost = 0  # The number of the host whose death was recorded last.
         self._settings = settings
         self._is_elsewhere = settings.url is not None
         self._is_new = True
@@ -72,8 +76,14 @@ class BringUp:
         self._backoff.failed(error, time.monotonic())
         return error
 
-    def lost(self, lost: HostLost) -> HostError:
-        """Records that the host ended during a request; returns the error for the user."""
+    def missed(self, number: int) -> None:
+        """Notes that the host of this number does not answer any more."""
+        if number == self.number:
+            self.is_reached = False
+
+    def lost(self, lost: HostLost, number: int) -> HostError:
+        """Records that the host of this number ended during a request; returns the error for the
+        user. All requests on a host die with it, which is one failure and no reason to wait."""
         paths = self.connection.paths
         error = HostError(
             f"The engine host ended in the middle of a request: {lost}.",
@@ -83,7 +93,9 @@ class BringUp:
             code="host_lost",
         )
         # The host is restarted at once the first time, and after pauses if it ends repeatedly.
-        self._backoff.failed(error, time.monotonic(), free=1)
+        if number > self._last_lost:
+            self._last_lost = number
+            self._backoff.failed(error, time.monotonic(), free=1)
         return error
 
     async def shut_down(self) -> bool:
@@ -119,6 +131,7 @@ class BringUp:
                 self._check_protocol(health)
                 if not (may_replace and _is_older(health)):
                     self.is_reached = True
+                    self.number += 1
                     return
                 may_replace = False
                 await self.shut_down()

@@ -51,6 +51,7 @@ class HostClient:
         has_begun = False
         for is_last_try in (False, True):
             await self.ensure()
+            number = self._bring_up.number
             try:
                 async with aclosing(self._connection.stream(payload)) as events:
                     async for event in events:
@@ -60,9 +61,9 @@ class HostClient:
                         yield event
                 return
             except HostLost as lost:
-                self._bring_up.is_reached = False
+                self._bring_up.missed(number)
                 if has_begun or is_last_try:
-                    raise self._bring_up.lost(lost) from None
+                    raise self._bring_up.lost(lost, number) from None
             except HostError as error:
                 if error.code == "load_failed":
                     self._bring_up.failed(error)

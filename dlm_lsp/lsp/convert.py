@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import cattrs
 from lsprotocol import types
@@ -48,14 +48,46 @@ KIND_ZERO = 0
 
 
 def make_converter() -> cattrs.Converter:
-    """Returns pygls' converter, extended to accept what real clients send."""
+    """Returns pygls' converter, extended to accept what real clients send, and to refuse values of
+    a wrong type, which it would convert: a text of null would become "None"."""
     converter = default_converter()
     converter.register_structure_hook(types.InlineCompletionTriggerKind, _to_trigger_kind)
+    converter.register_structure_hook(str, _to_text)
+    converter.register_structure_hook(int, _to_integer)
+    # As lsprotocol names it: its own `TextDocumentContentChangeEvent` holds unresolved names.
+    content_change = Union[  # noqa: UP007
+        types.TextDocumentContentChangePartial, types.TextDocumentContentChangeWholeDocument
+    ]
+    structured = converter.get_structure_hook(content_change)
+
+    def to_content_change(value: Any, kind: type) -> Any:
+        if isinstance(value, dict) and value.get("range", 0) is None:
+            value = {"text": value.get("text")}  # The whole text, from a client that writes nulls.
+        return structured(value, kind)
+
+    converter.register_structure_hook(content_change, to_content_change)
     return converter
 
 
 def _to_trigger_kind(value: Any, _: type) -> Any:
     return KIND_ZERO if value == KIND_ZERO else types.InlineCompletionTriggerKind(value)
+
+
+def _to_text(value: Any, kind: type) -> Any:
+    if kind is not str:  # The hook is used for subclasses as well, which are enumerations.
+        return kind(value)
+    if not isinstance(value, str):
+        raise ValueError(f"a text was expected, not {type(value).__name__}")
+    return value
+
+
+def _to_integer(value: Any, kind: type) -> Any:
+    if kind is not int:  # An enumeration, or `bool`.
+        return kind(value)
+    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+    if not is_whole:  # Some JSON libraries write whole numbers as 1.0.
+        raise ValueError(f"an integer was expected, not {value!r}"[:80])
+    return int(value)
 
 
 def to_position(position: types.Position) -> Position:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -58,6 +60,14 @@ class WarmNotification:
     jsonrpc: str = "2.0"
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A result that is made at the moment when it is sent: between the end of a handler and that
+    moment other messages may be handled, such as an edit."""
+
+    make: Callable[[], Any]
+
+
 class StrictProtocol(LanguageServerProtocol):
     """One connection.
 
@@ -102,7 +112,10 @@ class StrictProtocol(LanguageServerProtocol):
         except (ValueError, RecursionError) as error:
             self.refuse(None, PARSE_ERROR, f"The message cannot be read: {error}.")
             return b""
-        self._dispatch(message)
+        try:
+            self._dispatch(message)
+        except Exception:  # The boundary of a message: those behind it are handled all the same.
+            logger.exception("a message could not be handled")
         return rest
 
     def refuse(self, message_id: str | int | None, code: int, why: str) -> None:
@@ -204,6 +217,29 @@ class StrictProtocol(LanguageServerProtocol):
             # lsprotocol's hooks for unions assume objects, but a client may send anything.
             raise ValueError(f"the parameters have a wrong shape ({error!r})") from error
 
+    def _handle_cancel_notification(self, msg_id: str | int) -> None:
+        """Cancels a request. One that is just answered is no trouble: both crossed on the way."""
+        if isinstance(msg_id, str | int) and msg_id in self._request_futures:
+            super()._handle_cancel_notification(msg_id)
+        else:
+            logger.debug("%r was cancelled, but does not run", msg_id)
+
+    def _send_handler_result(self, future: Future[Any], *, msg_id: str | int) -> None:
+        """Sends a handler's result. An error that the client is told is none of the log's."""
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, JsonRpcException):
+            self._request_futures.pop(msg_id, None)
+            logger.info("request %r: %s", msg_id, error)
+            self._send_response(msg_id, error=error.to_response_error())
+            return
+        super()._send_handler_result(future, msg_id=msg_id)
+
+    def _send_response(self, msg_id: str | int, result: Any = None, error: Any = None) -> None:
+        """Sends an answer; a late result is made now."""
+        if isinstance(result, Late) and error is None:
+            result = result.make()
+        super()._send_response(msg_id, result, error)
+
     def _send_data(self, data: Any) -> None:
         """Writes one compact message, without pygls' logging, which would log the user's code."""
         text = json.dumps(data, default=self._serialize_message, separators=(",", ":"))
@@ -214,13 +250,18 @@ def pruned_initialize(message: dict) -> dict:
     """Returns `initialize` with only those client capabilities that the server reads.
 
     Other capabilities contain value sets (symbol kinds, token types, …), and lsprotocol refuses the
-    whole message for one unknown value.
+    whole message for one unknown value. The client's name and version are not worth that, either.
     """
     params = message.get("params")
-    capabilities = params.get("capabilities") if isinstance(params, dict) else None
-    if not isinstance(params, dict) or not isinstance(capabilities, dict):
+    if not isinstance(params, dict):
         return message
-    return message | {"params": params | {"capabilities": _picked(capabilities, _READ)}}
+    pruned = dict(params)
+    if isinstance(capabilities := params.get("capabilities"), dict):
+        pruned["capabilities"] = _picked(capabilities, _READ)
+    info = params.get("clientInfo")
+    name = info.get("name") if isinstance(info, dict) else None
+    pruned["clientInfo"] = {"name": name} if isinstance(name, str) else None
+    return message | {"params": pruned}
 
 
 _READ: dict[str, Any] = {

@@ -23,7 +23,7 @@ from pygls.uris import to_fs_path
 from dlm_lsp.lsp import convert
 from dlm_lsp.lsp.commands import Commands
 from dlm_lsp.lsp.progress import LoadProgress
-from dlm_lsp.lsp.protocol import WARM, StrictProtocol
+from dlm_lsp.lsp.protocol import WARM, Late, StrictProtocol
 from dlm_lsp.lsp.pull import Pulls
 from dlm_lsp.session.document import Document, DocumentError, Encoding
 from dlm_lsp.session.requests import (
@@ -303,9 +303,7 @@ class Server(LanguageServer):
 
     # Completions.
 
-    async def _inline_completion(
-        self, params: types.InlineCompletionParams
-    ) -> list[types.InlineCompletionItem] | None:
+    async def _inline_completion(self, params: types.InlineCompletionParams) -> Late:
         kind = int(params.context.trigger_kind)
         self._is_zero_based |= kind == convert.KIND_ZERO
         is_automatic = kind + self._is_zero_based == types.InlineCompletionTriggerKind.Automatic
@@ -318,7 +316,13 @@ class Server(LanguageServer):
             token=params.work_done_token,
         )
         answer = await self.complete(ask, params)
-        return None if answer is None else convert.to_inline_items(answer, self.dialect)
+
+        def make() -> list[types.InlineCompletionItem] | None:
+            if answer is None or not self.session.stands(ask, answer):
+                return None
+            return convert.to_inline_items(answer, self.dialect)
+
+        return Late(make)
 
     def _warm(self, params: types.TextDocumentPositionParams) -> None:
         """Prepares for a request at the cursor's new place."""
@@ -327,11 +331,12 @@ class Server(LanguageServer):
         except DocumentError as error:
             logger.warning("%s was dropped: %s", WARM, error)
 
-    async def _completion(self, params: types.CompletionParams) -> types.CompletionList:
+    async def _completion(self, params: types.CompletionParams) -> Late:
         """Returns at most one item, in an incomplete list, because each keystroke changes it.
 
         While the engine loads the list is empty, because other servers' entries may wait for it.
         """
+        ask = Ask(params.text_document.uri, convert.to_position(params.position))
         answer = None
         if self._has_settings.is_set():
             await self.session.start()
@@ -340,17 +345,18 @@ class Server(LanguageServer):
             and self.session.settings.completion
             and self.session.is_ready
         ):
-            ask = Ask(params.text_document.uri, convert.to_position(params.position))
             answer = await self.complete(ask, params)
         else:
             self._asked.pop(id(params), None)
-        offers = answer.offers[:1] if answer is not None else ()
-        return types.CompletionList(
-            is_incomplete=True,
-            items=[convert.to_completion_item(answer, offer, self.dialect) for offer in offers]
-            if answer is not None
-            else [],
-        )
+
+        def make() -> types.CompletionList:
+            items: list[types.CompletionItem] = []
+            if answer is not None and self.session.stands(ask, answer):
+                offers = answer.offers[:1]
+                items = [convert.to_completion_item(answer, one, self.dialect) for one in offers]
+            return types.CompletionList(is_incomplete=True, items=items)
+
+        return Late(make)
 
     def _on_request(self, params: Any) -> None:
         """Remembers the text that the position of a request refers to."""

@@ -43,6 +43,9 @@ class Language:
         unfinished: a regular expression for the beginning of such a text at the end of a draft.
         indent: the indentation that the language prescribes; empty if it prescribes none.
         has_recipes: whether it has recipes, whose lines must begin with a tab.
+        nests_comments: whether a block comment may hold another one.
+        heredoc: a regular expression for what announces a text that begins on the next line; its
+            last group is the word that ends the text.
     """
 
     strings: tuple[StringForm, ...] = ()
@@ -52,6 +55,8 @@ class Language:
     unfinished: str = ""
     indent: str = ""
     has_recipes: bool = False
+    nests_comments: bool = False
+    heredoc: str = ""
 
 
 _DOUBLE, _SINGLE = StringForm('"', '"'), StringForm("'", "'")
@@ -86,7 +91,7 @@ def _python() -> Language:
     )
 
 
-def _c_like(*strings: StringForm, begun: str = "") -> Language:
+def _c_like(*strings: StringForm, begun: str = "", nests: bool = False) -> Language:
     """The forms of C with these strings besides; `begun` is the beginning of an opener of them."""
     return Language(
         strings=(*strings, _DOUBLE),
@@ -94,6 +99,7 @@ def _c_like(*strings: StringForm, begun: str = "") -> Language:
         block_comments=_C_COMMENTS,
         skipped=(_CHARACTER,),
         unfinished=f"{_CHARACTER_BEGUN}|{begun}" if begun else _CHARACTER_BEGUN,
+        nests_comments=nests,
     )
 
 
@@ -112,6 +118,7 @@ _RUST = _c_like(
     StringForm(r'(?:(?<=\br)|(?<=\bbr))(#*)"', '"{}', escapes=False, is_line_bound=False),
     _LONG_DOUBLE,
     begun=r"(?:(?<=\br)|(?<=\bbr))#+\Z",
+    nests=True,
 )
 _CPP = _c_like(
     StringForm(r'(?<=R)"([^"\(\)\\\s]{0,16})\(', '){}"', escapes=False, is_line_bound=False)
@@ -139,21 +146,30 @@ _SHELL = Language(
     ),
     line_comments=(r"(?<![^\s;\(&|])#",),
     skipped=(r"\\.",),
+    heredoc=r"(?<![<\w])<<-?[ ]?[\"']?([A-Z_]{2,32})\b",
 )
+# %w[a b], %(a), %q{a}: where an operand may stand. The bracket's other half ends it.
+_PERCENT = r"(?:(?<=[\s\(,=\[{{|])|\A)%[wWiIqQrsx]?\{}"
 _RUBY = Language(
     strings=(
+        *(
+            StringForm(_PERCENT.format(pair[0]), pair[1], is_line_bound=False, code="#{")
+            for pair in ("()", "[]", "{}", "<>", "||")
+        ),
         StringForm('"', '"', is_line_bound=False, code="#{"),
         StringForm("`", "`", code="#{"),
         _LONG_SINGLE,
     ),
     line_comments=("#",),
     skipped=(_REGEX,),
-    unfinished=_REGEX_BEGUN,
+    unfinished=rf"{_REGEX_BEGUN}|%[wWiIqQrsx]?\Z",
+    heredoc=r"<<[-~]?[\"'`]?([A-Z_]{2,32})\b",
 )
 _PHP = Language(
     strings=(StringForm('"', '"', is_line_bound=False, code="{$"), _LONG_SINGLE),
     line_comments=("//", "#"),
     block_comments=_C_COMMENTS,
+    heredoc=r"<<<[ ]?[\"']?([A-Za-z_]{2,32})\b",
 )
 _LUA = Language(
     strings=(
@@ -163,11 +179,17 @@ _LUA = Language(
     ),
     line_comments=(r"--(?!\[=*\[)",),
     block_comments=(("--[[", "]]"),),
+    unfinished=r"(?:--?|(?:--)?\[=*)\Z",
 )
 _SQL = Language(
-    strings=(StringForm("'", "'", escapes=False, is_line_bound=False), _DOUBLE),
+    strings=(
+        StringForm("'", "'", escapes=False, is_line_bound=False),
+        _DOUBLE,
+        StringForm(r"\$([A-Za-z_]{0,32})\$", "${}$", escapes=False, is_line_bound=False),
+    ),
     line_comments=("--",),
     block_comments=_C_COMMENTS,
+    unfinished=r"\$[A-Za-z_]{0,32}\Z",
 )
 _MARKUP = Language(strings=(), block_comments=(("<!--", "-->"),))
 _PROSE = Language()
@@ -201,19 +223,28 @@ _LANGUAGES: dict[Language, tuple[str, ...]] = {
     _CSHARP: ("csharp", "cs"),
     _GO: ("go",),
     _c_like(
+        StringForm('"""', '"""', escapes=False, is_line_bound=False, code="${"),
+        StringForm('"', '"', code="${"),
+        nests=True,
+    ): ("kotlin", "scala"),
+    _c_like(
         StringForm('"""', '"""', is_line_bound=False, code="${"),
         StringForm('"', '"', code="${"),
-    ): ("kotlin", "scala", "groovy"),
+    ): ("groovy",),
     Language(
         strings=(
+            StringForm('(#{1,3})"', '"{}', escapes=False),
             StringForm('"""', '"""', is_line_bound=False, code="\\("),
             StringForm('"', '"', code="\\("),
         ),
         line_comments=("//",),
         block_comments=_C_COMMENTS,
+        unfinished=r"#+\Z",
+        nests_comments=True,
     ): ("swift",),
     Language(
         strings=(
+            *(StringForm(rf"(?<=\br){q}", q, escapes=False) for q in ('"', "'")),
             *(StringForm(q, q, is_line_bound=False, code="${") for q in ('"""', "'''")),
             *(StringForm(q, q, code="${") for q in ('"', "'")),
         ),

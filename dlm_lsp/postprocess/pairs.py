@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Literal
 
 from dlm_lsp.postprocess.languages import UNKNOWN, Language, language_named
-from dlm_lsp.postprocess.scanner import Event, Frame, Kind, Scan, What, scan, undecided
+from dlm_lsp.postprocess.scanner import HEREDOC, Event, Frame, Kind, Scan, What, scan, undecided
 
 _ONLY_CLOSERS = re.compile(r"[\s)\]}\"'`]*[:;,]?")
 _PUNCTUATION = re.compile(r"[:;,](?=[ \t]*(?:\n|\Z))")
@@ -124,6 +124,8 @@ def _after_cursor(
     if frame.kind is Kind.COMMENT:
         opener = next((one for one, other in language.block_comments if other == frame.closer), "")
         is_below = closing is not None and opener not in text[cursor : closing.start]
+    elif frame.form is HEREDOC:
+        is_below = is_real
     elif len(after) > len(text) - cursor:
         is_below = is_real and after.count(frame.closer) % 2 == 1
     elif frame.ends_with_line:
@@ -396,6 +398,8 @@ class Fit:
         left = [frame for frame in state.own[num_taken:] if frame.kind is not Kind.SOFT]
         if any(frame.is_text and not frame.ends_with_line for frame in left) and not closes_text:
             left = []  # The text after the cursor may go on with it.
+        if any(frame.form is HEREDOC for frame in left):
+            left = []  # A line of its own would end it.
         closers = "".join(frame.closer for frame in reversed(left))
         replaced = self._pairs.head[pairs[-1][2]].end if pairs else 0
         return Ending(end, replaced, closers if is_cut else "")

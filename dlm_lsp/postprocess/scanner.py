@@ -19,6 +19,8 @@ from dlm_lsp.postprocess.languages import Language, StringForm
 
 _SIGNS = string.punctuation + "\r\n"
 _CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
+# A text between a line with `<<EOF` and one with that word alone, which is the closer of its frame.
+HEREDOC = StringForm("", "", escapes=False, is_line_bound=False)
 
 
 class Kind(Enum):
@@ -116,13 +118,20 @@ class _Reader:
         self._text = text
         self._open_line = len(text) + 1 if open_line is None else open_line
         self._is_draft = is_draft
+        nests = language.nests_comments
+        # The openers of comments in comments, by their closers.
+        self._nested = {end: opener for opener, end in language.block_comments} if nests else {}
 
     def read(self, start: int, end: int) -> None:
         """Reads text[start:end]. What begins before the end counts, even if it goes on after it."""
         at = start
         while at < end:
             context = self._context()
-            pattern = self._code if context is None else _text_pattern(context)
+            if context is None:
+                pattern = self._code
+            else:
+                nested = self._nested.get(context.closer) if context.form is None else None
+                pattern = _text_pattern(context, nested or "")
             found = pattern.match(self._text, at)
             if found is None or found.start(found.lastgroup or 0) >= end:
                 return
@@ -142,7 +151,12 @@ class _Reader:
         if name == "skip":
             return found.end()
         if name == "line":
-            self._end_line(start)
+            if self._context() is not None:
+                self._end_line(start)
+            if token == "\n" and self._language.heredoc and self._context() is None:
+                self._begin_heredocs(start)
+                if self._context() is not None:
+                    return start  # Its first line may end it, which this line end begins.
         elif name == "bracket":
             self._bracket(token, start)
         elif name == "closer":
@@ -205,6 +219,17 @@ class _Reader:
         del self.frames[depth:]
         self.events.append(Event(What.CLOSE, start, end, frame, depth))
 
+    def _begin_heredocs(self, at: int) -> None:
+        """Opens the texts that the line has announced which ends here, the first one innermost."""
+        line = self._text.rfind("\n", 0, at) + 1
+        for found in reversed(list(re.finditer(self._language.heredoc, self._text[line:at]))):
+            latest = next(
+                (e for e in reversed(self.events) if e.start <= line + found.start()), None
+            )
+            is_text = latest is not None and latest.what is What.OPEN and latest.start >= line
+            if not (is_text and latest is not None and latest.frame and latest.frame.is_text):
+                self._open(Frame(Kind.STRING, found.groups()[-1], at, HEREDOC), at)
+
     def _end_line(self, at: int) -> None:
         """Closes a string or comment that ends with its line."""
         depth = len(self.frames) - 1
@@ -224,7 +249,8 @@ def _code_pattern(language: Language) -> re.Pattern[str]:
     if language.line_comments:
         parts.append(f"(?P<comment>{'|'.join(language.line_comments)})")
     parts += [f"(?P<string{at}>{form.opener})" for at, form in enumerate(language.strings)]
-    return _next_token(parts, "()[]{}")
+    parts += [r"(?P<line>\n)"] if language.heredoc else []
+    return _next_token(parts, "()[]{}\n" if language.heredoc else "()[]{}")
 
 
 def _next_token(parts: list[str], brackets: str) -> re.Pattern[str]:
@@ -236,24 +262,32 @@ def _next_token(parts: list[str], brackets: str) -> re.Pattern[str]:
     return re.compile(rf"(?:[^{signs}]|(?!{unnamed})[{signs}])*+(?:{'|'.join(parts)})")
 
 
-def _text_pattern(frame: Frame) -> re.Pattern[str]:
+def _text_pattern(frame: Frame, nested: str) -> re.Pattern[str]:
     form = frame.form
     if form is None:
-        return _inside(frame.closer, False, "", "", not frame.closer)
+        return _inside(frame.closer, False, "", "", not frame.closer, nested)
+    if form is HEREDOC:
+        mark = re.escape(frame.closer)
+        return _next_token([rf"\n[ \t]*(?P<closer>{mark})"], "()[]{}\n")
     return _inside(frame.closer, form.escapes, form.code, form.literal, form.is_line_bound)
 
 
 @lru_cache(maxsize=256)
 def _inside(
-    closer: str, escapes: bool, code: str, literal: str, is_line_bound: bool
+    closer: str, escapes: bool, code: str, literal: str, is_line_bound: bool, nested: str = ""
 ) -> re.Pattern[str]:
-    """Returns the tokens inside a string or comment with these marks."""
+    """Returns the tokens inside a string or comment with these marks.
+
+    Args:
+        nested: what opens another comment in this one.
+    """
     skipped = [r"\\(?:\r\n|[\s\S])"] if escapes and code != "\\(" else []
     skipped += [r"\\(?!\()[\s\S]"] if escapes and code == "\\(" else []
     skipped += [re.escape(literal)] if literal else []
     parts = [f"(?P<skip>{'|'.join(skipped)})"] if skipped else []
     parts += [f"(?P<closer>{re.escape(closer)})"] if closer else []
     parts += [f"(?P<code>{re.escape(code)})"] if code else []
+    parts += [f"(?P<block>{re.escape(nested)})"] if nested else []
     parts += [r"(?P<line>[\r\n])"] if is_line_bound else []
     return _next_token(parts, "()[]{}\r\n")
 
@@ -279,6 +313,8 @@ def undecided(
     context = next((frame for frame in reversed(frames) if frame.kind is not Kind.SOFT), None)
     is_text = context is not None and context.is_text
     marks = _marks_inside(context) if is_text and context is not None else ()
+    if is_text and context is not None and context.form is None and language.nests_comments:
+        marks += tuple(opener for opener, _ in language.block_comments)
     if not is_text or (events and events[-1].end == len(text)):  # The last token may go on.
         marks += _marks(language)
     longest = 0

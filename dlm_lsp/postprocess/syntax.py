@@ -126,6 +126,7 @@ class SyntaxGate:
         parser = parser_of(grammar)
         assert parser is not None
         self._parser = parser
+        self._chunk = _chunk_of(grammar)
         self._language = language_named(language_id)
         self._offside = OffsideRule(prefix, suffix) if grammar == "python" else None
         prefix, self._suffix = _window(prefix, suffix)
@@ -236,14 +237,17 @@ class SyntaxGate:
     def _parsed(self, source: bytes, old: Tree | None) -> Tree:
         """Parses; raises _TooLong when no time is left."""
         end = time.thread_time() + self._seconds_left
+        chunk = self._chunk
 
         def is_late(offset: int, has_error: bool) -> bool:
             del offset, has_error
             return time.thread_time() > end
 
-        def read(at: int, point: object) -> bytes:
+        def read(at: int, point: object) -> bytearray:
+            # The tree keeps this function, so that it must not know the gate, which keeps the tree.
             del point
-            return source[at : at + CHUNK_BYTES]
+            chunk[:] = source[at : at + CHUNK_BYTES]
+            return chunk
 
         self._parser.reset()  # It would go on with a parse that was given up.
         try:
@@ -253,6 +257,7 @@ class SyntaxGate:
         except ValueError as error:
             raise _TooLong from error
         finally:
+            chunk.clear()
             self._seconds_left = max(end - time.thread_time(), 0.0)
 
 
@@ -285,6 +290,17 @@ def parser_of(grammar: str) -> Parser | None:
         return core.Parser(core.Language(getattr(import_module(package), function)()))
     except (ImportError, AttributeError, OSError, ValueError):  # ValueError: of another version
         return None
+
+
+@lru_cache
+def _chunk_of(grammar: str) -> bytearray:
+    """Returns the one object in which a grammar's parser is given texts.
+
+    tree-sitter's binding (0.25 and 0.26) never gives back its reference to what it has read, so
+    that each text would stay in memory.
+    """
+    del grammar
+    return bytearray()
 
 
 def _new(spans: list[_Span], known: list[_Span]) -> bool:

@@ -298,6 +298,12 @@ class Session:
             if not self._slots and self._link.current.state == "busy":
                 self._link.tell(replace(self._link.current, state="ready"))
 
+    def stands(self, ask: Ask, answer: Answer) -> bool:
+        """Returns whether an answer may still be sent: its text stands, and is not silent now."""
+        document, offers = answer.document, answer.offers
+        is_silent = offers and self._gate.reason(document, offers[0].start, ask.automatic)
+        return self.documents.get(ask.uri) is document and not is_silent
+
     def snooze(self, minutes: float) -> None:
         """Silences suggestions while typing for so long; 0 ends that at once."""
         self._gate.snooze(minutes)

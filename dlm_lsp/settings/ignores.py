@@ -1,13 +1,14 @@
 """Which files `.gitignore` and `.dlmignore` exclude from suggestions and from context.
 
-`.gitignore` counts within a git repository, together with `.git/info/exclude`; `.dlmignore` has the
-same form and counts everywhere below its folder. The library `pathspec` matches the patterns. An
-ignore file that cannot be read excludes everything below it. Files are looked at once in
-CHECK_SECONDS at most, and anew after `expire`.
+`.gitignore` counts within a git repository, together with `.git/info/exclude` and the user's own
+exclude file (`settings/git.py`); `.dlmignore` has the same form and counts everywhere below its
+folder. The library `pathspec` matches the patterns. An ignore file that cannot be read excludes
+everything below it. Files are looked at once in CHECK_SECONDS at most, and anew after `expire`.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,15 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from dlm_lsp.settings.files import cannot_exist
+from dlm_lsp.settings.git import UnreadableError, excludes_file, shared_folder
 
 CHECK_SECONDS = 1.0
-OWN, GIT, EXCLUDE = ".dlmignore", ".gitignore", Path(".git", "info", "exclude")
+OWN, GIT, EXCLUDE = ".dlmignore", ".gitignore", Path("info", "exclude")
 _BYTES_MAX = 1 << 20
+_PATTERNS_MAX = 4_000  # Compiling one takes 0.2 ms, and a repository may be a stranger's.
+# A pattern becomes a regular expression, whose time grows with a power of this. A pattern with more
+# stars is widened, so that it excludes more.
+_STARS_MAX = 3
 _ANSWERS_MAX = 256
 _SPECS_MAX = 256
 
@@ -62,10 +68,20 @@ class IgnoreFiles:
         root = next((at for at in reversed(range(len(folders))) if _has_git(folders[at])), None)
         git: list[_Rules | None] = []
         if root is not None:
-            git.append(self._rules(folders[root] / EXCLUDE, folders[root]))
+            git += self._shared_rules(folders[root])
             git += [self._rules(folder / GIT, folder) for folder in folders[root:]]
         places = [*folders, file]
         return _verdict(own, places) or _verdict(git, places)
+
+    def _shared_rules(self, root: Path) -> list[_Rules | None]:
+        """Returns the rules of the exclude files of a repository, the weakest first."""
+        try:
+            shared = shared_folder(root)
+            user = excludes_file(shared)
+        except UnreadableError as error:
+            return [_Rules(error.path, root, None)]
+        files = [shared / EXCLUDE] if user is None else [user, shared / EXCLUDE]
+        return [self._rules(path, root) for path in files]
 
     def _rules(self, path: Path, folder: Path) -> _Rules | None:
         """Returns the rules of an ignore file, or None if it does not exist."""
@@ -125,11 +141,42 @@ def _read(path: Path) -> GitIgnoreSpec | None:
         return None
     if len(raw) > _BYTES_MAX:
         return None
-    lines = raw.decode("utf-8-sig", "surrogateescape").splitlines()
+    lines = [
+        _widened(line)
+        for line in re.split(r"\r?\n", raw.decode("utf-8-sig", "surrogateescape"))
+        if line.strip() and not line.startswith("#")
+    ]
+    if len(lines) > _PATTERNS_MAX:
+        return None
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError:
         return GitIgnoreSpec.from_lines(line for line in lines if _is_pattern(line))
+
+
+def _widened(line: str) -> str:
+    """Returns a pattern that matches what this one does, and has few stars."""
+    if line.count("*") <= _STARS_MAX:
+        return line
+    is_negated, pattern = line.startswith("!"), line.removeprefix("!")
+    names = re.sub(r"(?<![^/])(?:\*\*/)+", "**/", pattern).split("/")
+    short = [_with_few_stars(name) for name in names]
+    deep = [at for at, name in enumerate(short) if name == "**"]
+    if len(deep) > _STARS_MAX:
+        short[deep[0] : deep[-1] + 1] = ["**"]
+    if "/".join(short) == "/".join(names):
+        return line
+    # A wider pattern would include more than this one does.
+    return "" if is_negated else "/".join(short)
+
+
+def _with_few_stars(name: str) -> str:
+    runs = list(re.finditer(r"\*+", name))
+    if len(runs) <= _STARS_MAX:
+        return re.sub(r"\*{3,}", "*", name)
+    if "[" in name or "\\" in name:
+        return "*"
+    return f"{name[: runs[0].start()]}*{name[runs[-1].end() :]}"
 
 
 def _is_pattern(line: str) -> bool:

@@ -38,7 +38,8 @@ PROJECT_REFUSED = ("silence.secretFiles", "silence.ignoredFiles")
 PROJECT_ONLY = {"silence.automatic": False, "silence.comments": True, "silence.strings": True}
 PROJECT_LOWERS = ("silence.fileCharsMax",)
 PROJECT_RAISES = ("silence.confidence",)  # Where both have a number; else the user's stands.
-# A project's list is added to the user's, so that it cannot remove the user's entries.
+# A project's list is added to the user's and the editor's, so that it removes none of their entries
+# and is not lost where an editor sends all of its settings, empty lists among them.
 PROJECT_ADDS = ("silence.languages", "silence.globs")
 
 SECRET_FIELDS = ("engine.token", "engine.url")  # Never shown: a URL may contain a password.
@@ -195,9 +196,15 @@ def load_settings(
     problems = Problems()
     values: Fields = {}
     origins = dict.fromkeys(flattened(Settings().model_dump(by_alias=True)), DEFAULT)
+    added: dict[str, tuple[str, ...]] = {}  # what projects' files have added to lists
 
     def add(raw: object, source: str, is_project: bool = False) -> None:
         found = valid_fields(Settings, raw, source, problems, SECRET_FIELDS)
+        for name in PROJECT_ADDS:
+            if is_project:
+                added[name] = (*added.get(name, ()), *cast("list[str]", found.get(name, ())))
+            elif name in found:
+                found[name] = _joined(name, found[name], added.get(name, ()), source, problems)
         if is_project:
             found = _restricted(found, values, source, problems)
         values.update(found)
@@ -232,15 +239,7 @@ def _restricted(found: Fields, earlier: Fields, source: str, problems: Problems)
                 " editor or in your own file.",
             )
         elif name in PROJECT_ADDS:
-            both = (*cast("list[str]", earlier.get(name, ())), *cast("list[str]", value))
-            merged = list(dict.fromkeys(both))
-            if len(merged) > NAMES_MAX:
-                problems.add(
-                    name,
-                    f"{source}: {name} and your own have more than {NAMES_MAX} entries. The last"
-                    " ones are ignored; shorten the list.",
-                )
-            allowed[name] = merged[:NAMES_MAX]
+            allowed[name] = _joined(name, earlier.get(name, ()), value, source, problems)
         elif name in PROJECT_LOWERS and name in earlier:
             allowed[name] = min(cast("int", value), cast("int", earlier[name]))
         elif name in PROJECT_RAISES and name in earlier:
@@ -249,3 +248,15 @@ def _restricted(found: Fields, earlier: Fields, source: str, problems: Problems)
         elif name not in PROJECT_ONLY or PROJECT_ONLY[name] is value or name not in earlier:
             allowed[name] = value
     return allowed
+
+
+def _joined(name: str, first: object, second: object, source: str, problems: Problems) -> list[str]:
+    """Returns the entries of two lists, at most NAMES_MAX of them."""
+    both = list(dict.fromkeys((*cast("list[str]", first), *cast("list[str]", second))))
+    if len(both) > NAMES_MAX:
+        problems.add(
+            name,
+            f"{source}: {name} of the project and your own have more than {NAMES_MAX} entries. The"
+            " last ones are ignored; shorten the list.",
+        )
+    return both[:NAMES_MAX]

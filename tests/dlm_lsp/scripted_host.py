@@ -171,9 +171,9 @@ class ScriptedHost:
 
 
 @asynccontextmanager
-async def scripted_host() -> AsyncIterator[ScriptedHost]:
-    """Serves until the end of the block."""
-    host = ScriptedHost()
+async def scripted_host(host: ScriptedHost | None = None) -> AsyncIterator[ScriptedHost]:
+    """Serves, with a host of the caller's if one is given, until the end of the block."""
+    host = host or ScriptedHost()
     app = web.Application(client_max_size=1 << 24)
     app.router.add_get("/health", host.on_health)
     app.router.add_post("/v1/generate", host.on_generate)

@@ -331,6 +331,35 @@ async def test_generate_host_lost_before_the_first_event_is_asked_once_more() ->
     assert asked == 2
 
 
+@pytest.mark.usefixtures("private_runtime")
+async def test_requests_that_die_with_one_host_cost_one_failure() -> None:
+    """However many they were, the next request is asked at once; a second death costs a pause."""
+    asked: list[web.Request] = []
+    may_die = asyncio.Event()
+
+    async def generate(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"event":"started","mode":"ar","marks":{},"usage":{}}\n')
+        asked.append(request)
+        await may_die.wait()
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async with peculiar_host({"protocol": PROTOCOL, "version": VERSION}, generate) as client:
+        for count, num_asked in ((5, 5), (1, 6), (1, 6)):
+            may_die.clear()
+            running = [asyncio.create_task(all_events(client)) for _ in range(count)]
+            async with asyncio.timeout(60):
+                while len(asked) < num_asked:
+                    await asyncio.sleep(0.01)
+            may_die.set()
+            errors = await asyncio.gather(*running, return_exceptions=True)
+            assert {getattr(error, "code", error) for error in errors} == {"host_lost"}
+            assert len(asked) == num_asked
+
+
 @asynccontextmanager
 async def remote(folder: Path, token: str) -> AsyncIterator[str]:
     """The URL of a toy host over TCP that requires a token."""

@@ -18,6 +18,7 @@ from dlm_lsp.host import lifecycle
 from dlm_lsp.host.lifecycle import bind_private, serving_lock, watch
 from dlm_lsp.host.loading import Loader
 from dlm_lsp.host.state import Host, HostLimits
+from dlm_lsp.session.engine_link import VISIT_SECONDS
 from engine.api import Preparing
 from engine.config import EngineSettings
 from engine.errors import CheckpointError
@@ -113,6 +114,41 @@ async def test_watch_host_started_by_hand_stays_without_clients(
         done, _ = await asyncio.wait({watching}, timeout=0.5)
         assert not done
         watching.cancel()
+
+
+async def test_watch_host_without_clients_finishes_its_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A client that asks for nothing else than an answer is there all the same."""
+    monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 0.2)
+    host = await loaded_host()
+    (tmp_path / "socket").touch()
+    with host.working():
+        watching = asyncio.create_task(watch(host, 60, tmp_path / "socket"))
+        done, _ = await asyncio.wait({watching}, timeout=0.6)
+        assert not done
+    async with asyncio.timeout(20):
+        assert await watching == 0
+
+
+async def test_watch_host_that_was_loaded_for_nobody_ends_soon_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its client left while it loaded."""
+    monkeypatch.setattr(lifecycle, "LONELY_SECONDS", 0.2)
+    host = await loaded_host()
+    host.last_seen = host.last_active = float("-inf")
+    (tmp_path / "socket").touch()
+    watching = asyncio.create_task(watch(host, 60, tmp_path / "socket"))
+    done, _ = await asyncio.wait({watching}, timeout=0.05)
+    assert not done  # Loading does not count.
+    async with asyncio.timeout(20):
+        assert await watching == 0
+
+
+def test_a_host_that_nobody_uses_stays_two_minutes_and_an_editor_is_seen_before() -> None:
+    assert lifecycle.LONELY_SECONDS <= 120
+    assert VISIT_SECONDS * 2 < lifecycle.LONELY_SECONDS
 
 
 async def test_watch_host_at_work_does_not_end() -> None:

@@ -111,26 +111,72 @@ async def test_silence_is_kept_however_the_client_spells_it(
     assert not scripted.bodies
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[silence]\nlanguages = ["python"]\n',
+        '[silence]\r\nlanguages = ["python"]\r\n',
+        '# ours\nsilence.languages = ["python"]\n',
+        '\n\n[silence]\nlanguages = [\n  "python",\n]',
+        '"silence"."languages" = ["python"]\n',
+    ],
+)
+@pytest.mark.parametrize("whose", ["project", "user"])
 async def test_a_settings_file_may_begin_with_a_byte_order_mark(
-    plain: LspClient, scripted: ScriptedHost, tmp_path: Path
+    scripted: ScriptedHost, tmp_path: Path, content: str, whose: str
 ) -> None:
-    content = b'\xef\xbb\xbf[silence]\nlanguages = ["python"]\n'
-    (tmp_path / "dlm-lsp.toml").write_bytes(content)
-    uri = (tmp_path / "a.py").as_uri()
-    assert not await is_suggested(plain, uri)
-    assert await is_suggested(plain, uri, "javascript")
-    assert not plain.all_of("window/logMessage")
+    """Some editors write one and hide it."""
+    folder = tmp_path / ("config/dlm-lsp" if whose == "user" else "work")
+    folder.mkdir(parents=True)
+    (folder / "dlm-lsp.toml").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    uri = (tmp_path / "work" / "a.py").as_uri()
+    async with lsp_client(tmp_path) as editor:
+        await editor.initialize({"engine": {"url": scripted.url}})
+        scripted.script = ["a + b"] * 9
+        assert not await is_suggested(editor, uri)
+        assert await is_suggested(editor, uri, "javascript")
+        assert not editor.all_of("window/logMessage")
 
 
-async def test_a_home_folder_that_does_not_exist_is_named_and_the_server_goes_on(
-    editor: LspClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+async def test_a_settings_file_in_another_encoding_is_named_and_silences(
+    plain: LspClient, scripted: ScriptedHost, tmp_path: Path, encoding: str
 ) -> None:
-    await editor.initialize({"engine": {"checkpoint": "~nosuchuser/m"}})
+    content = '[silence]\nlanguages = ["python"]  # \u00e9\n'
+    (tmp_path / "dlm-lsp.toml").write_bytes(content.encode(encoding))
+    assert not await is_suggested(plain, (tmp_path / "a.py").as_uri())
+    assert not scripted.bodies
+    assert "dlm-lsp.toml" in (await plain.seen("window/logMessage"))["message"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ({"checkpoint": "~nosuchuser/m"}, "engine.checkpoint is '~nosuchuser/m'"),
+        ({"checkpoint": "~nosuchuser"}, "~nosuchuser"),
+        ({"checkpoint": "a\0b"}, "engine.checkpoint"),
+        ({"checkpoint": "x" * 4096}, "engine.checkpoint"),
+        ({"checkpoint": "/no/such/\ud800"}, "/no/such/"),
+        ({"checkpoint": "no such model"}, "no such model"),
+        ({"url": "http://[::1"}, "engine.url is 'http://[::1'"),
+        ({"url": "http://user:secret@host"}, "engine.url holds a user name or a password"),
+        ({"url": "http://host:99999"}, "engine.url is 'http://host:99999'"),
+        ({"url": "http://127.0.0.1:9", "token": "a b"}, "engine.token cannot be sent"),
+    ],
+)
+async def test_a_setting_that_cannot_be_used_is_named_and_the_server_goes_on(
+    editor: LspClient, engine: dict[str, str], words: str
+) -> None:
+    """At the first request, without an internal error, and never with a secret."""
+    await editor.initialize({"engine": engine})
     editor.open(URI, TEXT)
     assert await editor.inline(URI, 1, 11) == []
     shown = await editor.seen("window/showMessage")
-    assert "engine.checkpoint is '~nosuchuser/m'" in shown["message"]
+    assert words in shown["message"]
+    assert "secret" not in shown["message"]
     assert await editor.stats()
+    await editor.request("workspace/executeCommand", {"command": "dlm.restart"})
+    assert await editor.inline(URI, 1, 11) == []
 
 
 @pytest.mark.parametrize("answer", [[{"silence": {"languages": ["python"]}}], [None]])

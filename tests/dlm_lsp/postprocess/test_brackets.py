@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dlm_lsp.postprocess.languages import UNKNOWN, language_named, named_languages
+from dlm_lsp.postprocess.pairs import text_around
 from dlm_lsp.postprocess.scanner import scan
 from dlm_lsp.postprocess.shaping import rules_for, shape_draft, shape_final
 
@@ -243,6 +244,62 @@ def test_no_suggestion_ends_with_the_closers_right_of_the_cursor(
     assert (shaped.text, shaped.replaced) == (plain, 0)
     begun = shape_draft(rules_for(prefix, closers, automatic, language), plain + closers, "")
     assert begun.committed == plain
+
+
+@pytest.mark.parametrize(
+    ("language", "document", "raw", "right"),
+    [
+        # A text between a line and a word holds no brackets, no quotes and no comments.
+        ("shellscript", "cat <<EOF\nit's (\nEOF\nf $(|)", "x)", "cat <<EOF\nit's (\nEOF\nf $(x)"),
+        ("shellscript", "cat <<-'END' # (\n\t(\n\tEND\n$(|)", "x)", None),
+        ("shellscript", 'a <<ONE <<TWO\n"\nONE\n(\nTWO\nf $(|)', "x)", None),
+        ("shellscript", "echo '<<EOF'\nf $(|)", "x)", None),
+        ("shellscript", "cat <<< EOF\nf $(|)", "x)", None),
+        ("shellscript", "((a = b << N))\nf $(|)", "x)", None),
+        ("ruby", "f(<<~SQL)\n  it's (\n  SQL\ng(|)", "x)", "f(<<~SQL)\n  it's (\n  SQL\ng(x)"),
+        ("ruby", "a << B\ng(|)", "x)", None),
+        ("php", "$a = <<<EOT\nit's (\nEOT;\ng(|);", "x);", None),
+        ("ruby", "x = %w[a ' ( b]\ng(|)", "x)", None),
+        ("ruby", "x = %q{don't (}\ng(|)", "x)", None),
+        ("ruby", "x = y %w\ng('a', |)", "x)", None),
+        ("ruby", "puts %(a #{|})", "x})", None),
+        ("rust", "/* a /* ( */ ( */ f(|)", "x)", None),
+        ("swift", "/* a /* ( */ ( */ f(|)", "x)", None),
+        ("c", "/* a /* ( */ f(|)", "x)", None),
+        ("swift", 'let a = #"\\("#; f(|)', "x)", None),
+        ("kotlin", 'val a = """\\"""; f(|)', "x)", None),
+        ("dart", "var a = r'\\'; f(|)", "x)", None),
+        ("sql", "do $body$ it's ( $body$; f(|)", "x)", None),
+        ("sql", "do $$ it's ( $$; f(|)", "x)", None),
+        ("lua", "a = [==[ it's ]] ( ]==] f(|)", "x)", None),
+        ("cpp", 'auto a = R"x( " )" ( )x"; f(|)', "x)", None),
+    ],
+)
+def test_what_is_text_hides_its_brackets_and_what_is_none_hides_nothing(
+    language: str, document: str, raw: str, right: str | None
+) -> None:
+    """The cursor stands before a closer, which is not doubled; nothing before it counts."""
+    assert filled(document, raw, language) == (right or document.replace("|", "x"))
+
+
+@pytest.mark.parametrize(
+    ("language", "document", "inside"),
+    [
+        ("shellscript", "cat <<EOF\na |\nEOF\necho\n", "string"),
+        ("ruby", "f(<<~SQL)\n  select |\n  SQL\n", "string"),
+        ("php", "$a = <<<'EOT'\n|\nEOT;\n", "string"),
+        ("ruby", "%w[a |]", "string"),
+        ("rust", "/* /* */ | */", "comment"),
+        ("swift", "/* /* */ */ |", None),
+        ("sql", "$$ select | $$", "string"),
+        ("shellscript", "cat <<EOF\na\nEOF\n|", None),
+        ("shellscript", "cat <<EOF\nan EOF in it\n|", "string"),
+    ],
+)
+def test_the_kind_of_text_at_the_cursor_is_known(
+    language: str, document: str, inside: str | None
+) -> None:
+    assert text_around(language, *document.split("|")) == inside
 
 
 def test_every_language_has_its_own_forms() -> None:

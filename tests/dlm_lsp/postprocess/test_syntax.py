@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 import sys
+import tracemalloc
+import weakref
 
 import pytest
 from hypothesis import given, settings
@@ -209,3 +212,26 @@ def test_what_is_committed_is_never_taken_back(
     assert final.text.startswith(shown)
     assert gate_at(language).passes(final.text, final.replaced) or final.text == shown
     assert is_cut or final == shape_final(rules, text)
+
+
+def test_a_gate_leaves_nothing_behind() -> None:
+    """tree-sitter's binding keeps a reference to all that it has read, and a tree to its reader."""
+    text = "value = call(1, 2)\n" * 200
+
+    def judge(number: int) -> weakref.ref[SyntaxGate]:
+        gate = SyntaxGate("python", f"{text}x{number} = ", text, seconds_max=100)
+        assert gate.passes("(1")
+        return weakref.ref(gate)
+
+    for number in range(10):  # Small tables fill.
+        judge(number)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        gates = [judge(number) for number in range(10, 20)]
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not any(gate() for gate in gates)
+    assert after - before < len(text) * 20, "two texts have stayed for each gate"

@@ -135,6 +135,27 @@ def test_a_project_adds_silence_and_takes_none_away(sources: Sources) -> None:
 
 
 @pytest.mark.parametrize(
+    ("client", "languages"),
+    [
+        ({"silence": {"languages": []}}, ("sql",)),
+        ({"silence.languages": ["go"]}, ("go", "sql")),
+        ({"silence": {"languages": ["sql", "c"]}}, ("sql", "c")),
+        ({"silence": {"globs": ["*.md"]}}, ("tex", "sql")),
+        ({"silence": {"languages": None}}, ("tex", "sql")),
+    ],
+)
+def test_an_editor_s_list_takes_none_of_a_project_s_silence_away(
+    sources: Sources, client: object, languages: tuple[str, ...]
+) -> None:
+    """Many editors send all of their settings, also those that the user has not set."""
+    sources.user_file.write_text('[silence]\nlanguages = ["tex"]\n')
+    sources.project_file.write_text('[silence]\nlanguages = ["sql"]\nglobs = ["vendor/**"]\n')
+    silence = sources.load(client).settings.silence
+    assert silence.languages == languages
+    assert "vendor/**" in silence.globs
+
+
+@pytest.mark.parametrize(
     ("user", "project", "used"),
     [("0.5", "0.7", 0.7), ("0.5", "0", 0.5), ('"auto"', "0", "auto"), ("0.5", '"auto"', 0.5)],
 )
@@ -162,7 +183,7 @@ def test_a_project_cannot_overflow_the_lists(sources: Sources) -> None:
     sources.project_file.write_text('[silence]\nglobs = ["one more"]\n')
     loaded = sources.load()
     assert loaded.settings.silence.globs == tuple(names)
-    assert "silence.globs and your own have more than" in loaded.problems[0]
+    assert "silence.globs of the project and your own have more than" in loaded.problems[0]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 An editor of its own keeps every text in UTF-16 units, as editors do, and checks after each event
 that the session's text is the same. The engine is scripted, and checks that nothing of a silenced
-document reaches it. `make soak` runs 100,000 events, `make test` some of them. It plays neither
-LSP's bytes nor a real model.
+document reaches it. `over_lsp.py` does the same over LSP's bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import os
 import random
 import tempfile
 import time
@@ -34,47 +33,16 @@ from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.requests import Answer, Ask, DraftNotice, RefinementNotice, Status
 from dlm_lsp.session.session import Session
+from tests.dlm_lsp.campaign.played import Played, resident
+from tests.dlm_lsp.campaign.texts import (
+    LANGUAGES,
+    outside_line_end,
+    place,
+    random_pieces,
+    random_text,
+)
 
-ROOT = Path(__file__).parents[3]
-LANGUAGES = {
-    "python": ".py",
-    "javascript": ".js",
-    "go": ".go",
-    "rust": ".rs",
-    "c": ".c",
-    "java": ".java",
-    "makefile": "",
-    "shellscript": ".sh",
-    "markdown": ".md",
-    "html": ".html",
-    "lua": ".lua",
-    "ruby": ".rb",
-}
-PIECES = [
-    *(
-        "(",
-        ")",
-        "[",
-        "]",
-        "{",
-        "}",
-        '"',
-        "'",
-        "`",
-        "\n",
-        "\r\n",
-        "\t",
-        "    ",
-        "x",
-        "語",
-        "😀",
-        "é",
-    ),
-    *("${", "#", "//", "/*", "*/", '"""', "return x", ", ", ":", ";", "<", ">", "\u2028"),
-]
 SETTINGS = ["", '[silence]\nlanguages = ["LANGUAGE"]\n', "[silence\n", '[silence]\nglobs = ["*"]\n']
-RSS_GROWTH_MAX = 40 << 20
-_PAGE = 4096
 
 
 @dataclass
@@ -131,7 +99,7 @@ class Engine:
             await asyncio.sleep(0)
             self._check_alive()
             yield StartedEvent(mode="ar", marks=Marks(), usage=UsageBody())
-            text = "".join(self.rng.choices(PIECES, k=self.rng.randrange(12)))
+            text = random_pieces(self.rng, self.rng.randrange(12))
             text += body.suffix[: self.rng.randrange(20)] if self.rng.random() < 0.5 else ""
             for end in range(0, len(text), 3):
                 await asyncio.sleep(0)
@@ -169,11 +137,8 @@ class Campaign:
         link = EngineLink(Silent(), self._host)
         options = {"delay": 0, "drafts": True, "silence": {"automatic": True}}
         self.session = Session(Silent(), Encoding.UTF16, link, options, rest_seconds=0)
+        self.resident_bytes: list[int] = []
         self._folder = folder
-        self._sources = [
-            path.read_text("utf-8") for path in sorted((ROOT / "fixtures/documents").iterdir())
-        ]
-        self._sources += [path.read_text("utf-8") for path in sorted(ROOT.glob("dlm_lsp/*/*.py"))]
         self._asked: list[asyncio.Task[Answer | None]] = []
         self._last: list[tuple[str, Answer]] = []
 
@@ -194,42 +159,30 @@ class Campaign:
         }
         for number, language in enumerate(LANGUAGES):
             self._open(number, language)
-        base = 0
         for number in range(events):
             (kind,) = self.rng.choices(list(kinds), list(kinds.values()))
             self.counts[kind.__name__] += 1
             await kind()
             self._check_texts()
-            if number == events // 5:
-                base = resident()
+            if number % max(1, events // 200) == 0:
+                self.resident_bytes.append(resident(os.getpid()))
         results = await asyncio.gather(*self._asked, return_exceptions=True)
         self._check_results(results)
         await self.session.close()
         for _ in range(5):
             await asyncio.sleep(0)
         assert self.engine.num_open == 0, "a stream is open that nobody waits for"
-        grown = resident() - base
-        assert events < 50_000 or grown < RSS_GROWTH_MAX, f"memory grew by {grown >> 20} MiB"
 
     def _open(self, number: int, language: str) -> None:
         folder = self._folder / f"{number}"
         folder.mkdir(exist_ok=True)
-        uri = (folder / f"file{LANGUAGES[language]}").as_uri()
+        uri = (folder / f"file{LANGUAGES[language][0]}").as_uri()
         old = self.engine.buffers.get(uri)
-        buffer = Buffer(uri, language, folder, self._text())
+        buffer = Buffer(uri, language, folder, random_text(self.rng, language))
         if old is not None:
             buffer.is_quiet, buffer.is_off = old.is_quiet, old.is_off
         self.engine.buffers[uri] = buffer
         self.session.open(Document(uri, language, buffer.version, buffer.text))
-
-    def _text(self) -> str:
-        text = self.rng.choice(self._sources)
-        start = self.rng.randrange(len(text))
-        text = text[start : start + self.rng.randrange(3000)]
-        for old, new in (("\n", "\r\n"), ("    ", "\t"), ("e", "é"), ("a", "😀")):
-            if self.rng.random() < 0.25:
-                text = text.replace(old, new)
-        return text
 
     def _buffer(self) -> Buffer:
         return self.rng.choice(list(self.engine.buffers.values()))
@@ -251,19 +204,19 @@ class Campaign:
         buffer = self._buffer()
         start = self.rng.randrange(len(buffer.text) + 1)
         end = min(len(buffer.text), start + self.rng.choice((0, 0, 0, 1, 2, 9, 200)))
-        new = "".join(self.rng.choices(PIECES, k=self.rng.choice((0, 1, 1, 1, 3))))
+        new = random_pieces(self.rng, self.rng.choice((0, 1, 1, 1, 3)))
         self._replace(buffer, start, end, new)
 
     def _replace(self, buffer: Buffer, start: int, end: int, new: str) -> None:
         start, end = outside_line_end(buffer.text, start), outside_line_end(buffer.text, end)
-        change = Change(place(buffer.text, start), place(buffer.text, end), new)
+        change = Change(position(buffer.text, start), position(buffer.text, end), new)
         buffer.version += 1
         buffer.text = buffer.text[:start] + new + buffer.text[end:]
         self.session.change(buffer.uri, buffer.version, [change])
 
     async def whole(self) -> None:
         buffer = self._buffer()
-        buffer.text = self._text()
+        buffer.text = random_text(self.rng, buffer.language)
         buffer.version += 1
         self.session.change(buffer.uri, buffer.version, [Change(None, None, buffer.text)])
 
@@ -277,7 +230,7 @@ class Campaign:
         buffer = self._buffer()
         at = outside_line_end(buffer.text, self.rng.randrange(len(buffer.text) + 1))
         automatic = self.rng.random() < 0.8
-        ask = Ask(buffer.uri, place(buffer.text, at), automatic, 1 if automatic else 3, token=at)
+        ask = Ask(buffer.uri, position(buffer.text, at), automatic, 1 if automatic else 3, token=at)
         self._asked.append(asyncio.create_task(self._checked(ask)))
         await asyncio.sleep(0)
         if len(self._asked) > 500:
@@ -316,7 +269,7 @@ class Campaign:
     async def look(self) -> None:
         buffer = self._buffer()
         at = outside_line_end(buffer.text, self.rng.randrange(len(buffer.text) + 1))
-        self.session.rest_at(buffer.uri, place(buffer.text, at))
+        self.session.rest_at(buffer.uri, position(buffer.text, at))
         await self.rest()
 
     async def cancel(self) -> None:
@@ -344,40 +297,18 @@ class Campaign:
         self.engine.is_dead = False
 
 
-def place(text: str, offset: int) -> Position:
-    """The position of an offset in UTF-16 units, counted in the plainest way."""
-    before = text[:offset].replace("\r\n", "\n").replace("\r", "\n")
-    line = before.rsplit("\n", 1)[-1]
-    return Position(before.count("\n"), len(line.encode("utf-16-le")) // 2)
+def position(text: str, offset: int) -> Position:
+    return Position(*place(text, offset))
 
 
-def outside_line_end(text: str, offset: int) -> int:
-    """The offset, or the one before it inside \\r\\n, where no editor puts a cursor."""
-    return offset - 1 if text[max(offset - 1, 0) : offset + 1] == "\r\n" else offset
-
-
-def resident() -> int:
-    """The bytes of memory that this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-
-
-async def play(events: int, seed: int) -> Counter[str]:
-    """Runs a campaign in a folder of its own; returns how often each event came."""
+async def play(events: int, seed: int) -> Played:
+    """Runs a campaign in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), seed)
+        began = time.monotonic()
         await campaign.run(events)
         engine = campaign.engine
         sent = Counter(requests_sent=engine.num_asked, prompts_warmed=engine.num_warmed)
         ahead: dict = campaign.session.stats()["counts"]  # type: ignore[assignment]
-        return campaign.counts + sent + Counter(follow_ups=ahead.get("follow_ups", 0))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    began = time.monotonic()
-    for name, count in sorted(asyncio.run(play(options.events, options.seed)).items()):
-        print(f"{name:16} {count}")
-    print(f"{options.events} events in {time.monotonic() - began:.0f} s, all checks passed")
+        counts = campaign.counts + sent + Counter(follow_ups=ahead.get("follow_ups", 0))
+        return Played(events, time.monotonic() - began, counts, campaign.resident_bytes)
