@@ -108,7 +108,7 @@ class Commands:
             raise _wrong("dlm.snooze", "minutes", wanted)
         if not 0 <= minutes <= SNOOZE_MINUTES_MAX:
             raise _wrong("dlm.snooze", "minutes", wanted)
-        self._server.session.snooze(minutes)
+        self._server.session.switches.snooze(minutes)
         return {"minutes": minutes}
 
     async def _toggle(self, fields: Fields, _: Token) -> object:
@@ -116,7 +116,7 @@ class Commands:
         on = fields.get("on")
         if on is not None and not isinstance(on, bool):
             raise _wrong("dlm.toggle", "on", "true, false or left out")
-        return {"uri": uri, "on": self._server.session.toggle(uri, on)}
+        return {"uri": uri, "on": self._server.session.switches.toggle(uri, on)}
 
     async def _stats(self, _: Fields, __: Token) -> object:
         return self._server.session.stats()

@@ -33,6 +33,7 @@ from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
 from dlm_lsp.session.sureness import UNSURE, threshold
+from dlm_lsp.session.switches import SwitchBoard
 from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
 
@@ -94,7 +95,7 @@ class Session:
             rest_seconds,
         )
         self._rhythm = Rhythm()
-        self._waking: asyncio.TimerHandle | None = None
+        self.switches = SwitchBoard(self._gate, link, self._settings_changed, self._forget)
         self._host = to_host_settings(self.settings)
         # Whether the checkpoint may have left the store, or other settings mean another one.
         self._may_be_gone = False
@@ -203,8 +204,7 @@ class Session:
 
     async def close(self) -> None:
         """Stops all work for this editor."""
-        if self._waking is not None:
-            self._waking.cancel()
+        self.switches.close()
         self._forget_all()
         self._ahead.drop()
         await self._link.close()
@@ -303,38 +303,6 @@ class Session:
         document, offers = answer.document, answer.offers
         is_silent = offers and self._gate.reason(document, offers[0].start, ask.automatic)
         return self.documents.get(ask.uri) is document and not is_silent
-
-    def snooze(self, minutes: float) -> None:
-        """Silences suggestions while typing for so long; 0 ends that at once."""
-        self._gate.snooze(minutes)
-        self._settings_changed()
-        if self._waking is not None:
-            self._waking.cancel()
-        loop = asyncio.get_running_loop()
-        self._waking = loop.call_later(minutes * 60, self._wake) if minutes else None
-        self._tell_switches()
-
-    def toggle(self, uri: str, on: bool | None = None) -> bool:
-        """Switches a document's suggestions on or off, or over if `on` is None; returns the new
-        state."""
-        is_on = self._gate.toggle(uri, on)
-        self._forget(uri)
-        self._tell_switches()
-        return is_on
-
-    def _wake(self) -> None:
-        self._gate.snooze(0)
-        self._tell_switches()
-
-    def _tell_switches(self) -> None:
-        switches = self._gate.switches
-        self._link.tell(
-            replace(
-                self._link.current,
-                snoozed_until=switches.snoozed_until,
-                documents_off=switches.documents_off,
-            )
-        )
 
     def unanswered(self, uri: str, why: str) -> Answer | None:
         """Returns an empty answer to a request that nothing else answers, and reports why."""

@@ -288,7 +288,7 @@ class Campaign:
 
     async def switch(self) -> None:
         buffer = self._buffer()
-        buffer.is_off = not self.session.toggle(buffer.uri)
+        buffer.is_off = not self.session.switches.toggle(buffer.uri)
 
     async def kill(self) -> None:
         self.engine.is_dead = True

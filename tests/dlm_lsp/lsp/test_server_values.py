@@ -164,7 +164,7 @@ async def test_an_answer_is_judged_when_it_is_sent(
             (tmp_path / "dlm-lsp.toml").write_text('silence.languages = ["python"]\n')
             peer.notify("workspace/didChangeWatchedFiles", {"changes": []})
         else:
-            session.toggle(uri)
+            session.switches.toggle(uri)
 
     async def complete_and_act(ask: Any) -> Any:
         answer = await complete(ask)

@@ -151,7 +151,7 @@ async def test_follow_up_is_dropped_by_what_it_does_not_serve(what: str) -> None
     elif what == "request":
         asking = asyncio.create_task(ask(session, 2))
     elif what == "toggle":
-        session.toggle(URI, False)
+        session.switches.toggle(URI, False)
     elif what == "settings":
         await session.configure({"delay": 0, "followUp": False})
     else:
