@@ -84,9 +84,16 @@ class Screen:
 
 
 class Neovim:
-    """A Neovim that lives until `close` or, at the latest, `seconds_max`."""
+    """A Neovim that lives until `close` or, at the latest, `seconds_max`.
+
+    Attributes:
+        pause: the seconds between two looks at the screen while it is waited for something there.
+        on_flush: called with each state of the screen that a user would see.
+    """
 
     def __init__(self, binary: Path, environment: Mapping[str, str], seconds_max: float) -> None:
+        self.pause = 0.05
+        self.on_flush: Callable[[Screen], None] = lambda screen: None
         argv = ["env", *(f"{key}={value}" for key, value in environment.items())]
         argv += [str(binary), "--embed", "--clean", "-n"]
         self.api = pynvim.attach("child", argv=argv)
@@ -137,6 +144,8 @@ class Neovim:
             for event, *calls in events:
                 for arguments in calls:
                     self.screen.apply(event, arguments)
+                if event == "flush":
+                    self.on_flush(self.screen)
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
         """Checks the condition after each screen update; returns its first true value."""
@@ -148,7 +157,7 @@ class Neovim:
             if time.monotonic() > deadline:
                 shown = "\n".join(self.screen.lines()).rstrip()
                 raise AssertionError(f"{what}: not within {seconds:.0f} s. The screen:\n{shown}")
-            time.sleep(0.05)
+            time.sleep(self.pause)
 
 
 def _kill(process_id: int) -> None:
