@@ -109,7 +109,7 @@ function M.on_exit(code, signal, client_id)
   end
   vim.schedule(function()
     require('dlm.suggestion').lost(client_id)
-    require('dlm.fill').lost(client_id)
+    require('dlm.refine').lost(client_id)
     if vim.v.exiting ~= vim.NIL or M.is_stopping or (code == 0 and signal == 0) then
       M.is_stopping = false
       return
@@ -208,7 +208,18 @@ local function handler(method)
   end
 end
 
+-- Offers the real model by this plugin's own command, where the server says that there is none.
+local function offer(_, params, context)
+  local message = type(params) == 'table' and params.message
+  if M.is_plugin() and type(message) == 'string' and message:find('dlm.pullModel', 1, true) then
+    vim.notify('dlm: ' .. message .. ' Here: :Dlm pull', vim.log.levels.INFO)
+    return vim.NIL
+  end
+  return vim.lsp.handlers['window/showMessage'](nil, params, context)
+end
+
 M.handlers = {
+  ['window/showMessage'] = offer,
   ['dlm/draft'] = handler('dlm/draft'),
   ['dlm/status'] = handler('dlm/status'),
   ['dlm/refinement'] = handler('dlm/refinement'),

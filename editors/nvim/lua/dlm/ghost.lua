@@ -58,11 +58,13 @@ function M.highlight()
   set(M.groups.replaced, { strikethrough = true })
   set(M.groups.moved, { fg = colours.fg, ctermfg = colours.ctermfg or 8, bold = true })
   local more = vim.api.nvim_get_hl(0, { name = 'MoreMsg', link = false })
+  set('DlmAdd', { link = 'DiffAdd' })
+  set('DlmDelete', { link = 'DiffDelete' })
   set(M.groups.more, { fg = more.fg, ctermfg = more.ctermfg })
 end
 
 -- Cuts the text where its highlighting changes; returns {text, group} in order.
-local function pieces(view)
+local function pieces(view, plain)
   local text, cuts = view.text, { [0] = true, [#view.text] = true }
   local committed = math.min(view.committed, #text)
   cuts[committed] = true
@@ -82,7 +84,7 @@ local function pieces(view)
   local found = {}
   for index = 1, #offsets - 1 do
     local start, stop = offsets[index], offsets[index + 1]
-    local part, group = text:sub(start + 1, stop), M.groups.draft
+    local part, group = text:sub(start + 1, stop), plain
     if part == text_of.MASKED then
       group = M.groups.undecided
     elseif stop <= committed then
@@ -99,10 +101,13 @@ local function pieces(view)
   return found
 end
 
--- Returns the text's lines, each a list of {text, group}.
-local function chunked(view)
+---Returns a text's lines, each a list of {text, group}.
+---@param view { text: string, committed: integer, spans: dlm.Span[] }
+---@param plain string? the group of what is neither committed nor undecided
+---@return [string, string][][]
+function M.chunked(view, plain)
   local lines = { {} }
-  for _, piece in ipairs(pieces(view)) do
+  for _, piece in ipairs(pieces(view, plain or M.groups.draft)) do
     for index, part in ipairs(text_of.lines(piece[1])) do
       if index > 1 then
         lines[#lines + 1] = {}
@@ -115,8 +120,12 @@ local function chunked(view)
   return lines
 end
 
--- Makes a line's chunks fit for the screen, where they begin at a column.
-local function shown(chunks, column, tabstop)
+---Makes a line's chunks fit for the screen, where they begin at a column.
+---@param chunks [string, string][]
+---@param column integer
+---@param tabstop integer
+---@return [string, string][]
+function M.shown(chunks, column, tabstop)
   local made = {}
   for _, chunk in ipairs(chunks) do
     local part = text_of.shown(chunk[1], column, tabstop)
@@ -226,11 +235,11 @@ local function first_line(view, lines, tabstop)
     local left, right = split(lines[1], at)
     local kept = view.after:sub(1, view.replaced)
     local _, behind = split(right, #kept)
-    options.virt_text = shown(left, column, tabstop)
+    options.virt_text = M.shown(left, column, tabstop)
     local width = column + vim.fn.strdisplaywidth(view.text:sub(1, at + #kept), column)
-    return options, #behind > 0 and shown(behind, width, tabstop) or nil
+    return options, #behind > 0 and M.shown(behind, width, tabstop) or nil
   end
-  options.virt_text = shown(lines[1], column, tabstop)
+  options.virt_text = M.shown(lines[1], column, tabstop)
   -- What goes, or goes to the end of the suggestion's last line, is struck through.
   local struck = #lines > 1 and #view.after or view.replaced
   if struck > 0 and view.after:find('%S') then
@@ -255,7 +264,7 @@ end
 ---@param view dlm.View
 function M.draw(view)
   local tabstop = vim.bo[view.buffer].tabstop
-  local lines = limited(chunked(view), view)
+  local lines = limited(M.chunked(view), view)
   local options, tail = first_line(view, lines, tabstop)
   if view.hint then
     table.insert(lines[#lines], { ' ' .. view.hint, M.groups.more })
@@ -265,7 +274,7 @@ function M.draw(view)
   end
   local below = {}
   for index = 2, #lines do
-    below[index - 1] = shown(lines[index], 0, tabstop)
+    below[index - 1] = M.shown(lines[index], 0, tabstop)
     if #below[index - 1] == 0 then
       below[index - 1] = { { '', M.groups.draft } }
     end

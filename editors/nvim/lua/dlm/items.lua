@@ -112,9 +112,15 @@ function M.read(result, origin, encoding)
   return found
 end
 
-local function spans_of(params, text, committed, encoding)
+---Reads the spans of a draft.
+---@param given any
+---@param text string what the spans count in
+---@param committed integer the bytes before that text
+---@param encoding string
+---@return dlm.Span[]
+function M.spans(given, text, committed, encoding)
   local spans = {}
-  for _, span in ipairs(type(params.spans) == 'table' and params.spans or {}) do
+  for _, span in ipairs(type(given) == 'table' and given or {}) do
     if type(span) == 'table' and type(span.start) == 'number' and type(span['end']) == 'number' then
       spans[#spans + 1] = {
         start = committed + text_of.byte_of(text, span.start, encoding),
@@ -158,7 +164,7 @@ function M.of_draft(params, origin, encoding)
   return {
     text = text,
     committed = #committed,
-    spans = spans_of(params, draft, #committed, encoding),
+    spans = M.spans(params.spans, draft, #committed, encoding),
     replaced = last - origin.column,
     lead = -#before,
   }
@@ -167,16 +173,14 @@ end
 ---Returns alternatives that begin with the text that is shown, so that cycling comes back to it.
 ---@param items dlm.Item[]
 ---@param shown string
----@param origin dlm.Origin
 ---@return dlm.Item[]
-function M.with(items, shown, origin)
+function M.with(items, shown)
   local same
   local found = vim.tbl_filter(function(item)
     same = same or (item.text == shown and item or nil)
     return item.text ~= shown
   end, items)
-  local first = same
-    or { text = shown, committed = #shown, spans = {}, replaced = 0, lead = 0, origin = origin }
+  local first = same or { text = shown, committed = #shown, spans = {}, replaced = 0, lead = 0 }
   table.insert(found, 1, first)
   return found
 end

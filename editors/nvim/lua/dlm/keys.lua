@@ -11,8 +11,8 @@ local ACTIONS = {
   accept_line = "require('dlm.accept').take('line')",
   accept_until = "require('dlm.keys').take_until()",
   dismiss = "require('dlm.suggestion').dismiss()",
-  next = "require('dlm.suggestion').cycle(1)",
-  previous = "require('dlm.suggestion').cycle(-1)",
+  next = "require('dlm.alternatives').cycle(1)",
+  previous = "require('dlm.alternatives').cycle(-1)",
   trigger = "require('dlm.suggestion').ask(true)",
 }
 local DESCRIPTIONS = {
@@ -63,10 +63,6 @@ function M.applies(name, is_tab)
   local view = loaded and select(2, loaded.shown())
   if name == 'trigger' then
     return true
-  elseif name == 'dismiss' and package.loaded['dlm.fill'] and require('dlm.fill').is_shown() then
-    return true
-  elseif name == 'accept' and package.loaded['dlm.fill'] and require('dlm.fill').is_shown() then
-    return true
   elseif not view then
     return false
   end
@@ -79,13 +75,6 @@ end
 ---@return string
 function M.run(name)
   local command = ('<Cmd>lua %s<CR>'):format(ACTIONS[name])
-  if package.loaded['dlm.fill'] and require('dlm.fill').is_shown() then
-    if name == 'accept' then
-      command = "<Cmd>lua require('dlm.fill').accept()<CR>"
-    elseif name == 'dismiss' then
-      return "<Cmd>lua require('dlm.fill').drop()<CR>"
-    end
-  end
   if not vim.startswith(name, 'accept') then
     return command
   end

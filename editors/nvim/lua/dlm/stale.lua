@@ -76,7 +76,11 @@ local function typed_since(origin, now)
   return table.concat(typed, '\n'), nil, passed
 end
 
-local function message_reason(origin, message)
+---Why a message is not about a request, or older than what is known of it.
+---@param origin { token: string, uri: string, version: integer, sequence: integer }
+---@param message table
+---@return string?
+function M.about(origin, message)
   local document = message.textDocument
   if message.token ~= origin.token then
     return 'it is about another request'
@@ -100,7 +104,7 @@ end
 ---@return string? typed what was typed at its place since, if it is not
 ---@return integer? passed how many bytes of the text after the cursor the typing passed over
 function M.why(origin, now, message)
-  local reason = message and message_reason(origin, message)
+  local reason = message and M.about(origin, message)
   if reason then
     return reason
   end

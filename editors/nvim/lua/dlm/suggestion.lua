@@ -16,7 +16,7 @@ local text_of = require('dlm.text')
 local M = {}
 
 local UPDATE_MS = 40 -- What the server sends becomes visible no more often than this.
-local METHOD = 'textDocument/inlineCompletion'
+M.METHOD = 'textDocument/inlineCompletion'
 local INVOKED, AUTOMATIC = 1, 2
 
 ---@class dlm.Suggestion: dlm.Origin
@@ -25,6 +25,7 @@ local INVOKED, AUTOMATIC = 1, 2
 ---@field index integer
 ---@field is_final boolean whether the text can no longer change
 ---@field is_invoked boolean
+---@field is_growing boolean whether a draft may take more lines than when it was first shown
 ---@field is_waiting boolean whether what was typed contradicts a draft that may still change
 ---@field height integer? the number of lines that the draft took when it was first shown
 ---@field new_rows integer the lines that were added below the suggestion's first since
@@ -110,14 +111,42 @@ local function presentable(suggestion, rest, newlines)
   if config.get().draft == 'first-line' then
     return lines[1], nil
   end
-  suggestion.height = suggestion.height or #lines + newlines
+  if not suggestion.height or (suggestion.is_growing and #lines + newlines > suggestion.height) then
+    suggestion.height = #lines + newlines
+  end
   local height = math.max(1, suggestion.height - newlines)
   return table.concat(lines, '\n', 1, math.min(#lines, height)), height
+end
+
+-- What stands at the cursor before anything has come.
+local function waiting_view(suggestion, now, hint)
+  return {
+    buffer = suggestion.buffer,
+    window = suggestion.window,
+    row = now.row,
+    column = now.column,
+    text = '',
+    committed = 0,
+    spans = {},
+    after = '',
+    replaced = 0,
+    hint = hint,
+    offset = 0,
+  }
 end
 
 local function view_of(suggestion, now, typed, passed)
   local item = suggestion.items[suggestion.index]
   local rest, reason = remaining(suggestion, typed)
+  local hint
+  if suggestion.is_growing and not suggestion.is_final then
+    hint = '… filling'
+  elseif #suggestion.items > 1 then
+    hint = ('(%d/%d)'):format(suggestion.index, #suggestion.items)
+  end
+  if suggestion.is_growing and not item then
+    return waiting_view(suggestion, now, hint)
+  end
   if not rest or rest == '' then
     return nil, reason
   end
@@ -131,10 +160,6 @@ local function view_of(suggestion, now, typed, passed)
     }
   end
   local replaced = math.max(0, item.replaced - passed)
-  local hint
-  if #suggestion.items > 1 then
-    hint = ('(%d/%d)'):format(suggestion.index, #suggestion.items)
-  end
   return {
     buffer = suggestion.buffer,
     window = suggestion.window,
@@ -226,7 +251,12 @@ local function track(buffer)
   })
 end
 
-local function origin_at(client, window, buffer)
+---Returns a suggestion for the cursor's place that is yet to be asked for.
+---@param client vim.lsp.Client
+---@param window integer
+---@return dlm.Suggestion
+function M.origin_at(client, window)
+  local buffer = vim.api.nvim_win_get_buf(window)
   local cursor = vim.api.nvim_win_get_cursor(window)
   local line = vim.api.nvim_buf_get_lines(buffer, cursor[1] - 1, cursor[1], false)[1] or ''
   number = number + 1
@@ -247,36 +277,64 @@ local function origin_at(client, window, buffer)
     items = {},
     index = 1,
     is_final = false,
+    is_invoked = false,
+    is_growing = false,
     is_waiting = false,
     began = milliseconds(),
   }
 end
 
-local function on_answer(suggestion, error, result)
+---Makes a suggestion the one at the cursor.
+---@param suggestion dlm.Suggestion
+function M.begin(suggestion)
+  ask_no_more()
+  drawing:stop()
+  -- The server gives the work for the earlier request to the new one where that is of use, so that
+  -- it is not cancelled.
+  if drawn and not suggestion.is_final then
+    draw(nil)
+  end
+  current = suggestion
+  track(suggestion.buffer)
+  if suggestion.is_final or suggestion.is_growing then
+    refresh()
+  end
+end
+
+---Takes the answers for a suggestion, if it is still the one at the cursor.
+---@param suggestion dlm.Suggestion
+---@param items dlm.Item[]
+---@param reason string? why there are none
+function M.settle(suggestion, items, reason)
   if current ~= suggestion then
     return -- A newer request has taken its place.
   end
   suggestion.request = nil
-  delay.answered(rhythm, milliseconds() - suggestion.began)
-  local client = vim.lsp.get_client_by_id(suggestion.client)
-  if error or not client then
-    M.clear(error and tostring(error.message) or 'the language server has gone')
-    return
-  end
-  if result == nil or result == vim.NIL then
-    -- The text went on before the answer came; what is there now is asked about.
-    M.clear('the answer came late')
-    M.ask_soon()
-    return
-  end
-  local items = items_of.read(result, suggestion, client.offset_encoding)
   if #items == 0 then
-    local is_empty = type(result) == 'table' and next(result) == nil
-    M.clear(is_empty and 'there is nothing to suggest' or 'the answer does not fit the text')
+    M.clear(reason or 'the answer does not fit the text')
     return
   end
   suggestion.items, suggestion.is_final = items, true
   refresh_soon()
+end
+
+local function on_answer(suggestion, error, result)
+  if current ~= suggestion then
+    return
+  end
+  delay.answered(rhythm, milliseconds() - suggestion.began)
+  local client = vim.lsp.get_client_by_id(suggestion.client)
+  if error or not client then
+    M.settle(suggestion, {}, error and tostring(error.message) or 'the language server has gone')
+  elseif result == nil or result == vim.NIL then
+    -- The text went on before the answer came; what is there now is asked about.
+    M.settle(suggestion, {}, 'the answer came late')
+    M.ask_soon()
+  else
+    local is_empty = type(result) == 'table' and next(result) == nil
+    local items = items_of.read(result, suggestion, client.offset_encoding)
+    M.settle(suggestion, items, is_empty and 'there is nothing to suggest' or nil)
+  end
 end
 
 -- Sends the request for a suggestion, which takes the place of the one before.
@@ -286,7 +344,7 @@ local function send(suggestion, client)
   if config.get().draft ~= 'final' then
     params.workDoneToken = suggestion.token
   end
-  local _, request = client:request(METHOD, params, function(error, result)
+  local _, request = client:request(M.METHOD, params, function(error, result)
     on_answer(suggestion, error, result)
   end, suggestion.buffer)
   suggestion.request = request
@@ -308,15 +366,9 @@ function M.ask(is_invoked)
     say(reason)
     return
   end
-  local suggestion = origin_at(client, window, buffer)
+  local suggestion = M.origin_at(client, window)
   suggestion.is_invoked = is_invoked
-  -- The server gives the work for the earlier request to this one where that is of use, so that it
-  -- is not cancelled.
-  if drawn then
-    draw(nil)
-  end
-  current = suggestion
-  track(buffer)
+  M.begin(suggestion)
   send(suggestion, client)
 end
 
@@ -372,13 +424,13 @@ function M.moved()
     M.clear('nothing is being inserted')
     return
   end
-  local reason = current and silence.reason(buffer, current.is_invoked)
+  local reason = current and silence.reason(buffer, current.is_invoked or current.is_growing)
   if reason then
     M.clear(reason)
     return
   end
   local stands = refresh()
-  if stands and (drawn or is_at_its_place(current)) then
+  if stands and (drawn or current.is_growing or is_at_its_place(current)) then
     ask_no_more() -- It is shown, or has been asked for.
     return
   end
@@ -446,7 +498,7 @@ function M.shown()
   return current, drawn
 end
 
----Draws the suggestion anew after a part of it was accepted.
+---Draws the suggestion anew, after a part of it was accepted or another alternative was chosen.
 M.refresh = refresh
 
 ---Drops the suggestion at the user's wish; the next key asks again.
@@ -467,42 +519,6 @@ end
 ---@return integer
 function M.num_timers()
   return (asking:is_active() and 1 or 0) + (drawing:is_active() and 1 or 0)
-end
-
----Shows the next alternative, or with a negative step an earlier one; the server is asked for more
----than one when they are wanted first.
----@param step integer
-function M.cycle(step)
-  local suggestion = current
-  if not suggestion or not drawn or not suggestion.is_final then
-    return
-  end
-  if suggestion.is_invoked then
-    suggestion.index = (suggestion.index - 1 + step) % #suggestion.items + 1
-    refresh()
-    return
-  end
-  local client = vim.lsp.get_client_by_id(suggestion.client)
-  if not client then
-    return
-  end
-  local further = origin_at(client, suggestion.window, suggestion.buffer)
-  further.is_invoked, further.is_final = true, true
-  local params = vim.lsp.util.make_position_params(further.window, client.offset_encoding)
-  params.context = { triggerKind = INVOKED }
-  local shown = drawn.text
-  local _, request = client:request(METHOD, params, function(error, result)
-    if current ~= suggestion or error or type(result) ~= 'table' then
-      return
-    end
-    local items = items_of.read(result, further, client.offset_encoding)
-    further.items = items_of.with(items, shown, further)
-    further.index = #further.items > 1 and step % #further.items + 1 or 1
-    current = further
-    track(further.buffer)
-    refresh()
-  end, suggestion.buffer)
-  further.version, suggestion.request = vim.lsp.util.buf_versions[suggestion.buffer], request
 end
 
 return M
