@@ -37,4 +37,5 @@ return {
   on_attach = tell_of_cursor,
   on_exit = client.on_exit,
   handlers = client.handlers,
+  commands = client.commands,
 }

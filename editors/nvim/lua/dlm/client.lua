@@ -182,6 +182,33 @@ function M.execute(client, command, argument, on_answer, token)
   return request
 end
 
+-- Runs a command that a code action names; what the plugin shows itself it also asks for itself.
+local function run_here(command, context, run)
+  local client = vim.lsp.get_client_by_id(context.client_id)
+  if not client then
+    return
+  end
+  if M.is_plugin() then
+    run((command.arguments or {})[1] or {})
+  else
+    local params = { command = command.command, arguments = command.arguments }
+    client:request('workspace/executeCommand', params)
+  end
+end
+
+M.commands = {
+  ['dlm.fill'] = function(command, context)
+    run_here(command, context, function()
+      require('dlm.fill').start()
+    end)
+  end,
+  ['dlm.refine'] = function(command, context)
+    run_here(command, context, function(argument)
+      require('dlm.refine').start_at(argument.range)
+    end)
+  end,
+}
+
 ---@type table<string, fun(params: table, client_id: integer)[]>
 local listeners = {}
 

@@ -243,26 +243,28 @@ local function selection(command)
   return first, last, 0, #lines[#lines]
 end
 
----Refines a selection, or lines.
----@param command { line1: integer, line2: integer, range: integer }
-function M.start(command)
-  local buffer = vim.api.nvim_get_current_buf()
+-- Returns the client to refine with, or tells why nothing is refined.
+local function client_for(buffer)
   local reason, client = silence.of_buffer(buffer), client_of.of(buffer)
   if reason or not client then
     tell(reason or 'The language server is not attached to this buffer; see :checkhealth dlm.')
-    return
+    return nil
   end
+  return client
+end
+
+-- Begins with the text from a byte of a line to a byte of another.
+local function begin(client, rows, columns)
   finish()
   require('dlm.suggestion').clear('a refinement begins')
-  local first, last, from, to = selection(command)
-  local encoding = client.offset_encoding
-  local lines = vim.api.nvim_buf_get_lines(buffer, first, last + 1, false)
+  local buffer, encoding = vim.api.nvim_get_current_buf(), client.offset_encoding
+  local lines = vim.api.nvim_buf_get_lines(buffer, rows[1], rows[2] + 1, false)
   local range = {
-    start = { line = first, character = vim.str_utfindex(lines[1], encoding, from) },
-    ['end'] = { line = last, character = vim.str_utfindex(lines[#lines], encoding, to) },
+    start = { line = rows[1], character = vim.str_utfindex(lines[1], encoding, columns[1]) },
+    ['end'] = { line = rows[2], character = vim.str_utfindex(lines[#lines], encoding, columns[2]) },
   }
-  lines[#lines] = lines[#lines]:sub(1, to)
-  lines[1] = lines[1]:sub(from + 1)
+  lines[#lines] = lines[#lines]:sub(1, columns[2])
+  lines[1] = lines[1]:sub(columns[1] + 1)
   number = number + 1
   local refinement = {
     buffer = buffer,
@@ -271,8 +273,8 @@ function M.start(command)
     uri = vim.uri_from_bufnr(buffer),
     token = ('dlm-refine-%d-%d'):format(vim.fn.getpid(), number),
     tick = vim.api.nvim_buf_get_changedtick(buffer),
-    rows = { first, last },
-    columns = { from, to },
+    rows = rows,
+    columns = columns,
     range = range,
     old = table.concat(lines, '\n'),
     spans = {},
@@ -283,6 +285,41 @@ function M.start(command)
   map(refinement)
   draw(refinement)
   M.send(refinement, client)
+end
+
+---Refines a selection, or lines.
+---@param command { line1: integer, line2: integer, range: integer }
+function M.start(command)
+  local client = client_for(vim.api.nvim_get_current_buf())
+  if client then
+    local first, last, from, to = selection(command)
+    begin(client, { first, last }, { from, to })
+  end
+end
+
+---Refines a range of the current buffer, as a code action does.
+---@param range lsp.Range
+function M.start_at(range)
+  local buffer = vim.api.nvim_get_current_buf()
+  local client = client_for(buffer)
+  if not client or type(range) ~= 'table' then
+    return
+  end
+  local function byte_of(position)
+    local row = position.line
+    local line = vim.api.nvim_buf_get_lines(buffer, row, row + 1, false)[1]
+    return line and text_of.byte_of(line, position.character, client.offset_encoding)
+  end
+  local from, to = byte_of(range.start), byte_of(range['end'])
+  local last = range['end'].line
+  if not to and range['end'].character == 0 and last > range.start.line then
+    -- The range ends where a line after the last would begin.
+    last = last - 1
+    to = #vim.api.nvim_buf_get_lines(buffer, last, last + 1, false)[1]
+  end
+  if from and to then
+    begin(client, { range.start.line, last }, { from, to })
+  end
 end
 
 ---@param refinement dlm.Refinement
