@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,17 @@ class Neovim:
         on_flush: called with each state of the screen that a user would see.
     """
 
-    def __init__(self, binary: Path, environment: Mapping[str, str], seconds_max: float) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        environment: Mapping[str, str],
+        seconds_max: float,
+        arguments: Sequence[str] = ("--clean",),
+    ) -> None:
         self.pause = 0.05
         self.on_flush: Callable[[Screen], None] = lambda screen: None
         argv = ["env", *(f"{key}={value}" for key, value in environment.items())]
-        argv += [str(binary), "--embed", "--clean", "-n"]
+        argv += [str(binary), "--embed", *arguments, "-n"]
         self.api = pynvim.attach("child", argv=argv)
         # A hanging Neovim would block every call; ending it makes the calls raise instead.
         self._guard = threading.Timer(seconds_max, _kill, [self.api.funcs.getpid()])

@@ -164,9 +164,7 @@ def test_the_status_names_latency_and_tokens_per_forward(plugin: Plugin):
         ({"state": "busy"}, "◐"),
     ],
 )
-def test_the_status_says_what_is_the_matter(
-    plugin: Plugin, changes: dict[str, Any], expected: str
-):
+def test_the_status_says_what_is_the_matter(plugin: Plugin, changes: dict[str, Any], expected: str):
     plugin.fresh("x = |")
     plugin.notify("dlm/status", {**STATUS, **changes})
     plugin.wait(lambda: expected in component(plugin), "the status")
@@ -255,7 +253,9 @@ def test_neovims_own_inline_completion_is_switched_off_for_the_server(plugin: Pl
 def test_log_opens_the_servers_log(plugin: Plugin):
     plugin.fresh("x = |")
     name = plugin.nvim.lua("return require('dlm.client').log_file()")
-    plugin.nvim.lua("vim.fn.mkdir(vim.fs.dirname(...), 'p') vim.fn.writefile({ 'line' }, ...)", name)
+    plugin.nvim.lua(
+        "vim.fn.mkdir(vim.fs.dirname(...), 'p') vim.fn.writefile({ 'line' }, ...)", name
+    )
     run(plugin, "Dlm log")
     assert plugin.nvim.api.current.buffer.name == name
     plugin.nvim.lua("vim.cmd('tabclose')")

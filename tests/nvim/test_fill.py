@@ -14,9 +14,7 @@ def filling(plugin: Plugin, text: str = "def f():\n    |\nend", **options: Any) 
     plugin.fresh(text, **options)
     plugin.nvim.api.command("Dlm fill")
     plugin.wait(lambda: plugin.commands("dlm.fill"), "the server is asked")
-    message = next(
-        m for m in plugin.requests(EXECUTE) if m["params"]["command"] == "dlm.fill"
-    )
+    message = next(m for m in plugin.requests(EXECUTE) if m["params"]["command"] == "dlm.fill")
     argument = message["params"]["arguments"][0]
     return {
         "id": message["id"],

@@ -101,9 +101,7 @@ def test_accepting_is_one_step_of_undo(plugin: Plugin):
     request = refining(plugin)
     finish(plugin, request, "b = new + two\nb2 = 2")
     plugin.wait(lambda: "accepts" in plugin.in_group("DlmMore"), "it can be accepted")
-    plugin.shows(
-        "a = 1", "b = oldnew + two <CR> accepts, <Esc> rejects", "b2 = 2", "c = 3"
-    )
+    plugin.shows("a = 1", "b = oldnew + two <CR> accepts, <Esc> rejects", "b2 = 2", "c = 3")
     plugin.type("<CR>")
     plugin.wait(lambda: "b2" in plugin.text(), "accepted")
     assert plugin.text() == "a = 1\nb = new + two\nb2 = 2\nc = 3"

@@ -65,7 +65,9 @@ function M.root(buffer, on_root)
     if vim.lsp.config[M.name].cmd == M.start then
       local command, why = M.command(root or vim.uv.cwd())
       if not command then
-        tell_once(why or '')
+        -- In few words: a message of two lines would wait for Enter while Neovim starts.
+        M.missing = why
+        tell_once('the language server cannot be started; see :checkhealth dlm')
         return
       end
     end
@@ -239,7 +241,8 @@ end
 local function offer(_, params, context)
   local message = type(params) == 'table' and params.message
   if M.is_plugin() and type(message) == 'string' and message:find('dlm.pullModel', 1, true) then
-    vim.notify('dlm: ' .. message .. ' Here: :Dlm pull', vim.log.levels.INFO)
+    -- In few words: a message of two lines would wait for Enter while Neovim starts.
+    vim.notify('dlm: only the small bundled model is here; get a real one by :Dlm pull')
     return vim.NIL
   end
   return vim.lsp.handlers['window/showMessage'](nil, params, context)

@@ -19,7 +19,9 @@ end
 ---@return string?
 function M.home()
   local source = debug.getinfo(1, 'S').source:sub(2)
-  local plugin = vim.fs.dirname(vim.fs.dirname(vim.fs.dirname(vim.fn.fnamemodify(source, ':p'))))
+  -- A package is often a link to a clone.
+  local file = real(vim.fn.fnamemodify(source, ':p'))
+  local plugin = vim.fs.dirname(vim.fs.dirname(vim.fs.dirname(file)))
   local clone = vim.fs.dirname(vim.fs.dirname(plugin))
   return plugin, vim.uv.fs_stat(clone .. '/dlm_lsp') and clone or nil
 end
