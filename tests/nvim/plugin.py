@@ -1,4 +1,4 @@
-"""A Neovim with the plugin and a scripted server, which a test drives by keys and reads by its screen.
+"""A Neovim with the plugin and a scripted server; a test drives it by keys and reads its screen.
 
 Owns how a buffer is prepared between tests and how the server's messages are made. Knows nothing of
 what the plugin should do with them.

@@ -30,7 +30,8 @@ function Stub.start(given)
   function rpc.request(method, params, callback)
     last_id = last_id + 1
     local id = last_id
-    local entry = { method = method, params = sent(params or vim.NIL), id = id, callback = callback }
+    local entry =
+      { method = method, params = sent(params or vim.NIL), id = id, callback = callback }
     table.insert(Stub.log, entry)
     local key = method == 'workspace/executeCommand' and params.command or method
     if method == 'initialize' then

@@ -207,8 +207,9 @@ def test_broken_notifications_of_the_server_break_nothing(plugin: Plugin):
 
 def test_settings_that_are_wrong_are_named_and_ignored(plugin: Plugin):
     config, problems = plugin.nvim.lua(
-        "return { require('dlm.config').resolve({ draft = 'lively', delay = -1, keys = { acept = 1 },"
-        " silence = { globs = 'x', macros = false }, server = { mode = 'ar' }, cmd = {} }) }"
+        "return { require('dlm.config').resolve({ draft = 'lively', delay = -1,"
+        " keys = { acept = 1 }, silence = { globs = 'x', macros = false },"
+        " server = { mode = 'ar' }, cmd = {} }) }"
     )
     assert sorted(problems) == [
         "cmd must be a list of strings, the program first",

@@ -18,7 +18,8 @@ local function replaced_by(view, part)
   return at and math.max(0, math.min(#part - at, view.replaced)) or 0
 end
 
--- In a buffer whose lines end in \r although Neovim did not make it their line end, new lines do too.
+-- In a buffer whose lines end in \r although Neovim did not make it their line end, new lines do
+-- too.
 local function lines_for(buffer, row, part)
   local lines = text_of.lines(part)
   local line = vim.api.nvim_buf_get_lines(buffer, row, row + 1, false)[1]
@@ -102,7 +103,12 @@ function M.take(kind, character)
   insert(view, part)
   local taken = item.text:sub(1, view.offset + #part)
   local known = item.text:sub(1, math.max(0, item.lead))
-  report(suggestion, item, is_all and 'full' or kind, vim.fn.strchars(taken) - vim.fn.strchars(known))
+  report(
+    suggestion,
+    item,
+    is_all and 'full' or kind,
+    vim.fn.strchars(taken) - vim.fn.strchars(known)
+  )
   if not is_all then
     suggestion_of.refresh()
   end

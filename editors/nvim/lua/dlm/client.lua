@@ -222,7 +222,8 @@ function M.listen(method, listener)
   table.insert(listeners[method], listener)
 end
 
--- The server's notifications as Neovim's client hands them over. Whatever they hold, nothing breaks.
+-- The server's notifications as Neovim's client hands them over. Whatever they hold, nothing
+-- breaks.
 local function handler(method)
   return function(_, params, context)
     if type(params) ~= 'table' then

@@ -48,7 +48,8 @@ local function switch(arguments, on)
     tell("Only 'buffer' can follow.", vim.log.levels.ERROR)
     return
   end
-  local buffer, is_on = vim.api.nvim_get_current_buf(), nil
+  local buffer = vim.api.nvim_get_current_buf()
+  local is_on
   if arguments[1] == 'buffer' then
     is_on = silence.toggle_buffer(buffer, on)
     local client = client_of.of(buffer)

@@ -16,7 +16,7 @@ local M = {}
 
 ---@class dlm.Silence
 ---@field filetypes string[] filetypes without suggestions
----@field globs string[] paths without suggestions; a glob without a slash is matched against the name
+---@field globs string[] paths without suggestions; without a slash about the name
 ---@field comments boolean nothing while typing in comments (the server decides)
 ---@field strings boolean nothing while typing in strings (the server decides)
 ---@field deletion boolean nothing right after text was deleted
@@ -107,7 +107,9 @@ local checks = {
     return type(value) == 'number' and value >= 1 and value <= 4096, 'a number from 1 to 4096'
   end,
 }
-for name in pairs(M.defaults.keys --[[@as table]]) do
+for name in
+  pairs(M.defaults.keys --[[@as table]])
+do
   checks['keys.' .. name] = function(value)
     return value == false or type(value) == 'string', 'a key, or false for none'
   end

@@ -45,9 +45,10 @@ function M.answered(rhythm, milliseconds)
   push(rhythm.latencies, milliseconds)
 end
 
----Returns how many milliseconds to wait from the last key on. A user who types fast is asked for after
----a short rest, a slow one after a longer one, so that most keys come before the question; an engine
----that takes long begins up to half of the rest earlier, since its answer comes late enough.
+---Returns how many milliseconds to wait from the last key on. A user who types fast is asked for
+---after a short rest, a slow one after a longer one, so that most keys come before the question;
+---an engine that takes long begins up to half of the rest earlier, since its answer comes late
+---enough.
 ---@param rhythm dlm.Rhythm
 ---@param setting 'auto'|integer
 ---@return number

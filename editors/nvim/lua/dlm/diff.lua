@@ -47,7 +47,9 @@ function M.changes(old, new)
   local compare = vim.text.diff or vim.diff
   local hunks = compare(joined(old_words), joined(new_words), { result_type = 'indices' })
   local changes = {}
-  for _, hunk in ipairs(hunks --[[@as integer[][] ]]) do
+  for _, hunk in
+    ipairs(hunks --[[@as integer[][] ]])
+  do
     local old_first, old_count, new_first, new_count = unpack(hunk)
     -- A hunk without words on one side names the word before it.
     local from = old_count > 0 and old_first or old_first + 1

@@ -1,4 +1,5 @@
--- Which of Neovim's events the plugin listens to, and only in buffers that the server is attached to.
+-- Which of Neovim's events the plugin listens to, and only in buffers that the server is attached
+-- to.
 
 local client_of = require('dlm.client')
 local silence = require('dlm.silence')

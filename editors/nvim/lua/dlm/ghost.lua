@@ -1,5 +1,5 @@
--- Draws a suggestion into the screen: one extmark, replaced as a whole, so that no half state shows.
--- Where the text goes on behind a closing bracket that stays, a second one carries the rest.
+-- Draws a suggestion into the screen: one extmark, replaced as a whole, so that no half state
+-- shows. Where the text goes on behind a closing bracket that stays, a second one carries the rest.
 
 local text_of = require('dlm.text')
 
@@ -72,13 +72,11 @@ local function pieces(view, plain)
     cuts[math.max(committed, math.min(span.start, #text))] = true
     cuts[math.max(committed, math.min(span.stop, #text))] = true
   end
-  local first, from = 1, nil
-  repeat
-    from, first = text:find(text_of.MASKED, first, true)
-    if from then
-      cuts[from - 1], cuts[first], first = true, true, first + 1
-    end
-  until not from
+  local from, last = text:find(text_of.MASKED, 1, true)
+  while from do
+    cuts[from - 1], cuts[last] = true, true
+    from, last = text:find(text_of.MASKED, last + 1, true)
+  end
   local offsets = vim.tbl_keys(cuts)
   table.sort(offsets)
   local found = {}
@@ -249,8 +247,8 @@ local function first_line(view, lines, tabstop)
   return options, nil
 end
 
--- The chunks as they stand on the cursor's line. They do not take the highlight of what stands there,
--- which may be that of a matching bracket; but the line's own.
+-- The chunks as they stand on the cursor's line. They do not take the highlight of what stands
+-- there, which may be that of a matching bracket; but the line's own.
 local function on_line(chunks, view)
   if not vim.wo[view.window].cursorline then
     return chunks

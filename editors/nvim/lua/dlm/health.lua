@@ -101,9 +101,12 @@ local function running()
   config.root_dir = nil
   local id = vim.lsp.start(config, { attach = false })
   client = id and vim.lsp.get_client_by_id(id)
-  if not client or not vim.wait(START_MS, function()
-    return client.initialized == true
-  end, 20) then
+  if
+    not client
+    or not vim.wait(START_MS, function()
+      return client.initialized == true
+    end, 20)
+  then
     health.error('The language server does not start; see :Dlm log.')
     return nil, false
   end

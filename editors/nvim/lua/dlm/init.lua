@@ -1,5 +1,5 @@
--- What a user's configuration calls. Nothing of it is needed: plugin/dlm.lua sets everything up with
--- the defaults.
+-- What a user's configuration calls. Nothing of it is needed: plugin/dlm.lua sets everything up
+-- with the defaults.
 
 local M = {}
 

@@ -40,8 +40,8 @@ function M.plug(name)
   return ('<Plug>(dlm-%s)'):format((name:gsub('_', '-')))
 end
 
--- Whether Tab would be typed to indent: the cursor stands left of where the line would begin, or the
--- suggestion itself begins with the indentation.
+-- Whether Tab would be typed to indent: the cursor stands left of where the line would begin, or
+-- the suggestion itself begins with the indentation.
 local function is_indenting(view)
   local before = vim.api.nvim_get_current_line():sub(1, view.column)
   if before:find('%S') then

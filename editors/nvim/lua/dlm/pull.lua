@@ -39,7 +39,10 @@ end
 function M.start(name)
   local client = client_of.any()
   if not client then
-    vim.notify('dlm: ' .. 'The language server does not run; open a file first.', vim.log.levels.WARN)
+    vim.notify(
+      'dlm: ' .. 'The language server does not run; open a file first.',
+      vim.log.levels.WARN
+    )
     return
   end
   if token then
@@ -49,18 +52,24 @@ function M.start(name)
   number = number + 1
   token = ('dlm-pull-%d-%d'):format(vim.fn.getpid(), number)
   local group = listen()
-  client_of.execute(client, 'dlm.pullModel', name and { name = name } or nil, function(error, result)
-    token = nil
-    vim.api.nvim_del_augroup_by_id(group)
-    status.progress(nil)
-    result = type(result) == 'table' and result or {}
-    if result.pulled then
-      vim.notify(('dlm: %s is here.'):format(result.name), vim.log.levels.INFO)
-    else
-      local reason = error and error.message or result.reason or 'no answer came.'
-      vim.notify('dlm: No model was pulled: ' .. reason, vim.log.levels.WARN)
-    end
-  end, token)
+  client_of.execute(
+    client,
+    'dlm.pullModel',
+    name and { name = name } or nil,
+    function(error, result)
+      token = nil
+      vim.api.nvim_del_augroup_by_id(group)
+      status.progress(nil)
+      result = type(result) == 'table' and result or {}
+      if result.pulled then
+        vim.notify(('dlm: %s is here.'):format(result.name), vim.log.levels.INFO)
+      else
+        local reason = error and error.message or result.reason or 'no answer came.'
+        vim.notify('dlm: No model was pulled: ' .. reason, vim.log.levels.WARN)
+      end
+    end,
+    token
+  )
 end
 
 ---Ends a pull; what was downloaded is kept.

@@ -1,5 +1,5 @@
--- `:Dlm refine`: the server rewrites what is improbable in a selection. The change is shown in place,
--- word by word, while it is refined, and waits to be accepted or rejected.
+-- `:Dlm refine`: the server rewrites what is improbable in a selection. The change is shown in
+-- place, word by word, while it is refined, and waits to be accepted or rejected.
 
 local client_of = require('dlm.client')
 local diff = require('dlm.diff')
@@ -90,7 +90,8 @@ local function draw_change(refinement, change, tabstop)
   options.virt_text_pos = 'inline'
   local below = {}
   for index = 2, #lines do
-    below[#below + 1] = #lines[index] > 0 and ghost.shown(lines[index], 0, tabstop) or { { '', '' } }
+    below[#below + 1] = #lines[index] > 0 and ghost.shown(lines[index], 0, tabstop)
+      or { { '', '' } }
   end
   options.virt_lines = #below > 0 and below or nil
   vim.api.nvim_buf_set_extmark(buffer, M.namespace, row, column, options)
@@ -222,7 +223,11 @@ local function map(refinement)
     refinement.keys[key] = vim.fn.maparg(key, 'n', false, true)
     vim.keymap.set('n', key, function()
       M[name]()
-    end, { buffer = refinement.buffer, nowait = true, desc = 'dlm: ' .. name .. ' the refinement' })
+    end, {
+      buffer = refinement.buffer,
+      nowait = true,
+      desc = 'dlm: ' .. name .. ' the refinement',
+    })
   end
 end
 
@@ -236,8 +241,7 @@ local function selection(command)
     local last_line = lines[#lines]
     local from = math.min(start[3] - 1, #lines[1])
     -- The selection's end is the first byte of its last character.
-    local to = stop[3] > #last_line and #last_line
-      or stop[3] + vim.str_utf_end(last_line, stop[3])
+    local to = stop[3] > #last_line and #last_line or stop[3] + vim.str_utf_end(last_line, stop[3])
     return first, last, from, to
   end
   return first, last, 0, #lines[#lines]

@@ -88,11 +88,9 @@ function M.find(project, trusted)
     end
   end
   if refused then
-    return nil,
-      ("%s lies inside the project %s and is not run. If you trust it, add the folder to 'trusted'."):format(
-        refused,
-        project
-      )
+    local sentence = '%s lies inside the project %s and is not run.'
+    local remedy = " If you trust it, add the folder to 'trusted'."
+    return nil, sentence:format(refused, project) .. remedy
   end
   return nil, M.advice()
 end

@@ -51,8 +51,8 @@ function M.now(origin)
   }
 end
 
--- Why the text around the suggestion is not what it was made for; else what was typed since, and how
--- many bytes of the text after the cursor were passed over.
+-- Why the text around the suggestion is not what it was made for; else what was typed since, and
+-- how many bytes of the text after the cursor were passed over.
 local function typed_since(origin, now)
   local is_above = now.row < origin.row
   if is_above or (now.row == origin.row and now.column < origin.column) then

@@ -1,8 +1,9 @@
 -- The suggestion at the cursor: when it is asked for, what of it is shown, and when it goes.
 --
 -- There is at most one, in the window where the user types. Its text is kept relative to the place
--- that it was asked for; what was typed there since is taken off whenever it is drawn, so that typing
--- on it needs neither a request nor a moment without it. `dlm.stale` alone decides whether it stands.
+-- that it was asked for; what was typed there since is taken off whenever it is drawn, so that
+-- typing on it needs neither a request nor a moment without it. `dlm.stale` alone decides whether
+-- it stands.
 
 local client_of = require('dlm.client')
 local config = require('dlm.config')
@@ -36,7 +37,8 @@ local current
 local rhythm = delay.new()
 local asking, drawing = assert(vim.uv.new_timer()), assert(vim.uv.new_timer())
 local number = 0
-local wish = 0 -- Counts what the timer was set for: a call of it may still come after it was stopped.
+-- Counts what the timer was set for: a call of it may still come after it was stopped.
+local wish = 0
 local drawn_at, drawn = 0, nil
 local last_key, last_bytes
 local tracked = {}
