@@ -23,10 +23,14 @@ GHOST = "ComplHint"  # the highlight in which Neovim draws an inline completion
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the screen: its text and the names of its highlights."""
+    """One cell of the screen: its text, the names of its highlights, and how it looks.
+
+    `style` is Neovim's: foreground, background, italic, underdotted and so on.
+    """
 
     text: str = " "
     highlights: frozenset[str] = frozenset()
+    style: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class Screen:
     rows: int
     cells: list[list[Cell]] = field(init=False)
     _highlights: dict[int, frozenset[str]] = field(default_factory=dict)
+    _styles: dict[int, tuple[tuple[str, Any], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cells = [self._blank() for _ in range(self.rows)]
@@ -47,7 +52,8 @@ class Screen:
     def apply(self, name: str, arguments: list[Any]) -> None:
         """One UI event of grid 1; other kinds of event do not change the cells."""
         if name == "hl_attr_define":
-            number, _, _, info = arguments
+            number, style, _, info = arguments
+            self._styles[number] = tuple(sorted(style.items()))
             self._highlights[number] = frozenset(entry.get("hi_name", "") for entry in info)
         elif name == "grid_clear":
             self.cells = [self._blank() for _ in range(self.rows)]
@@ -62,7 +68,7 @@ class Screen:
             highlight = rest[0] if rest else highlight
             for _ in range(rest[1] if len(rest) > 1 else 1):
                 names = self._highlights.get(highlight, frozenset())
-                self.cells[row][column] = Cell(text, names)
+                self.cells[row][column] = Cell(text, names, self._styles.get(highlight, ()))
                 column += 1
 
     def _scroll(self, top: int, bottom: int, left: int, right: int, count: int) -> None:

@@ -212,6 +212,7 @@ def test_a_suggestion_of_a_real_model_refines_and_is_inserted_as_shown(
     set_up = init({"engine": {"checkpoint": str(real_model)}})
     with editing(binary, home, tmp_path / "account.py", set_up) as nvim:
         begin(nvim)
+        nvim.type("self.")
         nvim.wait_for(lambda: "balance" in ghost(nvim), "a suggestion", SECONDS_MAX)
         shown = "return require('dlm.suggestion').shown().is_final"
         nvim.wait_for(lambda: nvim.lua(shown), "it is final", SECONDS_MAX)
