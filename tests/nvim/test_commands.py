@@ -199,6 +199,7 @@ def test_broken_notifications_of_the_server_break_nothing(plugin: Plugin):
     for params in ([], "text", 7, {"state": 5}, {"lastMs": "soon"}):
         for method in ("dlm/draft", "dlm/status", "dlm/refinement"):
             plugin.notify(method, params)
+            assert component(plugin).startswith("dlm")
     plugin.settle()
     assert "Error" not in plugin.nvim.lua("return vim.fn.execute('messages')")
     plugin.notify("dlm/status", STATUS)

@@ -150,6 +150,27 @@ def test_a_part_beyond_a_bracket_that_stays(plugin: Plugin):
     plugin.shows("f(a) + g(b)")
 
 
+def test_a_bracket_that_a_plugin_closes_by_itself_is_the_suggestions_own(plugin: Plugin):
+    plugin.fresh("f|")
+    plugin.nvim.lua("vim.keymap.set('i', '(', '()<C-g>U<Left>', { buffer = true })")
+    plugin.suggest("(a, b) + 1")
+    plugin.type("(")
+    plugin.wait(lambda: plugin.text() == "f()", "the bracket is closed")
+    plugin.shows("f(a, b) + 1")
+    assert len(plugin.requests()) == 1
+    plugin.type("<Tab>")
+    plugin.wait(lambda: plugin.text() == "f(a, b) + 1", "the bracket is not doubled")
+
+
+def test_a_quote_that_the_suggestion_lacks_ends_it(plugin: Plugin):
+    plugin.fresh("f|")
+    plugin.nvim.lua("vim.keymap.set('i', '(', '()<C-g>U<Left>', { buffer = true })")
+    plugin.suggest("(a,\n  b")
+    plugin.type("(")
+    plugin.asked(2)
+    plugin.shows("f()")
+
+
 def test_each_part_is_one_step_of_undo(plugin: Plugin):
     plugin.fresh("x = |")
     plugin.suggest("one two three")

@@ -51,6 +51,20 @@ function M.now(origin)
   }
 end
 
+-- Brackets and quotes that a plugin may have put behind the cursor while an opening one was typed.
+local PAIRED = '^[%)%]}>\'"`]+$'
+
+-- How many bytes of the text after the cursor were passed over since; negative for what was put
+-- there. Nil if it is another text.
+local function passed_over(after, rest)
+  local passed = #after - #rest
+  if passed >= 0 then
+    return after:sub(passed + 1) == rest and passed or nil
+  end
+  local added = rest:sub(1, -passed)
+  return rest:sub(-passed + 1) == after and added:find(PAIRED) and passed or nil
+end
+
 -- Why the text around the suggestion is not what it was made for; else what was typed since, and
 -- how many bytes of the text after the cursor were passed over.
 local function typed_since(origin, now)
@@ -66,8 +80,8 @@ local function typed_since(origin, now)
   end
   local last = now.lines[#now.lines]
   local rest = last:sub(now.column + 1)
-  local passed = #origin.after - #rest
-  if passed < 0 or origin.after:sub(passed + 1) ~= rest then
+  local passed = passed_over(origin.after, rest)
+  if not passed then
     return nil, 'the text after the cursor has changed'
   end
   local typed = vim.deepcopy(now.lines)
@@ -102,7 +116,8 @@ end
 ---@param message table? the parameters of a `dlm/draft`
 ---@return string? reason why it is stale
 ---@return string? typed what was typed at its place since, if it is not
----@return integer? passed how many bytes of the text after the cursor the typing passed over
+---@return integer? passed how many bytes of the text after the cursor the typing passed over;
+---negative for closing brackets that it put there
 function M.why(origin, now, message)
   local reason = message and M.about(origin, message)
   if reason then

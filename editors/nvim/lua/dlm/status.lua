@@ -36,12 +36,23 @@ end
 
 M.changed = announce
 
+local TYPES = {
+  state = 'string',
+  message = 'string',
+  reason = 'string',
+  mode = 'string',
+  model = 'string',
+  device = 'string',
+  lastMs = 'number',
+  tokensPerForward = 'number',
+}
+
 ---@param params table the parameters of `dlm/status`
 function M.told(params)
   server = {}
-  for name, value in pairs(params) do
-    if value ~= vim.NIL then
-      server[name] = value
+  for name, wanted in pairs(TYPES) do
+    if type(params[name]) == wanted then
+      server[name] = params[name]
     end
   end
   announce()

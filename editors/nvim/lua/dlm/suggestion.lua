@@ -162,6 +162,15 @@ local function view_of(suggestion, now, typed, passed)
     }
   end
   local replaced = math.max(0, item.replaced - passed)
+  local after = suggestion.after:sub(passed + 1)
+  if passed < 0 then
+    -- A closing bracket was put behind the cursor, as plugins do: the suggestion's own one is it.
+    local last = now.lines[#now.lines]
+    after = last:sub(now.column + 1)
+    if not ghost.kept_at(rest, after, replaced) then
+      return nil, 'something else was typed'
+    end
+  end
   return {
     buffer = suggestion.buffer,
     window = suggestion.window,
@@ -170,7 +179,7 @@ local function view_of(suggestion, now, typed, passed)
     text = text,
     committed = math.max(0, item.committed - #typed),
     spans = spans,
-    after = suggestion.after:sub(passed + 1),
+    after = after,
     replaced = replaced,
     height = height,
     hint = hint,
@@ -179,14 +188,16 @@ local function view_of(suggestion, now, typed, passed)
 end
 
 local function draw(view)
+  local was_drawn = drawn ~= nil
   if view and not vim.deep_equal(view, drawn) then
     ghost.draw(view)
     drawn_at = milliseconds()
     drawn = view
-    require('dlm.status').changed()
   elseif not view and drawn then
     ghost.clear(drawn.buffer)
     drawn = nil
+  end
+  if was_drawn ~= (drawn ~= nil) then
     require('dlm.status').changed()
   end
 end
