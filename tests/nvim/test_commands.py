@@ -265,11 +265,13 @@ def test_log_opens_the_servers_log(plugin: Plugin):
 
 def test_health_reports_a_server_that_cannot_be_found(plugin: Plugin):
     plugin.fresh("x = |", cmd=["no-such-program"])
-    plugin.nvim.lua("Stub.auto['textDocument/inlineCompletion'] = {}")
+    reason = {"edit": None, "applied": False, "reason": "The host is gone."}
+    plugin.nvim.lua("Stub.auto['dlm.fill'] = ...", reason)
     run(plugin, "checkhealth dlm")
     report = plugin.text()
     assert "no-such-program, which 'cmd' names, cannot be run." in report
     assert "python3 -m venv" in report
+    assert "The host is gone." in report
     plugin.nvim.lua("vim.cmd('tabclose')")
 
 
@@ -292,9 +294,13 @@ def test_health_times_a_real_completion(plugin: Plugin):
     program.chmod(0o755)
     plugin.fresh("x = |", cmd=[str(program), "--stdio"])
     plugin.notify("dlm/status", STATUS)
-    plugin.nvim.lua(
-        "Stub.auto['textDocument/inlineCompletion'] = { { insertText = 'width * height' } }"
+    uri = plugin.nvim.lua(
+        "return vim.uri_from_fname(vim.fn.stdpath('cache') .. '/dlm-health/example.py')"
     )
+    place = {"line": 2, "character": 11}
+    change = {"range": {"start": place, "end": place}, "newText": "width * height"}
+    answer = {"edit": {"changes": {uri: [change]}}, "applied": False, "reason": None}
+    plugin.nvim.lua("Stub.auto['dlm.fill'] = ...", answer)
     run(plugin, "checkhealth dlm")
     report = plugin.text()
     for expected in (

@@ -114,29 +114,46 @@ local function running()
   return client, true
 end
 
+-- Asks for one completion of the example; returns its text, or nil and why there is none.
+local function complete(client, uri)
+  local position = { line = 2, character = 11 }
+  if not client_of.is_plugin() then
+    local params = {
+      textDocument = { uri = uri },
+      position = position,
+      context = { triggerKind = 2 },
+    }
+    local answer, why = client:request_sync('textDocument/inlineCompletion', params, ANSWER_MS)
+    local item = answer and type(answer.result) == 'table' and answer.result[1]
+    return item and tostring(item.insertText), why or (answer and answer.err and answer.err.message)
+  end
+  local argument = { uri = uri, position = position, limits = { tokensMax = 24 } }
+  local params = { command = 'dlm.fill', arguments = { argument } }
+  local answer, why = client:request_sync('workspace/executeCommand', params, ANSWER_MS)
+  local result = answer and answer.result
+  if type(result) ~= 'table' then
+    return nil, why or (answer and answer.err and answer.err.message)
+  end
+  local edit = type(result.edit) == 'table' and result.edit or {}
+  local item = require('dlm.fill').items_in(edit, uri)[1]
+  return item and tostring(item.insertText),
+    type(result.reason) == 'string' and result.reason or nil
+end
+
 local function check_completion(client)
   local uri = vim.uri_from_fname(vim.fn.stdpath('cache') .. '/dlm-health/example.py')
   client:notify('textDocument/didOpen', {
     textDocument = { uri = uri, languageId = 'python', version = 1, text = EXAMPLE .. '\n' },
   })
   local began = vim.uv.hrtime()
-  local answer, why = client:request_sync('textDocument/inlineCompletion', {
-    textDocument = { uri = uri },
-    position = { line = 2, character = 11 },
-    context = { triggerKind = 1 },
-  }, ANSWER_MS)
+  local text, why = complete(client, uri)
   local took = (vim.uv.hrtime() - began) / 1e6
   client:notify('textDocument/didClose', { textDocument = { uri = uri } })
-  local items = answer and answer.result
-  items = type(items) == 'table' and (items.items or items) or {}
-  if items[1] then
-    local text = vim.split(tostring(items[1].insertText), '\n')[1]
-    health.ok(('a completion took %d ms: return %s'):format(took, text))
-  elseif answer and not answer.err then
-    health.warn(('a completion took %d ms and was empty'):format(took))
+  if text then
+    local line = vim.split(text, '\n')[1]
+    health.ok(('a completion took %d ms: return %s'):format(took, line))
   else
-    local reason = answer and answer.err and answer.err.message or why or 'no answer'
-    health.error(('a completion failed after %d ms: %s'):format(took, reason))
+    health.error(('no completion after %d ms: %s'):format(took, why or 'it was empty'))
   end
 end
 
@@ -144,7 +161,7 @@ function M.check()
   health.start('dlm: Neovim')
   check_neovim()
   check_settings()
-  health.start('dlm: the program')
+  health.start('dlm: the program, by the settings in files')
   local program = check_program()
   if program then
     check_doctor(program)
