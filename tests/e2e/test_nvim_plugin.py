@@ -22,16 +22,22 @@ GROUPS = ("DlmCommitted", "DlmDraft", "DlmUndecided")
 TEXT = "self.balance -= amount\\n        return self.balance"
 
 
-@pytest.fixture
-def drafting_url() -> Iterator[str]:
-    """The URL of an engine host whose answers come word by word."""
-    command = [sys.executable, "-m", "tests.e2e.scripted_host_process", TEXT, "--drafts"]
+@contextmanager
+def drafting(text: str) -> Iterator[str]:
+    """The URL of an engine host that answers with this text, word by word."""
+    command = [sys.executable, "-m", "tests.e2e.scripted_host_process", text, "--drafts"]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
         process.communicate()
+
+
+@pytest.fixture
+def drafting_url() -> Iterator[str]:
+    with drafting(TEXT) as url:
+        yield url
 
 
 @contextmanager
@@ -176,19 +182,16 @@ def test_typing_on_a_draft_that_the_real_server_sends(
         )
 
 
-def test_health_of_the_real_server(
-    binary: Path,  # noqa: F811
-    home: Home,
-    drafting_url: str,
-    tmp_path: Path,
-):
-    set_up = init({"engine": {"url": drafting_url}})
-    with editing(binary, home, tmp_path / "account.py", set_up) as nvim:
-        nvim.lua("vim.cmd('checkhealth dlm')")
-        report = nvim.buffer()
-        assert "dlm-lsp 0." in report
-        assert "a completion took" in report
-        assert "ERROR" not in report
+def test_health_of_the_real_server(binary: Path, home: Home, tmp_path: Path):  # noqa: F811
+    with drafting("width * height") as url:
+        set_up = init({"engine": {"url": url}})
+        with editing(binary, home, tmp_path / "account.py", set_up) as nvim:
+            nvim.lua("vim.cmd('checkhealth dlm')")
+            report = nvim.buffer()
+    assert "dlm-lsp 0." in report
+    assert "a completion took" in report
+    assert "return width * height" in report
+    assert "ERROR" not in report
 
 
 def test_a_suggestion_of_the_bundled_model(binary: Path, home: Home, tmp_path: Path):  # noqa: F811
@@ -221,3 +224,35 @@ def test_a_suggestion_of_a_real_model_refines_and_is_inserted_as_shown(
         nvim.type("<Tab>")
         nvim.wait_for(lambda: "".join(nvim.buffer().split()) != before, "it is inserted")
         assert expected in "".join(nvim.buffer().split())
+
+
+def test_refining_with_a_real_model_is_shown_accepted_and_undone(
+    binary: Path,  # noqa: F811
+    home: Home,
+    real_model: Path,
+    tmp_path: Path,
+):
+    set_up = init({"engine": {"checkpoint": str(real_model)}})
+    with editing(binary, home, tmp_path / "account.py", set_up) as nvim:
+        nvim.lua(
+            "Notes = {}; vim.notify = function(message) table.insert(Notes, message) end"
+            " vim.api.nvim_buf_set_lines(0, 0, -1, false, {"
+            " 'def area(width, height):', '    return widht * hieght' })"
+        )
+        before = nvim.buffer()
+        nvim.api.command("2Dlm refine")
+        nvim.wait_for(
+            lambda: "accepts" in nvim.screen.lines()[1] or nvim.lua("return Notes[1]"),
+            "the refinement ends",
+            SECONDS_MAX,
+        )
+        notes = nvim.lua("return Notes")
+        if notes:  # The model may find the line good enough.
+            assert "Nothing is refined" in notes[0]
+            assert nvim.buffer() == before
+            return
+        assert nvim.buffer() == before
+        nvim.type("<CR>")
+        nvim.wait_for(lambda: nvim.buffer() != before, "it is accepted")
+        nvim.type("u")
+        nvim.wait_for(lambda: nvim.buffer() == before, "one undo")
