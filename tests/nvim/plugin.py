@@ -6,7 +6,6 @@ what the plugin should do with them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -252,14 +251,3 @@ class Plugin:
         self.answer(request, *texts, **options)
         self.wait(self.ghost, "a suggestion is shown")
         return request
-
-    def visible_changes(self, during: Callable[[], None], seconds: float) -> list[str]:
-        """The different states of the ghost text on the screen while something happens."""
-        seen = [self.ghost()]
-        during()
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            now = self.ghost()
-            if now != seen[-1]:
-                seen.append(now)
-        return seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import pytest
@@ -120,3 +121,10 @@ def test_all_modules_say_what_they_are_for():
         text = path.read_text("utf-8")
         assert text.startswith("-- "), path.name
         assert len(text.splitlines()) <= 560, path.name
+
+
+def test_the_recording_is_a_small_picture_of_many_frames():
+    text = (PLUGIN / "refining.svg").read_text("utf-8")
+    frames = list(ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}animate"))
+    assert len(frames) >= 5
+    assert len(text) < 100_000
