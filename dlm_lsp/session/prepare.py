@@ -53,6 +53,7 @@ def prepare(
         "limits": limits,
         "sampling": sampling,
         "draft": sampling == GREEDY,
+        "mode": ask.mode or body.mode,
     }
     around = (context.prefix, context.suffix, ask.automatic, context.language_id, lines_max)
     return Prepared(context, partial(rules_for, *around), body.model_copy(update=asked))

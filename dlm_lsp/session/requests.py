@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlm_lsp.session.document import Document, Position
-from engine.api import LogProbs
+from engine.api import AskedMode, LogProbs
 
 if TYPE_CHECKING:
     from dlm_lsp.session.pipeline import Suggestion
@@ -37,6 +37,7 @@ class Ask:
         selected: the popup menu's entry that every answer must extend.
         token: the name of the request in drafts and in `dlm.cancel`; None means no drafts.
         tokens_max: the limit that overrides the settings' limit.
+        mode: the decoding mode that overrides the settings' mode.
     """
 
     uri: str
@@ -46,11 +47,12 @@ class Ask:
     selected: Selected | None = None
     token: str | int | None = None
     tokens_max: int | None = None
+    mode: AskedMode | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether the request has no options of its own, so that its answer can be shared."""
-        return self.selected is None and self.tokens_max is None
+        return self.selected is None and self.tokens_max is None and self.mode is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,9 +135,9 @@ class ScriptedHost:
         self.num_shutdowns = 0
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
 
-    async def job(self) -> Job:
+    async def job(self, seconds: float | None = SECONDS_MAX) -> Job:
         """Waits for and returns the next request that the script does not answer."""
-        async with asyncio.timeout(SECONDS_MAX):
+        async with asyncio.timeout(seconds):
             return await self._jobs.get()
 
     async def on_health(self, _: web.Request) -> web.Response:

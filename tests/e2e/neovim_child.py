@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,14 @@ GHOST = "ComplHint"  # the highlight in which Neovim draws an inline completion
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the screen: its text and the names of its highlights."""
+    """One cell of the screen: its text, the names of its highlights, and how it looks.
+
+    `style` is Neovim's: foreground, background, italic, underdotted and so on.
+    """
 
     text: str = " "
     highlights: frozenset[str] = frozenset()
+    style: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class Screen:
     rows: int
     cells: list[list[Cell]] = field(init=False)
     _highlights: dict[int, frozenset[str]] = field(default_factory=dict)
+    _styles: dict[int, tuple[tuple[str, Any], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cells = [self._blank() for _ in range(self.rows)]
@@ -47,7 +52,8 @@ class Screen:
     def apply(self, name: str, arguments: list[Any]) -> None:
         """One UI event of grid 1; other kinds of event do not change the cells."""
         if name == "hl_attr_define":
-            number, _, _, info = arguments
+            number, style, _, info = arguments
+            self._styles[number] = tuple(sorted(style.items()))
             self._highlights[number] = frozenset(entry.get("hi_name", "") for entry in info)
         elif name == "grid_clear":
             self.cells = [self._blank() for _ in range(self.rows)]
@@ -62,7 +68,7 @@ class Screen:
             highlight = rest[0] if rest else highlight
             for _ in range(rest[1] if len(rest) > 1 else 1):
                 names = self._highlights.get(highlight, frozenset())
-                self.cells[row][column] = Cell(text, names)
+                self.cells[row][column] = Cell(text, names, self._styles.get(highlight, ()))
                 column += 1
 
     def _scroll(self, top: int, bottom: int, left: int, right: int, count: int) -> None:
@@ -84,11 +90,24 @@ class Screen:
 
 
 class Neovim:
-    """A Neovim that lives until `close` or, at the latest, `seconds_max`."""
+    """A Neovim that lives until `close` or, at the latest, `seconds_max`.
 
-    def __init__(self, binary: Path, environment: Mapping[str, str], seconds_max: float) -> None:
+    Attributes:
+        pause: the seconds between two looks at the screen while it is waited for something there.
+        on_flush: called with each state of the screen that a user would see.
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        environment: Mapping[str, str],
+        seconds_max: float,
+        arguments: Sequence[str] = ("--clean",),
+    ) -> None:
+        self.pause = 0.05
+        self.on_flush: Callable[[Screen], None] = lambda screen: None
         argv = ["env", *(f"{key}={value}" for key, value in environment.items())]
-        argv += [str(binary), "--embed", "--clean", "-n"]
+        argv += [str(binary), "--embed", *arguments, "-n"]
         self.api = pynvim.attach("child", argv=argv)
         # A hanging Neovim would block every call; ending it makes the calls raise instead.
         self._guard = threading.Timer(seconds_max, _kill, [self.api.funcs.getpid()])
@@ -137,6 +156,8 @@ class Neovim:
             for event, *calls in events:
                 for arguments in calls:
                     self.screen.apply(event, arguments)
+                if event == "flush":
+                    self.on_flush(self.screen)
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
         """Checks the condition after each screen update; returns its first true value."""
@@ -148,7 +169,7 @@ class Neovim:
             if time.monotonic() > deadline:
                 shown = "\n".join(self.screen.lines()).rstrip()
                 raise AssertionError(f"{what}: not within {seconds:.0f} s. The screen:\n{shown}")
-            time.sleep(0.05)
+            time.sleep(self.pause)
 
 
 def _kill(process_id: int) -> None:

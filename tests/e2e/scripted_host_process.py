@@ -1,22 +1,41 @@
 """Runs a scripted engine host that answers every request with one text, until its stdin ends.
 
-Prints its URL. A test whose editor is driven without an event loop starts it as a process.
+Prints its URL. A test whose editor is driven without an event loop starts it as a process. With
+`--drafts` after the text the answer comes word by word, the next one undecided.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 
-from tests.dlm_lsp.scripted_host import scripted_host
+from engine.api import MASKED
+from tests.dlm_lsp.scripted_host import ScriptedHost, scripted_host
+
+DRAFT_SECONDS = 0.05
 
 
-async def main(text: str) -> None:
+async def main(text: str, with_drafts: bool) -> None:
     async with scripted_host() as host:
-        host.script = [text] * 1000
+        host.script = [] if with_drafts else [text] * 1000
         print(host.url, flush=True)
+        drafting = asyncio.create_task(draft(host, text))
         await asyncio.to_thread(sys.stdin.read)
+        drafting.cancel()
+
+
+async def draft(host: ScriptedHost, text: str) -> None:
+    """Answers each request that the script does not answer, word by word."""
+    words = re.findall(r"\s*\S+\s*?", text)
+    while True:
+        job = await host.job(seconds=None)
+        job.start()
+        for number, word in enumerate(words):
+            job.draft("".join(words[:number]), word[:-1] + MASKED)
+            await asyncio.sleep(DRAFT_SECONDS)
+        job.finish(text)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1].encode().decode("unicode_escape")))
+    asyncio.run(main(sys.argv[1].encode().decode("unicode_escape"), "--drafts" in sys.argv[2:]))

@@ -36,7 +36,12 @@ class Account:
 CURSOR_LINE = SOURCE[: SOURCE.index("withdraw")].count("\n") + 2
 README = (ROOT / "editors" / "nvim" / "README.md").read_text("utf-8")
 # The tests use the README's configuration.
-SET_UP = README.split("```lua\n")[1].split("```")[0].replace("/path/to/dlm-lsp", str(ROOT))
+SET_UP = (
+    README.split("## Without the plugin")[1]
+    .split("```lua\n")[1]
+    .split("```")[0]
+    .replace("/path/to/dlm-lsp", str(ROOT))
+)
 # A seeded model's text must fit into one row; it is neither sure nor code.
 NOISE = {"limits": {"tokensMax": 12}, "silence": {"confidence": 0}, "syntax": False}
 WARMED = """

@@ -99,6 +99,14 @@ async def test_fill_answers_the_edit_to_a_client_that_cannot_apply_it_or_draws_i
     assert editor.requests == []
 
 
+async def test_fill_takes_a_mode_of_its_own(editor: LspClient, scripted: ScriptedHost) -> None:
+    await editor.greet(scripted.url)
+    scripted.script = ["a + b", "a + b"]
+    await run(editor, "dlm.fill", fill_arguments() | {"mode": "linear_spec"})
+    await editor.inline(URI, 1, 11)
+    assert [body.mode for body in scripted.bodies] == ["linear_spec", "auto"]
+
+
 async def test_fill_that_has_nothing_to_insert_says_why(
     editor: LspClient, scripted: ScriptedHost
 ) -> None:
@@ -129,6 +137,7 @@ async def test_wrong_argument_is_named(editor: LspClient, scripted: ScriptedHost
         ("dlm.fill", [{"uri": URI, "position": {"line": -1, "character": 0}}], "position"),
         ("dlm.fill", [{"uri": URI, "position": [1, 2]}], "position"),
         ("dlm.fill", [fill_arguments() | {"limits": {"tokensMax": 0}}], "tokensMax"),
+        ("dlm.fill", [fill_arguments() | {"mode": "fast"}], "mode"),
         ("dlm.fill", [1, 2], "one object"),
         ("dlm.accepted", [{"id": 3}], "id"),
         ("dlm.accepted", [{"id": "1", "kind": "most"}], "kind"),
