@@ -139,7 +139,11 @@ def row_of(cells: tuple[Cell, ...], row: int) -> str:
         if text.strip():
             style = styles_of(cells[column])
             attribute = f' style="{style}"' if style else ""
-            spans.append(f'<tspan x="{column * WIDTH:.1f}"{attribute}>{escape(text)}</tspan>')
+            # Placed and sized by cells, so that a font of another width shows the same columns.
+            lead = len(text) - len(text.lstrip(" "))
+            shown = text.strip(" ")
+            place = f'x="{(column + lead) * WIDTH:.1f}" textLength="{len(shown) * WIDTH:.1f}"'
+            spans.append(f"<tspan {place}{attribute}>{escape(shown)}</tspan>")
         column = end
     if not spans:
         return ""
