@@ -69,16 +69,22 @@ def matches(path: str, glob: str) -> bool:
     parts = [part for part in glob.lower().replace("\\", "/").split("/") if part]
     if not glob:
         return False
+    names = [name for name in path.lower().split("/") if name]
+    if not parts or not names:
+        return all(part == "**" for part in parts)
+    if not _has_wildcard(parts[0]) and parts[0] not in names:
+        return False  # Which is so of nearly all globs, however many names there are.
+    if len(parts) == 1 and "/" not in glob and parts[0] != "**":
+        return _fits(names[-1], parts[0])
     if not glob.startswith("/"):
         parts.insert(0, "**")
     if glob.endswith("/"):
         parts.append("**")
     reached = _past_stars({0}, parts)
-    for name in path.lower().split("/"):
-        if name:
-            following = {at + 1 for at in reached if at < len(parts) and _fits(name, parts[at])}
-            staying = {at for at in reached if at < len(parts) and parts[at] == "**"}
-            reached = _past_stars(following | staying, parts)
+    for name in names:
+        following = {at + 1 for at in reached if at < len(parts) and _fits(name, parts[at])}
+        staying = {at for at in reached if at < len(parts) and parts[at] == "**"}
+        reached = _past_stars(following | staying, parts)
     return len(parts) in reached
 
 
@@ -91,5 +97,8 @@ def _past_stars(reached: set[int], parts: list[str]) -> set[int]:
 
 
 def _fits(name: str, part: str) -> bool:
-    has_wildcard = any(character in part for character in "*?[")
-    return fnmatchcase(name, part) if has_wildcard else name == part
+    return fnmatchcase(name, part) if _has_wildcard(part) else name == part
+
+
+def _has_wildcard(part: str) -> bool:
+    return any(character in part for character in "*?[")

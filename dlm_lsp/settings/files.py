@@ -26,11 +26,28 @@ def project_file(file: Path) -> Path | None:
 
     The same rule holds in the server, on the command line and in the report of the doctor.
     """
-    for folder in file.absolute().parents:
+    for folder in folders_above(file.absolute()):
         found = folder / PROJECT_FILE
         if os.path.isfile(found) or is_blocked(found):
             return found
     return None
+
+
+def folders_above(file: Path) -> list[Path]:
+    """Returns the folders above a file that exist or may exist, the nearest first.
+
+    A name comes from a client and may have thousands of folders: below one that is not there, none
+    is looked for.
+    """
+    found: list[Path] = []
+    for folder in reversed(file.parents):
+        try:
+            folder.stat()
+        except (OSError, ValueError) as error:
+            if cannot_exist(error):
+                break
+        found.append(folder)
+    return found[::-1]
 
 
 def is_blocked(path: Path) -> bool:

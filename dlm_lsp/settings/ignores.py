@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from dlm_lsp.settings.files import cannot_exist
+from dlm_lsp.settings.files import cannot_exist, folders_above
 from dlm_lsp.settings.git import UnreadableError, excludes_file, shared_folder
 
 CHECK_SECONDS = 1.0
@@ -63,7 +63,7 @@ class IgnoreFiles:
         return answer
 
     def _look(self, file: Path) -> Path | None:
-        folders = [folder for folder in reversed(file.parents) if folder != Path()]
+        folders = [folder for folder in reversed(folders_above(file)) if folder != Path()]
         own = [self._rules(folder / OWN, folder) for folder in folders]
         root = next((at for at in reversed(range(len(folders))) if _has_git(folders[at])), None)
         git: list[_Rules | None] = []

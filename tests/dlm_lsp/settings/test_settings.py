@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from dlm_lsp.settings.files import folders_above, project_file
 from dlm_lsp.settings.schema import (
     NAMES_MAX,
     PROJECT_FILE,
@@ -350,3 +351,15 @@ def test_a_lost_silence_blocks_and_other_faults_do_not(client: object, is_blocke
     loaded = load_settings(client)
     assert (loaded.blocked is not None) is is_blocked
     assert loaded.blocked is None or loaded.problems[0] in loaded.blocked
+
+
+def test_a_name_with_thousands_of_folders_is_looked_up_where_they_are(tmp_path: Path) -> None:
+    """Each lookup of a folder that cannot be there would keep all other requests waiting."""
+    (tmp_path / "here").mkdir()
+    file = tmp_path / "here" / Path(*["b"] * 3000) / "x.py"
+    assert folders_above(file)[0] == tmp_path / "here"
+    (tmp_path / "dlm-lsp.toml").write_text("")
+    assert project_file(file) == tmp_path / "dlm-lsp.toml"
+    deep = tmp_path / Path(*["c"] * 40)
+    deep.mkdir(parents=True)
+    assert folders_above(deep / "x.py")[:2] == [deep, deep.parent]
