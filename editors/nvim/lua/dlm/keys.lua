@@ -89,7 +89,9 @@ end
 -- What a key did before it was mapped here.
 local function earlier(map, key)
   if vim.tbl_isempty(map) then
-    return key
+    -- Such a key would leave insert mode if it were typed, but a mapping's inserts its letter.
+    local is_meta = vim.startswith(vim.fn.keytrans(vim.keycode(key)), '<M-')
+    return is_meta and '' or key
   end
   local keys = map.rhs or ''
   if map.expr == 1 then
