@@ -277,3 +277,18 @@ def test_it_ends_with_the_text_that_it_is_about(plugin: Plugin, command: str):
     plugin.asked(1, "$/cancelRequest")
     assert plugin.nvim.lua("return vim.fn.maparg('<Esc>', 'n')") == ""
     assert plugin.nvim.lua("return require('dlm.refine').is_shown()") is False
+
+
+def test_a_whole_file_is_not_compared_before_anything_has_changed(plugin: Plugin):
+    plugin.fresh("|a\nb")
+    plugin.nvim.lua(
+        "Compared = 0; local module = vim.text.diff and vim.text or vim; Diff = module.diff"
+        " module.diff = function(...) Compared = Compared + 1 return Diff(...) end"
+    )
+    try:
+        plugin.nvim.api.command("%Dlm refine")
+        asked_about(plugin)
+        plugin.shows("a … refining", "b")
+        assert plugin.nvim.lua("return Compared") == 0
+    finally:
+        plugin.nvim.lua("(vim.text.diff and vim.text or vim).diff = Diff vim.cmd('Dlm reject')")
