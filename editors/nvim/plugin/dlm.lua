@@ -16,6 +16,7 @@ vim.api.nvim_create_user_command('Dlm', function(command)
   require('dlm.commands').run(command)
 end, {
   nargs = '*',
+  bar = true,
   range = true,
   complete = function(lead, line)
     return require('dlm.commands').complete(lead, line)
