@@ -12,6 +12,7 @@ from tests.nvim.plugin import Plugin
     [
         ("1<Tab>", "a = 123 + 4"),
         ("9<M-w>", "a = 9"),
+        ("9<Tab>", "a = 9   "),
         ("<BS><BS><M-w>", "a "),
         ("<Left><M-w>", "a = "),
         ("<CR><M-w>", "a = \n"),

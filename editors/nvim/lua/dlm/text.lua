@@ -11,8 +11,8 @@ function M.lines(text)
   return vim.split(text, '\n', { plain = true })
 end
 
----Returns a text's lines as a buffer is to hold them: where its lines end in \r, although Neovim did
----not make it their line end, new lines do too.
+---Returns a text's lines as a buffer is to hold them: where its lines end in \r, although Neovim
+---did not make it their line end, new lines do too.
 ---@param buffer integer
 ---@param row integer the line where the text is put, from 0
 ---@param text string
