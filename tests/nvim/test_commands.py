@@ -316,3 +316,10 @@ def test_health_times_a_real_completion(plugin: Plugin):
         assert expected in report
     assert "ERROR" not in report
     plugin.nvim.lua("vim.cmd('tabclose')")
+
+
+def test_another_command_may_follow(plugin: Plugin):
+    plugin.fresh("x = 1")
+    plugin.nvim.api.command("Dlm snooze 5 | let g:followed = 1")
+    assert plugin.nvim.lua("return vim.g.followed") == 1
+    assert "Snoozed for 5 minutes." in notes(plugin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,3 +129,18 @@ def test_the_recording_is_a_small_picture_of_many_frames():
     frames = list(ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}animate"))
     assert len(frames) >= 5
     assert len(text) < 100_000
+
+
+def test_help_is_found_without_making_tags_first(plugin: Plugin):
+    plugin.fresh("x = 1")
+    plugin.nvim.api.command("help dlm.keys.accept")
+    assert plugin.nvim.lua("return vim.fn.expand('%:t')") == "dlm.txt"
+    assert "*dlm.keys.accept*" in plugin.nvim.api.current.line
+
+
+def test_the_tags_are_those_of_the_help(plugin: Plugin, tmp_path: Path):
+    (tmp_path / "dlm.txt").write_text(HELP, "utf-8")
+    plugin.nvim.lua("vim.cmd.helptags(...)", str(tmp_path))
+    assert (PLUGIN / "doc" / "tags").read_text("utf-8") == (tmp_path / "tags").read_text("utf-8"), (
+        "make them anew by 'nvim --headless -c \"helptags editors/nvim/doc\" -c q'"
+    )

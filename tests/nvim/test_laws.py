@@ -131,3 +131,27 @@ def test_what_is_drawn_is_the_newest_that_was_sent_and_fits(
     for operation in operations:
         play.run(operation)
         play.check()
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    keys=st.lists(
+        st.sampled_from(["1", "2", "<Space>", "<CR>", "<M-w>", "<M-l>", "<Tab>"]),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_keys_that_come_at_once_do_what_they_do_one_by_one(plugin: Plugin, keys: list[str]):
+    texts: list[tuple[str, tuple[int, int]]] = []
+    for parts in (keys, ["".join(keys)]):
+        plugin.fresh("a = |\nother")
+        plugin.suggest("12 2\n11 2")
+        for part in parts:
+            plugin.type(part)
+            plugin.settle()
+        texts.append((plugin.text(), plugin.cursor()))
+    assert texts[0] == texts[1]

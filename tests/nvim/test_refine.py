@@ -218,3 +218,77 @@ def test_code_actions_run_what_the_plugin_shows(plugin: Plugin):
     plugin.nvim.lua(execute, {"title": "Fill here", "command": "dlm.fill", "arguments": [{}]})
     plugin.wait(lambda: plugin.commands("dlm.fill"), "the server is asked")
     plugin.wait(lambda: "… filling" in "".join(plugin.lines()), "it is shown")
+
+
+def asked_about(plugin: Plugin) -> dict[str, Any]:
+    plugin.wait(lambda: plugin.commands("dlm.refine"), "the server is asked")
+    return plugin.commands("dlm.refine")[-1]["range"]
+
+
+def test_an_exclusive_selection_ends_before_its_last_character(plugin: Plugin):
+    plugin.fresh("|a = old + b")
+    plugin.nvim.lua("vim.o.selection = 'exclusive'")
+    try:
+        plugin.type("wwve:Dlm refine<CR>")
+        assert asked_about(plugin)["end"] == {"line": 0, "character": 7}
+    finally:
+        plugin.nvim.lua("vim.o.selection = 'inclusive' vim.cmd('Dlm reject')")
+
+
+def test_an_empty_line_can_be_selected(plugin: Plugin):
+    plugin.fresh("|\nabc")
+    plugin.type("v:Dlm refine<CR>")
+    assert asked_about(plugin)["end"] == {"line": 0, "character": 0}
+    plugin.nvim.lua("vim.cmd('Dlm reject')")
+
+
+def test_a_mapping_refines_the_selection_and_leaves_visual_mode(plugin: Plugin):
+    plugin.fresh("|abc def\nb")
+    plugin.nvim.lua("vim.keymap.set('x', 'gr', '<Cmd>Dlm refine<CR>', { buffer = 0 })")
+    plugin.type("wvegr")
+    assert asked_about(plugin) == {
+        "start": {"line": 0, "character": 4},
+        "end": {"line": 0, "character": 7},
+    }
+    plugin.wait(lambda: plugin.mode() == "n", "normal mode, whose keys accept and reject")
+    plugin.type("<Esc>")
+    plugin.shows("abc def", "b")
+
+
+def test_line_ends_that_are_shown_as_text_stay(plugin: Plugin):
+    plugin.fresh("|a\r\nb old\r\nc\r")
+    plugin.nvim.api.command("1,2Dlm refine")
+    assert asked_about(plugin)["end"] == {"line": 1, "character": 5}
+    request = plugin.requests(EXECUTE)[-1]
+    finish(plugin, request, "a\r\nb new\r\nb2")
+    plugin.wait(lambda: "accepts" in plugin.in_group("DlmMore"), "it can be accepted")
+    plugin.type("<CR>")
+    plugin.wait(lambda: "new" in plugin.text(), "accepted")
+    assert plugin.text() == "a\r\nb new\r\nb2\r\nc\r"
+
+
+@pytest.mark.parametrize("command", ["e!", "bwipeout!"])
+def test_it_ends_with_the_text_that_it_is_about(plugin: Plugin, command: str):
+    plugin.fresh("|a old\nb")
+    plugin.nvim.lua("vim.cmd('silent write')")
+    plugin.nvim.api.command("1Dlm refine")
+    asked_about(plugin)
+    plugin.nvim.api.command(command)
+    plugin.asked(1, "$/cancelRequest")
+    assert plugin.nvim.lua("return vim.fn.maparg('<Esc>', 'n')") == ""
+    assert plugin.nvim.lua("return require('dlm.refine').is_shown()") is False
+
+
+def test_a_whole_file_is_not_compared_before_anything_has_changed(plugin: Plugin):
+    plugin.fresh("|a\nb")
+    plugin.nvim.lua(
+        "Compared = 0; local module = vim.text.diff and vim.text or vim; Diff = module.diff"
+        " module.diff = function(...) Compared = Compared + 1 return Diff(...) end"
+    )
+    try:
+        plugin.nvim.api.command("%Dlm refine")
+        asked_about(plugin)
+        plugin.shows("a … refining", "b")
+        assert plugin.nvim.lua("return Compared") == 0
+    finally:
+        plugin.nvim.lua("(vim.text.diff and vim.text or vim).diff = Diff vim.cmd('Dlm reject')")

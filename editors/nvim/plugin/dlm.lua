@@ -16,6 +16,7 @@ vim.api.nvim_create_user_command('Dlm', function(command)
   require('dlm.commands').run(command)
 end, {
   nargs = '*',
+  bar = true,
   range = true,
   complete = function(lead, line)
     return require('dlm.commands').complete(lead, line)
@@ -40,10 +41,29 @@ vim.api.nvim_create_autocmd('LspDetach', {
   callback = function(event)
     local client = vim.lsp.get_client_by_id(event.data.client_id)
     if client and client.name == 'dlm_lsp' then
-      require('dlm.events').detach(event.buf)
+      require('dlm.events').detach(event.buf, client.id)
     end
   end,
   desc = 'dlm: suggest no more in this buffer',
+})
+vim.api.nvim_create_autocmd('BufFilePre', {
+  group = group,
+  callback = function(event)
+    local client = require('dlm.client')
+    local attached = client.of(event.buf)
+    if not attached then
+      return
+    end
+    -- Neovim tells the server of the new name when the buffer is written; until then it would ask
+    -- about a document that the server does not know.
+    vim.lsp.buf_detach_client(event.buf, attached.id)
+    vim.schedule(function() -- BufFilePost does not come if the name is refused.
+      if vim.api.nvim_buf_is_loaded(event.buf) and not client.of(event.buf) then
+        client.attach(event.buf)
+      end
+    end)
+  end,
+  desc = 'dlm: a buffer gets another name',
 })
 vim.api.nvim_create_autocmd('BufFilePost', {
   group = group,

@@ -18,22 +18,9 @@ local function replaced_by(view, part)
   return at and math.max(0, math.min(#part - at, view.replaced)) or 0
 end
 
--- In a buffer whose lines end in \r although Neovim did not make it their line end, new lines do
--- too.
-local function lines_for(buffer, row, part)
-  local lines = text_of.lines(part)
-  local line = vim.api.nvim_buf_get_lines(buffer, row, row + 1, false)[1]
-  if vim.bo[buffer].fileformat == 'unix' and line:sub(-1) == '\r' then
-    for index = 1, #lines - 1 do
-      lines[index] = lines[index] .. '\r'
-    end
-  end
-  return lines
-end
-
 local function insert(view, part)
   local replaced = replaced_by(view, part)
-  local lines = lines_for(view.buffer, view.row, part)
+  local lines = text_of.lines_for(view.buffer, view.row, part)
   vim.api.nvim_buf_set_text(
     view.buffer,
     view.row,

@@ -39,6 +39,9 @@ end
 ---@param new string
 ---@return dlm.Change[]
 function M.changes(old, new)
+  if old == new then
+    return {} -- Also of a text that is too long to be compared while the user waits.
+  end
   local old_words, old_offsets = words(old)
   local new_words, new_offsets = words(new)
   local function joined(list)

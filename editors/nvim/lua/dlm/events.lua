@@ -46,7 +46,12 @@ function M.set_up()
   vim.api.nvim_create_autocmd('ModeChanged', {
     group = GROUP,
     callback = function()
-      silence.mode_changed(vim.v.event.old_mode, vim.v.event.new_mode)
+      local before, after = vim.v.event.old_mode, vim.v.event.new_mode
+      silence.mode_changed(before, after)
+      -- CTRL-C leaves insert mode without InsertLeave.
+      if before:sub(1, 1) == 'i' and not after:find('^[ic]') then
+        suggestion.clear('the place was left')
+      end
     end,
   })
 end
@@ -79,7 +84,10 @@ end
 
 ---Ends suggesting in a buffer.
 ---@param buffer integer
-function M.detach(buffer)
+---@param client integer
+function M.detach(buffer, client)
+  suggestion.lost(client, buffer)
+  require('dlm.refine').lost(client, buffer)
   if is_set_up and vim.api.nvim_buf_is_valid(buffer) then
     vim.api.nvim_clear_autocmds({ group = GROUP, buffer = buffer })
   end

@@ -72,9 +72,16 @@ end
 
 ---Returns the keys that run an action; an accepted text is one step of undo.
 ---@param name string
+---@param is_default boolean? whether a default key runs it, which else does what it did before
 ---@return string
-function M.run(name)
+function M.run(name, is_default)
   local command = ('<Cmd>lua %s<CR>'):format(ACTIONS[name])
+  if is_default and vim.startswith(name, 'accept') then
+    command = ("<Cmd>lua local _ = %s or require('dlm.keys').otherwise('%s')<CR>"):format(
+      ACTIONS[name],
+      name
+    )
+  end
   if not vim.startswith(name, 'accept') then
     return command
   end
@@ -89,7 +96,9 @@ end
 -- What a key did before it was mapped here.
 local function earlier(map, key)
   if vim.tbl_isempty(map) then
-    return key
+    -- Such a key would leave insert mode if it were typed, but a mapping's inserts its letter.
+    local is_meta = vim.startswith(vim.fn.keytrans(vim.keycode(key)), '<M-')
+    return is_meta and '' or key
   end
   local keys = map.rhs or ''
   if map.expr == 1 then
@@ -112,15 +121,32 @@ local function earlier(map, key)
   return keys
 end
 
+-- What the default keys do where nothing is shown, by the action.
+---@type table<string, fun()>
+local others = {}
+
+---Does what an action's default key did before, if nothing is shown. Where keys wait, Neovim asks a
+---mapping before the key ahead of it is inserted, so that the mapping could not know.
+---@param name string
+function M.otherwise(name)
+  if not require('dlm.suggestion').is_visible() then
+    others[name]()
+  end
+end
+
 local function set_key(key, name)
   local before = vim.fn.maparg(key, 'i', false, true)
   if type(before.desc) == 'string' and vim.startswith(before.desc, 'dlm: ') then
     return
   end
   local is_tab = vim.keycode(key) == vim.keycode('<Tab>')
+  others[name] = function()
+    local keys, is_ready = earlier(before, key)
+    vim.api.nvim_feedkeys(is_ready and keys or vim.keycode(keys), 'ni', false)
+  end
   vim.keymap.set('i', key, function()
     if M.applies(name, is_tab) then
-      return vim.keycode(M.run(name))
+      return vim.keycode(M.run(name, true))
     end
     local keys, is_ready = earlier(before, key)
     return is_ready and keys or vim.keycode(keys)
@@ -149,12 +175,18 @@ function M.set_plugs()
 end
 
 ---Accepts up to a character that is typed next.
+---@return boolean whether anything is shown
 function M.take_until()
+  local _, view = require('dlm.suggestion').shown()
+  if not view then
+    return false
+  end
   local ok, character = pcall(vim.fn.getcharstr)
   if ok and character ~= '\27' then
     require('dlm.accept').take('partial', character)
     vim.api.nvim_feedkeys(vim.keycode('<C-g>u'), 'ni', false)
   end
+  return true
 end
 
 ---Runs an action as its key would, for mappings of the user's own; returns whether it applies.

@@ -234,14 +234,25 @@ end
 -- The selection of a command: what was selected, if the command was given for it, or whole lines.
 local function selection(command)
   local first, last = command.line1 - 1, command.line2 - 1
+  local is_selected = false
+  if command.range == 0 and vim.fn.mode():find('^[vV\22]') then
+    -- A mapping may give the command without leaving visual mode, where no key would accept.
+    vim.cmd.normal({ '\27', bang = true })
+    first, last = vim.fn.line("'<") - 1, vim.fn.line("'>") - 1
+    is_selected = true
+  end
   local lines = vim.api.nvim_buf_get_lines(0, first, last + 1, false)
   local start, stop = vim.fn.getpos("'<"), vim.fn.getpos("'>")
-  local is_selected = command.range == 2 and start[2] - 1 == first and stop[2] - 1 == last
+  is_selected = is_selected
+    or command.range == 2 and start[2] - 1 == first and stop[2] - 1 == last
   if is_selected and vim.fn.visualmode() == 'v' then
     local last_line = lines[#lines]
     local from = math.min(start[3] - 1, #lines[1])
-    -- The selection's end is the first byte of its last character.
-    local to = stop[3] > #last_line and #last_line or stop[3] + vim.str_utf_end(last_line, stop[3])
+    -- The selection's end is the first byte of its last character, or of the one after that.
+    local to = math.min(stop[3] - 1, #last_line)
+    if vim.o.selection ~= 'exclusive' and to < #last_line then
+      to = to + 1 + vim.str_utf_end(last_line, to + 1)
+    end
     return first, last, from, to
   end
   return first, last, 0, #lines[#lines]
@@ -263,6 +274,9 @@ local function begin(client, rows, columns)
   require('dlm.suggestion').clear('a refinement begins')
   local buffer, encoding = vim.api.nvim_get_current_buf(), client.offset_encoding
   local lines = vim.api.nvim_buf_get_lines(buffer, rows[1], rows[2] + 1, false)
+  -- A \r that Neovim shows as text is a part of the line's end to the server.
+  columns[2] = math.min(columns[2], #lines[#lines] - #lines[#lines]:match('\r?$'))
+  columns[1] = rows[1] == rows[2] and math.min(columns[1], columns[2]) or columns[1]
   local range = {
     start = { line = rows[1], character = vim.str_utfindex(lines[1], encoding, columns[1]) },
     ['end'] = { line = rows[2], character = vim.str_utfindex(lines[#lines], encoding, columns[2]) },
@@ -280,7 +294,7 @@ local function begin(client, rows, columns)
     rows = rows,
     columns = columns,
     range = range,
-    old = table.concat(lines, '\n'),
+    old = text_of.plain(table.concat(lines, '\n')),
     spans = {},
     sequence = 0,
     keys = {},
@@ -367,7 +381,15 @@ function M.accept()
   local client = vim.lsp.get_client_by_id(refinement.client)
   local edit = refinement.edit
   finish()
-  vim.lsp.util.apply_workspace_edit(edit, client and client.offset_encoding or 'utf-8')
+  local text = text_after(edit, refinement)
+  if text then
+    local first, last = unpack(refinement.rows)
+    local from, to = unpack(refinement.columns)
+    local lines = text_of.lines_for(refinement.buffer, first, text)
+    vim.api.nvim_buf_set_text(refinement.buffer, first, from, last, to, lines)
+  else
+    vim.lsp.util.apply_workspace_edit(edit, client and client.offset_encoding or 'utf-8')
+  end
 end
 
 ---Leaves the text as it is.
@@ -385,12 +407,18 @@ function M.is_shown()
   return current ~= nil
 end
 
----Drops the refinement of a server that has ended.
+---Drops the refinement of a server that has ended, or no longer follows a buffer.
 ---@param client integer
-function M.lost(client)
-  if current and current.client == client then
+---@param buffer integer? every buffer by default
+function M.lost(client, buffer)
+  if not current or current.client ~= client then
+    return
+  end
+  if not buffer then
     current.request = nil
     finish('The language server has gone; the refinement is dropped.')
+  elseif buffer == current.buffer then
+    finish('The language server no longer follows the text; the refinement is dropped.')
   end
 end
 

@@ -98,6 +98,10 @@ local function place_reason(settings)
     return 'A macro is recorded or executed.'
   elseif settings.visual_block and is_visual_block then
     return 'Text is typed for a visual block.'
+  elseif vim.o.paste then
+    return "'paste' is set, which switches mappings off."
+  elseif vim.fn.getcurpos()[4] > 0 then
+    return 'The cursor stands where no text is.' -- As 'virtualedit' allows.
   elseif settings.snippets and vim.snippet.active() then
     return 'A snippet has places left.'
   elseif config.get().menu == 'hide' and menu.is_open() then

@@ -489,11 +489,12 @@ function M.draft(params)
   refresh_soon()
 end
 
----Drops the suggestions of a server that has ended.
+---Drops the suggestions of a server that has ended, or no longer follows a buffer.
 ---@param client integer
-function M.lost(client)
-  if current and current.client == client then
-    current.request = nil
+---@param buffer integer? every buffer by default
+function M.lost(client, buffer)
+  if current and current.client == client and (buffer or current.buffer) == current.buffer then
+    current.request = buffer and current.request -- One that has ended is not told to stop.
     M.clear('the language server has gone')
   end
 end
@@ -504,10 +505,14 @@ function M.is_visible()
   return drawn ~= nil
 end
 
----What is shown: the suggestion, and the view that was drawn.
+---What is shown: the suggestion, and its view. Where keys come faster than Neovim tells of them, as
+---in a mapping or a paste, it is first made to fit what they did.
 ---@return dlm.Suggestion?
 ---@return dlm.View?
 function M.shown()
+  if drawn then
+    refresh()
+  end
   return current, drawn
 end
 

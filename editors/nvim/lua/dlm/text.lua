@@ -11,6 +11,23 @@ function M.lines(text)
   return vim.split(text, '\n', { plain = true })
 end
 
+---Returns a text's lines as a buffer is to hold them: where its lines end in \r, although Neovim
+---did not make it their line end, new lines do too.
+---@param buffer integer
+---@param row integer the line where the text is put, from 0
+---@param text string
+---@return string[]
+function M.lines_for(buffer, row, text)
+  local lines = M.lines(text)
+  local line = vim.api.nvim_buf_get_lines(buffer, row, row + 1, false)[1]
+  if vim.bo[buffer].fileformat == 'unix' and line:sub(-1) == '\r' then
+    for index = 1, #lines - 1 do
+      lines[index] = lines[index] .. '\r'
+    end
+  end
+  return lines
+end
+
 ---Returns a text with the line ends that this plugin counts in.
 ---@param text string
 ---@return string
