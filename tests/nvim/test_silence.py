@@ -32,6 +32,13 @@ def test_filetypes_and_globs(plugin: Plugin, silence: dict[str, Any], reason: st
     is_silent(plugin, reason)
 
 
+def test_what_git_asks_for_gets_nothing_by_default(plugin: Plugin):
+    plugin.fresh("fix: |", filetype="gitcommit")
+    plugin.insert()
+    plugin.type("1")
+    is_silent(plugin, "filetype gitcommit")
+
+
 @pytest.mark.parametrize(
     ("glob", "path", "expected"),
     [

@@ -399,3 +399,14 @@ def test_the_default_keys_can_be_switched_off(binary, tmp_path):
         assert made.nvim.lua("return vim.fn.maparg('<Plug>(dlm-accept)', 'i') ~= ''")
     finally:
         made.close()
+
+
+def test_a_buffer_that_can_no_longer_be_changed_is_left_alone(plugin: Plugin):
+    """The key does nothing else: Neovim itself says that the buffer cannot be changed."""
+    plugin.fresh("x = |")
+    plugin.suggest("value")
+    plugin.nvim.lua("vim.bo.modifiable = false")
+    assert plugin.nvim.lua("return require('dlm.accept').take('full')") is False
+    assert plugin.text() == "x = "
+    plugin.wait(lambda: plugin.lines() == ["x ="], "nothing is shown")
+    plugin.nvim.lua("vim.bo.modifiable = true")

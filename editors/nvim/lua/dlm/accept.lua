@@ -78,6 +78,10 @@ function M.take(kind, character)
   if not suggestion or not view then
     return false
   end
+  if not vim.bo[view.buffer].modifiable then
+    suggestion_of.clear('the buffer cannot be changed')
+    return false
+  end
   local part = M.part(view, kind, character)
   if part == '' then
     return false

@@ -59,7 +59,7 @@ M.defaults = {
     trigger = '<M-\\>',
   },
   silence = {
-    filetypes = {},
+    filetypes = { 'gitcommit', 'gitrebase' },
     globs = {},
     comments = false,
     strings = false,

@@ -243,8 +243,7 @@ local function selection(command)
   end
   local lines = vim.api.nvim_buf_get_lines(0, first, last + 1, false)
   local start, stop = vim.fn.getpos("'<"), vim.fn.getpos("'>")
-  is_selected = is_selected
-    or command.range == 2 and start[2] - 1 == first and stop[2] - 1 == last
+  is_selected = is_selected or command.range == 2 and start[2] - 1 == first and stop[2] - 1 == last
   if is_selected and vim.fn.visualmode() == 'v' then
     local last_line = lines[#lines]
     local from = math.min(start[3] - 1, #lines[1])
