@@ -4,6 +4,7 @@
 local client_of = require('dlm.client')
 local diff = require('dlm.diff')
 local ghost = require('dlm.ghost')
+local pace = require('dlm.pace')
 local silence = require('dlm.silence')
 local stale = require('dlm.stale')
 local text_of = require('dlm.text')
@@ -12,7 +13,6 @@ local M = {}
 
 M.namespace = vim.api.nvim_create_namespace('dlm.refine')
 
-local UPDATE_MS = 40
 local KEYS = { accept = '<CR>', reject = '<Esc>' }
 
 ---@class dlm.Refinement
@@ -37,15 +37,11 @@ local KEYS = { accept = '<CR>', reject = '<Esc>' }
 
 ---@type dlm.Refinement?
 local current
-local drawing = assert(vim.uv.new_timer())
-local drawn_at, number = 0, 0
+local drawing ---@type dlm.Pace
+local number = 0
 
 local function tell(message)
   vim.notify('dlm: ' .. message, vim.log.levels.INFO)
-end
-
-local function milliseconds()
-  return vim.uv.hrtime() / 1e6
 end
 
 -- Where a byte of the old text stands in the buffer.
@@ -109,7 +105,7 @@ local function draw(refinement)
     virt_text = { { hint, ghost.groups.more } },
     virt_text_pos = 'eol',
   })
-  drawn_at = milliseconds()
+  drawing:drawn()
 end
 
 local function unmap(refinement)
@@ -157,15 +153,7 @@ local function refresh()
   end
 end
 
-local function refresh_soon()
-  local wait = drawn_at + UPDATE_MS - milliseconds()
-  if wait <= 0 then
-    drawing:stop()
-    refresh()
-  elseif not drawing:is_active() then
-    drawing:start(math.ceil(wait), 0, vim.schedule_wrap(refresh))
-  end
-end
+drawing = pace.new(refresh)
 
 ---Shows a state of the refinement, if it is about the one that runs.
 ---@param params table the parameters of `dlm/refinement`
@@ -185,7 +173,7 @@ function M.told(params)
   refinement.text = text_of.plain(params.text)
   refinement.spans =
     require('dlm.items').spans(params.spans, params.text, 0, client.offset_encoding)
-  refresh_soon()
+  drawing:soon()
 end
 
 -- The text that an edit leaves in place of the range; nil if the edit is about something else.

@@ -10,13 +10,13 @@ local config = require('dlm.config')
 local delay = require('dlm.delay')
 local ghost = require('dlm.ghost')
 local items_of = require('dlm.items')
+local pace = require('dlm.pace')
 local silence = require('dlm.silence')
 local stale = require('dlm.stale')
 local view_of = require('dlm.view').of
 
 local M = {}
 
-local UPDATE_MS = 40 -- What the server sends becomes visible no more often than this.
 M.METHOD = 'textDocument/inlineCompletion'
 local INVOKED, AUTOMATIC = 1, 2
 
@@ -35,11 +35,12 @@ local INVOKED, AUTOMATIC = 1, 2
 ---@type dlm.Suggestion?
 local current
 local rhythm = delay.new()
-local asking, drawing = assert(vim.uv.new_timer()), assert(vim.uv.new_timer())
+local asking = assert(vim.uv.new_timer())
+local drawing ---@type dlm.Pace
 local number = 0
 -- Counts what the timer was set for: a call of it may still come after it was stopped.
 local wish = 0
-local drawn_at, drawn = 0, nil
+local drawn
 local last_key, last_bytes
 local tracked = {}
 
@@ -90,7 +91,7 @@ local function draw(view)
   local was_drawn = drawn ~= nil
   if view and not vim.deep_equal(view, drawn) then
     ghost.draw(view)
-    drawn_at = milliseconds()
+    drawing:drawn()
     drawn = view
   elseif not view and drawn then
     ghost.clear(drawn.buffer)
@@ -122,16 +123,7 @@ local function refresh()
   return true
 end
 
--- Draws what the server has sent, but not more often than the eye wants it.
-local function refresh_soon()
-  local wait = drawn_at + UPDATE_MS - milliseconds()
-  if wait <= 0 then
-    drawing:stop()
-    refresh()
-  elseif not drawing:is_active() then
-    drawing:start(math.ceil(wait), 0, vim.schedule_wrap(refresh))
-  end
-end
+drawing = pace.new(refresh)
 
 -- Notices changes of other lines than the suggestion's, which nothing else would tell.
 local function track(buffer)
@@ -227,7 +219,7 @@ function M.settle(suggestion, items, reason)
     return
   end
   suggestion.items, suggestion.is_final = items, true
-  refresh_soon()
+  drawing:soon()
 end
 
 local function on_answer(suggestion, error, result)
@@ -385,7 +377,7 @@ function M.draft(params)
   if stale.rest(item.text, typed or '') then
     ask_no_more() -- What was asked before leads here too.
   end
-  refresh_soon()
+  drawing:soon()
 end
 
 ---Drops the suggestions of a server that has ended, or no longer follows a buffer.
@@ -435,7 +427,7 @@ end
 ---The timers that run now; none does while the user rests.
 ---@return integer
 function M.num_timers()
-  return (asking:is_active() and 1 or 0) + (drawing:is_active() and 1 or 0)
+  return (asking:is_active() and 1 or 0) + (drawing:is_waiting() and 1 or 0)
 end
 
 return M
