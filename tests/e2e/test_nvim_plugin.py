@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Home
 from tests.e2e.neovim_child import Neovim
-from tests.e2e.test_nvim import NOISE, SOURCE, binary  # noqa: F401
+from tests.e2e.test_nvim import CURSOR_LINE, NOISE, SOURCE, binary  # noqa: F401
 
 PLUGIN = ROOT / "editors" / "nvim"
 SECONDS_MAX = 120.0
@@ -91,8 +91,7 @@ def ghost(nvim: Neovim) -> str:
 
 def begin(nvim: Neovim) -> None:
     """Opens the line of the empty body."""
-    line = SOURCE[: SOURCE.index("withdraw")].count("\n") + 2
-    nvim.api.current.window.cursor = (line, 0)
+    nvim.api.current.window.cursor = (CURSOR_LINE, 0)
     nvim.type("S")  # Neovim indents
 
 

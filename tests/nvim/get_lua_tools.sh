@@ -19,13 +19,13 @@ command -v luacheck >/dev/null && exit 0
 mkdir -p "$dir/debs"
 if (cd "$dir/debs" && apt-get -qq -o APT::Sandbox::User=root download \
   lua-check lua-argparse lua-filesystem lua5.1 liblua5.1-0) >/dev/null 2>&1; then
-  for package in "$dir"/debs/*.deb; do dpkg-deb -x "$package" "$dir/root"; done
-  libraries=$(dirname "$(find "$dir/root/usr/lib" -name 'liblua5.1.so.0' -print -quit)")
+  for package in "$dir"/debs/*.deb; do dpkg-deb -x "$package" "$dir/unpacked"; done
+  libraries=$(dirname "$(find "$dir/unpacked/usr/lib" -name 'liblua5.1.so.0' -print -quit)")
   cat >"$dir/luacheck" <<WRAPPER
 #!/bin/sh
-LUA_PATH='$dir/root/usr/share/lua/5.1/?.lua;$dir/root/usr/share/lua/5.1/?/init.lua' \\
+LUA_PATH='$dir/unpacked/usr/share/lua/5.1/?.lua;$dir/unpacked/usr/share/lua/5.1/?/init.lua' \\
 LUA_CPATH='$libraries/lua/5.1/?.so' LD_LIBRARY_PATH='$libraries' \\
-exec '$dir/root/usr/bin/lua5.1' '$dir/root/usr/bin/luacheck' "\$@"
+exec '$dir/unpacked/usr/bin/lua5.1' '$dir/unpacked/usr/bin/luacheck' "\$@"
 WRAPPER
   chmod +x "$dir/luacheck"
 else

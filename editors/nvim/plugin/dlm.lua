@@ -26,26 +26,18 @@ end, {
 
 local group = vim.api.nvim_create_augroup('dlm', {})
 
-vim.api.nvim_create_autocmd('LspAttach', {
-  group = group,
-  callback = function(event)
-    local client = vim.lsp.get_client_by_id(event.data.client_id)
-    if client and client.name == 'dlm_lsp' then
-      require('dlm.events').attach(event.buf, client.id)
-    end
-  end,
-  desc = 'dlm: suggest in this buffer',
-})
-vim.api.nvim_create_autocmd('LspDetach', {
-  group = group,
-  callback = function(event)
-    local client = vim.lsp.get_client_by_id(event.data.client_id)
-    if client and client.name == 'dlm_lsp' then
-      require('dlm.events').detach(event.buf, client.id)
-    end
-  end,
-  desc = 'dlm: suggest no more in this buffer',
-})
+for name, handler in pairs({ LspAttach = 'attach', LspDetach = 'detach' }) do
+  vim.api.nvim_create_autocmd(name, {
+    group = group,
+    callback = function(event)
+      local client = vim.lsp.get_client_by_id(event.data.client_id)
+      if client and client.name == 'dlm_lsp' then
+        require('dlm.events')[handler](event.buf, client.id)
+      end
+    end,
+    desc = 'dlm: ' .. handler .. ' a buffer',
+  })
+end
 vim.api.nvim_create_autocmd('BufFilePre', {
   group = group,
   callback = function(event)

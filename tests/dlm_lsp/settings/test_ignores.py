@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "work"
+    folder = tmp_path / "repository"
     (folder / ".git" / "info").mkdir(parents=True)
     if HAS_GIT:
         run("init", "-q", folder=folder)
@@ -61,7 +61,7 @@ def is_ignored(repository: Path, name: str) -> bool:
         (".config/git/config", "[core]\nexcludesFile = HOME/mine\n"),
         (".gitconfig", "[include]\npath = other\n"),
         (".gitconfig", "\ufeff[core]\r\nexcludesFile = ~/mine\r\n"),
-        ("../work/.git/config", "[core]\n\tbare = false\n\texcludesFile = HOME/mine\n"),
+        ("../repository/.git/config", "[core]\n\tbare = false\n\texcludesFile = HOME/mine\n"),
     ],
 )
 def test_the_user_s_own_exclude_file_is_honoured(
