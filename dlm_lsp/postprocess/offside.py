@@ -43,6 +43,7 @@ class OffsideRule:
         line = max(self._prefix.rfind("\n"), self._prefix.rfind("\r")) + 1
         self._is_line_begun = bool(self._prefix[line:].strip())
         self._line = line
+        self._read: tuple[list[_Line], int] | None = None
 
     def breaks(self, text: str, replaced: int = 0) -> bool:
         """Returns whether a line of the text has an indentation that Python refuses there.
@@ -73,13 +74,12 @@ class OffsideRule:
 
     def _parts(self, text: str, replaced: int) -> tuple[list[_Line], list[_Line], list[_Line]]:
         """Returns the lines above the cursor's, the text's, and the first one below, if any."""
-        cursor = len(self._prefix)
-        source = self._prefix + text + self._suffix[replaced:]
-        end = _LINE_END.search(source, cursor + len(text))
-        last = end.start() if end else len(source)
-        above: list[_Line] = []
-        own: list[_Line] = []
-        for line in _logical_lines(source):
+        known, start = self._known()
+        source = self._prefix[start:] + text + self._suffix[replaced:]
+        end = _LINE_END.search(source, len(self._prefix) - start + len(text))
+        last = start + (end.start() if end else len(source))
+        above, own = list(known), list[_Line]()
+        for line in _logical_lines(source, start):
             if line.start < self._line:
                 above.append(line)
             elif line.start < last:
@@ -87,6 +87,16 @@ class OffsideRule:
             else:
                 return above, own, [line]
         return above, own, []
+
+    def _known(self) -> tuple[list[_Line], int]:
+        """Returns the logical lines above that no text can change, and where the next one starts.
+
+        The last one before the cursor's line may still be open, so that it is read with each text.
+        """
+        if self._read is None:
+            lines = list(_logical_lines(self._prefix[: self._line]))
+            self._read = (lines[:-1], lines[-1].start if lines else 0)
+        return self._read
 
 
 def _misplaced(lines: Iterable[_Line]) -> Iterator[_Line]:
@@ -114,9 +124,13 @@ def _misplaced(lines: Iterable[_Line]) -> Iterator[_Line]:
             levels.append(line.columns)
 
 
-def _logical_lines(source: str) -> Iterator[_Line]:
-    """Yields the logical lines that are not blank, up to what is left open."""
-    start, text = 0, ""
+def _logical_lines(source: str, offset: int = 0) -> Iterator[_Line]:
+    """Yields the logical lines that are not blank, up to what is left open.
+
+    Args:
+        offset: where the source starts, to which the starts of its lines are added.
+    """
+    start, text = offset, ""
     for at, piece in _outside(source):
         read = 0
         for found in _UNESCAPED_END.finditer(piece):
@@ -124,7 +138,7 @@ def _logical_lines(source: str) -> Iterator[_Line]:
             if text.strip():
                 yield _line(start, text)
             read = found.end()
-            start, text = at + read, ""
+            start, text = offset + at + read, ""
         text += piece[read:]
     if text.strip():
         yield _line(start, text)
