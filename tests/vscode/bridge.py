@@ -5,6 +5,7 @@ Each connection says first who it is. Owns the threads that read; knows nothing 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -55,10 +56,8 @@ class Connection:
 
     def close(self) -> None:
         self.is_open = False
-        try:
+        with contextlib.suppress(OSError):  # It has gone already.
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # It has gone already.
         self._socket.close()
 
 

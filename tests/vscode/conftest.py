@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,16 @@ class Bench(Editor):
             raise
 
     def is_ready(self) -> None:
-        """Waits until the extension talks with the server."""
-        wait_for(lambda: "running" in self.status()[1] or self.stub.is_up, "the server runs", 60)
+        """Waits until the extension talks with the server and is asked by the editor."""
+        self.fresh()
+        wait_for(self._is_asked, "the editor asks for suggestions", 60)
+
+    def _is_asked(self) -> bool:
+        # A window that has just opened may miss a key.
+        self.type("x")
+        with suppress(AssertionError):
+            wait_for(self.stub.requests, "a request", 1)
+        return bool(self.stub.requests())
 
     def fresh(self, text: str = "|", language: str = "", name: str = "", **settings: Any) -> None:
         """A new file, about which nothing was asked yet."""

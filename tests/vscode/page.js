@@ -46,6 +46,28 @@
     return found;
   }
 
+  const corner = ({ left, top, bottom }) => ({ left, middle: (top + bottom) / 2 });
+
+  // Where the editor's ghost text begins.
+  function placeOfGhost() {
+    return corner(codeEditor().querySelector('.view-line .ghost-text-decoration').getBoundingClientRect());
+  }
+
+  // Where a draft begins. What CSS adds has no box of its own to be asked, so one is put in its place.
+  function placeOfDraft() {
+    for (const one of codeEditor().querySelectorAll('.view-line [class*="TextEditorDecorationType"]')) {
+      if (!added(one, '::after')) continue;
+      const probe = document.createElement('i');
+      probe.style.position = getComputedStyle(one, '::after').position;
+      probe.textContent = 'x';
+      one.append(probe);
+      const place = corner(probe.getBoundingClientRect());
+      probe.remove();
+      return place;
+    }
+    return null;
+  }
+
   const draft = () => decorations().map((one) => one.text).join('');
 
   // Notes after every frame that was painted what is visible, whenever that has changed.
@@ -82,5 +104,5 @@
   const texts = (selector) =>
     [...document.querySelectorAll(selector)].filter(isShown).map((one) => blanks(one.textContent));
 
-  globalThis.dlmPage = { ghost, decorations, draft, record, stop, texts, codeEditor };
+  globalThis.dlmPage = { placeOfGhost, placeOfDraft, ghost, decorations, draft, record, stop, texts, codeEditor };
 })();

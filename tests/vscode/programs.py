@@ -5,6 +5,7 @@ Each start has folders of its own; everything that was started is ended with it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -47,11 +48,15 @@ FONTS = """<?xml version="1.0"?>
   <dir>{text}</dir>
   <dir>{code}</dir>
   <cachedir>{cache}</cachedir>
-  <alias binding="same"><family>monospace</family><prefer><family>DejaVu Sans Mono</family></prefer></alias>
-  <alias binding="same"><family>system-ui</family><prefer><family>Open Sans</family></prefer></alias>
-  <alias binding="same"><family>sans-serif</family><prefer><family>Open Sans</family></prefer></alias>
+  {aliases}
 </fontconfig>
 """
+ALIAS = '<alias binding="same"><family>{}</family><prefer><family>{}</family></prefer></alias>'
+FAMILIES = {
+    "monospace": "DejaVu Sans Mono",
+    "system-ui": "Open Sans",
+    "sans-serif": "Open Sans",
+}
 # What would move on the screen by itself, or ask something of a network.
 USER_SETTINGS: dict[str, Any] = {
     "chat.disableAIFeatures": True,
@@ -164,15 +169,11 @@ class CodeServer:
 
     def close(self) -> None:
         """Ends the server and all that it has started."""
-        try:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait(3)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            pass
-        try:
+        with contextlib.suppress(ProcessLookupError):  # All have ended.
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # All have ended.
         self._process.wait()
         self._log.close()
 
@@ -214,6 +215,7 @@ def browser_options(folder: Path) -> dict[str, Any]:
             text=FETCHED / "chromium" / "fonts",
             code=Path(matplotlib.get_data_path()) / "fonts" / "ttf",
             cache=folder / "fonts-cache",
+            aliases="\n  ".join(ALIAS.format(*pair) for pair in FAMILIES.items()),
         )
     )
     return {

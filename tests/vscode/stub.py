@@ -143,21 +143,18 @@ class Stub:
         changes: dict[str, Any] | None = None,
     ) -> None:
         """Sends a `dlm/draft` for a request; `changes` replaces fields of it."""
-        self.notify(
-            "dlm/draft",
-            {
-                **self.about(request, sequence),
-                **{
-                    "position": request["params"]["position"],
-                    "range": empty_at(request["params"]["position"]),
-                    "committed": committed,
-                    "draft": draft,
-                    "spans": [],
-                    "final": final,
-                },
-                **(changes or {}),
-            },
-        )
+        position = request["params"]["position"]
+        message = {
+            **self.about(request, sequence),
+            "position": position,
+            "range": empty_at(position),
+            "committed": committed,
+            "draft": draft,
+            "spans": [],
+            "final": final,
+            **(changes or {}),
+        }
+        self.notify("dlm/draft", message)
 
     def about(self, request: dict[str, Any], sequence: int) -> dict[str, Any]:
         """The fields that every message about a request begins with."""
