@@ -6,6 +6,7 @@ extension should do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -206,10 +207,14 @@ class Editor:
 
     def has_text(self, text: str) -> None:
         """Waits until the document is this text."""
-        try:
-            wait_for(lambda: self.text() == text, "the text", 10)
-        except AssertionError:
-            assert self.text() == text
+        self._becomes(self.text, text, 10.0)
+
+    @staticmethod
+    def _becomes(read: Callable[[], str], text: str, seconds: float) -> None:
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: read() == text, "", seconds)
+        found = read()
+        assert found == text, f"{found!r} stands there, not {text!r}"
 
     # What the screen shows.
 
@@ -228,17 +233,11 @@ class Editor:
 
     def shows_ghost(self, text: str, seconds: float = 20.0) -> None:
         """Waits until the ghost text is this."""
-        self._shows("ghost", text, seconds)
+        self._becomes(self.ghost, text, seconds)
 
     def shows_draft(self, text: str, seconds: float = 20.0) -> None:
         """Waits until the draft that is drawn is this."""
-        self._shows("draft", text, seconds)
-
-    def _shows(self, what: str, text: str, seconds: float) -> None:
-        try:
-            wait_for(lambda: self.call(what) == text, what, seconds)
-        except AssertionError:
-            assert self.call(what) == text
+        self._becomes(self.draft, text, seconds)
 
     def settle(self) -> None:
         """Lets what is on its way arrive: at the editor, in its windows, and on the screen."""
