@@ -114,6 +114,8 @@ class Parts implements Listener {
         }
         return next(command, args) as unknown;
       },
+      // The status bar's item says the same.
+      handleWorkDoneProgress: () => undefined,
       workspace: {
         configuration: (params) => params.items.map(() => forServer()),
         didChangeConfiguration: () => Promise.resolve(),
