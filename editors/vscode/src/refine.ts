@@ -22,6 +22,8 @@ interface Refining {
   readonly token: string;
   readonly old: string;
   readonly source: vscode.CancellationTokenSource;
+  /** What was selected, which is selected again if the change is rejected. */
+  readonly selection: vscode.Selection;
   sequence: number;
   text: string;
   isFinal: boolean;
@@ -44,6 +46,7 @@ function sameArea(range: vscode.Range, area: Area): boolean {
 export class Refine implements vscode.Disposable {
   private readonly removed = vscode.window.createTextEditorDecorationType({
     backgroundColor: new vscode.ThemeColor("diffEditor.removedTextBackground"),
+    color: new vscode.ThemeColor("gitDecoration.deletedResourceForeground"),
     textDecoration: "line-through",
   });
   private readonly added = vscode.window.createTextEditorDecorationType({
@@ -148,7 +151,11 @@ export class Refine implements vscode.Disposable {
 
   /** Leaves the text as it is. */
   reject(): void {
+    const refining = this.current;
     this.end();
+    if (refining && refining.editor.document.version === refining.version) {
+      refining.editor.selection = refining.selection;
+    }
   }
 
   /** The server has gone. */
@@ -177,6 +184,7 @@ export class Refine implements vscode.Disposable {
       token: `dlm-refine-${process.pid}-${this.count}`,
       old,
       source: new vscode.CancellationTokenSource(),
+      selection: editor.selection,
       sequence: 0,
       text: old,
       isFinal: false,
@@ -185,6 +193,8 @@ export class Refine implements vscode.Disposable {
     };
     this.current = refining;
     void vscode.commands.executeCommand("setContext", "dlm.isRefining", true);
+    // The colours of a selection would cover those of the change.
+    editor.selection = new vscode.Selection(editor.selection.active, editor.selection.active);
     this.draw(refining);
     return refining;
   }
@@ -294,6 +304,7 @@ export class Refine implements vscode.Disposable {
       renderOptions: {
         after: {
           contentText,
+          color: new vscode.ThemeColor("gitDecoration.addedResourceForeground"),
           backgroundColor: new vscode.ThemeColor("diffEditor.insertedTextBackground"),
         },
       },
