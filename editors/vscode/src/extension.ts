@@ -112,6 +112,9 @@ class Parts implements Listener {
           const range = readArea((args[0] as { range?: unknown } | undefined)?.range);
           return this.refine.start(range);
         }
+        if (command === "dlm.nextEdit") {
+          return this.refine.next();
+        }
         return next(command, args) as unknown;
       },
       // The status bar's item says the same.
@@ -134,6 +137,7 @@ function registerCommands(parts: Parts): void {
       fill.reject();
     },
     "dlm.refineSelection": () => refine.start(),
+    "dlm.suggestNextEdit": () => refine.next(),
     "dlm.acceptRefinement": () => refine.accept(),
     "dlm.rejectRefinement": () => {
       refine.reject();
