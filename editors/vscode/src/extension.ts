@@ -112,8 +112,13 @@ class Parts implements Listener {
           const range = readArea((args[0] as { range?: unknown } | undefined)?.range);
           return this.refine.start(range);
         }
+        if (command === "dlm.nextEdit") {
+          return this.refine.next();
+        }
         return next(command, args) as unknown;
       },
+      // The status bar's item says the same.
+      handleWorkDoneProgress: () => undefined,
       workspace: {
         configuration: (params) => params.items.map(() => forServer()),
         didChangeConfiguration: () => Promise.resolve(),
@@ -132,6 +137,7 @@ function registerCommands(parts: Parts): void {
       fill.reject();
     },
     "dlm.refineSelection": () => refine.start(),
+    "dlm.suggestNextEdit": () => refine.next(),
     "dlm.acceptRefinement": () => refine.accept(),
     "dlm.rejectRefinement": () => {
       refine.reject();

@@ -35,6 +35,8 @@ interface Asked {
   addedLines: number;
   /** The characters that the server was told are accepted. */
   accepted: number;
+  /** Whether the editor was given the answer while it waited for it. */
+  wasGiven: boolean;
 }
 
 /** Somebody else's suggestion at a place, such as a fill. */
@@ -106,7 +108,8 @@ export class Suggestions implements vscode.Disposable {
       return undefined;
     }
     const plainContext = context.selectedCompletionInfo === undefined;
-    const kept = plainContext ? this.kept(document, position, isInvoked) : undefined;
+    const keep = () => (plainContext ? this.give(document, position, isInvoked) : undefined);
+    const kept = keep();
     if (kept) {
       return kept;
     }
@@ -116,10 +119,7 @@ export class Suggestions implements vscode.Disposable {
         return undefined;
       }
     }
-    return (
-      (plainContext ? this.kept(document, position, isInvoked) : undefined) ??
-      (await this.ask(document, position, context, token))
-    );
+    return keep() ?? (await this.ask(document, position, context, token));
   }
 
   /** Shows a draft of the server, if it is one for what stands at the cursor. */
@@ -191,7 +191,26 @@ export class Suggestions implements vscode.Disposable {
     if (this.current !== asked) {
       return undefined;
     }
-    return this.settle(asked, document, result, context);
+    const shown = this.settle(asked, document, result, context);
+    asked.wasGiven = !token.isCancellationRequested;
+    if (!asked.wasGiven && shown && this.isStillWanted(asked)) {
+      // VS Code gives a request up after 750 ms where it could show its menu of words instead, and
+      // does not ask again.
+      await vscode.commands.executeCommand("editor.action.inlineSuggest.trigger");
+      this.view.handOver();
+    }
+    return shown;
+  }
+
+  /** Whether the cursor still stands where a request was made for, with nothing typed since. */
+  private isStillWanted(asked: Asked): boolean {
+    const editor = vscode.window.activeTextEditor;
+    if (!editor || editor.selections.length > 1 || !editor.selection.isEmpty) {
+      return false;
+    }
+    const position = editor.selection.active;
+    const found = verdict(asked.origin, nowAt(editor.document, position, asked.origin));
+    return found.fits && found.typed === "";
   }
 
   /** Makes a request the one whose drafts are shown. The server ends the work of the one before, or
@@ -211,13 +230,14 @@ export class Suggestions implements vscode.Disposable {
       draft: undefined,
       addedLines: 0,
       accepted: 0,
+      wasGiven: false,
     };
     token.onCancellationRequested(() => {
       setTimeout(() => {
-        if (this.current === asked && !asked.items) {
-          this.drop("the editor no longer asks");
-        } else {
+        if (this.current !== asked) {
           asked.source.cancel();
+        } else if (!asked.items && !this.isStillWanted(asked)) {
+          this.drop("the editor no longer asks");
         }
       }, LINGER);
     });
@@ -250,7 +270,7 @@ export class Suggestions implements vscode.Disposable {
       return [];
     }
     asked.items = items;
-    const shown = this.kept(document, position, asked.isInvoked);
+    const shown = this.kept(document, position);
     if (shown) {
       this.view.handOver();
     } else {
@@ -273,14 +293,29 @@ export class Suggestions implements vscode.Disposable {
     });
   }
 
-  /** What is left of the suggestion at the cursor, if it still fits. */
-  private kept(
+  /** What is left of the suggestion at the cursor, unless more than that is asked for. */
+  private give(
     document: vscode.TextDocument,
     position: vscode.Position,
     isInvoked: boolean,
   ): vscode.InlineCompletionItem[] | undefined {
     const asked = this.current;
-    if (!asked?.items || (isInvoked && !asked.isInvoked)) {
+    // Where the user asks by hand after an automatic answer, more than that is wanted.
+    if (!asked || (isInvoked && !asked.isInvoked && asked.wasGiven)) {
+      return undefined;
+    }
+    const shown = this.kept(document, position);
+    asked.wasGiven ||= shown !== undefined;
+    return shown;
+  }
+
+  /** What is left of the suggestion at the cursor, if it still fits. */
+  private kept(
+    document: vscode.TextDocument,
+    position: vscode.Position,
+  ): vscode.InlineCompletionItem[] | undefined {
+    const asked = this.current;
+    if (!asked?.items) {
       return undefined;
     }
     const found = verdict(asked.origin, nowAt(document, position, asked.origin));

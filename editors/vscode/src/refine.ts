@@ -22,15 +22,14 @@ interface Refining {
   readonly token: string;
   readonly old: string;
   readonly source: vscode.CancellationTokenSource;
+  /** What was selected, which is selected again if the change is rejected. */
+  readonly selection: vscode.Selection;
   sequence: number;
   text: string;
   isFinal: boolean;
   lastDrawing: number;
   timer: NodeJS.Timeout | undefined;
 }
-
-/** Names of the server's commands whose change is shown like this. */
-type Command = "dlm.refine" | "dlm.nextEdit";
 
 function sameArea(range: vscode.Range, area: Area): boolean {
   return (
@@ -44,6 +43,7 @@ function sameArea(range: vscode.Range, area: Area): boolean {
 export class Refine implements vscode.Disposable {
   private readonly removed = vscode.window.createTextEditorDecorationType({
     backgroundColor: new vscode.ThemeColor("diffEditor.removedTextBackground"),
+    color: new vscode.ThemeColor("gitDecoration.deletedResourceForeground"),
     textDecoration: "line-through",
   });
   private readonly added = vscode.window.createTextEditorDecorationType({
@@ -103,7 +103,47 @@ export class Refine implements vscode.Disposable {
       cancellation.onCancellationRequested(() => {
         this.reject();
       });
-      await this.run(refining, "dlm.refine");
+      await this.run(refining);
+    });
+  }
+
+  /** Shows where the last change asks for another one. Accepting it leads there. */
+  async next(): Promise<void> {
+    const editor = vscode.window.activeTextEditor;
+    if (!editor) {
+      return;
+    }
+    this.end();
+    const { document, selection } = editor;
+    const uri = document.uri.toString();
+    const { line, character } = selection.active;
+    const argument = {
+      textDocument: { uri, version: document.version },
+      position: { line, character },
+    };
+    const options = {
+      location: vscode.ProgressLocation.Notification,
+      title: "Looking for the next edit",
+      cancellable: true,
+    };
+    await vscode.window.withProgress(options, async (_, cancellation) => {
+      const { version } = document;
+      let why: string;
+      try {
+        const result = await this.server.execute("dlm.nextEdit", argument, { cancellation });
+        const { edits, reason } = readEditAnswer(result, uri);
+        const [edit, ...others] = edits;
+        if (edit && others.length === 0 && document.version === version) {
+          this.propose(editor, edit.range, edit.text);
+          return;
+        }
+        why = edit ? "The text has changed meanwhile." : (reason ?? "There is no next edit.");
+      } catch (error) {
+        why = error instanceof Error ? error.message : String(error);
+      }
+      if (!cancellation.isCancellationRequested) {
+        this.say(why);
+      }
     });
   }
 
@@ -131,6 +171,8 @@ export class Refine implements vscode.Disposable {
     }
     const { editor, range, text, version } = refining;
     this.end();
+    // Where the change is elsewhere, the cursor goes to its end; the editor can go back from there.
+    const isElsewhere = !range.contains(editor.selection.active);
     if (editor.document.version !== version) {
       this.say("The text has changed; the refinement is dropped.");
       return;
@@ -143,12 +185,20 @@ export class Refine implements vscode.Disposable {
     );
     if (!isMade) {
       this.say("The editor has refused the change.");
+    } else if (isElsewhere) {
+      const end = new vscode.Position(range.start.line, range.start.character + text.length);
+      editor.selection = new vscode.Selection(end, end);
+      editor.revealRange(new vscode.Range(end, end));
     }
   }
 
   /** Leaves the text as it is. */
   reject(): void {
+    const refining = this.current;
     this.end();
+    if (refining && refining.editor.document.version === refining.version) {
+      refining.editor.selection = refining.selection;
+    }
   }
 
   /** The server has gone. */
@@ -177,6 +227,7 @@ export class Refine implements vscode.Disposable {
       token: `dlm-refine-${process.pid}-${this.count}`,
       old,
       source: new vscode.CancellationTokenSource(),
+      selection: editor.selection,
       sequence: 0,
       text: old,
       isFinal: false,
@@ -185,11 +236,26 @@ export class Refine implements vscode.Disposable {
     };
     this.current = refining;
     void vscode.commands.executeCommand("setContext", "dlm.isRefining", true);
+    // The colours of a selection would cover those of the change.
+    editor.selection = new vscode.Selection(editor.selection.active, editor.selection.active);
     this.draw(refining);
     return refining;
   }
 
-  private async run(refining: Refining, command: Command): Promise<void> {
+  /** Shows a finished change, and brings it into view. */
+  private propose(editor: vscode.TextEditor, area: Area, text: string): void {
+    const range = editor.document.validateRange(
+      new vscode.Range(area.start.line, area.start.character, area.end.line, area.end.character),
+    );
+    const refining = this.begin(editor, range);
+    refining.text = plain(text);
+    refining.isFinal = true;
+    editor.revealRange(range, vscode.TextEditorRevealType.InCenterIfOutsideViewport);
+    void vscode.commands.executeCommand("setContext", "dlm.isRefined", true);
+    this.draw(refining);
+  }
+
+  private async run(refining: Refining): Promise<void> {
     const { range, token, uri, version, source } = refining;
     const place = ({ line, character }: vscode.Position) => ({ line, character });
     const argument = {
@@ -200,7 +266,10 @@ export class Refine implements vscode.Disposable {
     let why: string | undefined;
     try {
       const options = { token, cancellation: source.token };
-      const answer = readEditAnswer(await this.server.execute(command, argument, options), uri);
+      const answer = readEditAnswer(
+        await this.server.execute("dlm.refine", argument, options),
+        uri,
+      );
       const [edit, ...others] = answer.edits;
       if (this.current !== refining) {
         return;
@@ -294,6 +363,7 @@ export class Refine implements vscode.Disposable {
       renderOptions: {
         after: {
           contentText,
+          color: new vscode.ThemeColor("gitDecoration.addedResourceForeground"),
           backgroundColor: new vscode.ThemeColor("diffEditor.insertedTextBackground"),
         },
       },

@@ -1,6 +1,9 @@
 /** The words that differ between two texts. */
 
-import { diffWordsWithSpace } from "diff";
+import { diffArrays } from "diff";
+
+/** Words, operators, blanks and line ends; of other characters each one by itself. */
+const PIECES = /[\p{L}\p{N}_]+|[ \t]+|[-+*/%=<>!&|^~]+|[^]/gu;
 
 export interface Change {
   /** Where the old text goes, as offsets into it. */
@@ -26,19 +29,20 @@ export function changes(old: string, fresh: string): Change[] {
       open = undefined;
     }
   };
-  for (const part of diffWordsWithSpace(old, fresh)) {
+  for (const part of diffArrays(old.match(PIECES) ?? [], fresh.match(PIECES) ?? [])) {
+    const text = part.value.join("");
     if (!part.added && !part.removed) {
       close();
-      at += part.value.length;
-      newAt += part.value.length;
+      at += text.length;
+      newAt += text.length;
       continue;
     }
     open ??= { start: at, text: "", newStart: newAt };
     if (part.added) {
-      open.text += part.value;
-      newAt += part.value.length;
+      open.text += text;
+      newAt += text.length;
     } else {
-      at += part.value.length;
+      at += text.length;
     }
   }
   close();

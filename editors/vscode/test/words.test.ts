@@ -22,6 +22,6 @@ test("the changes make the new text of the old one", () => {
 test("only the words that differ are changed", () => {
   const [change, ...others] = changes("total -= value\n", "total += value\n");
   assert.deepEqual(others, []);
-  assert.equal(change?.text, "+");
+  assert.deepEqual(change, { start: 6, end: 8, text: "+=", newStart: 6 });
   assert.deepEqual(changes("same", "same"), []);
 });
