@@ -22,6 +22,10 @@ MACHINE_SETTINGS = {
     "dlm.server.args": ["-I", "-S", str(STUB_SERVER)],
 }
 USER_SETTINGS = {"dlm.delay": 0}
+PLACE = """
+const { document, selection: { active } } = vscode.window.activeTextEditor;
+return [active.line, active.character, document.lineAt(active).text.slice(0, active.character)];
+"""
 
 
 class Bench(Editor):
@@ -62,13 +66,15 @@ class Bench(Editor):
 
     def asked_after(self, typed: str) -> dict[str, Any]:
         """Types; returns the request for a suggestion behind it."""
-        line, character = self.cursor()
+        count = len(self.stub.requests())
         self.type(typed)
-        place = {"line": line, "character": character + len(typed)}
 
         def found() -> dict[str, Any] | None:
-            made = self.stub.requests()
-            return made[-1] if made and made[-1]["params"]["position"] == place else None
+            made = self.stub.requests()[count:]
+            line, character, before = self.driver.run(PLACE)
+            is_here = before.endswith(typed) and made
+            place = {"line": line, "character": character}
+            return made[-1] if is_here and made[-1]["params"]["position"] == place else None
 
         return wait_for(found, f"a request after {typed}")
 

@@ -48,6 +48,16 @@ for (const [name, value] of Object.entries(changes)) {
   await vscode.workspace.getConfiguration().update(name, value ?? undefined, target);
 }
 """
+WRITE_SETTINGS = """
+await vscode.commands.executeCommand('workbench.action.openSettingsJson');
+const editor = vscode.window.activeTextEditor;
+const { document } = editor;
+await editor.edit((edit) => {
+  edit.replace(new vscode.Range(0, 0, document.lineCount, 0), values[0]);
+});
+await document.save();
+await vscode.commands.executeCommand('workbench.action.closeActiveEditor');
+"""
 TEXT = "return vscode.window.activeTextEditor?.document.getText() ?? null"
 CURSOR = """
 const { active } = vscode.window.activeTextEditor.selection;
@@ -173,6 +183,10 @@ class Editor:
     def settings(self, changes: Mapping[str, Any]) -> None:
         """Changes the user's settings; None takes one away."""
         self.driver.run(CHANGE_SETTINGS, dict(changes), 1)
+
+    def write_settings(self, changes: Mapping[str, Any]) -> None:
+        """Writes the user's settings as text, whatever they are."""
+        self.driver.run(WRITE_SETTINGS, json.dumps({**self.server.settings, **changes}))
 
     def press(self, *keys: str) -> None:
         """Presses keys by their names, such as `Tab` and `Control+ArrowRight`."""

@@ -23,8 +23,9 @@
     if (!editor) return '';
     const inline = [...editor.querySelectorAll('.view-line .ghost-text-decoration, .view-line .ghost-text-decoration-preview')]
       .filter(isShown).map((one) => one.textContent).join('');
-    const below = [...editor.querySelectorAll('.view-zones .suggest-preview-text .view-line')]
-      .filter(isShown).map((one) => one.textContent);
+    const below = [...editor.querySelectorAll('.view-zones [monaco-visible-view-zone=true] .suggest-preview-text')]
+      .filter((one) => isShown(one.parentElement))
+      .flatMap((one) => [...one.querySelectorAll('.view-line')].map((line) => line.textContent));
     return blanks([inline, ...below].join('\n'));
   }
 

@@ -50,12 +50,13 @@ def test_escape_takes_it_away_and_inserts_nothing(bench: Bench):
 def test_a_word_is_accepted_and_the_rest_stays(bench: Bench):
     bench.stub.suggest(bench.begin("|", "total"), LINES)
     bench.shows_ghost(LINES)
-    bench.press("Control+ArrowRight")
-    bench.has_text("total =")
-    bench.shows_ghost(LINES.removeprefix(" ="))
-    bench.press("Control+ArrowRight")
-    bench.has_text("total = first")
-    bench.shows_ghost(LINES.removeprefix(" = first"))
+    while bench.text() != "total = first":
+        before = bench.text()
+        bench.press("Control+ArrowRight")
+        wait_for(lambda before=before: bench.text() != before, "a word is accepted")
+        taken = bench.text()
+        assert ("total" + LINES).startswith(taken)
+        bench.shows_ghost(("total" + LINES).removeprefix(taken))
     told = [one["params"]["arguments"][0] for one in bench.stub.commands("dlm.accepted")]
     assert told[-1] == {"id": "1", "kind": "word", "length": len(" = first")}
     bench.press("Tab")
@@ -174,28 +175,32 @@ def test_the_entry_that_the_menu_has_selected_is_asked_about(bench: Bench):
 
 
 def test_in_a_snippet_tab_goes_to_the_next_place(bench: Bench):
+    """As VS Code wants it: `editor.inlineSuggest.suppressInSnippetMode` is on by default."""
     bench.fresh("|")
     bench.command("editor.action.insertSnippet", {"snippet": "call(${1:a}, ${2:b})$0"})
     wait_for(lambda: bench.text() == "call(a, b)", "the snippet is there")
-    request = bench.asked_after("q")
+    bench.type("q")
+    request = bench.stub.asked()
+    bench.stub.draft(request, "ui", "ck")
     bench.stub.suggest(request, "uick")
     bench.settle()
+    assert bench.ghost() == ""
+    assert bench.draft() == ""
     bench.press("Tab")
-    bench.settle()
-    assert bench.text() in ("call(q, b)", "call(quick, b)")
-    if bench.text() == "call(q, b)":
-        bench.type("z")
-        bench.has_text("call(q, z)")
+    bench.type("z")
+    bench.has_text("call(q, z)")
+    bench.press("Tab")
+    bench.stub.suggest(bench.asked_after(";"), " done()")
+    bench.shows_ghost(" done()")
+    bench.press("Tab")
+    bench.has_text("call(q, z); done()")
 
 
 def test_several_cursors_each_get_what_is_shown_or_nothing(bench: Bench):
     bench.fresh("a = 1\na = 1\na = 1|")
-    bench.press("Control+Alt+ArrowUp")
-    wait_for(
-        lambda: bench.driver.run("return vscode.window.activeTextEditor.selections.length") == 2,
-        "two cursors",
-    )
+    bench.command("editor.action.insertCursorAbove")
     bench.type("2")
+    bench.has_text("a = 1\na = 12\na = 12")
     request = wait_for(lambda: (bench.stub.requests() or [None])[-1], "a request")
     bench.stub.draft(request, "3")
     bench.settle()
@@ -214,10 +219,10 @@ def test_several_cursors_each_get_what_is_shown_or_nothing(bench: Bench):
 
 def test_a_file_of_many_lines(bench: Bench):
     many = "".join(
-        f"value_{number} = {number}  # a line of a long file\n" for number in range(40_000)
+        f"value_{number} = {number}  # a line of a long file\n" for number in range(20_000)
     )
     request = bench.begin(many + "|", "total")
-    assert request["params"]["position"]["line"] == 40_000
+    assert request["params"]["position"]["line"] == 20_000
     bench.stub.draft(request, " = su")
     bench.shows_draft(" = su")
     bench.stub.suggest(request, " = sum()")
