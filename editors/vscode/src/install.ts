@@ -25,7 +25,7 @@ function run(
     const lines: string[] = [];
     const take = (data: Buffer) => {
       for (const line of data.toString().split("\n")) {
-        if (line.trim()) {
+        if (line.trim() && !line.startsWith("WARNING:")) {
           lines.push(line.trim());
           onLine(line.trim());
         }
