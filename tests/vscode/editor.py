@@ -48,15 +48,9 @@ for (const [name, value] of Object.entries(changes)) {
   await vscode.workspace.getConfiguration().update(name, value ?? undefined, target);
 }
 """
-WRITE_SETTINGS = """
-await vscode.commands.executeCommand('workbench.action.openSettingsJson');
-const editor = vscode.window.activeTextEditor;
-const { document } = editor;
-await editor.edit((edit) => {
-  edit.replace(new vscode.Range(0, 0, document.lineCount, 0), values[0]);
-});
-await document.save();
-await vscode.commands.executeCommand('workbench.action.closeActiveEditor');
+WRITE = """
+const [path, text] = values;
+await vscode.workspace.fs.writeFile(vscode.Uri.file(path), new TextEncoder().encode(text));
 """
 TEXT = "return vscode.window.activeTextEditor?.document.getText() ?? null"
 CURSOR = """
@@ -184,9 +178,10 @@ class Editor:
         """Changes the user's settings; None takes one away."""
         self.driver.run(CHANGE_SETTINGS, dict(changes), 1)
 
-    def write_settings(self, changes: Mapping[str, Any]) -> None:
-        """Writes the user's settings as text, whatever they are."""
-        self.driver.run(WRITE_SETTINGS, json.dumps({**self.server.settings, **changes}))
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes the settings of the workspace as a text, whatever they are."""
+        file = self.workspace / ".vscode" / "settings.json"
+        self.driver.run(WRITE, str(file), json.dumps(settings))
 
     def press(self, *keys: str) -> None:
         """Presses keys by their names, such as `Tab` and `Control+ArrowRight`."""

@@ -47,6 +47,7 @@ class Stub:
         log: the messages of the editor since `reset`, oldest first.
         auto: answers by method, or by command, that are given at once.
         starts: how often a process was started.
+        dies_early: whether a process ends when it is to be initialized.
         answers_cancelled: whether a cancelled request is refused, as the real server does.
     """
 
@@ -55,6 +56,7 @@ class Stub:
         self.auto: dict[str, Any] = {}
         self.starts = 0
         self.settings: dict[str, Any] = {}
+        self.dies_early = False
         self.answers_cancelled = True
         self._documents: list[dict[str, Any]] = []
         self._pending: dict[Any, dict[str, Any]] = {}
@@ -182,6 +184,10 @@ class Stub:
         os.kill(self._connection.hello["pid"], signal.SIGKILL)
         wait_for(lambda: not self.is_up, "the server has gone")
 
+    def _end(self, status: int) -> None:
+        assert self._connection is not None
+        self._connection.send({"exit": status})
+
     # How it is connected.
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -206,6 +212,8 @@ class Stub:
             self._cancelled.add(cancelled)
             if self.answers_cancelled and cancelled in self._pending:
                 self.refuse(cancelled, -32800, "cancelled")
+        elif method == "initialize" and self.dies_early:
+            self._end(1)
         elif method == "initialize":
             self.settings = message["params"].get("initializationOptions") or {}
             self.answer(message, {"capabilities": CAPABILITIES, "serverInfo": {"name": "stub"}})
@@ -214,8 +222,7 @@ class Stub:
         elif method == "shutdown":
             self.answer(message, None)
         elif method == "exit":
-            assert self._connection is not None
-            self._connection.send({"exit": 0})
+            self._end(0)
         elif method is not None and number is not None:
             self._asked(message)
 

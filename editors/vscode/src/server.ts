@@ -46,6 +46,13 @@ const machine: Machine = {
   },
 };
 
+/** A client whose errors go to the log alone: what the user is to know, the extension says itself. */
+class Client extends LanguageClient {
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
+  }
+}
+
 /** What the server's messages are for. */
 export interface Listener {
   draft(params: unknown): void;
@@ -60,6 +67,7 @@ export class Server implements vscode.Disposable {
   private steps: Promise<unknown> = Promise.resolve();
   private crashes: number[] = [];
   private isStopping = false;
+  private isStarting = false;
   private offered = false;
   private isDisposed = false;
   /** The program that runs, for the status. */
@@ -174,6 +182,7 @@ export class Server implements vscode.Disposable {
     this.program = found.program;
     const client = this.makeClient(found.program);
     this.running = client;
+    this.isStarting = true;
     try {
       await client.start();
     } catch (error) {
@@ -182,6 +191,8 @@ export class Server implements vscode.Disposable {
       this.status.failed(`The language server could not be started: ${why}`);
       this.sayFailed(`The language server could not be started: ${why}`);
       return;
+    } finally {
+      this.isStarting = false;
     }
     this.status.failed(undefined);
     await vscode.commands.executeCommand("setContext", "dlm.isRunning", true);
@@ -216,13 +227,18 @@ export class Server implements vscode.Disposable {
       outputChannel: this.log,
       revealOutputChannelOn: RevealOutputChannelOn.Never,
       middleware: this.listener.middleware,
+      initializationFailedHandler: () => false,
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
-        closed: () => this.closed(),
+        closed: () => {
+          this.closed();
+          // The library would show the failure of a start by itself, in its own words.
+          return { action: CloseAction.DoNotRestart, handled: true };
+        },
       },
     };
     const args = get<string[]>("server.args");
-    const client = new LanguageClient(
+    const client = new Client(
       SECTION,
       "dlm-lsp",
       { command: program, args, options: { env: { ...process.env, PYTHONUNBUFFERED: "1" } } },
@@ -266,10 +282,11 @@ export class Server implements vscode.Disposable {
     }
   }
 
-  private closed(): { action: CloseAction; handled: boolean } {
+  /** The server's process has ended; one that was not to end is started again, a few times. */
+  private closed(): void {
     this.listener.lost();
-    if (this.isStopping) {
-      return { action: CloseAction.DoNotRestart, handled: true };
+    if (this.isStopping || this.isStarting) {
+      return; // Whoever stops or starts it tells what came of it.
     }
     const now = Date.now();
     this.crashes = [...this.crashes.filter((at) => now - at < RESTARTS_WITHIN), now];
@@ -277,13 +294,16 @@ export class Server implements vscode.Disposable {
     this.status.failed(why);
     if (this.crashes.length <= RESTARTS_MAX) {
       this.log.warn(`${why} It is started again.`);
-      return { action: CloseAction.Restart, handled: true };
+      void this.inTurn(async () => {
+        await this.doStop();
+        await this.doStart();
+      });
+      return;
     }
     void this.inTurn(() => this.doStop()).then(() => {
       this.status.failed(`${why} It is not started again by itself.`);
     });
     this.sayFailed(`${why} It is not started again by itself.`);
-    return { action: CloseAction.DoNotRestart, handled: true };
   }
 
   private sayFailed(message: string): void {
