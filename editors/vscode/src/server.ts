@@ -46,6 +46,13 @@ const machine: Machine = {
   },
 };
 
+/** The client library, which writes its errors into the log alone: the user is told in our words. */
+class Client extends LanguageClient {
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
+  }
+}
+
 /** What the server's messages are for. */
 export interface Listener {
   draft(params: unknown): void;
@@ -60,6 +67,7 @@ export class Server implements vscode.Disposable {
   private steps: Promise<unknown> = Promise.resolve();
   private crashes: number[] = [];
   private isStopping = false;
+  private hasClosed = false;
   private offered = false;
   private isDisposed = false;
   /** The program that runs, for the status. */
@@ -173,14 +181,19 @@ export class Server implements vscode.Disposable {
     this.log.info(`starting ${found.program} (${found.origin})`);
     this.program = found.program;
     const client = this.makeClient(found.program);
+    this.hasClosed = false;
     this.running = client;
     try {
       await client.start();
     } catch (error) {
-      this.running = undefined;
       const why = error instanceof Error ? error.message : String(error);
-      this.status.failed(`The language server could not be started: ${why}`);
-      this.sayFailed(`The language server could not be started: ${why}`);
+      this.log.error(`The language server could not be started: ${why}`);
+      // One that has ended is dealt with by `closed`.
+      if (this.running === client && !this.hasEnded()) {
+        this.running = undefined;
+        this.status.failed(`The language server could not be started: ${why}`);
+        this.sayFailed(`The language server could not be started: ${why}`);
+      }
       return;
     }
     this.status.failed(undefined);
@@ -222,7 +235,7 @@ export class Server implements vscode.Disposable {
       },
     };
     const args = get<string[]>("server.args");
-    const client = new LanguageClient(
+    const client = new Client(
       SECTION,
       "dlm-lsp",
       { command: program, args, options: { env: { ...process.env, PYTHONUNBUFFERED: "1" } } },
@@ -275,14 +288,22 @@ export class Server implements vscode.Disposable {
     this.crashes = [...this.crashes.filter((at) => now - at < RESTARTS_WITHIN), now];
     const why = "The language server has ended unexpectedly.";
     this.status.failed(why);
-    if (this.crashes.length <= RESTARTS_MAX) {
+    this.hasClosed = true;
+    const isLast = this.crashes.length > RESTARTS_MAX;
+    if (isLast) {
+      this.sayFailed(`${why} It is not started again by itself.`);
+    } else {
       this.log.warn(`${why} It is started again.`);
-      return { action: CloseAction.Restart, handled: true };
     }
-    void this.inTurn(() => this.doStop()).then(() => {
-      this.status.failed(`${why} It is not started again by itself.`);
+    // The library would start it again by itself, and show its own failures in doing so.
+    void this.inTurn(async () => {
+      await this.doStop();
+      if (isLast) {
+        this.status.failed(`${why} It is not started again by itself.`);
+      } else {
+        await this.doStart();
+      }
     });
-    this.sayFailed(`${why} It is not started again by itself.`);
     return { action: CloseAction.DoNotRestart, handled: true };
   }
 
@@ -295,6 +316,11 @@ export class Server implements vscode.Disposable {
         this.log.show();
       }
     });
+  }
+
+  /** Whether the server has ended since it was started. */
+  private hasEnded(): boolean {
+    return this.hasClosed;
   }
 
   private offerToInstall(why: string): void {
