@@ -46,7 +46,7 @@ const machine: Machine = {
   },
 };
 
-/** A client whose errors go to the log alone: what the user is to know, the extension says itself. */
+/** The client library, which writes its errors into the log alone: the user is told in our words. */
 class Client extends LanguageClient {
   override error(message: string, data?: unknown): void {
     super.error(message, data, false);
@@ -67,7 +67,7 @@ export class Server implements vscode.Disposable {
   private steps: Promise<unknown> = Promise.resolve();
   private crashes: number[] = [];
   private isStopping = false;
-  private isStarting = false;
+  private hasClosed = false;
   private offered = false;
   private isDisposed = false;
   /** The program that runs, for the status. */
@@ -130,7 +130,9 @@ export class Server implements vscode.Disposable {
       arguments: [argument],
       ...(options.token === undefined ? {} : { workDoneToken: options.token }),
     };
-    return client.sendRequest("workspace/executeCommand", params, options.cancellation);
+    // Without a token there must be no argument for one: it would be sent as a parameter.
+    const rest = options.cancellation === undefined ? [] : [options.cancellation];
+    return client.sendRequest("workspace/executeCommand", params, ...rest);
   }
 
   dispose(): void {
@@ -181,18 +183,20 @@ export class Server implements vscode.Disposable {
     this.log.info(`starting ${found.program} (${found.origin})`);
     this.program = found.program;
     const client = this.makeClient(found.program);
+    this.hasClosed = false;
     this.running = client;
-    this.isStarting = true;
     try {
       await client.start();
     } catch (error) {
-      this.running = undefined;
       const why = error instanceof Error ? error.message : String(error);
-      this.status.failed(`The language server could not be started: ${why}`);
-      this.sayFailed(`The language server could not be started: ${why}`);
+      this.log.error(`The language server could not be started: ${why}`);
+      // One that has ended is dealt with by `closed`.
+      if (this.running === client && !this.hasEnded()) {
+        this.running = undefined;
+        this.status.failed(`The language server could not be started: ${why}`);
+        this.sayFailed(`The language server could not be started: ${why}`);
+      }
       return;
-    } finally {
-      this.isStarting = false;
     }
     this.status.failed(undefined);
     await vscode.commands.executeCommand("setContext", "dlm.isRunning", true);
@@ -227,14 +231,10 @@ export class Server implements vscode.Disposable {
       outputChannel: this.log,
       revealOutputChannelOn: RevealOutputChannelOn.Never,
       middleware: this.listener.middleware,
-      initializationFailedHandler: () => false,
+      initializationFailedHandler: () => false, // Without it, the library shows the error itself.
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
-        closed: () => {
-          this.closed();
-          // The library would show the failure of a start by itself, in its own words.
-          return { action: CloseAction.DoNotRestart, handled: true };
-        },
+        closed: () => this.closed(),
       },
     };
     const args = get<string[]>("server.args");
@@ -282,28 +282,32 @@ export class Server implements vscode.Disposable {
     }
   }
 
-  /** The server's process has ended; one that was not to end is started again, a few times. */
-  private closed(): void {
+  private closed(): { action: CloseAction; handled: boolean } {
     this.listener.lost();
-    if (this.isStopping || this.isStarting) {
-      return; // Whoever stops or starts it tells what came of it.
+    if (this.isStopping) {
+      return { action: CloseAction.DoNotRestart, handled: true };
     }
     const now = Date.now();
     this.crashes = [...this.crashes.filter((at) => now - at < RESTARTS_WITHIN), now];
     const why = "The language server has ended unexpectedly.";
     this.status.failed(why);
-    if (this.crashes.length <= RESTARTS_MAX) {
+    this.hasClosed = true;
+    const isLast = this.crashes.length > RESTARTS_MAX;
+    if (isLast) {
+      this.sayFailed(`${why} It is not started again by itself.`);
+    } else {
       this.log.warn(`${why} It is started again.`);
-      void this.inTurn(async () => {
-        await this.doStop();
-        await this.doStart();
-      });
-      return;
     }
-    void this.inTurn(() => this.doStop()).then(() => {
-      this.status.failed(`${why} It is not started again by itself.`);
+    // The library would start it again by itself, and show its own failures in doing so.
+    void this.inTurn(async () => {
+      await this.doStop();
+      if (isLast) {
+        this.status.failed(`${why} It is not started again by itself.`);
+      } else {
+        await this.doStart();
+      }
     });
-    this.sayFailed(`${why} It is not started again by itself.`);
+    return { action: CloseAction.DoNotRestart, handled: true };
   }
 
   private sayFailed(message: string): void {
@@ -315,6 +319,11 @@ export class Server implements vscode.Disposable {
         this.log.show();
       }
     });
+  }
+
+  /** Whether the server has ended since it was started. */
+  private hasEnded(): boolean {
+    return this.hasClosed;
   }
 
   private offerToInstall(why: string): void {
