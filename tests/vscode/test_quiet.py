@@ -47,8 +47,8 @@ def test_a_comparison_is_quiet(bench: Bench):
     right = bench.open("right.py", "x = 2\n|")
     bench.command("workbench.action.closeAllEditors")
     bench.driver.run(SHOW_DIFF, str(left), str(right))
-    bench.page.click(".modified-in-monaco-diff-editor .view-lines")
-    bench.press("Control+End")
+    bench.page.wait_for_selector(".monaco-diff-editor .editor.modified .view-line")
+    bench.command("workbench.action.compareEditor.focusPrimarySide")
     is_quiet(bench)
     bench.fresh()
     bench.stub.suggest(bench.asked_after("x"), " = 1")
@@ -69,6 +69,7 @@ def test_output_and_search_are_quiet(bench: Bench):
         ),
         "the search editor",
     )
+    bench.page.click(".search-editor .search-results .view-lines")
     bench.press("Control+End")
     is_quiet(bench)
     bench.command("workbench.action.closePanel")

@@ -46,7 +46,7 @@ const machine: Machine = {
   },
 };
 
-/** The client library, which writes its errors into the log alone: the user is told in our words. */
+/** A client whose errors go to the log alone: what the user is to know, the extension says itself. */
 class Client extends LanguageClient {
   override error(message: string, data?: unknown): void {
     super.error(message, data, false);
@@ -67,7 +67,7 @@ export class Server implements vscode.Disposable {
   private steps: Promise<unknown> = Promise.resolve();
   private crashes: number[] = [];
   private isStopping = false;
-  private hasClosed = false;
+  private isStarting = false;
   private offered = false;
   private isDisposed = false;
   /** The program that runs, for the status. */
@@ -183,20 +183,18 @@ export class Server implements vscode.Disposable {
     this.log.info(`starting ${found.program} (${found.origin})`);
     this.program = found.program;
     const client = this.makeClient(found.program);
-    this.hasClosed = false;
     this.running = client;
+    this.isStarting = true;
     try {
       await client.start();
     } catch (error) {
+      this.running = undefined;
       const why = error instanceof Error ? error.message : String(error);
-      this.log.error(`The language server could not be started: ${why}`);
-      // One that has ended is dealt with by `closed`.
-      if (this.running === client && !this.hasEnded()) {
-        this.running = undefined;
-        this.status.failed(`The language server could not be started: ${why}`);
-        this.sayFailed(`The language server could not be started: ${why}`);
-      }
+      this.status.failed(`The language server could not be started: ${why}`);
+      this.sayFailed(`The language server could not be started: ${why}`);
       return;
+    } finally {
+      this.isStarting = false;
     }
     this.status.failed(undefined);
     await vscode.commands.executeCommand("setContext", "dlm.isRunning", true);
@@ -231,10 +229,14 @@ export class Server implements vscode.Disposable {
       outputChannel: this.log,
       revealOutputChannelOn: RevealOutputChannelOn.Never,
       middleware: this.listener.middleware,
-      initializationFailedHandler: () => false, // Without it, the library shows the error itself.
+      initializationFailedHandler: () => false,
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
-        closed: () => this.closed(),
+        closed: () => {
+          this.closed();
+          // The library would show the failure of a start by itself, in its own words.
+          return { action: CloseAction.DoNotRestart, handled: true };
+        },
       },
     };
     const args = get<string[]>("server.args");
@@ -282,32 +284,28 @@ export class Server implements vscode.Disposable {
     }
   }
 
-  private closed(): { action: CloseAction; handled: boolean } {
+  /** The server's process has ended; one that was not to end is started again, a few times. */
+  private closed(): void {
     this.listener.lost();
-    if (this.isStopping) {
-      return { action: CloseAction.DoNotRestart, handled: true };
+    if (this.isStopping || this.isStarting) {
+      return; // Whoever stops or starts it tells what came of it.
     }
     const now = Date.now();
     this.crashes = [...this.crashes.filter((at) => now - at < RESTARTS_WITHIN), now];
     const why = "The language server has ended unexpectedly.";
     this.status.failed(why);
-    this.hasClosed = true;
-    const isLast = this.crashes.length > RESTARTS_MAX;
-    if (isLast) {
-      this.sayFailed(`${why} It is not started again by itself.`);
-    } else {
+    if (this.crashes.length <= RESTARTS_MAX) {
       this.log.warn(`${why} It is started again.`);
-    }
-    // The library would start it again by itself, and show its own failures in doing so.
-    void this.inTurn(async () => {
-      await this.doStop();
-      if (isLast) {
-        this.status.failed(`${why} It is not started again by itself.`);
-      } else {
+      void this.inTurn(async () => {
+        await this.doStop();
         await this.doStart();
-      }
+      });
+      return;
+    }
+    void this.inTurn(() => this.doStop()).then(() => {
+      this.status.failed(`${why} It is not started again by itself.`);
     });
-    return { action: CloseAction.DoNotRestart, handled: true };
+    this.sayFailed(`${why} It is not started again by itself.`);
   }
 
   private sayFailed(message: string): void {
@@ -319,11 +317,6 @@ export class Server implements vscode.Disposable {
         this.log.show();
       }
     });
-  }
-
-  /** Whether the server has ended since it was started. */
-  private hasEnded(): boolean {
-    return this.hasClosed;
   }
 
   private offerToInstall(why: string): void {
