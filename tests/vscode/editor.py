@@ -281,13 +281,16 @@ class Editor:
     def notified(self, part: str, seconds: float = 20.0) -> str:
         """Waits for a notification with this text; returns all of it."""
 
+        seen: set[str] = set()
+
         def found() -> str | None:
-            return next((one for one in self.notifications() if part in one), None)
+            seen.update(self.notifications())
+            return next((one for one in seen if part in one), None)
 
         try:
             return wait_for(found, f"a notification with {part}", seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}; there are {self.notifications()}") from None
+            raise AssertionError(f"{error}; there were {seen}") from None
 
     def choices(self) -> list[str]:
         """The entries of the list that is open."""

@@ -117,6 +117,7 @@ def test_a_crash_in_the_middle_of_a_fill_leaves_nothing(bench: Bench):
     starts = bench.stub.starts
     bench.stub.crash()
     bench.shows_draft("")
+    bench.notified("language server has gone")
     wait_for(lambda: bench.stub.starts > starts, "it is started again")
     wait_for(lambda: "Model: scripted" in bench.status()[1], "it runs")
     assert bench.text() == ""
@@ -267,7 +268,7 @@ def test_a_crash_in_the_middle_of_a_refinement_is_said(bench: Bench):
     starts = bench.stub.starts
     bench.stub.crash()
     bench.shows_draft("")
-    bench.notified("The language server has gone")
+    bench.notified("language server has gone")
     wait_for(lambda: bench.stub.starts > starts, "it is started again")
     wait_for(lambda: "Model: scripted" in bench.status()[1], "it runs")
     assert bench.text() == WRONG

@@ -59,7 +59,7 @@ class Parts implements Listener {
 
   lost(): void {
     this.suggestions.drop("the language server has gone");
-    this.fill.end();
+    this.fill.lost();
     this.refine.lost();
   }
 

@@ -154,6 +154,15 @@ export class Fill implements Offering, vscode.Disposable {
     }
   }
 
+  /** The server has gone. */
+  lost(): void {
+    const wasRunning = this.current !== undefined && !this.current.isFinal;
+    this.end();
+    if (wasRunning) {
+      void vscode.window.showWarningMessage("Nothing was filled: the language server has gone.");
+    }
+  }
+
   dispose(): void {
     this.end();
     for (const one of this.disposables) {

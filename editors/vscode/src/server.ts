@@ -132,7 +132,12 @@ export class Server implements vscode.Disposable {
     };
     // Without a token there must be no argument for one: it would be sent as a parameter.
     const rest = options.cancellation === undefined ? [] : [options.cancellation];
-    return client.sendRequest("workspace/executeCommand", params, ...rest);
+    try {
+      return await client.sendRequest("workspace/executeCommand", params, ...rest);
+    } catch (error) {
+      // What the library says of a connection that has ended is about the connection.
+      throw client.state === State.Running ? error : new Error("The language server has gone.");
+    }
   }
 
   dispose(): void {
