@@ -23,6 +23,7 @@ CAPABILITIES: dict[str, Any] = {
             "dlm.accepted",
             "dlm.fill",
             "dlm.refine",
+            "dlm.nextEdit",
             "dlm.cancel",
             "dlm.pullModel",
             "dlm.setMode",
