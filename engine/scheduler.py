@@ -1,16 +1,16 @@
 """Decides which requests run next on the one device thread. Torch-free.
 
 Requests in progress take turns, one forward each, so that a long request does not delay a short
-one; those that gain by it share a step (`engine.packing`). Requests beyond `active_max` wait in
-order of arrival. While there are no requests, the thread does its background work, one step at a
-time, and then sleeps.
+one; those that gain by it share a step (`engine.packing`). Requests beyond `active_max` wait: next
+is the one whose owner has the fewest in progress, and of these the first to come. While there are
+no requests, the thread does its background work, one step at a time, and then sleeps.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +26,7 @@ from engine.step import Step, joined
 logger = logging.getLogger(__name__)
 
 ACTIVE_MAX = 8  # requests in progress; each has a copy of its keys and values on a CPU
+RESERVED = 2  # places that no single owner takes, so that somebody else's request can begin
 QUIET_SECONDS = 0.25  # without a request before background work goes on, so not between keystrokes
 # The events of a request and the forwards that it needs, which are answered with what they gave.
 Turns = Generator[Event | Forward, Computed | None]
@@ -146,9 +147,10 @@ class Scheduler:
         """Activates waiting requests; one that does not fit into the cache yet stays the first."""
         while len(self._active) < self._active_max:
             with self._changed:
-                if not self._waiting:
+                job = self._next_waiting()
+                if job is None:
                     return
-                job = self._waiting.popleft()
+                self._waiting.remove(job)
             job.events = self._run(job.request, job.cancelled.is_set)
             try:
                 is_running = self._advance(job, None)
@@ -161,6 +163,13 @@ class Scheduler:
                 return
             if is_running:
                 self._active.append(job)
+
+    def _next_waiting(self) -> QueuedRequest | None:
+        """The waiting request that may begin next; None if none may."""
+        running = Counter(job.request.owner for job in self._active)
+        room = max(1, self._active_max - RESERVED)
+        waiting = [job for job in self._waiting if running[job.request.owner] < room]
+        return min(waiting, key=lambda job: running[job.request.owner], default=None)
 
     def _take_turns(self) -> None:
         """Computes the forward of the request whose turn it is, and of those that share its step.

@@ -85,7 +85,7 @@ def play(
     scheduler = Scheduler(script, script.compute, times=lambda: times, active_max=active_max)
     events: list[list[Event]] = [[] for _ in prompts]
     for prompt, received in zip(prompts, events, strict=True):
-        scheduler.submit(Request(prompt), received.append)
+        scheduler.submit(Request(prompt, owner=str(prompt)), received.append)
     run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
     return events
 
@@ -150,6 +150,31 @@ def test_more_than_the_active_ones_wait_in_order() -> None:
     script = Script()
     play(script, (1, 2), (2, 1), (3, 1), active_max=1)
     assert script.turns == [1, 1, 2, 3]
+
+
+def test_owners_are_served_in_turn_and_none_takes_every_place() -> None:
+    script, begun = Script(), list[int]()
+    scheduler = Scheduler(script, script.compute, active_max=4)
+    events: list[list[Event]] = []
+
+    def submit(number: int, owner: str) -> None:
+        received: list[Event] = []
+        events.append(received)
+
+        def receive(event: Event) -> None:
+            received.append(event)
+            if isinstance(event, Started):
+                begun.append(number)
+
+        scheduler.submit(Request((number, 2), owner=owner), receive)
+
+    for number in range(1, 6):
+        submit(number, "greedy")
+    submit(6, "modest")
+    submit(7, "modest")
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    assert begun[:4] == [1, 6, 2, 7], "two places each, in turn"
+    assert sorted(begun) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_every_request_has_one_last_event() -> None:
