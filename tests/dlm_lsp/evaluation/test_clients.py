@@ -46,7 +46,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_only_answers_of_the_engine_count_and_not_the_first_of_a_file() -> None:
     editor = ScriptedEditor()
     places = clients._of_typist(0, 0)
-    found = await clients._type_ours(cast(Editor, editor), places, time.monotonic() + 0.05)
+    found = await clients._type_ours(cast(Editor, editor), places, time.monotonic() + 2.0)
     assert found.milliseconds[:3] == (10.0, 12.0, 14.0)
     assert abs(found.typed_through - len(found.milliseconds)) <= 1
     assert editor.done[:3] == ["open", "close", "open"]
@@ -60,7 +60,7 @@ async def test_typists_ask_their_own_slot(monkeypatch: pytest.MonkeyPatch) -> No
         return Theirs(5.0, 3, is_empty=False) if cursor % 2 else None
 
     monkeypatch.setattr(clients, "infill", answer)
-    until = time.monotonic() + 0.1
+    until = time.monotonic() + 1.0
     found = await clients._type_theirs("address", 3, clients._of_typist(3, 0), until)
     assert slots == {3}
     assert set(found.milliseconds) == {5.0}
