@@ -115,6 +115,7 @@ class Request:
         given: a continuation of the prompt whose tokens are scored; nothing is decoded then. The
             events' text is that of these tokens, and `logprobs` are theirs, or upper bounds where
             BEST_MAX other tokens are likelier. Mode, `tokens_max` and stops do not matter.
+        owner: who asks, in any words. Owners whose requests wait are served in turn.
     """
 
     prompt: tuple[int, ...]
@@ -128,6 +129,7 @@ class Request:
     suffix: tuple[int, int] = (0, 0)
     reuses_suffix: bool = False
     given: tuple[int, ...] = ()
+    owner: str = ""
 
     @property
     def length_max(self) -> int:

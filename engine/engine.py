@@ -49,11 +49,11 @@ from engine.decoders.score import Score
 from engine.decoders.strategy import Traits
 from engine.device import default_threads, resolve, torch_unusable
 from engine.errors import EngineFailure, RequestError
-from engine.loop import TokenState, decode
+from engine.loop import Computed, Forward, TokenState, rounds
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer
 from engine.runtime import Cache, Runtime
-from engine.scheduler import Scheduler
+from engine.scheduler import Scheduler, Turns
 from engine.transcript import Transcript, mean_confidence
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,12 @@ class Engine:
         )
         self._room = min(config.positions_max, cache.capacity)
         self._threads = threads
-        self._scheduler = Scheduler(self._events, background=background)
+        self._scheduler = Scheduler(
+            self._events,
+            lambda step, sampling: runtime(step, cache, sampling),
+            times=lambda: self._traits.costs,
+            background=background,
+        )
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
@@ -232,12 +237,11 @@ class Engine:
         self.info = replace(self.info, step_times=times)
         logger.info("steps of 1 and 32 rows take %.2f and %.2f ms", times.at(1), times.at(32))
 
-    def _events(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
-        """The text events of one request: one for each forward."""
+    def _events(self, request: Request, is_cancelled: Callable[[], bool]) -> Turns:
+        """The text events of one request, one for each forward, and the forwards themselves."""
         clock = _Clock(len(request.prompt))
         transcript = Transcript(self.tokenizer, request.stop)
-        states = decode(
-            self._runtime,
+        states = rounds(
             self._cache,
             Score() if request.given else strategy_for(request.mode, self._traits),
             request,
@@ -245,10 +249,18 @@ class Engine:
             is_cancelled,
         )
         try:
-            yield Started(clock.usage(next(states)))
-            for state in states:
-                transcript.update(state.progress)
-                event = _event(state, transcript, clock)
+            opened = next(states)
+            assert isinstance(opened, TokenState)
+            yield Started(clock.usage(opened))
+            computed: Computed | None = None
+            while True:
+                made = states.send(computed)
+                if isinstance(made, Forward):
+                    computed = yield made
+                    continue
+                computed = None
+                transcript.update(made.progress)
+                event = _event(made, transcript, clock)
                 yield event
                 if isinstance(event, Finished | Stopped):
                     return

@@ -3,11 +3,14 @@
 Each round is plan → forward → resolve → keep, and yields the whole state. A draft is rolled back
 by not keeping its rows. The loop checks for cancellation before every forward. Of a prompt's suffix
 it keeps the K/V, and takes them for a later request that allows it (`Request.reuses_suffix`).
+
+`rounds` yields what is to be computed to whoever runs it, who may compute steps of several requests
+as one; `decode` computes each by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,6 +18,38 @@ from engine.api import Request, Sampling
 from engine.decoders.strategy import PendingTokens, Progress, Strategy, Task, Traits
 from engine.reading import Reading
 from engine.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A step that a request needs to be computed before it can go on.
+
+    Attributes:
+        is_exact: whether its rows need row invariance.
+    """
+
+    step: Step
+    sampling: Sampling
+    is_exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a forward gave.
+
+    Attributes:
+        readings: one for each entry of `read` of the request's own step, in order.
+        step: the step that was computed, which may have rows of other requests.
+        first: the row of it at which the request's own rows begin.
+    """
+
+    readings: Sequence[Reading]
+    step: Step
+    first: int = 0
+
+    def keep(self, cache: StepCache, rows: Iterable[int]) -> None:
+        """Caches rows of the request's own step, as `StepCache.keep`."""
+        cache.keep(self.step, tuple(self.first + row for row in rows))
 
 
 class StepModel(Protocol):
@@ -56,6 +91,9 @@ class TokenState:
     stopped: str | None = None
 
 
+Rounds = Generator["TokenState | Forward", Computed | None]
+
+
 def decode(
     model: StepModel,
     cache: StepCache,
@@ -64,14 +102,45 @@ def decode(
     traits: Traits,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[TokenState]:
+    """Decodes one request by itself; the last state is finished or stopped.
+
+    Closing the iterator frees the request's cache sequence, as running to the end does. Raises as
+    `rounds` does, and MemoryExhausted if a step does not fit on the device.
+    """
+    running = rounds(cache, strategy, request, traits, is_cancelled)
+    computed: Computed | None = None
+    try:
+        while True:
+            try:
+                made = running.send(computed)
+            except StopIteration:
+                return
+            computed = None
+            if isinstance(made, Forward):
+                computed = Computed(model(made.step, cache, made.sampling), made.step)
+            else:
+                yield made
+    finally:
+        running.close()
+
+
+def rounds(
+    cache: StepCache,
+    strategy: Strategy[Any],
+    request: Request,
+    traits: Traits,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> Rounds:
     """Decodes one request; the last state is finished or stopped.
+
+    Yields states, to be answered with None, and forwards, to be answered with what was computed, or
+    with None to have them planned anew, which notices a cancellation.
 
     Closing the iterator frees the request's cache sequence, as running to the end does. Finished
     pages of the prompt stay cached in both cases.
 
     Raises:
         engine.cache.pages.CacheFull: there is no room while others decode; nothing was begun.
-        engine.errors.MemoryExhausted: a step does not fit on the device.
     """
     # The commit pass of block diffusion computes whole blocks, so one more block must fit.
     room = len(request.prompt) + request.length_max + request.block.length
@@ -82,10 +151,8 @@ def decode(
         held = _suffix_to_reuse(cache, task) if keeps_suffix else None
         if held is not None:
             keeps_suffix, known = False, cached + request.suffix[1] - request.suffix[0]
-            for opened in _before_suffix(model, cache, task, known, is_cancelled):
-                yield opened
-                if opened.stopped is not None:
-                    return
+            if not (yield from _before_suffix(cache, task, known, is_cancelled)):
+                return
             cache.take_suffix(sequence, held)
             task = replace(task, cached=request.suffix[1])
         state = strategy.start(task)
@@ -100,9 +167,11 @@ def decode(
                 return
             was_prefilling = state.progress.prefilling
             step = strategy.plan(state)
-            readings = model(step, cache, request.sampling)
-            state, kept = strategy.resolve(state, step, readings)
-            cache.keep(step, kept)
+            computed = yield Forward(step, request.sampling, request.exact)
+            if computed is None:
+                continue
+            state, kept = strategy.resolve(state, step, computed.readings)
+            computed.keep(cache, kept)
             if not was_prefilling:
                 forwards, rows = forwards + 1, rows + step.rows
             elif keeps_suffix and not state.progress.prefilling:
@@ -126,9 +195,11 @@ def _suffix_to_reuse(cache: StepCache, task: Task) -> Any:
 
 
 def _before_suffix(
-    model: StepModel, cache: StepCache, task: Task, known: int, is_cancelled: Callable[[], bool]
-) -> Generator[TokenState]:
-    """Computes the prompt up to its suffix; the state before and after each forward.
+    cache: StepCache, task: Task, known: int, is_cancelled: Callable[[], bool]
+) -> Generator[TokenState | Forward, Computed | None, bool]:
+    """Computes the prompt up to its suffix; yields the state before and after each forward.
+
+    Returns whether it was not cancelled.
 
     Args:
         known: the number of prompt tokens that need not be computed.
@@ -138,9 +209,12 @@ def _before_suffix(
     while pending.tokens:
         if is_cancelled():
             yield TokenState(Progress(), known, 0, stopped="cancelled")
-            return
+            return False
         step = replace(pending.plan(task), read=())
-        model(step, cache, task.request.sampling)
-        cache.keep(step, tuple(range(step.rows)))
+        computed = yield Forward(step, task.request.sampling, task.request.exact)
+        if computed is None:
+            continue
+        computed.keep(cache, range(step.rows))
         pending = pending.after(step)
         yield TokenState(Progress(), known, 0)
+    return True

@@ -1,36 +1,52 @@
-"""Decides which request runs next on the one device thread. Torch-free.
+"""Decides which requests run next on the one device thread. Torch-free.
 
 Requests in progress take turns, one forward each, so that a long request does not delay a short
-one. Requests beyond `active_max` wait in order of arrival. While there are no requests, the thread
-does its background work, one step at a time, and then sleeps.
+one; those that gain by it share a step (`engine.packing`). Requests beyond `active_max` wait: next
+is the one whose owner has the fewest in progress, and of these the first to come. While there are
+no requests, the thread does its background work, one step at a time, and then sleeps.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from engine.api import LAST_EVENTS, Emit, Event, Failed, Request
+from engine.api import LAST_EVENTS, Emit, Event, Failed, Request, Sampling
+from engine.auto.step_times import StepTimes
 from engine.cache.pages import CacheFull
 from engine.errors import EngineError
+from engine.loop import Computed, Forward
+from engine.packing import chosen, shared_out
+from engine.reading import Reading
+from engine.step import Step, joined
 
 logger = logging.getLogger(__name__)
 
+ACTIVE_MAX = 8  # requests in progress; each has a copy of its keys and values on a CPU
+RESERVED = 2  # places that no single owner takes, so that somebody else's request can begin
 QUIET_SECONDS = 0.25  # without a request before background work goes on, so not between keystrokes
-Run = Callable[[Request, Callable[[], bool]], Generator[Event]]
+# The events of a request and the forwards that it needs, which are answered with what they gave.
+Turns = Generator[Event | Forward, Computed | None]
+Run = Callable[[Request, Callable[[], bool]], Turns]
+Compute = Callable[[Step, Sampling], Sequence[Reading]]
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A submitted request. The caller holds it to cancel the request."""
+    """A submitted request. The caller holds it to cancel the request.
+
+    Attributes:
+        forward: what it waits for, while it is in progress.
+    """
 
     request: Request
     emit: Emit
     cancelled: threading.Event = field(default_factory=threading.Event)
-    events: Generator[Event] | None = None
+    events: Turns | None = None
+    forward: Forward | None = None
 
     def cancel(self) -> None:
         """Asks the engine to stop before its next forward. Idempotent; any thread may call it."""
@@ -46,19 +62,27 @@ class Scheduler:
     def __init__(
         self,
         run: Run,
+        compute: Compute,
         *,
-        active_max: int = 4,
+        times: Callable[[], StepTimes | None] = lambda: None,
+        active_max: int = ACTIVE_MAX,
         background: Iterator[None] | None = None,
         quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         """
         Args:
-            run: yields the events of a request, given the request and a function that says whether
-                it was cancelled. May raise CacheFull before the first event.
+            run: yields the events of a request and the forwards that it needs, given the request
+                and a function that says whether it was cancelled. May raise CacheFull before the
+                first event.
+            compute: computes a step.
+            times: the machine's step times as they are known now; without them each forward is
+                computed by itself.
             background: work to do after `quiet_seconds` without a request; each `next`, on the
                 device thread, does one step of it. A failure ends only the background work.
         """
         self._run = run
+        self._compute = compute
+        self._times = times
         self._active_max = active_max
         self._background = background
         self._quiet_seconds = quiet_seconds
@@ -90,9 +114,7 @@ class Scheduler:
         while self._wait_for_work():
             self._admit()
             if self._active:
-                job = self._active.popleft()
-                if self._advance(job):
-                    self._active.append(job)
+                self._take_turns()
             else:
                 self._work_in_background()
 
@@ -125,12 +147,13 @@ class Scheduler:
         """Activates waiting requests; one that does not fit into the cache yet stays the first."""
         while len(self._active) < self._active_max:
             with self._changed:
-                if not self._waiting:
+                job = self._next_waiting()
+                if job is None:
                     return
-                job = self._waiting.popleft()
+                self._waiting.remove(job)
             job.events = self._run(job.request, job.cancelled.is_set)
             try:
-                is_running = self._advance(job)
+                is_running = self._advance(job, None)
             except CacheFull:
                 if not self._active:
                     job.emit(Failed("out_of_memory", "The request does not fit into the cache."))
@@ -141,24 +164,79 @@ class Scheduler:
             if is_running:
                 self._active.append(job)
 
-    def _advance(self, job: QueuedRequest) -> bool:
-        """Runs one request up to its next event; returns false once the request has ended.
+    def _next_waiting(self) -> QueuedRequest | None:
+        """The waiting request that may begin next; None if none may."""
+        running = Counter(job.request.owner for job in self._active)
+        room = max(1, self._active_max - RESERVED)
+        waiting = [job for job in self._waiting if running[job.request.owner] < room]
+        return min(waiting, key=lambda job: running[job.request.owner], default=None)
+
+    def _take_turns(self) -> None:
+        """Computes the forward of the request whose turn it is, and of those that share its step.
+
+        They go behind the others.
+        """
+        for job in [job for job in self._active if job.cancelled.is_set()]:
+            if not self._advance(job, None):  # planning anew, it notices
+                self._active.remove(job)
+        if not self._active:
+            return
+        waiting = list(self._active)
+        forwards = [job.forward for job in waiting if job.forward is not None]
+        taken = [waiting[number] for number in chosen(forwards, self._times())]
+        for job in taken:
+            self._active.remove(job)
+        for job, computed in zip(taken, self._computed(taken), strict=True):
+            if self._advance(job, computed):
+                self._active.append(job)
+
+    def _computed(self, jobs: Sequence[QueuedRequest]) -> Iterator[Computed | Exception]:
+        """Yields what the forwards of these requests gave, or why one could not be computed."""
+        forwards = [job.forward for job in jobs if job.forward is not None]
+        step = joined([forward.step for forward in forwards])
+        try:
+            readings = self._compute(step, forwards[0].sampling)
+        except Exception as error:
+            if len(jobs) == 1:
+                yield error
+                return
+            for job in jobs:  # What one of them cannot have does not fail the others.
+                yield from self._computed([job])
+            return
+        yield from shared_out(forwards, step, readings)
+
+    def _advance(self, job: QueuedRequest, computed: Computed | Exception | None) -> bool:
+        """Runs one request up to its next forward; returns false once the request has ended.
+
+        Args:
+            computed: what its last forward gave; None to have it planned anew, or to begin.
 
         Raises:
             CacheFull: the request could not begin.
         """
         assert job.events is not None
-        try:
-            event = next(job.events)
-        except CacheFull:
-            raise
-        except EngineError as error:
-            event = Failed(error.code, str(error), error.param)
-        except Exception as error:  # the boundary: one request's failure must not end the engine
-            logger.exception("decoding failed")
-            event = Failed("engine_failure", f"The engine failed: {type(error).__name__}.")
-        is_last = isinstance(event, LAST_EVENTS)
-        if is_last:
-            job.events.close()  # frees its cache before its client can send another request
-        job.emit(event)
-        return not is_last
+        job.forward = None
+        while True:
+            try:
+                if isinstance(computed, Exception):
+                    made = job.events.throw(computed)
+                else:
+                    made = job.events.send(computed)
+            except CacheFull:
+                raise
+            except EngineError as error:
+                made = Failed(error.code, str(error), error.param)
+            except (
+                Exception
+            ) as error:  # the boundary: one request's failure must not end the engine
+                logger.exception("decoding failed")
+                made = Failed("engine_failure", f"The engine failed: {type(error).__name__}.")
+            if isinstance(made, Forward):
+                job.forward = made
+                return True
+            if isinstance(made, LAST_EVENTS):
+                job.events.close()  # frees its cache before its client can send another request
+                job.emit(made)
+                return False
+            job.emit(made)
+            computed = None

@@ -164,6 +164,40 @@ def chain_with_groups(
     )
 
 
+def joined(steps: Sequence[Step]) -> Step:
+    """One step of the rows of several, in order, each of sequences of its own.
+
+    Args:
+        steps: at least one; no sequence occurs in two of them.
+    """
+    if len(steps) == 1:
+        return steps[0]
+    token, sequence, position, parent, group_, drafter = (list[int]() for _ in range(6))
+    read, follows = list[int](), list[int]()
+    for step in steps:
+        first, entry = len(token), len(read)
+        assert not set(sequence).intersection(step.sequence)
+        token += step.token
+        sequence += step.sequence
+        position += step.position
+        parent += [row if row == CACHED else row + first for row in step.parent]
+        group_ += step.group
+        drafter += step.drafter
+        read += [row + first for row in step.read]
+        hung = step.follows or (PLAIN,) * len(step.read)
+        follows += [one if one == PLAIN else one + entry for one in hung]
+    return Step(
+        token=tuple(token),
+        sequence=tuple(sequence),
+        position=tuple(position),
+        parent=tuple(parent),
+        group=tuple(group_),
+        drafter=tuple(map(bool, drafter)),
+        read=tuple(read),
+        follows=tuple(follows) if any(step.follows for step in steps) else (),
+    )
+
+
 def visible_rows(step: Step) -> tuple[int, ...]:
     """The rows of the same step that each row sees, as a bit mask (bit k for row k).
 

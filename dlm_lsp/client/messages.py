@@ -90,9 +90,12 @@ class RelatedFile(_Message):
 
 
 class GenerateBody(_Message):
-    """A request for one completion at a cursor. `client` and `document` are only for logs; `name`
-    is the file's name, which tells a model the language of a short text. `related` are other files
-    of the repository, the most useful one last."""
+    """A request for one completion at a cursor.
+
+    Clients are served in turn, and of the requests of one client for one document that come `soon`
+    after each other, only the newest goes on. `name` is the file's name, which tells a model the
+    language of a short text. `related` are other files of the repository, the most useful one last.
+    """
 
     client: str = Field(default="", max_length=200)
     document: str = Field(default="", max_length=DOCUMENT_CHARS_MAX)

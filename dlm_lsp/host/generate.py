@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -177,6 +177,7 @@ def to_engine(
         suffix=layout.suffix,
         reuses_suffix=body.soon,
         given=given,
+        owner=body.client,
     )
     return request, layout
 
@@ -374,6 +375,10 @@ async def _events(
         # A timer, because a slowly reading client would delay a time-out around the reads.
         timer = loop.call_later(milliseconds_max / 1000, _expire, exchange, handle)
         give_up = loop.time() + milliseconds_max / 1000 + _GRACE_SECONDS
+    newest = ExitStack()
+    if exchange.body.soon:
+        body = exchange.body
+        newest.enter_context(host.as_newest(body.client, body.document, handle))
     try:
         with host.metrics.queued.track_inprogress():
             event = await _next(stream, exchange, give_up)
@@ -387,6 +392,7 @@ async def _events(
             exchange.note(event, waited_ms)
             yield exchange.message(event)
     finally:
+        newest.close()
         handle.cancel()
         if timer is not None:
             timer.cancel()

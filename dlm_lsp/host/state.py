@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from dlm_lsp.host.loading import Loader
 from dlm_lsp.host.metrics import Metrics
 from dlm_lsp.host.modes import ModeRecords
+from engine.api import Handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Host:
     Attributes:
         token: the token that clients must send; None on the private socket.
         records: the records of finished requests, by which "auto" chooses.
+        typing: how to cancel the request that runs for a document while its user types, by client
+            and document.
         stop: an event that is set when the host must end.
         last_active: when the last request ended.
         last_seen: when a client last asked for the host's health.
@@ -51,10 +54,29 @@ class Host:
     limits: HostLimits = field(default_factory=HostLimits)
     metrics: Metrics = field(default_factory=Metrics)
     records: ModeRecords = field(default_factory=ModeRecords)
+    typing: dict[tuple[str, str], Handle] = field(default_factory=dict[tuple[str, str], Handle])
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     requests: int = 0
     last_active: float = field(default_factory=time.monotonic)
     last_seen: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def as_newest(self, client: str, document: str, handle: Handle) -> Iterator[None]:
+        """Cancels the earlier request of a client for the text that is typed in a document: only
+        the newest one is of use. Clients and documents without a name have nothing to do with each
+        other."""
+        key = (client, document)
+        if not client or not document:
+            yield
+            return
+        if (earlier := self.typing.get(key)) is not None:
+            earlier.cancel()
+        self.typing[key] = handle
+        try:
+            yield
+        finally:
+            if self.typing.get(key) is handle:
+                del self.typing[key]
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -91,7 +91,7 @@ def to_body(settings: Settings, *, automatic: bool, client: str) -> GenerateBody
     """Returns the request body that the settings describe, without text; `complete` adds the text.
 
     Args:
-        client: the client's name for the host's log.
+        client: the client's name, by which the host serves clients in turn.
     """
     limits = settings.limits
     return GenerateBody(

@@ -7,6 +7,7 @@ request is answered and how.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -68,6 +69,8 @@ class EngineRuns:
         self._related = related
         self._settings_of = settings_of
         self._least_of = least_of
+        # The host serves windows in turn, so that each needs a name of its own.
+        self._client = f"lsp-{secrets.token_hex(4)}"
 
     async def first(self, slot: RequestSlot, place: CompletionPlace) -> tuple[Completion, bool]:
         """Returns the greedy answer, and whether the run that was taken over produced it.
@@ -165,7 +168,7 @@ class EngineRuns:
         Raises: HostError if the host fails.
         """
         settings = self._settings_of(ask.uri)
-        body = to_body(settings, automatic=False, client="lsp").model_copy(
+        body = to_body(settings, automatic=False, client=self._client).model_copy(
             update={"document": encodable(ask.uri)[:DOCUMENT_CHARS_MAX]}
         )
         make_gate = partial(gate_for, document.language_id) if settings.syntax else None
@@ -202,7 +205,7 @@ class EngineRuns:
 
     def _prepare(self, ask: Ask, place: CompletionPlace, sampling: SamplingBody) -> Prepared:
         settings = self._settings_of(ask.uri)
-        body = to_body(settings, automatic=ask.automatic, client="lsp")
+        body = to_body(settings, automatic=ask.automatic, client=self._client)
         marks = self._documents.marks(ask.uri)
         prepared = prepare(ask, place, marks, body, sampling, settings.limits.lines)
         context = prepared.context

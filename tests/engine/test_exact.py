@@ -22,11 +22,10 @@ from engine.decoders.strategy import Traits
 from engine.errors import RequestError
 from engine.model.onnx.plan import PRODUCTS, Product
 from engine.model.tiles import TILE_ROWS
-from engine.step import CACHED, Step, chain
+from engine.step import CACHED, Step, chain, joined
 from tests.engine.graphs import graph_model
 from tests.engine.model.onnx.families import drafter_of
 from tests.engine.seeded import MASK_ID, prompt_of, seeded_network
-from tests.engine.steps import concatenate
 from tests.engine.subjects import FLOAT32, GRAPHS, KINDS, NAMES, Subject, subject
 
 LENGTH = 3 * TILE_ROWS + 5
@@ -124,7 +123,7 @@ def test_a_row_does_not_depend_on_what_else_the_step_has(
             feed(tried, cache, chain(prompt[:5], 0, sequence=other))
             steps.append(chain(prompt[5:], 5, read=(0,), sequence=other))
     for order in (steps, steps[::-1]):
-        logits = tried.model.logits(concatenate(order), cache)
+        logits = tried.model.logits(joined(order), cache)
         first = sum(len(step.read) for step in order[: order.index(steps[0])])
         assert torch.equal(logits[first : first + rows], expected)
 
@@ -285,11 +284,11 @@ def test_a_sequence_opened_anew_is_not_exact_for_the_one_before_it(kind: str) ->
     cache = tried.cache()
     sequence, _ = cache.open((5, 6), 10, exact=True)
     other, _ = cache.open((5, 6), 10)
-    step = concatenate([chain((5,), 0, sequence=sequence), chain((5,), 0, sequence=other)])
+    step = joined([chain((5,), 0, sequence=sequence), chain((5,), 0, sequence=other)])
     assert cache.exact_sequences(step) == {sequence}
     cache.close(sequence)
     anew, _ = cache.open((5, 6), 10)
-    step = concatenate([chain((5,), 0, sequence=anew), chain((5,), 0, sequence=other)])
+    step = joined([chain((5,), 0, sequence=anew), chain((5,), 0, sequence=other)])
     assert cache.exact_sequences(step) == set()
 
 

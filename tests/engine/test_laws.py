@@ -20,9 +20,8 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS
 from engine.decoders import STRATEGIES, strategy_for
 from engine.loop import decode
-from engine.step import chain, group
+from engine.step import chain, group, joined
 from tests.engine.seeded import MASK_ID, causal_logits, masked_logits, prompt_of
-from tests.engine.steps import concatenate
 from tests.engine.subjects import FLOAT32, Subject, subject
 
 MODES = tuple(STRATEGIES)
@@ -182,7 +181,7 @@ def test_batched_rows_equal_rows_alone(tried: Subject) -> None:
             else chain(block, length, read=(0, 1, 3), sequence=sequence)
         )
     alone = torch.cat([tried.model.logits(step, cache) for step in steps])
-    torch.testing.assert_close(tried.model.logits(concatenate(steps), cache), alone, **ROUNDING)
+    torch.testing.assert_close(tried.model.logits(joined(steps), cache), alone, **ROUNDING)
 
 
 def test_a_block_sees_itself_and_the_cache_but_not_the_future_and_is_not_cached(

@@ -3,49 +3,89 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import pytest
 
-from engine.api import Draft, Event, Failed, Finished, Request, Started, Stopped, Usage
+from engine.api import (
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    Request,
+    Sampling,
+    Started,
+    Stopped,
+    Usage,
+)
+from engine.auto.step_times import CPU_TIMES
 from engine.cache.pages import CacheFull
-from engine.errors import EngineError, RequestError
-from engine.scheduler import Scheduler
+from engine.errors import EngineError, MemoryExhausted, RequestError
+from engine.loop import Forward
+from engine.reading import Reading
+from engine.scheduler import Scheduler, Turns
+from engine.step import Step, chain
 
 USAGE = Usage()
 
 
 class Script:
-    """A `run` whose behaviour depends on the prompt (number, forwards)."""
+    """A `run` whose behaviour depends on the prompt (number, forwards), and what it computes.
+
+    Attributes:
+        turns: the number of each request whose row was computed.
+        steps: the numbers of the requests in each step.
+    """
 
     def __init__(self) -> None:
         self.room = 100
         self.turns: list[int] = []
+        self.steps: list[tuple[int, ...]] = []
 
-    def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
+    def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Turns:
         number, forwards = request.prompt
         if number > self.room:
             raise CacheFull
         yield Started(USAGE)
-        for _ in range(forwards):
+        done = 0
+        while done < forwards:
             if is_cancelled():
                 yield Stopped("", USAGE)
                 return
-            self.turns.append(number)
+            step = chain((number,), done, read=(0,), sequence=number)
+            computed = yield Forward(step, request.sampling)
+            if computed is None:
+                continue
+            assert computed.readings == [(number, done)], "each gets its own"
+            assert computed.step.sequence[computed.first] == number
             if number == 13:
                 raise ValueError("unlucky")
             if number == 14:
                 raise RequestError("bad.", param="prompt")
+            done += 1
             yield Draft("", "", (), USAGE)
         yield Finished("", "end", 1.0, USAGE)
 
+    def compute(self, step: Step, sampling: Sampling) -> Sequence[Reading]:
+        self.steps.append(step.sequence)
+        if 15 in step.sequence:
+            raise MemoryExhausted("no memory.", param="prompt")
+        self.turns += step.sequence
+        return [
+            (step.sequence[row], step.position[row])  # pyright: ignore[reportReturnType]
+            for row in step.read
+        ]
 
-def play(script: Script, *prompts: tuple[int, int], active_max: int = 4) -> list[list[Event]]:
+
+def play(
+    script: Script, *prompts: tuple[int, int], active_max: int = 4, shares: bool = False
+) -> list[list[Event]]:
     """Submits all before the first turn, runs them to their ends, returns their events."""
-    scheduler = Scheduler(script, active_max=active_max)
+    times = CPU_TIMES if shares else None
+    scheduler = Scheduler(script, script.compute, times=lambda: times, active_max=active_max)
     events: list[list[Event]] = [[] for _ in prompts]
     for prompt, received in zip(prompts, events, strict=True):
-        scheduler.submit(Request(prompt), received.append)
+        scheduler.submit(Request(prompt, owner=str(prompt)), received.append)
     run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
     return events
 
@@ -74,10 +114,67 @@ def test_requests_take_turns() -> None:
     assert script.turns == [1, 2, 1, 2, 1, 2]
 
 
+def test_requests_that_gain_by_it_share_a_step() -> None:
+    script = Script()
+    play(script, (1, 3), (2, 1), (3, 3), shares=True)
+    assert script.steps == [(1, 2, 3), (1, 3), (1, 3)]
+
+
+def test_what_one_request_cannot_have_does_not_fail_the_others() -> None:
+    script = Script()
+    first, refused, last = play(script, (1, 2), (15, 2), (3, 2), shares=True)
+    assert refused[-1] == Failed("out_of_memory", "no memory.", "prompt")
+    assert isinstance(first[-1], Finished)
+    assert isinstance(last[-1], Finished)
+    assert script.steps[:4] == [(1, 15, 3), (1,), (15,), (3,)]
+
+
+def test_a_request_that_is_cancelled_while_it_waits_for_its_turn_computes_nothing_more() -> None:
+    script = Script()
+    events: list[list[Event]] = [[], []]
+    scheduler = Scheduler(script, script.compute)
+
+    def receive(event: Event) -> None:
+        events[0].append(event)
+        if len(events[0]) == 3:
+            second.cancel()
+
+    scheduler.submit(Request((1, 4)), receive)
+    second = scheduler.submit(Request((2, 9)), events[1].append)
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    assert isinstance(events[1][-1], Stopped)
+    assert script.turns == [1, 2, 1, 1, 1]
+
+
 def test_more_than_the_active_ones_wait_in_order() -> None:
     script = Script()
     play(script, (1, 2), (2, 1), (3, 1), active_max=1)
     assert script.turns == [1, 1, 2, 3]
+
+
+def test_owners_are_served_in_turn_and_none_takes_every_place() -> None:
+    script, begun = Script(), list[int]()
+    scheduler = Scheduler(script, script.compute, active_max=4)
+    events: list[list[Event]] = []
+
+    def submit(number: int, owner: str) -> None:
+        received: list[Event] = []
+        events.append(received)
+
+        def receive(event: Event) -> None:
+            received.append(event)
+            if isinstance(event, Started):
+                begun.append(number)
+
+        scheduler.submit(Request((number, 2), owner=owner), receive)
+
+    for number in range(1, 6):
+        submit(number, "greedy")
+    submit(6, "modest")
+    submit(7, "modest")
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    assert begun[:4] == [1, 6, 2, 7], "two places each, in turn"
+    assert sorted(begun) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_every_request_has_one_last_event() -> None:
@@ -101,7 +198,7 @@ def test_what_does_not_fit_at_all_is_told_so() -> None:
 
 def test_what_does_not_fit_yet_waits_for_room() -> None:
     class Filling(Script):
-        def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Generator[Event]:
+        def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Turns:
             if request.prompt[0] > self.room:
                 raise CacheFull
             self.room -= request.prompt[0]
@@ -119,7 +216,7 @@ def test_what_does_not_fit_yet_waits_for_room() -> None:
 @pytest.mark.parametrize("waiting", [False, True])
 def test_cancelling_stops_before_the_next_forward(waiting: bool) -> None:
     script = Script()
-    scheduler = Scheduler(script, active_max=1)
+    scheduler = Scheduler(script, script.compute, active_max=1)
     first: list[Event] = []
     second: list[Event] = []
 
@@ -138,7 +235,7 @@ def test_cancelling_stops_before_the_next_forward(waiting: bool) -> None:
 
 
 def test_a_closed_scheduler_takes_nothing() -> None:
-    scheduler = Scheduler(Script())
+    scheduler = Scheduler(Script(), Script().compute)
     scheduler.close()
     with pytest.raises(EngineError, match="closed"):
         scheduler.submit(Request((1, 1)), lambda event: None)
@@ -154,7 +251,7 @@ def background(turns: list[int], steps: int, each: Callable[[int], None]) -> Gen
 def test_background_work_runs_to_its_end_where_nothing_is_asked_for() -> None:
     turns: list[int] = []
     work = background(turns, 5, lambda step: None)
-    scheduler = Scheduler(Script(), background=work, quiet_seconds=0)
+    scheduler = Scheduler(Script(), Script().compute, background=work, quiet_seconds=0)
     run_until_idle(scheduler, lambda: len(turns) == 5)
     assert turns == [0, -1, -2, -3, -4]
 
@@ -168,7 +265,7 @@ def test_a_request_waits_for_one_step_of_background_work_at_most() -> None:
             scheduler.submit(Request((1, 3)), events.append)
 
     work = background(script.turns, 6, ask)
-    scheduler = Scheduler(script, background=work, quiet_seconds=0)
+    scheduler = Scheduler(script, script.compute, background=work, quiet_seconds=0)
     run_until_idle(scheduler, lambda: -5 in script.turns)
     assert script.turns == [0, -1, -2, 1, 1, 1, -3, -4, -5]
     assert is_last(events[-1])
@@ -177,7 +274,7 @@ def test_a_request_waits_for_one_step_of_background_work_at_most() -> None:
 def test_requests_that_wait_go_before_background_work() -> None:
     script = Script()
     work = background(script.turns, 2, lambda step: None)
-    scheduler = Scheduler(script, background=work, quiet_seconds=0)
+    scheduler = Scheduler(script, script.compute, background=work, quiet_seconds=0)
     for number in (1, 2):
         scheduler.submit(Request((number, 1)), lambda event: None)
     run_until_idle(scheduler, lambda: -1 in script.turns)
@@ -192,7 +289,7 @@ def test_a_failure_in_the_background_ends_it_alone() -> None:
     script = Script()
     events: list[Event] = []
     work = background(script.turns, 3, fail)
-    scheduler = Scheduler(script, background=work, quiet_seconds=0)
+    scheduler = Scheduler(script, script.compute, background=work, quiet_seconds=0)
     run_until_idle(scheduler, lambda: bool(events) and is_last(events[-1]))
     assert script.turns == [0, 1]
     assert isinstance(events[-1], Finished)
@@ -206,6 +303,6 @@ def test_closing_does_not_wait_for_background_work() -> None:
             scheduler.close()
 
     work = background(turns, 100, close)
-    scheduler = Scheduler(Script(), background=work, quiet_seconds=0)
+    scheduler = Scheduler(Script(), Script().compute, background=work, quiet_seconds=0)
     run_until_idle(scheduler, lambda: len(turns) == 2)
     assert turns == [0, -1]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.visibility import visibility
-from engine.step import CACHED, Step, chain, group, visible_rows
-from tests.engine.steps import concatenate, trees
+from engine.step import CACHED, Step, chain, group, joined, visible_rows
+from tests.engine.steps import trees
 
 STEPS = trees({0: 0, 1: 0, 2: 0}, groups=(0, 1, 2, 3))
 
@@ -64,6 +64,6 @@ def test_a_parent_stands_before_its_row(parent: tuple[int, ...]) -> None:
 def test_a_causal_row_decides_the_place_after_it_and_a_masked_row_its_own() -> None:
     assert chain((5, 6, 7), 10, read=(0, 2)).places == (11, 13)
     assert group((5, 0, 0), 10, read=(2, 1)).places == (12, 11)
-    both = concatenate([chain((5,), 3, read=(0,)), group((6, 0), 8, read=(1,), sequence=1)])
+    both = joined([chain((5,), 3, read=(0,)), group((6, 0), 8, read=(1,), sequence=1)])
     assert both.places == (4, 9)
     assert chain((5, 6), 0).places == ()

@@ -20,14 +20,14 @@ PROMPT_MS_MAX, PREDICT_MS_MAX = 500, 250
 LINE_AFTER_MAX = 8  # With more characters right of the cursor llama.vim does not ask by itself.
 
 
-def infill(address: str, text: str, cursor: int) -> Theirs | None:
+def infill(address: str, text: str, cursor: int, slot: int = 0) -> Theirs | None:
     """Asks for what stands at an offset; returns None where llama.vim would not ask.
 
     Raises: OSError if the server fails.
     """
     if len(text[cursor:].partition("\n")[0]) > LINE_AFTER_MAX:
         return None
-    body = request_body(text, cursor)
+    body = {**request_body(text, cursor), "id_slot": slot}
     began = time.perf_counter()
     answer = json.loads(ask(f"{address}/infill", body))
     final = round((time.perf_counter() - began) * 1000, 2)

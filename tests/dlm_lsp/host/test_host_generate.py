@@ -325,6 +325,31 @@ async def test_generate_two_clients_do_not_mix(host: ToyHost) -> None:
     assert texts == ["0123456789012345678"[:count] for count in range(1, 20)]
 
 
+async def test_generate_the_newest_request_for_a_typed_document_ends_the_one_before(
+    private_runtime: Path,
+) -> None:
+    typed = {**BODY, "soon": True, "client": "editor", "document": "file:///a.py"}
+    others = [
+        {**typed, "document": "file:///b.py"},
+        {**typed, "client": "another"},
+        {**typed, "soon": False},
+        {**typed, "document": ""},
+        {**typed, "document": ""},
+    ]
+    async with toy_host(private_runtime, draft_until_cancelled) as host:
+        kept = [await host.post(body) for body in others]
+        first = await host.post(typed)
+        newest = await host.post(typed)
+        text = (await first.text()).splitlines()
+        assert json.loads(text[-1])["event"] == "stopped"
+        running = [job for job in host.backend.jobs if not job.ended.is_set()]
+        assert len(running) == len(others) + 1, "nothing else is ended"
+        for one in (*kept, newest):
+            one.close()
+        await idle(host)
+        assert host.host.typing == {}
+
+
 async def test_generate_more_requests_than_allowed_are_told_when_to_come_again(
     private_runtime: Path,
 ) -> None:

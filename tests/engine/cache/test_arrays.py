@@ -17,8 +17,7 @@ from engine.cache.arrays import ArrayCache
 from engine.cache.pages import PAGE_TOKENS, CacheFull
 from engine.cache.shape import CacheShape
 from engine.model.config import RopeConfig
-from engine.step import CACHED, Step, chain, group
-from tests.engine.steps import concatenate
+from engine.step import CACHED, Step, chain, group, joined
 
 SHAPE = CacheShape(layers=2, kv_heads=3, head_dim=4)
 SIZE = (SHAPE.layers, 2, SHAPE.kv_heads, SHAPE.head_dim)
@@ -102,7 +101,7 @@ class ArrayCacheLaws(RuleBasedStateMachine):
         if masks:
             hung = group((9,) * masks, start, read=(), sequence=sequence)
             steps.append(hung)
-        step = concatenate(steps)
+        step = joined(steps)
         paths = [(*known, *tokens[: index + 1]) for index in range(len(tokens))]
         paths += [(*known, 9)] * masks
         self.cache.computed(new_of(paths, exact=exact))
@@ -233,7 +232,7 @@ def test_a_taken_suffix_is_moved_and_shared_with_nobody() -> None:
     assert numpy.array_equal(found[:, 1], kept[:, 1]), "values have no positions"
     (cos, sin), half = shape.turn(1), SHAPE.head_dim // 2
     complex_keys = (kept[:, 0, ..., :half] + 1j * kept[:, 0, ..., half:]) * (cos + 1j * sin)
-    both = numpy.concatenate((complex_keys.real, complex_keys.imag), axis=-1)
+    both = numpy.joined((complex_keys.real, complex_keys.imag), axis=-1)
     assert numpy.allclose(found[:, 0], both, rtol=1e-5, atol=1e-2)
     cache.close(second)
     # Neither pages nor the workspace give the same prompt what was taken.

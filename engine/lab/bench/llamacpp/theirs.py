@@ -1,8 +1,8 @@
 """llama.cpp as a child of the benchmark beside it: its own HTTP server, by way of xllamacpp.
 
-All settings are defaults except the threads, one slot and no old prompts in memory. It is ready
-when its /health is, and answers each line of JSON with another one. It imports nothing of an
-engine, so that its memory and its start are its own.
+All settings are defaults except the threads, the slots (one unless more are asked for) and no old
+prompts in memory. It is ready when its /health is, and answers each line of JSON with another one.
+It imports nothing of an engine, so that its memory and its start are its own.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--infill", action="store_true", help="serve editors, as llama.vim asks")
+    parser.add_argument("--slots", type=int, default=1, help="requests at once")
     options = parser.parse_args(arguments)
     channel = Channel()
     try:
-        server = _start(options.checkpoint, options.threads, options.infill)
+        server = _start(options.checkpoint, options.threads, options.infill, options.slots)
     except ImportError:
         channel.send({"error": "xllamacpp is not installed.", "remedy": "pip install xllamacpp"})
         return 1
@@ -50,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _start(path: Path, threads: int, is_infilling: bool) -> Any:
+def _start(path: Path, threads: int, is_infilling: bool, slots: int) -> Any:
     """The server with its model loaded. Raises ImportError, or whatever the library raises.
 
     Args:
         is_infilling: whether it has the settings of llama-server's presets for infilling, such as
             `--fim-qwen-1.5b-default`, which llama.vim names.
+        slots: the most requests that it works on at once, each with the whole context.
     """
     xllamacpp: Any = importlib.import_module("xllamacpp")  # it may be missing, and has no types
     parameters = xllamacpp.CommonParams()
@@ -67,7 +69,8 @@ def _start(path: Path, threads: int, is_infilling: bool) -> Any:
         parameters.n_ctx = INFILL_CONTEXT
         parameters.n_batch = parameters.n_ubatch = 1024
         parameters.n_cache_reuse = 256
-    parameters.n_parallel = 1
+    parameters.n_ctx *= slots
+    parameters.n_parallel = slots
     parameters.cache_ram_mib = 0
     parameters.cpuparams.n_threads = threads
     parameters.cpuparams_batch.n_threads = threads

@@ -23,12 +23,12 @@ from engine.model.onnx.products import Linear
 from engine.model.onnx.sessions import open_session
 from engine.model.onnx.writer import GRAPH_FILE, GraphWriter
 from engine.model.runner import ModelRunner
-from engine.step import chain, group
+from engine.step import chain, group, joined
 from tests.engine.graphs import GraphModel, NetworkWeights, graph_model
 from tests.engine.model.onnx.families import FAMILIES, drafter_of, network_of
 from tests.engine.model.onnx.oracle import oracle_logits, quantized_product
 from tests.engine.seeded import CPU, MASK_ID, prompt_of
-from tests.engine.steps import concatenate, trees
+from tests.engine.steps import trees
 
 EQUAL = 5e-5  # of a row's size, as the torch network equals transformers'
 DRAFTING = "nemotron: YaRN and query scale"
@@ -130,7 +130,7 @@ def test_the_drafter_changes_its_own_rows_alone() -> None:
     drafting = group((7, MASK_ID, MASK_ID), 0, read=(0, 1, 2), sequence=sequence, drafter=True)
     off = group((7, MASK_ID, MASK_ID), 0, read=(0, 1, 2), sequence=sequence)
     other, _ = store.open((5,), 100)
-    beside = concatenate([chain((7, 8, 9), 0, read=(0, 1, 2), sequence=other), drafting])
+    beside = joined([chain((7, 8, 9), 0, read=(0, 1, 2), sequence=other), drafting])
     together = model.logits(beside, store)
     assert error(together[:3], model.logits(plain, store)) < EQUAL
     assert error(together[3:], model.logits(drafting, store)) < EQUAL
