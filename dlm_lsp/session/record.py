@@ -78,7 +78,8 @@ class Record:
     def tuned(self) -> Tuned | None:
         """What local evidence says of the model; None without evidence, or if it is not wanted."""
         statistics = self._settings().statistics
-        if self._recorder is None or not (statistics.enabled and statistics.tune):
+        is_wanted = statistics.enabled and statistics.tune
+        if self._recorder is None or not is_wanted or self._host().is_bundled:
             return None
         model = self.model
         if self._until_tuned == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from dlm_lsp.statistics.rows import Known
 
@@ -31,7 +31,16 @@ class Figures:
 
     def to_object(self) -> dict[str, object]:
         """Returns the object that `--json` prints."""
-        return {name: _rounded(value) for name, value in asdict(self).items()}
+        return {
+            "shown": self.shown,
+            "accepted": self.accepted,
+            "partly": self.partly,
+            "typed": self.typed,
+            "dismissed": self.dismissed,
+            "keptShare": _rounded(self.kept_share),
+            "firstMs": _rounded(self.first_ms),
+            "answerMs": _rounded(self.answer_ms),
+        }
 
 
 def figures(rows: Sequence[Known]) -> Figures:
