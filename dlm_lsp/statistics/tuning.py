@@ -61,7 +61,7 @@ def tuned(latest: Sequence[Known], default: float) -> Tuned:
     judged = [one for one in latest[:LATEST] if one.fate in ("accepted", "partly", "dismissed")]
     found = Tuned(len(judged), default, "", 1.0)
     if len(judged) < SHOWN_MIN:
-        few = f"{len(judged)} suggestions are known here; from {SHOWN_MIN} on they count."
+        few = f"Suggestions known here: {len(judged)}; from {SHOWN_MIN} on they count."
         return replace(found, why=few, stretch_why=few)
     hurried = sum(map(_is_hurried, judged))
     least = wilson(hurried, len(judged))[0]
