@@ -9,10 +9,9 @@ away figures alone. Knows no engine and no LSP.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +24,8 @@ from dlm_lsp.statistics.rows import Change, Fate, Row
 
 KEPT_SECONDS = 30.0  # Accepted text is looked at after this time.
 _FOLLOWED = 4  # The latest suggestions of a document are followed, as reports may come late.
+
+_CELLS_MAX = 40_000  # Some 10 ms of the event loop.
 
 _TOKEN = re.compile(r"\w+|\s+|.", re.DOTALL)
 
@@ -64,6 +65,7 @@ class _Suggestion:
         regained: how many characters that stood before it have become its beginning.
         began: when it was shown first.
         first, last: the beginning and the end of what is accepted of `text`; equal if nothing is.
+        accepted: the characters that count as accepted.
         is_over: whether it is accepted whole, typed to its end or typed away.
     """
 
@@ -76,6 +78,7 @@ class _Suggestion:
     regained: int = 0
     first: int = 0
     last: int = 0
+    accepted: int = 0
     is_over: bool = False
     taken: _Taken | None = None
 
@@ -174,15 +177,27 @@ class Fates:
         suggestion.last = max(last, suggestion.last)
         # The text of another alternative stands in the place of the first one's.
         suggestion.text = suggestion.text[:offset] + offered.text
-        suggestion.is_over |= suggestion.last >= whole
+        self._take(suggestion, offered.lead)
+
+    def _take(self, suggestion: _Suggestion, lead: int = 0) -> None:
+        """Records that first..last of a suggestion's text is accepted, and follows it from now on.
+
+        Args:
+            lead: the characters of it that the popup menu would have written.
+        """
+        is_whole = suggestion.last >= len(suggestion.text)
+        suggestion.is_over |= is_whole
         text = suggestion.text[suggestion.first : suggestion.last]
-        accepted = max(0, len(text.replace("\r", "")) - offered.lead)
-        fate: Fate = "accepted" if suggestion.last >= whole else "partly"
+        suggestion.accepted = accepted = max(0, len(text.replace("\r", "")) - lead)
+        fate: Fate = "accepted" if is_whole else "partly"
         elapsed = self._since(suggestion)
         self._record(Change(id=suggestion.id, fate=fate, fate_ms=elapsed, accepted=accepted))
+        taken, document = suggestion.taken, self._documents.get(suggestion.uri)
+        if taken is not None and taken.is_found and taken.text == text:
+            return  # The report of what was seen already.
         _let_go(suggestion)
-        if accepted and (document := self._documents.get(suggestion.uri)) is not None:
-            timer = self._later(KEPT_SECONDS, lambda: self._look(suggestion, accepted))
+        if accepted and document is not None:
+            timer = self._later(KEPT_SECONDS, lambda: self._look(suggestion))
             suggestion.taken = _Taken(text, timer)
             _find(suggestion, document)
 
@@ -226,10 +241,17 @@ class Fates:
                     suggestion.regained += len(lost)
         if written is None or suggestion.is_over:
             return
+        typed = suggestion.typed
         reached, at = _reach(document.text, suggestion.origin, suggestion.text)
         suggestion.typed = reached
         left = document.text[at : suggestion.origin + written]
-        if reached == len(suggestion.text):
+        if reached == len(suggestion.text) and reached > typed + 1:
+            # All at once: no report may come, as not all clients run the command of an item.
+            if suggestion.first == suggestion.last:
+                suggestion.first = typed
+            suggestion.last = reached
+            self._take(suggestion)
+        elif reached == len(suggestion.text):
             self._end(suggestion, "typed")
         elif not closes(left, suggestion.text[reached:]):
             self._end(suggestion, "dismissed")
@@ -242,7 +264,7 @@ class Fates:
         if suggestion.first == suggestion.last:
             self._record(Change(id=suggestion.id, fate=fate, fate_ms=self._since(suggestion)))
 
-    def _look(self, suggestion: _Suggestion, accepted: int) -> None:
+    def _look(self, suggestion: _Suggestion) -> None:
         """Records how much of the accepted text is still there."""
         taken, document = suggestion.taken, self._documents.get(suggestion.uri)
         suggestion.taken = None
@@ -252,7 +274,7 @@ class Fates:
         end = min(taken.end, taken.start + 4 * len(taken.text) + 1000)
         now = document.text[taken.start : end].replace("\r", "")
         kept = kept_characters(taken.text.replace("\r", ""), now)
-        self._record(Change(id=suggestion.id, kept=min(kept, accepted)))
+        self._record(Change(id=suggestion.id, kept=min(kept, suggestion.accepted)))
 
     def _since(self, suggestion: _Suggestion) -> float:
         return round((self._clock() - suggestion.began) * 1000, 1)
@@ -260,12 +282,29 @@ class Fates:
 
 def kept_characters(accepted: str, now: str) -> int:
     """Returns how many characters of an accepted text are in what stands in its place now: those
-    of the words, signs and runs of spaces that both have in the same order."""
-    if accepted == now:
-        return len(accepted)
+    of the words, signs and runs of spaces that both have in the same order.
+
+    In long texts, of which much has changed, their order is not looked at.
+    """
     first, second = _TOKEN.findall(accepted), _TOKEN.findall(now)
-    blocks = difflib.SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
-    return sum(len(token) for one in blocks for token in first[one.a : one.a + one.size])
+    kept = 0
+    for _ in range(2):  # What both begin with, and then what both end with.
+        same = 0
+        while same < min(len(first), len(second)) and first[same] == second[same]:
+            kept += len(first[same])
+            same += 1
+        first, second = first[same:][::-1], second[same:][::-1]
+    if len(first) * len(second) > _CELLS_MAX:
+        common = Counter(first) & Counter(second)
+        return kept + sum(len(token) * count for token, count in common.items())
+    best = [0] * (len(second) + 1)  # The most characters of the beginnings of both.
+    for token in first:
+        row = [0]
+        for at, other in enumerate(second):
+            longer = best[at] + len(token) if token == other else 0
+            row.append(max(longer, best[at + 1], row[at]))
+        best = row
+    return kept + best[-1]
 
 
 def _stands(before: str, now: str, edit: Edit, origin: int) -> bool:

@@ -189,6 +189,26 @@ def test_accepted_and_kept(is_edit_first: bool) -> None:
     assert desk.known() == ("accepted", len(SUGGESTED), len(SUGGESTED))
 
 
+def test_a_client_that_reports_nothing_accepts_by_inserting_all_at_once() -> None:
+    desk = Desk()
+    desk.show()
+    desk.type("fi", at=4)
+    desk.edit((6, 6, SUGGESTED[2:]))
+    desk.time.advance(KEPT_SECONDS)
+    left = len(SUGGESTED) - 2
+    assert desk.known() == ("accepted", left, left)
+
+
+def test_a_late_report_of_what_was_changed_already_spoils_nothing() -> None:
+    desk = Desk()
+    offered = desk.show()
+    desk.edit((4, 4, SUGGESTED))
+    desk.edit((4, 9, "third"))
+    desk.fates.accepted(offered, None)
+    desk.time.advance(KEPT_SECONDS)
+    assert desk.known() == ("accepted", len(SUGGESTED), len(" + second"))
+
+
 def test_what_is_changed_within_that_time_is_not_kept() -> None:
     desk = Desk()
     offered = desk.show()
@@ -383,10 +403,17 @@ def test_whatever_is_typed_the_figures_make_sense(drawn: list[tuple[str, str, in
         assert fate in ("unknown", "accepted", "partly", "typed", "dismissed")
 
 
+def test_long_texts_of_which_much_has_changed_are_compared_soon() -> None:
+    one = " ".join(f"word{number}" for number in range(3000))
+    other = " ".join(f"word{number}" for number in range(2999, -1, -1))
+    assert kept_characters(one, other) == len(one)
+
+
 @given(words, words, words)
 def test_kept_characters_are_no_more_than_either_text_has(one: str, two: str, other: str) -> None:
     kept = kept_characters(one + two, one + other)
     assert 0 <= kept <= min(len(one + two), len(one + other))
     assert kept_characters(one, one) == len(one)
     assert kept_characters(one, "") == 0
+    assert kept_characters(f"q{one}q", f"{one}") <= len(one)
     assert kept_characters(f"{one} x", f"{one} x{other}"[: len(one)]) <= len(one)
