@@ -17,7 +17,7 @@ from dlm_lsp.session import fates, request_log
 from dlm_lsp.statistics.file import read
 from dlm_lsp.statistics.rows import Known
 from tests.dlm_lsp.campaign.wires import InProcess
-from tests.dlm_lsp.lsp_client import INVOKED, URI, LspClient, LspError
+from tests.dlm_lsp.lsp_client import INVOKED, URI, LspClient, LspError, started
 from tests.dlm_lsp.scripted_host import ScriptedHost
 
 SECRET = "Xyzzy7PlughSecret"
@@ -291,6 +291,31 @@ async def test_a_superseded_request_is_told_as_such(
     assert await editor.answer(asking) is None
     outcomes = [one["outcome"] for one in (await run(editor, "dlm.requests"))["requests"]]
     assert sorted(outcomes) == ["shown", "superseded"]
+
+
+async def test_it_is_told_where_an_answer_comes_from(
+    editor: LspClient, scripted: ScriptedHost
+) -> None:
+    await editor.greet(scripted.url, drafts=True, delay=0, followUp=True)
+    _, job = await started(editor, scripted, workDoneToken="one")
+    job.draft("a", " + b░")
+    await editor.seen("dlm/draft")
+    editor.insert(URI, 2, 1, 11, "a +")
+    second = editor.ask_inline(URI, 1, 14, workDoneToken="two")
+    await editor.seen("dlm/draft", lambda draft: draft["token"] == "two")
+    job.finish("a + b")
+    assert await editor.answer(second)
+    follow_up = await scripted.job()
+    editor.insert(URI, 3, 1, 14, " b")
+    third = editor.ask_inline(URI, 1, 16)
+    await editor.round_trip()
+    follow_up.start()
+    follow_up.finish(" * 2")
+    assert await editor.answer(third)
+    assert await editor.inline(URI, 1, 16)
+    requests = (await run(editor, "dlm.requests"))["requests"]
+    assert [one["source"] for one in requests] == ["cache", "ahead", "taken over", "engine"]
+    assert [one["outcome"] for one in requests] == ["shown", "shown", "shown", "superseded"]
 
 
 @pytest.mark.parametrize("limit", [0, REQUESTS_MAX + 1, "3", True, 1.5, None])

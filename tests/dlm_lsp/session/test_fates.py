@@ -140,6 +140,16 @@ def test_removing_and_typing_again_counts_it_once() -> None:
     assert desk.known() == ("accepted", len(SUGGESTED) - 1, None)
 
 
+def test_an_offer_from_before_its_beginning_was_removed_is_accepted_at_its_place() -> None:
+    desk = Desk()
+    offered = desk.show()
+    desk.edit((3, 4, ""))
+    desk.edit((3, 3, " first"))
+    desk.fates.accepted(offered, 5)
+    desk.time.advance(KEPT_SECONDS)
+    assert desk.known() == ("partly", 5, 5)
+
+
 def test_brackets_that_the_editor_closes_are_no_deviation() -> None:
     for edits in ([(4, 4, "f"), (5, 5, "()")], [(4, 4, "f"), (5, 5, "("), (6, 6, ")")]):
         desk = Desk()
@@ -317,6 +327,12 @@ def test_line_ends_are_the_editors() -> None:
     desk.fates.accepted(offered, None)
     desk.time.advance(KEPT_SECONDS)
     assert desk.known() == ("accepted", 7, 7)
+    desk = Desk("if a:\r\n    \n")
+    offered = desk.show("b\r\n    c", at=11)
+    desk.edit((11, 11, "b\n    c"))
+    desk.fates.accepted(offered, None)
+    desk.time.advance(KEPT_SECONDS)
+    assert desk.known() == ("accepted", 7, 7)
     desk = Desk("if a:\n    \n")
     offered = desk.show("b\n    c", at=10)
     desk.edit((10, 10, "b\r\n    c"))
@@ -350,10 +366,9 @@ def test_a_closed_document_is_followed_no_longer() -> None:
 def test_many_accepted_ones_are_each_looked_at() -> None:
     desk = Desk("")
     for number in range(10):
-        text = f"line{number}\n"
-        at = len(desk.document.text)
-        offered = desk.show(text, at=at)
-        desk.edit((at, at, text))
+        text = f"line{number}\n"  # At the top, so that it moves those that were accepted before.
+        offered = desk.show(text, at=0)
+        desk.edit((0, 0, text))
         desk.fates.accepted(offered, None)
         desk.time.advance(1)
     desk.time.advance(KEPT_SECONDS)
