@@ -124,8 +124,8 @@ class Record:
             automatic=slot.ask.automatic,
             lines=_num_lines(text),
             characters=len(text),
-            probability=probability(text, logprobs),
-            line_probability=probability(first_line(text), logprobs),
+            probability=_rounded(probability(text, logprobs)),
+            line_probability=_rounded(probability(first_line(text), logprobs)),
             first_ms=slot.first_ms or 0.0,
             answer_ms=slot.elapsed_ms(),
             source=slot.source,
@@ -198,6 +198,10 @@ def recorded_name(host: HostSettings) -> str:
     if plain_word(name) == name:
         return name
     return f"own-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _num_lines(text: str) -> int:
