@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.text import Text
 
 import dlm_lsp
-from dlm_lsp.cli import stats
 from dlm_lsp.cli.place import PlaceError, open_place, to_place
 from dlm_lsp.client.answers import Health
 from dlm_lsp.client.errors import HostError
@@ -42,7 +41,6 @@ from dlm_lsp.settings.schema import (
     LoadedSettings,
     load_settings,
 )
-from dlm_lsp.statistics.file import StatisticsError, read
 from dlm_lsp.statistics.recorder import default_path
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
@@ -385,8 +383,13 @@ def _add_statistics(report: DoctorReport, loaded: LoadedSettings) -> None:
     """Adds where statistics lie, and what they say of the model in use."""
     path, settings = default_path(), loaded.settings.statistics
     try:
-        rows = read(path)
-    except StatisticsError as error:
+        from dlm_lsp.cli import stats
+    except ImportError as error:  # Some builds of Python have no sqlite3.
+        report.sections["statistics"] = [Fact("file", "none", f"{error}")]
+        return
+    try:
+        rows = stats.read(path)
+    except stats.StatisticsError as error:
         report.problems.append(f"{error} `dlm-lsp stats --delete` removes it.")
         rows = []
     state = "recorded while you type" if settings.enabled else "statistics.enabled is false"

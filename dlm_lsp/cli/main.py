@@ -424,7 +424,10 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
 
 def _run_stats(options: argparse.Namespace) -> int:
-    from dlm_lsp.cli.stats import run
+    try:
+        from dlm_lsp.cli.stats import run
+    except ImportError as error:  # Some builds of Python have no sqlite3.
+        raise ConfigError(f"There are no statistics: {error}.", param="python") from None
 
     return run(options.days, options.json, options.delete, options.yes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,6 +178,21 @@ def test_the_file_is_removed_only_if_that_is_confirmed(
     }
     assert list(path.parent.iterdir()) == []
     assert "There is no" in shown(capsys, "--delete")
+
+
+def test_a_python_without_sqlite_has_no_statistics_and_all_else(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dlm_lsp.cli.stats", "dlm_lsp.statistics.file"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr("dlm_lsp.cli.stats", raising=False)
+    monkeypatch.setitem(sys.modules, "sqlite3", None)
+    assert main(["stats"]) == 2
+    assert "There are no statistics" in capsys.readouterr().err
+    report = DoctorReport()
+    _add_statistics(report, load_settings({}))
+    assert report.sections["statistics"][0].value == "none"
+    assert report.problems == []
 
 
 def test_a_damaged_file_is_named_with_its_remedy(
