@@ -25,6 +25,7 @@ from dlm_lsp.statistics.rows import Change, Fate, Row
 KEPT_SECONDS = 30.0  # Accepted text is looked at after this time.
 _FOLLOWED = 4  # The latest suggestions of a document are followed, as reports may come late.
 
+_AT_ONCE = 5  # So many characters at once are inserted and not typed, even by a fast hand.
 _CELLS_MAX = 40_000  # Some 10 ms of the event loop.
 
 _TOKEN = re.compile(r"\w+|\s+|.", re.DOTALL)
@@ -62,6 +63,7 @@ class _Suggestion:
     Attributes:
         origin: the offset in the document where `text` begins.
         typed: the characters of `text` that stand there already.
+        before: how many of them stood there before the last edit of it.
         regained: how many characters that stood before it have become its beginning.
         began: when it was shown first.
         first, last: the beginning and the end of what is accepted of `text`; equal if nothing is.
@@ -75,6 +77,7 @@ class _Suggestion:
     text: str
     typed: int
     began: float
+    before: int = 0
     regained: int = 0
     first: int = 0
     last: int = 0
@@ -135,7 +138,9 @@ class Fates:
         if current is None or offset is None:
             if current is not None:
                 self._end(current, "dismissed")
-            typed = _reach(document.text, first.start, first.text)[0]
+            # Of a popup menu's entry the user may have typed a part.
+            end = first.end if lead else first.start
+            typed = _reach(document.text, first.start, first.text, end)[0]
             current = _Suggestion(row.id, uri, first.start, first.text, typed, self._clock())
             accepted = [one for one in followed[:-_FOLLOWED] if one.taken is not None]
             followed[:] = [*accepted, *followed[-_FOLLOWED:], current]
@@ -173,11 +178,16 @@ class Fates:
         whole = offset + len(offered.text)
         last = whole if length is None else min(whole, offset + offered.lead + length)
         is_first = suggestion.first == suggestion.last
-        suggestion.first = offset if is_first else min(offset, suggestion.first)
+        # What was typed before is not accepted, although clients count it as a part of the offer.
+        # The edit comes before the report or after it.
+        typed = suggestion.before if suggestion.typed >= last else suggestion.typed
+        begins = max(offset, typed) if typed < last else offset
+        suggestion.first = begins if is_first else min(begins, suggestion.first)
         suggestion.last = max(last, suggestion.last)
         # The text of another alternative stands in the place of the first one's.
         suggestion.text = suggestion.text[:offset] + offered.text
-        self._take(suggestion, offered.lead)
+        lead = min(offered.lead, max(0, offset + offered.lead - suggestion.first))
+        self._take(suggestion, lead)
 
     def _take(self, suggestion: _Suggestion, lead: int = 0) -> None:
         """Records that first..last of a suggestion's text is accepted, and follows it from now on.
@@ -242,11 +252,12 @@ class Fates:
         if written is None or suggestion.is_over:
             return
         typed = suggestion.typed
-        reached, at = _reach(document.text, suggestion.origin, suggestion.text)
-        suggestion.typed = reached
-        left = document.text[at : suggestion.origin + written]
-        if reached == len(suggestion.text) and reached > typed + 1:
-            # All at once: no report may come, as not all clients run the command of an item.
+        end = suggestion.origin + written  # What follows may begin like the rest by chance.
+        reached, at = _reach(document.text, suggestion.origin, suggestion.text, end)
+        suggestion.before, suggestion.typed = typed, reached
+        left = document.text[at:end]
+        if reached == len(suggestion.text) and reached >= typed + _AT_ONCE:
+            # No report may come, as not all clients run the command of an item.
             if suggestion.first == suggestion.last:
                 suggestion.first = typed
             suggestion.last = reached
@@ -326,18 +337,19 @@ def _continued(current: _Suggestion, document: Document, offer: Offer) -> int | 
     return offset
 
 
-def _reach(text: str, start: int, wanted: str) -> tuple[int, int]:
-    """Returns how many characters of `wanted` stand at an offset, and where they end; a carriage
-    return counts as nothing, because editors write line ends in their own way."""
-    if text.startswith(wanted, start):
+def _reach(text: str, start: int, wanted: str, end: int | None = None) -> tuple[int, int]:
+    """Returns how many characters of `wanted` stand in a text from `start` on, and where they end;
+    a carriage return counts as nothing, because editors write line ends in their own way."""
+    end = len(text) if end is None else min(end, len(text))
+    if text.startswith(wanted, start, end):
         return len(wanted), start + len(wanted)
     read, at = 0, start
     while read < len(wanted):
-        if at < len(text) and text[at] == wanted[read]:
+        if at < end and text[at] == wanted[read]:
             read, at = read + 1, at + 1
         elif wanted[read] == "\r":
             read += 1
-        elif at < len(text) and text[at] == "\r":
+        elif at < end and text[at] == "\r":
             at += 1
         else:
             break

@@ -209,6 +209,44 @@ def test_a_client_that_reports_nothing_accepts_by_inserting_all_at_once() -> Non
     assert desk.known() == ("accepted", left, left)
 
 
+def test_what_was_typed_before_is_not_accepted() -> None:
+    """Although a client counts it as a part of the offer that is there by now."""
+    desk = Desk()
+    offered = desk.show()
+    desk.edit((4, 4, "fi"))
+    desk.edit((6, 6, "rst"))
+    desk.edit((9, 9, " +"))
+    desk.edit((10, 11, ""))
+    desk.edit((10, 10, "+ second"))
+    desk.fates.accepted(offered, len(SUGGESTED))
+    desk.time.advance(KEPT_SECONDS)
+    assert desk.known() == ("accepted", len("+ second"), len("+ second"))
+
+
+def test_what_follows_by_chance_was_not_typed() -> None:
+    desk = Desk("x = first\n")
+    offered = desk.show("first + ", at=4)
+    assert desk.known() == ("unknown", 0, None)
+    desk.type("fir", at=4)
+    desk.edit((7, 7, "st + "))
+    desk.fates.accepted(offered, None)
+    desk.time.advance(KEPT_SECONDS)
+    assert desk.known() == ("accepted", 5, 5)
+    desk = Desk("x = f()\n")
+    desk.show("a)", at=6, end=7)
+    desk.type("a", at=6)
+    assert desk.known() == ("unknown", 0, None)
+
+
+def test_a_short_rest_that_comes_at_once_was_typed() -> None:
+    """Some editors send several keys in one message."""
+    desk = Desk()
+    desk.show("f(ab)")
+    desk.edit((4, 4, "f("))
+    desk.edit((6, 6, "ab)"))
+    assert desk.known() == ("typed", 0, None)
+
+
 def test_a_late_report_of_what_was_changed_already_spoils_nothing() -> None:
     desk = Desk()
     offered = desk.show()
