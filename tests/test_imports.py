@@ -109,6 +109,9 @@ RULES = {
     "a session knows no LSP": Rule(
         ("dlm_lsp.session",), ("dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.host", "dlm_lsp.evaluation")
     ),
+    "statistics are figures alone": Rule(
+        ("dlm_lsp.statistics",), PACKAGES, ("dlm_lsp.statistics",)
+    ),
     "the client knows no session": Rule(
         ("dlm_lsp.client", "dlm_lsp.settings"),
         ("dlm_lsp.session", "dlm_lsp.lsp", "dlm_lsp.cli", "dlm_lsp.host", "dlm_lsp.evaluation"),

@@ -177,6 +177,7 @@ async def _run(console: Console, script: DemoScript, settings: dict[str, object]
     text, places = script.open()
     # It shows what the model writes, sure or not.
     settings = {"mode": script.mode, "silence": {"confidence": 0}, **settings}
+    settings["statistics"] = {"enabled": False}  # Nobody decides here what is accepted.
     heard, buffer = Conversation(), Buffer(script, text)
     editor = LspClient(heard.hear)
     try:

@@ -33,6 +33,7 @@ from dlm_lsp.host.dry_run import DryRun, OnnxDryRun, dry_run
 from dlm_lsp.host.modes import auto_body, times_body
 from dlm_lsp.postprocess.syntax import installed_languages
 from dlm_lsp.session.gate import why_not
+from dlm_lsp.session.record import recorded_name
 from dlm_lsp.settings.files import project_file, user_file
 from dlm_lsp.settings.schema import (
     CLIENT,
@@ -40,6 +41,7 @@ from dlm_lsp.settings.schema import (
     LoadedSettings,
     load_settings,
 )
+from dlm_lsp.statistics.recorder import default_path
 from dlm_lsp.store.choice import choose
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.store.folder import Store
@@ -125,6 +127,7 @@ async def examine(place: str | None, client_settings: Mapping[str, object]) -> D
     loaded = load_settings(client_settings, (found,) if found else (), user_file())
     await _add_engine(report, loaded)
     _add_settings(report, loaded, found)
+    _add_statistics(report, loaded)
     if place is not None:
         _add_place(report, place, loaded)
     return report
@@ -374,6 +377,32 @@ def _add_settings(report: DoctorReport, loaded: LoadedSettings, found: Path | No
         Fact(name, str(path or "none"), "read" if path and os.path.isfile(path) else "not there")
         for name, path in files
     ]
+
+
+def _add_statistics(report: DoctorReport, loaded: LoadedSettings) -> None:
+    """Adds where statistics lie, and what they say of the model in use."""
+    path, settings = default_path(), loaded.settings.statistics
+    try:
+        from dlm_lsp.cli import stats
+    except ImportError as error:  # Some builds of Python have no sqlite3.
+        report.sections["statistics"] = [Fact("file", "none", f"{error}")]
+        return
+    try:
+        rows = stats.read(path)
+    except stats.StatisticsError as error:
+        report.problems.append(f"{error} `dlm-lsp stats --delete` removes it.")
+        rows = []
+    state = "recorded while you type" if settings.enabled else "statistics.enabled is false"
+    facts = [Fact("file", str(path), f"{len(rows)} suggestions; {state}")]
+    found = stats.tunings(rows).get(recorded_name(to_host_settings(loaded.settings)))
+    if not (settings.enabled and settings.tune):
+        facts.append(Fact("tuned", "nothing", "statistics.enabled or statistics.tune is false"))
+    elif found is None:
+        facts.append(Fact("tuned", "nothing", "nothing is recorded of this model"))
+    else:
+        facts.append(Fact("confidence", f"{found.confidence:g}", found.why))
+        facts.append(Fact("delay", f"{found.stretch:g} times", found.stretch_why))
+    report.sections["statistics"] = facts
 
 
 def _origin(origin: str) -> str:

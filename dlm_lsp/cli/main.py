@@ -54,6 +54,13 @@ examples:
   dlm-lsp doctor app.py:12:5      why is there no suggestion at this place?
   dlm-lsp doctor --json           the same for programs
 """
+_STATS_EXAMPLES = """\
+examples:
+  dlm-lsp stats --days 7          what became of the suggestions of a week
+  dlm-lsp stats --delete          forget all of it
+
+The language server records figures alone, on this machine (statistics.enabled, statistics.tune).
+"""
 _VERIFY_EXAMPLES = """\
 examples:
   dlm-lsp verify                          the configured checkpoint, or the bundled one
@@ -135,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_complete(commands)
     _add_model(commands)
     _add_doctor(commands)
+    _add_stats(commands)
     _add_verify(commands)
     _add_eval(commands)
     _add_serve(commands)
@@ -233,6 +241,15 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--json", action="store_true", help="one JSON object")
     _add_engine_options(parser)
     parser.set_defaults(run=_run_doctor)
+
+
+def _add_stats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(commands, "stats", "what became of the suggestions here", _STATS_EXAMPLES)
+    parser.add_argument("--days", type=_count, metavar="N", help="of the last N days (all)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--delete", action="store_true", help="remove the file instead")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.set_defaults(run=_run_stats)
 
 
 def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -404,6 +421,15 @@ def _run_doctor(options: argparse.Namespace) -> int:
     from dlm_lsp.cli.doctor import run
 
     return run(options.place, _client_settings(options), options.json)
+
+
+def _run_stats(options: argparse.Namespace) -> int:
+    try:
+        from dlm_lsp.cli.stats import run
+    except ImportError as error:  # Some builds of Python have no sqlite3.
+        raise ConfigError(f"There are no statistics: {error}.", param="python") from None
+
+    return run(options.days, options.json, options.delete, options.yes)
 
 
 def _run_verify(options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ACCEPTED_KINDS = ("full", "word", "line", "partial")
 TOKENS_MAX = 4096
 SNOOZE_MINUTES_MAX = 24 * 60
+REQUESTS_MAX = 50  # As many as `session/request_log.py` keeps.
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -42,6 +43,7 @@ class Commands:
             convert.REFINE: self._refine,
             "dlm.cancel": self._cancel,
             "dlm.pullModel": self._pull_model,
+            "dlm.requests": self._requests,
             "dlm.setMode": self._set_mode,
             "dlm.restart": self._restart,
             "dlm.snooze": self._snooze,
@@ -117,6 +119,13 @@ class Commands:
 
     async def _stats(self, _: Fields, __: Token) -> object:
         return self._server.session.stats()
+
+    async def _requests(self, fields: Fields, _: Token) -> object:
+        limit = fields.get("limit", REQUESTS_MAX)
+        is_number = isinstance(limit, int) and not isinstance(limit, bool)
+        if not is_number or not 1 <= limit <= REQUESTS_MAX:
+            raise _wrong("dlm.requests", "limit", f"1 to {REQUESTS_MAX}, or left out")
+        return {"requests": self._server.session.record.requests.to_objects(limit)}
 
     async def _fill(self, fields: Fields, token: Token) -> object:
         """Fills the hole at a position.

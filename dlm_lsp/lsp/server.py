@@ -115,6 +115,7 @@ class Server(LanguageServer):
         from dlm_lsp.session.engine_link import EngineLink
         from dlm_lsp.session.session import Session
         from dlm_lsp.settings.files import user_file
+        from dlm_lsp.statistics.recorder import Recorder, default_path
 
         return Session(
             self,
@@ -124,6 +125,7 @@ class Server(LanguageServer):
             self._folders,
             user_file(),
             are_settings_known=self._has_settings.is_set,
+            recorder=Recorder(default_path()),
         )
 
     @property
@@ -320,6 +322,7 @@ class Server(LanguageServer):
         def make() -> list[types.InlineCompletionItem] | None:
             if answer is None or not self.session.stands(ask, answer):
                 return None
+            self.session.record.shown(answer)
             return convert.to_inline_items(answer, self.dialect)
 
         return Late(make)
@@ -352,6 +355,7 @@ class Server(LanguageServer):
         def make() -> types.CompletionList:
             items: list[types.CompletionItem] = []
             if answer is not None and self.session.stands(ask, answer):
+                self.session.record.shown(answer)
                 offers = answer.offers[:1]
                 items = [convert.to_completion_item(answer, one, self.dialect) for one in offers]
             return types.CompletionList(is_incomplete=True, items=items)

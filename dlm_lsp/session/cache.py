@@ -9,8 +9,9 @@ and no LSP.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from dlm_lsp.client.messages import UsageBody
 from dlm_lsp.session.confidence import after
 from engine.api import LogProbs
 
@@ -31,6 +32,7 @@ class Completion:
         replaced: the number of code points of the suffix that the insertion replaces.
         logprobs: the tokens of `text`, as far as the model wrote it; empty if unknown.
         is_unsure: whether it is empty because the model was not sure enough of its text.
+        mode, usage: the mode and the figures of the run that wrote it; "" and None if unknown.
     """
 
     prefix: str
@@ -39,6 +41,8 @@ class Completion:
     replaced: int = 0
     logprobs: LogProbs = ()
     is_unsure: bool = False
+    mode: str = field(default="", compare=False)
+    usage: UsageBody | None = field(default=None, compare=False)
 
 
 def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | None:
@@ -57,15 +61,15 @@ def remainder(completion: Completion, prefix: str, suffix: str) -> Completion | 
     closed = len(suffix) - len(completion.suffix)
     if not (0 <= closed <= CLOSERS_MAX and suffix.endswith(completion.suffix)):
         return None
-    if closed and not (typed and _closes(suffix[:closed], rest)):
+    if closed and not (typed and closes(suffix[:closed], rest)):
         return None
-    return Completion(
-        prefix,
-        suffix,
-        rest,
-        completion.replaced + closed,
-        after(completion.logprobs, len(typed)),
-        completion.is_unsure,
+    return replace(
+        completion,
+        prefix=prefix,
+        suffix=suffix,
+        text=rest,
+        replaced=completion.replaced + closed,
+        logprobs=after(completion.logprobs, len(typed)),
     )
 
 
@@ -85,10 +89,12 @@ def regained(completion: Completion, prefix: str, suffix: str) -> Completion | N
         return None
     if not removed.strip() and not prefix.rpartition("\n")[2].strip():
         return None
-    return Completion(prefix, suffix, removed + completion.text, completion.replaced)
+    # The probabilities of what was removed are not known any more.
+    text = removed + completion.text
+    return replace(completion, prefix=prefix, suffix=suffix, text=text, logprobs=())
 
 
-def _closes(closers: str, rest: str) -> bool:
+def closes(closers: str, rest: str) -> bool:
     """Returns whether all `closers` are closing characters that `rest` contains in this order."""
     characters = iter(rest)
     return all(closer in CLOSERS and closer in characters for closer in closers)

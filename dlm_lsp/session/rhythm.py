@@ -30,11 +30,12 @@ class Rhythm:
             self._intervals.append(now - self._last)
         self._last = now
 
-    def seconds(self, milliseconds: int | None, now: float) -> float:
+    def seconds(self, milliseconds: int | None, now: float, stretch: float = 1.0) -> float:
         """Returns how long a request of now waits.
 
         Args:
             milliseconds: the user's own delay after the last edit; None adapts it.
+            stretch: a factor, from 1, by which the adapted delay is longer.
         """
         if self._last is None:
             return 0.0
@@ -43,11 +44,11 @@ class Rhythm:
         elif len(self._intervals) < _INTERVALS:
             return 0.0  # Too little is known of the user.
         else:
-            wanted = min(SECONDS_MAX, _SHARE * median(self._intervals))
+            wanted = min(SECONDS_MAX, _SHARE * stretch * median(self._intervals))
         return max(0.0, wanted - (now - self._last))
 
-    async def wait(self, milliseconds: int | None, now: float) -> None:
+    async def wait(self, milliseconds: int | None, now: float, stretch: float = 1.0) -> None:
         """Waits as `seconds` says. A newer request ends the wait by cancelling it."""
-        seconds = self.seconds(milliseconds, now)
+        seconds = self.seconds(milliseconds, now, stretch)
         if seconds > 0:
             await asyncio.sleep(seconds)

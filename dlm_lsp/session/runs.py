@@ -247,6 +247,7 @@ class EngineRuns:
         if slot.ask.token is None or not self._settings_of(slot.ask.uri).drafts:
             return
         slot.sequence += 1
+        slot.text_came()
         end = place.last
         if state.replaced:
             end = place.snapshot.position_at(place.end + state.replaced, self._encoding)
@@ -267,4 +268,13 @@ class EngineRuns:
 def _completion(prefix: str, suffix: str, state: Suggestion) -> Completion:
     """Returns the completion of a final state at a place."""
     is_unsure = state.finish_reason == UNSURE
-    return Completion(prefix, suffix, state.committed, state.replaced, state.logprobs, is_unsure)
+    return Completion(
+        prefix=prefix,
+        suffix=suffix,
+        text=state.committed,
+        replaced=state.replaced,
+        logprobs=state.logprobs,
+        is_unsure=is_unsure,
+        mode=state.mode,
+        usage=state.usage,
+    )

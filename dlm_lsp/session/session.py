@@ -26,13 +26,14 @@ from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.gate import Gate
 from dlm_lsp.session.offers import Offers
 from dlm_lsp.session.place import CompletionPlace, place_of, standing
+from dlm_lsp.session.record import Record, Recorder
 from dlm_lsp.session.refine import UNCHANGED, why_not_refined
 from dlm_lsp.session.related import RelatedDocuments
 from dlm_lsp.session.requests import Answer, Ask, Editor, Offer, RefineAsk
 from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
-from dlm_lsp.session.sureness import UNSURE, threshold
+from dlm_lsp.session.sureness import UNSURE
 from dlm_lsp.session.switches import SwitchBoard
 from dlm_lsp.settings.schema import Settings
 from engine.api import AskedMode
@@ -50,6 +51,7 @@ class Session:
         rest_seconds: how long the cursor rests before the engine works ahead.
         are_settings_known: whether what the editor's settings silence is known by now; until then
             nothing is done ahead.
+        recorder: writes statistics, if the settings allow it; None writes none.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Session:
         user_file: Path | None = None,
         rest_seconds: float = REST_SECONDS,
         are_settings_known: Callable[[], bool] = lambda: True,
+        recorder: Recorder | None = None,
     ) -> None:
         self._editor = editor
         self._encoding = encoding
@@ -97,6 +100,7 @@ class Session:
         self._rhythm = Rhythm()
         self.switches = SwitchBoard(self._gate, link, self._settings_changed, self._forget)
         self._host = to_host_settings(self.settings)
+        self.record = Record(recorder, lambda: self.settings, lambda: self._host)
         # Whether the checkpoint may have left the store, or other settings mean another one.
         self._may_be_gone = False
 
@@ -118,6 +122,7 @@ class Session:
         elif slot is not None and slot.generation is not None:
             slot.generation.edits.extend(edits)
         self._ahead.edited(document, edits)
+        self.record.edited(document, edits)
         # An editor that never asks for suggestions is not prepared for.
         if edits and self.documents.marks(uri) is not None:
             self._ahead.rest(document, edits[-1].start + edits[-1].inserted)
@@ -207,6 +212,7 @@ class Session:
         self.switches.close()
         self._forget_all()
         self._ahead.drop()
+        await self.record.close()
         await self._link.close()
 
     async def complete(self, ask: Ask) -> Answer | None:
@@ -280,7 +286,8 @@ class Session:
                 return None
             return await work(slot, document, previous)
         except asyncio.CancelledError:
-            self._counts["superseded" if slot.is_superseded else "cancelled"] += 1
+            slot.outcome = "superseded" if slot.is_superseded else "cancelled"
+            self._counts[slot.outcome] += 1
             if slot.is_superseded and task.uncancel() == 0:
                 return None
             raise
@@ -288,6 +295,7 @@ class Session:
             self._counts["failed"] += 1
             self._link.failed(error)
             self._may_be_gone = error.code == "load_failed"
+            slot.outcome = error.message
             if document is None or self.documents.get(ask.uri) is not document:
                 return None
             return Answer(document, reason=error.message)
@@ -295,6 +303,7 @@ class Session:
             if slot.generation is not None:
                 slot.generation.cancel()
             self._slots.leave(slot)
+            self.record.ended(slot, document)
             if not self._slots and self._link.current.state == "busy":
                 self._link.tell(replace(self._link.current, state="ready"))
 
@@ -324,6 +333,7 @@ class Session:
         is_known = offer_id in self._offers
         if is_known:
             self._counts[f"accepted_{kind}"] += 1
+            self.record.accepted(offer_id, kind, length)
             if kind == "full" or length is not None:
                 self._counts["accepted_characters"] += self._offers.accept(offer_id, length)
         return is_known
@@ -341,6 +351,7 @@ class Session:
     def _forget(self, uri: str) -> None:
         """Drops a document's cached completions and supersedes its request in flight."""
         self._cache.clear(uri)
+        self.record.forget(uri)
         self._ahead.drop()
         if (slot := self._slots.get(uri)) is not None:
             slot.supersede()
@@ -373,11 +384,14 @@ class Session:
             shown = self._cache.find(ask.uri, place.prefix, place.suffix)
             if shown is not None:
                 self._counts["from_cache"] += 1
+                slot.source = "cache"
                 return self._answer_with(slot, place, [shown])
-            slot.generation = slot.generation or self._ahead.take(ask.uri, place)
+            if slot.generation is None and (run := self._ahead.take(ask.uri, place)) is not None:
+                slot.generation, slot.source = run, "ahead"
         self._ahead.drop()
         if ask.automatic and slot.generation is None:
-            await self._rhythm.wait(self._gate.settings_of(ask.uri).delay, time.perf_counter())
+            delay = self._gate.settings_of(ask.uri).delay
+            await self._rhythm.wait(delay, time.perf_counter(), self.record.stretch)
         if self._may_be_gone:
             self._may_be_gone, self._host = False, to_host_settings(self.settings)
         await self.start()
@@ -386,6 +400,8 @@ class Session:
         first, is_taken_over = await self._runs.first(slot, place)
         if is_taken_over:
             self._counts["taken_over"] += 1
+        else:
+            slot.source = "engine"
         completions = [first]
         if self.documents.get(ask.uri) is place.snapshot:
             completions += await self._runs.further(slot, place)
@@ -428,6 +444,8 @@ class Session:
             self._counts["unsure"] += 1
         elif reason is None:
             reason = "The model has nothing to add here."
+        slot.answered = completions[0] if completions else None
+        self.record.offered(slot, document, tuple(offers.values()), len(place.lead))
         self._answered(slot, reason)
         return Answer(document, tuple(offers.values()), reason)
 
@@ -439,8 +457,7 @@ class Session:
         """Returns how probable what is shown must be."""
         if not ask.automatic:
             return 0.0
-        setting = self._gate.settings_of(ask.uri).silence.confidence
-        return threshold(setting, self._host.is_bundled)
+        return self.record.least(self._gate.settings_of(ask.uri).silence.confidence)
 
     def _offer(self, place: CompletionPlace, shift: int, completion: Completion) -> Offer:
         self._counts["offers"] += 1
@@ -450,10 +467,10 @@ class Session:
 
     def _answered(self, slot: RequestSlot, reason: str | None) -> None:
         """Logs and reports how a request ended; `reason` is None if it showed something."""
-        milliseconds = round((time.perf_counter() - slot.began) * 1000, 1)
+        milliseconds, slot.outcome = slot.elapsed_ms(), reason or "shown"
         latest = self._runs.latest
         usage = latest.usage if latest is not None else None
-        logger.info("%s: %.0f ms, %s", slot.ask.uri, milliseconds, reason or "shown")
+        logger.info("%s: %.0f ms, %s", slot.ask.uri, milliseconds, slot.outcome)
         self._link.tell(
             replace(
                 self._link.current,

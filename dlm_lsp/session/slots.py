@@ -6,11 +6,18 @@ A newer request for a document supersedes the older one. Does not know how reque
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
+from typing import Literal
 
+from dlm_lsp.session.cache import Completion
 from dlm_lsp.session.generation import Generation
 from dlm_lsp.session.place import CompletionPlace
-from dlm_lsp.session.requests import Ask
+from dlm_lsp.session.requests import Ask, Offer
+
+# Where an answer came from: a run of its own, text that was there, a run that was begun ahead, or
+# the run of the request before.
+Source = Literal["engine", "cache", "ahead", "taken over"]
 
 
 @dataclass(slots=True)
@@ -22,6 +29,11 @@ class RequestSlot:
         generation: the engine's run that answers the request, None before it has begun.
         sequence: the sequence number of the latest draft that was shown.
         ends_with_edit: whether any edit of the document makes the request useless.
+        source: where the answer comes from.
+        first_ms: the milliseconds until its first text was sent; None before.
+        outcome: "shown", or why nothing was shown; None before.
+        answered: what is left of the run's first completion; None without one.
+        offers: the answer.
     """
 
     ask: Ask
@@ -31,6 +43,20 @@ class RequestSlot:
     is_superseded: bool = False
     sequence: int = 0
     ends_with_edit: bool = False
+    source: Source = "engine"
+    first_ms: float | None = None
+    outcome: str | None = None
+    answered: Completion | None = None
+    offers: tuple[Offer, ...] = ()
+
+    def text_came(self) -> None:
+        """Notes that text of the answer is sent; the first time counts."""
+        if self.first_ms is None:
+            self.first_ms = self.elapsed_ms()
+
+    def elapsed_ms(self) -> float:
+        """Returns the milliseconds since the request arrived."""
+        return round((time.perf_counter() - self.began) * 1000, 1)
 
     def supersede(self) -> None:
         """Makes the request answer at once that it is out of date."""
@@ -47,6 +73,7 @@ class RequestSlot:
             and generation.can_serve(place.prefix, place.suffix)
         ):
             self.generation, previous.generation = generation, None
+            self.source = "taken over"
 
 
 class RequestSlots:

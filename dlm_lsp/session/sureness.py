@@ -21,22 +21,43 @@ AUTO = 0.4  # The least probability of what is shown with "auto".
 _LINE_END = re.compile(r"(?<=\S)[ \t]*(\r\n|\r|\n)")
 
 
-def threshold(setting: float | Literal["auto"], is_bundled: bool) -> float:
+def threshold(
+    setting: float | Literal["auto"], is_bundled: bool, tuned: float | None = None
+) -> float:
     """Returns the least probability of what is shown; 0 shows everything.
 
     Args:
         setting: the setting `silence.confidence`.
         is_bundled: whether the bundled model answers, for which "auto" shows everything: it is
             there to try the editor with, and was not measured.
+        tuned: what "auto" means for a real model by local evidence; None without any.
     """
     if setting != "auto":
         return setting
-    return 0.0 if is_bundled else AUTO
+    if is_bundled:
+        return 0.0
+    return AUTO if tuned is None else tuned
+
+
+def probability(text: str, logprobs: LogProbs) -> float | None:
+    """Returns the joint probability of a text's tokens; None if they are unknown.
+
+    Args:
+        logprobs: the tokens of the text, which may go on after it.
+    """
+    return math.exp(sum(values_before(logprobs, len(text)))) if logprobs else None
+
+
+def first_line(text: str) -> str:
+    """Returns the text up to the end of the first line that is not blank."""
+    found = _LINE_END.search(text)
+    return text if found is None else text[: found.start()]
 
 
 def is_sure(text: str, logprobs: LogProbs, least: float) -> bool:
     """Returns whether a text is probable enough as a whole."""
-    return not logprobs or math.exp(sum(values_before(logprobs, len(text)))) >= least
+    known = probability(text, logprobs)
+    return known is None or known >= least
 
 
 def sure_lines(text: str, logprobs: LogProbs, least: float) -> str:

@@ -126,8 +126,8 @@ class SilenceSection(_Section):
         comments, strings: whether nothing is suggested while typing in comments and strings.
         file_chars_max: the length of the longest document that is completed, in characters.
         confidence: how probable a suggestion while typing must be to be shown, whole or its first
-            lines; 0 shows everything, "auto" is a value that was measured with real models, and 0
-            with the bundled one.
+            lines; 0 shows everything, "auto" is a value that was measured with real models, or
+            found out on this machine (`statistics.tune`), and 0 with the bundled one.
     """
 
     automatic: bool = True
@@ -139,6 +139,18 @@ class SilenceSection(_Section):
     strings: bool = False
     file_chars_max: int = Field(default=5_000_000, ge=1, le=50_000_000)
     confidence: Probability = "auto"
+
+
+class StatisticsSection(_Section):
+    """What is recorded of suggestions on this machine: figures, in a file of this user alone.
+
+    Attributes:
+        enabled: whether anything is recorded.
+        tune: whether "auto" of `silence.confidence` and of `delay` goes by what is recorded.
+    """
+
+    enabled: bool = True
+    tune: bool = True
 
 
 class Settings(_Section):
@@ -164,6 +176,7 @@ class Settings(_Section):
     limits: LimitsSection = LimitsSection()
     block: BlockSection = BlockSection()
     silence: SilenceSection = SilenceSection()
+    statistics: StatisticsSection = StatisticsSection()
 
 
 @dataclass(frozen=True, slots=True)

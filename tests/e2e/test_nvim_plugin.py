@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dlm_lsp.statistics.file import read
 from tests.e2e.conftest import ROOT, Home
 from tests.e2e.neovim_child import Neovim
 from tests.e2e.test_nvim import CURSOR_LINE, NOISE, SOURCE, binary  # noqa: F401
@@ -179,6 +180,28 @@ def test_typing_on_a_draft_that_the_real_server_sends(
             lambda: "        self.balance -= amount\n        return self.balance" in nvim.buffer(),
             "it is inserted",
         )
+
+
+def test_what_is_accepted_is_in_the_statistics(
+    binary: Path,  # noqa: F811
+    home: Home,
+    drafting_url: str,
+    tmp_path: Path,
+):
+    set_up = init({"engine": {"url": drafting_url}})
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    with editing(binary, home, tmp_path / "account.py", set_up, state) as nvim:
+        begin(nvim)
+        nvim.wait_for(lambda: "return self.balance" in ghost(nvim), "the whole suggestion")
+        nvim.type("<M-w>")
+        nvim.wait_for(lambda: ghost(nvim).startswith(".balance"), "the word was taken")
+        nvim.type("<Tab>")
+        nvim.wait_for(lambda: "return self.balance" in nvim.buffer(), "the rest, too")
+        path = tmp_path / "state" / "dlm-lsp" / "statistics.sqlite3"
+        nvim.wait_for(lambda: [1 for one in read(path) if one.fate == "accepted"], "it is written")
+    first = read(path)[0]
+    assert (first.fate, first.row.language) == ("accepted", "python")
+    assert first.accepted == len(TEXT.replace("\\n", "\n"))
 
 
 def test_health_of_the_real_server(binary: Path, home: Home, tmp_path: Path):  # noqa: F811

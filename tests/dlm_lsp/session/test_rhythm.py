@@ -52,6 +52,17 @@ def test_the_wait_follows_the_user() -> None:
     assert typed([0.1] * 3)[0].seconds(None, 100.3) == 0  # Too few keys to know.
 
 
+@given(intervals, st.floats(1, 2), st.floats(1, 2))
+def test_a_stretched_wait_is_longer_and_as_bounded(
+    keys: list[float], one: float, other: float
+) -> None:
+    rhythm, now = typed(keys)
+    low, high = sorted((one, other))
+    assert rhythm.seconds(None, now) <= rhythm.seconds(None, now, low)
+    assert rhythm.seconds(None, now, low) <= rhythm.seconds(None, now, high) <= SECONDS_MAX
+    assert rhythm.seconds(150, now, high) == rhythm.seconds(150, now), "the user's own stands"
+
+
 async def test_a_newer_request_ends_the_wait() -> None:
     rhythm = Rhythm()
     rhythm.note(0.0)

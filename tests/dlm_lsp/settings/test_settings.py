@@ -92,6 +92,7 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
             "cacheTokens": 4096,
             "idleSeconds": 60.5,
         },
+        "statistics": {"enabled": False, "tune": False},
         "context": {"prefixTokens": 512, "suffixTokens": 0, "relatedTokens": 64},
         "limits": {"tokensMax": 32, "tokensMaxInvoked": 64, "millisecondsMax": 900, "lines": 3},
         "block": {"length": 16, "threshold": 0.8, "revisions": 5},
