@@ -5,6 +5,7 @@ Cases are made of functions in the folders' Python files whose code is right as 
 * first: a local name has another name in one of its lines; the user has just typed it there.
 * last: it has it in all lines but one; the user has just typed it in the nearest one.
 * all: it has it in all lines. Nothing is left to do.
+* other: a line uses another of the function's variables. Nothing else is to be done.
 * comment: the code is as it was, and the user has typed a comment. Nothing is to be done.
 * argument: a parameter and the argument for it were missing, and the user has typed the parameter.
 
@@ -37,7 +38,6 @@ from dlm_lsp.session.recent import RecentChanges
 from dlm_lsp.session.refine import Refining
 from dlm_lsp.settings.schema import load_settings
 
-KINDS = ("first", "last", "all", "comment", "argument")
 LINES_MIN, FUNCTION_LINES_MAX = 3, 60
 # What a name becomes; a name that has its new one already, or is in none of these, is left out.
 NAMES = {
@@ -131,11 +131,10 @@ def renaming_cases(function: Function, draw: random.Random) -> Iterator[Case]:
     names = [name for name in NAMES if name in local and not _is_used(function, NAMES[name])]
     draw.shuffle(names)
     for name in names:
-        places = _places(function, name)
-        rows = sorted({function.document.line_of(at) for at in places})
+        rows = sorted({function.document.line_of(at) for at in _places(function, name)})
         if len(rows) < LINES_MIN:
             continue
-        edits = {row: _renaming(function.document, row, places, name) for row in rows}
+        edits = {row: _renaming(function, row, name, NAMES[name]) for row in rows}
         typed = draw.choice(rows)
         others = [row for row in rows if row != typed]
         document = function.document
@@ -149,6 +148,25 @@ def renaming_cases(function: Function, draw: random.Random) -> Iterator[Case]:
         assert done != whole
         yield Case("all", document, _in_order([edits[row] for row in [*near, left]]))
         return
+
+
+def other_case(function: Function, draw: random.Random) -> Case | None:
+    """Returns a case in which the user has put another variable in the place of one in a line."""
+    names = sorted(_locals(function.node) - {"self", "cls"})
+    rows_of = {
+        name: {function.document.line_of(at) for at in _places(function, name)} for name in names
+    }
+    pairs = [
+        (old, new)
+        for old in names
+        for new in names
+        if old != new and len(rows_of[old]) >= LINES_MIN and rows_of[new]
+    ]
+    if not pairs:
+        return None
+    old, new = draw.choice(pairs)
+    row = draw.choice(sorted(rows_of[old])[1:])  # The first one is where it is bound.
+    return Case("other", function.document, (_renaming(function, row, old, new),))
 
 
 def comment_case(function: Function, draw: random.Random) -> Case | None:
@@ -240,12 +258,12 @@ def _places(function: Function, name: str) -> list[int]:
     return found if len(re.findall(rf"\b{name}\b", text)) == len(found) else []
 
 
-def _renaming(document: Document, row: int, places: Sequence[int], name: str) -> Edit:
-    """Returns the edit of a line that gives a name its new one."""
-    here = sorted(at for at in places if document.line_of(at) == row)
+def _renaming(function: Function, row: int, name: str, new: str) -> Edit:
+    """Returns the edit of a line that puts another name in the place of one."""
+    document = function.document
+    here = sorted(at for at in _places(function, name) if document.line_of(at) == row)
     start, end = here[0], here[-1] + len(name)
-    text = re.sub(rf"\b{name}\b", NAMES[name], document.text[start:end])
-    return Edit(start, end, text)
+    return Edit(start, end, re.sub(rf"\b{name}\b", new, document.text[start:end]))
 
 
 def _applied(text: str, edits: Sequence[Edit]) -> str:
@@ -293,11 +311,10 @@ def _gap(
 
 def _cases(function: Function, draw: random.Random) -> list[Case]:
     found = list(renaming_cases(function, draw))
-    if found and (comment := comment_case(function, draw)) is not None:
-        found.append(comment)
-    if (argument := argument_case(function)) is not None:
-        found.append(argument)
-    return found
+    others = [other_case(function, draw), argument_case(function)]
+    if found:
+        others.append(comment_case(function, draw))
+    return [*found, *(case for case in others if case is not None)]
 
 
 async def _measure(cases: Sequence[Case], checkpoint: str) -> None:

@@ -29,8 +29,9 @@ SCOPES_MAX = 3  # The definitions that are looked at in one run.
 WORDS_MAX = 2  # The replaced words that are looked for.
 PLACES_MAX = 12  # The lines of one definition that are changed together.
 SCORED_CHARS_MAX = GIVEN_CHARS_MAX // 2
-# In nats, how much more probable a definition has to be with all its lines changed.
-SPREAD_MARGIN = 4.0
+# In nats, how much more probable a definition has to be with all its lines changed: the one that the
+# user changed, and another one, whose word may just as well be one of its own (measured).
+OWN_MARGIN, OTHER_MARGIN = 2.0, 5.0
 # In nats, how much more probable a definition has to be with one more line changed.
 LINE_MARGIN = 1.0
 # In nats, how much less probable a word has to be than before the change to be written anew.
@@ -86,6 +87,20 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """Lines of one definition in which a replaced word stands, the nearest to the cursor first.
+
+    Attributes:
+        margin: how much more probable they have to be with the new word, in nats.
+    """
+
+    change: Recent
+    replaced: Replaced
+    lines: tuple[int, ...]
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
 class Lines:
     """The numbers of some lines, the first and the last one."""
 
@@ -108,8 +123,9 @@ async def next_edit(asked: Asked, with_: Refining) -> Proposal | None:
             if replaced in seen or len(seen) == WORDS_MAX:
                 continue
             seen.add(replaced)
-            for lines in _places(asked, change, replaced):
-                found = await _spread(asked, change, replaced, lines, with_)
+            for lines, margin in _places(asked, change, replaced):
+                place = _Place(change, replaced, tuple(lines), margin)
+                found = await _spread(asked, place, with_)
                 if found is not None:
                     return found
     last = asked.changes[0] if asked.changes else None
@@ -150,10 +166,12 @@ def _last_inside(document: Document, header: int, indentation: int) -> int:
     return last
 
 
-def _places(asked: Asked, change: Recent, replaced: Replaced) -> Iterator[list[int]]:
+def _places(asked: Asked, change: Recent, replaced: Replaced) -> Iterator[tuple[list[int], float]]:
     """Yields the lines of each definition in which the old word stands, the nearest ones first.
 
     The first definition is the changed one; the others come by their distance.
+
+    Returns: the lines, and the margin that holds for them.
     """
     document, word = asked.document, _pattern(replaced.old)
     found = [line for line in _reach(document, change) if word.search(_line(document, line))]
@@ -163,9 +181,10 @@ def _places(asked: Asked, change: Recent, replaced: Replaced) -> Iterator[list[i
         inner = scope if line in scope else scope_of(document, line)
         groups.setdefault(inner, []).append(line)
     own = groups.pop(scope, [])
-    for lines in [own, *groups.values()][:SCOPES_MAX]:
-        if lines:
-            yield lines[:PLACES_MAX]
+    if own:
+        yield own[:PLACES_MAX], OWN_MARGIN
+    for lines in [*groups.values()][: SCOPES_MAX - 1]:
+        yield lines[:PLACES_MAX], OTHER_MARGIN
 
 
 def _scope_of_change(document: Document, change: Recent, replaced: Replaced) -> Lines:
@@ -177,15 +196,10 @@ def _scope_of_change(document: Document, change: Recent, replaced: Replaced) -> 
     return scope_of(document, line, is_inside=not (is_name and _DEFINITION.match(text)))
 
 
-async def _spread(
-    asked: Asked, change: Recent, replaced: Replaced, lines: Sequence[int], with_: Refining
-) -> Proposal | None:
-    """Returns the first of these lines in which the old word is to be replaced, or None.
-
-    Args:
-        lines: in which it stands, the nearest first.
-    """
-    document, word = asked.document, _pattern(replaced.old)
+async def _spread(asked: Asked, place: _Place, with_: Refining) -> Proposal | None:
+    """Returns the edit of the first line in which the old word is to be replaced, or None."""
+    document, change, replaced, lines = asked.document, place.change, place.replaced, place.lines
+    word = _pattern(replaced.old)
     last_changed = document.line_of(change.end)
     first, last = min(lines), max(lines)
     if first < last_changed <= last + PLACES_MAX:
@@ -205,7 +219,7 @@ async def _spread(
         return total(await run.scored(text + document.text[at:end]), 0)
 
     old, new = await total_with(()), await total_with(lines)
-    if new - old <= SPREAD_MARGIN:
+    if new - old <= place.margin:
         return None
     for line in lines:
         at, to = document.line_start(line), document.line_end(line)

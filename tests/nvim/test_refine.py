@@ -276,7 +276,7 @@ def test_it_ends_with_the_text_that_it_is_about(plugin: Plugin, command: str):
     plugin.nvim.api.command(command)
     plugin.asked(1, "$/cancelRequest")
     assert plugin.nvim.lua("return vim.fn.maparg('<Esc>', 'n')") == ""
-    assert plugin.nvim.lua("return require('dlm.refine').is_shown()") is False
+    assert plugin.nvim.lua("return require('dlm.proposal').current() == nil")
 
 
 def test_a_whole_file_is_not_compared_before_anything_has_changed(plugin: Plugin):

@@ -111,7 +111,7 @@ function M.on_exit(code, signal, client_id)
   end
   vim.schedule(function()
     require('dlm.suggestion').lost(client_id)
-    require('dlm.refine').lost(client_id)
+    require('dlm.proposal').lost(client_id)
     if vim.v.exiting ~= vim.NIL or M.is_stopping or (code == 0 and signal == 0) then
       M.is_stopping = false
       return
@@ -202,6 +202,11 @@ M.commands = {
   ['dlm.fill'] = function(command, context)
     run_here(command, context, function()
       require('dlm.fill').start()
+    end)
+  end,
+  ['dlm.nextEdit'] = function(command, context)
+    run_here(command, context, function()
+      require('dlm.next_edit').go()
     end)
   end,
   ['dlm.refine'] = function(command, context)

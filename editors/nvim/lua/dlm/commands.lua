@@ -154,8 +154,8 @@ local function open_log()
 end
 
 local function cancel()
-  if require('dlm.refine').is_shown() then
-    require('dlm.refine').reject()
+  if require('dlm.proposal').current() then
+    require('dlm.proposal').reject()
   elseif not require('dlm.pull').cancel() then
     drop_suggestion('it was cancelled')
   end
@@ -165,7 +165,7 @@ end
 M.commands = {
   accept = {
     run = function()
-      require('dlm.refine').accept()
+      require('dlm.proposal').accept()
     end,
   },
   cancel = { run = cancel },
@@ -189,6 +189,11 @@ M.commands = {
   log = { run = open_log },
   mode = { run = mode, complete = MODES },
   model = { run = model },
+  next = {
+    run = function()
+      require('dlm.next_edit').go()
+    end,
+  },
   pull = {
     run = function(arguments)
       require('dlm.pull').start(arguments[1])
@@ -201,7 +206,7 @@ M.commands = {
   },
   reject = {
     run = function()
-      require('dlm.refine').reject()
+      require('dlm.proposal').reject()
     end,
   },
   restart = { run = restart },

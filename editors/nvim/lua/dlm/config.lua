@@ -13,6 +13,7 @@ local M = {}
 ---@field next string|false
 ---@field previous string|false
 ---@field trigger string|false asks at once, in silence too
+---@field next_edit string|false in normal mode
 
 ---@class dlm.Silence
 ---@field filetypes string[] filetypes without suggestions
@@ -57,6 +58,7 @@ M.defaults = {
     next = '<M-]>',
     previous = '<M-[>',
     trigger = '<M-\\>',
+    next_edit = '<M-n>',
   },
   silence = {
     filetypes = { 'gitcommit', 'gitrebase' },

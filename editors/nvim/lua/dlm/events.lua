@@ -87,7 +87,7 @@ end
 ---@param client integer
 function M.detach(buffer, client)
   suggestion.lost(client, buffer)
-  require('dlm.refine').lost(client, buffer)
+  require('dlm.proposal').lost(client, buffer)
   if is_set_up and vim.api.nvim_buf_is_valid(buffer) then
     vim.api.nvim_clear_autocmds({ group = GROUP, buffer = buffer })
   end
