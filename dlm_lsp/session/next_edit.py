@@ -14,23 +14,26 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from dlm_lsp.client.messages import GIVEN_CHARS_MAX
+from dlm_lsp.postprocess.texts import texts_in
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.recent import Recent, Replaced
 from dlm_lsp.session.refine import MARGIN, Doubt, Fill, Refining, SelectionRun, doubted, total
 from engine.api import LogProbs
 
+READ_CHARS_MAX = 200_000  # From the document's beginning, to tell code from strings.
 LINES_MAX = 200  # How far from the change a word is looked for.
 SCOPES_MAX = 3  # The definitions that are looked at in one run.
 WORDS_MAX = 2  # The replaced words that are looked for.
 PLACES_MAX = 12  # The lines of one definition that are changed together.
 SCORED_CHARS_MAX = GIVEN_CHARS_MAX // 2
-# In nats, how much more probable a definition has to be with all its lines changed: the one that the
-# user changed, and another one, whose word may just as well be one of its own (measured).
+# In nats, how much more probable a definition has to be with all its lines changed: the one that
+# the user changed, and another one, whose word may as well be one of its own (measured).
 OWN_MARGIN, OTHER_MARGIN = 2.0, 5.0
 # In nats, how much more probable a definition has to be with one more line changed.
 LINE_MARGIN = 1.0
@@ -87,20 +90,6 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Lines of one definition in which a replaced word stands, the nearest to the cursor first.
-
-    Attributes:
-        margin: how much more probable they have to be with the new word, in nats.
-    """
-
-    change: Recent
-    replaced: Replaced
-    lines: tuple[int, ...]
-    margin: float
-
-
-@dataclass(frozen=True, slots=True)
 class Lines:
     """The numbers of some lines, the first and the last one."""
 
@@ -117,15 +106,15 @@ async def next_edit(asked: Asked, with_: Refining) -> Proposal | None:
     Raises:
         HostError: the host cannot be used, or could not complete a request.
     """
-    document, seen = asked.document, set[Replaced]()
+    seen: set[Replaced] = set()
     for change in asked.changes:
-        for replaced in change.replaced(document.text):
+        for replaced in change.replaced(asked.document.text):
             if replaced in seen or len(seen) == WORDS_MAX:
                 continue
             seen.add(replaced)
-            for lines, margin in _places(asked, change, replaced):
-                place = _Place(change, replaced, tuple(lines), margin)
-                found = await _spread(asked, place, with_)
+            search = _Search(asked, change, replaced, with_)
+            for place in search.places():
+                found = await search.spread(place)
                 if found is not None:
                     return found
     last = asked.changes[0] if asked.changes else None
@@ -166,70 +155,127 @@ def _last_inside(document: Document, header: int, indentation: int) -> int:
     return last
 
 
-def _places(asked: Asked, change: Recent, replaced: Replaced) -> Iterator[tuple[list[int], float]]:
-    """Yields the lines of each definition in which the old word stands, the nearest ones first.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Lines of one definition in which a replaced word stands, the nearest to the cursor first.
 
-    The first definition is the changed one; the others come by their distance.
-
-    Returns: the lines, and the margin that holds for them.
+    Attributes:
+        margin: how much more probable they have to be with the new word, in nats.
     """
-    document, word = asked.document, _pattern(replaced.old)
-    found = [line for line in _reach(document, change) if word.search(_line(document, line))]
-    scope = _scope_of_change(document, change, replaced)
-    groups: dict[Lines, list[int]] = {}
-    for line in _nearest(asked, found):
-        inner = scope if line in scope else scope_of(document, line)
-        groups.setdefault(inner, []).append(line)
-    own = groups.pop(scope, [])
-    if own:
-        yield own[:PLACES_MAX], OWN_MARGIN
-    for lines in [*groups.values()][: SCOPES_MAX - 1]:
-        yield lines[:PLACES_MAX], OTHER_MARGIN
+
+    lines: tuple[int, ...]
+    margin: float
 
 
-def _scope_of_change(document: Document, change: Recent, replaced: Replaced) -> Lines:
-    """Returns the definition that a change is in. The name of a definition is known around it."""
-    line = document.line_of(change.start)
-    text = _line(document, line)
-    found = _pattern(replaced.new).search(text)
-    is_name = found is not None and "(" not in text[: found.start()]
-    return scope_of(document, line, is_inside=not (is_name and _DEFINITION.match(text)))
+class _Search:
+    """The search for the places of a word that was replaced.
 
+    Strings and comments are no places of a word of the code, nor the other way round: the same word
+    means something else there.
+    """
 
-async def _spread(asked: Asked, place: _Place, with_: Refining) -> Proposal | None:
-    """Returns the edit of the first line in which the old word is to be replaced, or None."""
-    document, change, replaced, lines = asked.document, place.change, place.replaced, place.lines
-    word = _pattern(replaced.old)
-    last_changed = document.line_of(change.end)
-    first, last = min(lines), max(lines)
-    if first < last_changed <= last + PLACES_MAX:
-        last = max(last, last_changed)  # What is changed above speaks for the change as well.
-    start, end = document.line_start(first), document.line_end(last)
-    if end - start > SCORED_CHARS_MAX:
+    def __init__(self, asked: Asked, change: Recent, replaced: Replaced, with_: Refining) -> None:
+        self._asked, self._change, self._replaced = asked, change, replaced
+        self._document, self._with = asked.document, with_
+        self._old, self._new = (
+            re.compile(rf"(?<!\w){re.escape(word)}(?!\w)") for word in (replaced.old, replaced.new)
+        )
+        reach = _reach(asked.document, change)
+        start = asked.document.line_start(reach.start)
+        start, end = 0 if start < READ_CHARS_MAX else start, asked.document.line_start(reach.stop)
+        read = texts_in(asked.document.language_id, asked.document.text[start:end])
+        self._texts = [(start + first, start + last) for first, last in read]
+        changed = self._new.search(asked.document.text, *change.lines(asked.document.text))
+        self._is_in_text = changed is not None and self._is_text(changed)
+
+    def places(self) -> Iterator[_Place]:
+        """Yields the lines of each definition in which the old word stands.
+
+        The first definition is the changed one; the others come by their distance.
+        """
+        found = [
+            line for line in _reach(self._document, self._change) if self._changed(line) is not None
+        ]
+        scope = self._scope()
+        groups: dict[Lines, list[int]] = {scope: []}
+        for line in _nearest(self._asked, found):
+            inner = scope if line in scope else scope_of(self._document, line)
+            groups.setdefault(inner, []).append(line)
+        for inner, lines in [*groups.items()][:SCOPES_MAX]:
+            if lines and not self._is_taken(inner):
+                margin = OWN_MARGIN if inner is scope else OTHER_MARGIN
+                yield _Place(tuple(lines[:PLACES_MAX]), margin)
+
+    async def spread(self, place: _Place) -> Proposal | None:
+        """Returns the edit of the first line in which the old word is to be replaced, or None."""
+        document, change, lines = self._document, self._change, place.lines
+        last_changed = document.line_of(change.end)
+        first, last = min(lines), max(lines)
+        if first < last_changed <= last + PLACES_MAX:
+            last = max(last, last_changed)  # What is changed above speaks for the change as well.
+        start, end = document.line_start(first), document.line_end(last)
+        if end - start > SCORED_CHARS_MAX:
+            return None
+        run = _run(self._asked, change, (start, end), self._with)
+
+        async def total_with(chosen: Sequence[int]) -> float:
+            """Returns the log probability with the word replaced in some lines."""
+            text, at = "", start
+            for line in sorted(chosen):
+                text += document.text[at : document.line_start(line)] + (self._changed(line) or "")
+                at = document.line_end(line)
+            return total(await run.scored(text + document.text[at:end]), 0)
+
+        old, new = await total_with(()), await total_with(lines)
+        if new - old <= place.margin:
+            return None
+        for line in lines:
+            at, to = document.line_start(line), document.line_end(line)
+            if at in self._asked.offered:
+                continue
+            others = [one for one in lines if one != line]
+            gain = new - (await total_with(others) if others else old)
+            if gain > LINE_MARGIN:
+                return Proposal(at, to, self._changed(line) or "", gain)
         return None
-    run = _run(asked, change, start, end, with_)
 
-    async def total_with(chosen: Sequence[int]) -> float:
-        """Returns the log probability with the word replaced in some lines."""
+    def _changed(self, line: int) -> str | None:
+        """Returns a line with the new word for the old one; None if that is not in it."""
+        start, end = self._document.line_start(line), self._document.line_end(line)
         text, at = "", start
-        for line in sorted(chosen):
-            text += document.text[at : document.line_start(line)]
-            text += word.sub(replaced.new, _line(document, line))
-            at = document.line_end(line)
-        return total(await run.scored(text + document.text[at:end]), 0)
+        for found in self._old.finditer(self._document.text, start, end):
+            if self._is_text(found) == self._is_in_text:
+                text += self._document.text[at : found.start()] + self._replaced.new
+                at = found.end()
+        return text + self._document.text[at:end] if at > start else None
 
-    old, new = await total_with(()), await total_with(lines)
-    if new - old <= place.margin:
-        return None
-    for line in lines:
-        at, to = document.line_start(line), document.line_end(line)
-        if at in asked.offered:
-            continue
-        others = [one for one in lines if one != line]
-        gain = new - (await total_with(others) if others else old)
-        if gain > LINE_MARGIN:
-            return Proposal(at, to, word.sub(replaced.new, _line(document, line)), gain)
-    return None
+    def _is_text(self, found: re.Match[str]) -> bool:
+        """Returns whether a word stands in a string or a comment."""
+        index = bisect_right(self._texts, (found.start(), math.inf)) - 1
+        return index >= 0 and found.end() <= self._texts[index][1]
+
+    def _is_taken(self, scope: Lines) -> bool:
+        """Returns whether the new word stood in a definition before it replaced the old one.
+
+        It is another variable then, which the user has put in the place of the first in some lines.
+        """
+        text = self._document.text
+        start, end = self._document.line_start(scope.first), self._document.line_end(scope.last)
+        changes = [one for one in self._asked.changes if self._replaced in one.replaced(text)]
+        return any(
+            self._is_text(found) == self._is_in_text
+            and all(found.end() <= one.start or one.end <= found.start() for one in changes)
+            for found in self._new.finditer(text, start, end)
+        )
+
+    def _scope(self) -> Lines:
+        """Returns the definition that the change is in; the name of a definition is known around
+        it."""
+        line = self._document.line_of(self._change.start)
+        text = _line(self._document, line)
+        found = self._new.search(text)
+        is_name = found is not None and "(" not in text[: found.start()]
+        return scope_of(self._document, line, is_inside=not (is_name and _DEFINITION.match(text)))
 
 
 async def _of_doubts(asked: Asked, change: Recent, with_: Refining) -> Proposal | None:
@@ -240,8 +286,8 @@ async def _of_doubts(asked: Asked, change: Recent, with_: Refining) -> Proposal 
         text = document.text[start:end]
         if not text.strip() or len(text) > SCORED_CHARS_MAX:
             continue
-        was = await _run(asked, change, start, end, with_, is_undone=True).scored(text)
-        run = _run(asked, change, start, end, with_)
+        was = await _run(asked, change, (start, end), with_, is_undone=True).scored(text)
+        run = _run(asked, change, (start, end), with_)
         now = await run.scored(text)
         for doubt in _fallen(text, was, now, with_.threshold)[:DOUBTS_MAX]:
             line = document.line_of(start + doubt.start)
@@ -279,16 +325,21 @@ def _concerned(asked: Asked, change: Recent) -> Iterator[Lines]:
 
 
 def _run(
-    asked: Asked, change: Recent, start: int, end: int, with_: Refining, *, is_undone: bool = False
+    asked: Asked,
+    change: Recent,
+    place: tuple[int, int],
+    with_: Refining,
+    *,
+    is_undone: bool = False,
 ) -> SelectionRun:
-    """Returns a run for text[start:end], whose prompt is the lines around it and the change.
+    """Returns a run for the text of a place, whose prompt is the lines around it and the change.
 
     It need not have been computed before, as a longer prompt would have to be.
 
     Args:
         is_undone: whether the text is to be as it was before the change.
     """
-    document = asked.document
+    document, (start, end) = asked.document, place
     text, last_line = document.text, document.line_count - 1
 
     def around(first: int, last: int, lines: int) -> tuple[int, int]:
@@ -348,10 +399,6 @@ async def _filled(run: SelectionRun, text: str, scores: LogProbs, doubt: Doubt) 
         async for latest in fills:
             fill = latest
     return fill
-
-
-def _pattern(word: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
 
 
 def _line(document: Document, line: int) -> str:

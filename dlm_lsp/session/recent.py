@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 
 from dlm_lsp.session.document import Document, Edit, difference
 
-CHANGES_MAX = 8  # Of a document that are remembered.
+CHANGES_MAX = 32  # Of a document that are remembered.
 CHARS_MAX = 4000  # Of a change; a longer one, such as formatting a file, says nothing.
 
 _WORDS = re.compile(r"\w+|\s+|.", re.DOTALL)

@@ -28,7 +28,9 @@ def offer(plugin: Plugin, request: dict[str, Any], line: int, text: str) -> None
     uri = request["params"]["arguments"][0]["textDocument"]["uri"]
     length = len(plugin.nvim.api.current.buffer[line].encode())
     place = {"start": {"line": line, "character": 0}, "end": {"line": line, "character": length}}
-    version = plugin.nvim.lua("return vim.lsp.util.buf_versions[vim.api.nvim_get_current_buf()] or 0")
+    version = plugin.nvim.lua(
+        "return vim.lsp.util.buf_versions[vim.api.nvim_get_current_buf()] or 0"
+    )
     edit = {
         "documentChanges": [
             {
@@ -188,7 +190,8 @@ def test_the_key_can_be_switched_off_and_takes_nothing_away(plugin: Plugin):
         plugin.wait(lambda: plugin.nvim.lua("return vim.g.pressed") == 1, "the user's own map")
         assert not plugin.commands("dlm.nextEdit")
         plugin.nvim.lua(
-            "vim.keymap.del('n', '<M-n>') require('dlm.config').set({ keys = { next_edit = false } })"
+            "vim.keymap.del('n', '<M-n>')"
+            " require('dlm.config').set({ keys = { next_edit = false } })"
             " require('dlm.keys').set_defaults()"
         )
         assert plugin.nvim.lua("return vim.fn.maparg('<M-n>', 'n')") == ""

@@ -1,5 +1,5 @@
--- The change that is proposed: shown in place, word by word, until it is accepted or rejected. There
--- is at most one, whoever asks for it: a refinement or a next edit.
+-- The change that is proposed: shown in place, word by word, until it is accepted or rejected.
+-- There is at most one, whoever asks for it: a refinement or a next edit.
 
 local client_of = require('dlm.client')
 local diff = require('dlm.diff')
