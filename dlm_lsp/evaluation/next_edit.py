@@ -215,10 +215,9 @@ def typed(case: Case) -> tuple[Document, RecentChanges, int]:
     document, recent, cursor = case.document, RecentChanges(), 0
     for edit in case.edits:
         start, end = (document.position_at(at, Encoding.UTF32) for at in (edit.start, edit.end))
-        after, edits = document.apply(
-            [Change(start, end, edit.text)], document.version + 1, Encoding.UTF32
-        )
-        recent.edited(document, after, edits)
+        change = Change(start, end, edit.text)
+        after, edits = document.apply([change], document.version + 1, Encoding.UTF32)
+        recent.edited(document, [change], edits)
         document, cursor = after, edit.start + len(edit.text)
     return document, recent, cursor
 

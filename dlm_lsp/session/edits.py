@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from dlm_lsp.session.document import Document, Edit, Encoding
+from dlm_lsp.session.document import Change, Document, Edit, Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.next_edit import NO_CHANGE, NOTHING_LEFT, SEEN_ALL, Asked
 from dlm_lsp.session.recent import RecentChanges
@@ -41,17 +41,18 @@ class Edits:
         self._recent = RecentChanges()
 
     def edited(
-        self, before: Document | None, after: Document | None, edits: Sequence[Edit] | None
+        self, document: Document | None, changes: Sequence[Change], edits: Sequence[Edit] | None
     ) -> None:
-        """Takes notice of edits, which made the document `after` of `before`.
+        """Takes notice of the edits that were made of these changes.
 
-        A document that is not known before and after them, or whose edits are not, was changed in
-        ways that tell nothing.
+        Args:
+            document: as it was before them; None if that was not known, and then they tell nothing.
+            edits: None if they were not possible.
         """
-        if before is not None and after is not None and edits is not None:
-            self._recent.edited(before, after, edits)
-        elif before is not None:
-            self._recent.forget(before.uri)
+        if document is not None and edits is not None:
+            self._recent.edited(document, changes, edits)
+        elif document is not None:
+            self._recent.forget(document.uri)
 
     def forget(self, uri: str) -> None:
         """Drops what is known of a document."""

@@ -56,6 +56,7 @@ _DEFINITION = re.compile(
     r"|(?!(?:if|for|while|switch|catch|else|elif|try|with|match|do|return|case|until|unless)\b)"
     r"[\w<>,*&\[\]:.~ ]+\([^;]*[{:]\s*$)"
 )
+_HEADER_END = re.compile(r"\s*[)\]].*[:{]\s*$")  # Of a definition whose first line is cut.
 _CALL = re.compile(r"([^\W\d]\w*)\s*\($")
 
 
@@ -138,7 +139,9 @@ def scope_of(document: Document, line: int, *, is_inside: bool = True) -> Lines:
         indentation = _indentation(text)
         if (indentation < lowest or above == line) and _DEFINITION.match(text):
             return Lines(above, _last_inside(document, above, indentation))
-        lowest = min(lowest, indentation)
+        # What a closing bracket closes may be the definition's first line: `def f(⏎ a⏎):`.
+        is_closing = text.lstrip()[0] in ")]}"
+        lowest = min(lowest, indentation + 1 if is_closing else indentation)
     return Lines(0, document.line_count - 1)
 
 
@@ -148,6 +151,8 @@ def _last_inside(document: Document, header: int, indentation: int) -> int:
     for line in range(header + 1, document.line_count):
         text = _line(document, line)
         if not text.strip():
+            continue
+        if _indentation(text) == indentation and _HEADER_END.match(text):
             continue
         if _indentation(text) <= indentation:
             return line if text.lstrip()[0] in "}])" or text.strip() == "end" else last

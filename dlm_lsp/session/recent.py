@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from dlm_lsp.session.document import Document, Edit, difference
+from dlm_lsp.session.document import Change, Document, Edit
 
 CHANGES_MAX = 32  # Of a document that are remembered.
+EDITS_MAX = 100  # In one message; more are no typing, and tell nothing.
 CHARS_MAX = 4000  # Of a change; a longer one, such as formatting a file, says nothing.
 
 _WORDS = re.compile(r"\w+|\s+|.", re.DOTALL)
@@ -71,21 +72,39 @@ class RecentChanges:
         self._changes: dict[str, list[Recent]] = {}
         self._offered: dict[str, frozenset[int]] = {}
 
-    def edited(self, before: Document, after: Document, edits: Sequence[Edit]) -> None:
-        """Takes notice of edits, which made the document `after` of `before`."""
-        if before.text == after.text:
+    def edited(self, document: Document, changes: Sequence[Change], edits: Sequence[Edit]) -> None:
+        """Takes notice of edits of a document, which were made of these changes in this order.
+
+        Args:
+            document: as it was before them.
+        """
+        if len(edits) > EDITS_MAX:
+            self.forget(document.uri)
             return
-        known = self._changes.setdefault(before.uri, [])
-        edit = edits[0] if len(edits) == 1 else difference(before.text, after.text)
-        if known and _goes_on(known[0], edit, len(edits) > 1):
-            last = known.pop(0)
-        else:
+        text = document.text
+        for change, edit in zip(changes, edits, strict=True):
+            # A change of the whole text has the rest of it as well.
+            at = edit.start if change.start is None else 0
+            new = change.text[at : at + edit.inserted]
+            if text[edit.start : edit.start + edit.removed] != new:
+                self._edited(document.uri, text, edit)
+                text = text[: edit.start] + new + text[edit.start + edit.removed :]
+
+    def _edited(self, uri: str, text: str, edit: Edit) -> None:
+        """
+        Args:
+            text: before the edit.
+        """
+        known = self._changes.setdefault(uri, [])
+        ends = (edit.start, edit.start + edit.removed)
+        # With several cursors each has a change of its own.
+        last = next((one for one in known if one.caret in ends), None)
+        if last is None:
             last = Recent("", edit.start, edit.start, edit.start)
-        older = (_moved(one, edit) for one in known)
-        known[:] = [_with(before.text, last, edit), *(one for one in older if one is not None)]
+        older = (_moved(one, edit) for one in known if one is not last)
+        known[:] = [_with(text, last, edit), *(one for one in older if one is not None)]
         del known[CHANGES_MAX:]
-        offered = self._offered.get(before.uri, ())
-        self._offered[before.uri] = frozenset(_at(start, edit) for start in offered)
+        self._offered[uri] = frozenset(_at(start, edit) for start in self.offered(uri))
 
     def of(self, uri: str) -> tuple[Recent, ...]:
         """Returns the changes of a document, the last one first."""
@@ -143,18 +162,6 @@ def lines_around(text: str, start: int, end: int) -> tuple[int, int]:
     first = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
     found = _LINE_END.search(text, end)
     return first, len(text) if found is None else found.start()
-
-
-def _goes_on(last: Recent, edit: Edit, is_joined: bool) -> bool:
-    """Returns whether an edit goes on with a change.
-
-    Args:
-        is_joined: whether it covers several edits, as of several cursors, which have no one place.
-    """
-    end = edit.start + edit.removed
-    if is_joined:
-        return edit.start <= last.end and end >= last.start
-    return last.caret in (edit.start, end)
 
 
 def _with(text: str, change: Recent, edit: Edit) -> Recent:

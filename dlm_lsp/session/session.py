@@ -114,7 +114,7 @@ class Session:
         before = self.documents.get(uri)
         edits = self.documents.change(uri, version, changes)
         slot, document = self._slots.get(uri), self.documents.get(uri)
-        self._edits.edited(before, document, edits)
+        self._edits.edited(before, changes, edits)
         if edits is None or document is None:
             self._forget(uri)
             return

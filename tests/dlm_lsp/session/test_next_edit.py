@@ -106,7 +106,7 @@ def after(before: str, *texts: str) -> tuple[Document, RecentChanges]:
         change = Change(*place, text[edit.start : edit.start + edit.inserted])
         changed, edits = document.apply([change], document.version + 1, Encoding.UTF32)
         assert changed.text == text
-        recent.edited(document, changed, edits)
+        recent.edited(document, [change], edits)
         document = changed
     return document, recent
 
@@ -312,6 +312,8 @@ async def test_closing_in_the_middle_leaves_no_stream_open(failing: int) -> None
         ("func (t *T) F(a int) {\n\treturn a\n}\n", 1, (0, 2)),
         ("  def f(a)\n    a\n  end\n\n  b = 1\n", 1, (0, 2)),
         ("if f(x):\n    y\n", 1, (0, 2)),
+        ("async def f(\n    a: int,\n) -> None:\n    b\n    c\nd\n", 4, (0, 4)),
+        ("x = 1\ndef f(\n    a,\n):\n    b\n", 2, (1, 4)),
         ("", 0, (0, 0)),
     ],
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm_lsp.session.document import Change, Document, Encoding
-from dlm_lsp.session.recent import CHANGES_MAX, RecentChanges, Replaced, replaced_words
+from dlm_lsp.session.recent import RecentChanges, Replaced, replaced_words
 
 URI = "file:///a.py"
 TEXT = "total = 0\nfor v in vs:\n    total += v\nreturn total\n"
@@ -21,18 +21,14 @@ class Typing:
         self.recent = RecentChanges()
 
     def edit(self, *edits: tuple[int, int, str]) -> None:
-        """Puts texts in the place of text[start:end], in one message."""
-        changes = [
-            Change(
-                self.document.position_at(start, Encoding.UTF32),
-                self.document.position_at(end, Encoding.UTF32),
-                text,
-            )
-            for start, end, text in edits
-        ]
-        before = self.document
+        """Puts texts in the place of text[start:end], one after the other, in one message."""
+        before, changes = self.document, list[Change]()
+        for start, end, text in edits:
+            place = (self.document.position_at(at, Encoding.UTF32) for at in (start, end))
+            changes.append(Change(*place, text))
+            self.document, _ = self.document.apply(changes[-1:], before.version, Encoding.UTF32)
         self.document, made = before.apply(changes, before.version + 1, Encoding.UTF32)
-        self.recent.edited(before, self.document, made)
+        self.recent.edited(before, changes, made)
 
     def type(self, at: int, text: str) -> None:
         for index, character in enumerate(text):
@@ -95,6 +91,23 @@ def test_several_cursors_make_one_change() -> None:
     assert typing.replaced() == (Replaced("total", "sum"),)
 
 
+def test_edits_that_come_in_one_message_are_as_many() -> None:
+    """As from Neovim, which waits a little before it tells of them."""
+    typing = Typing()
+    at = TEXT.rindex("total")
+    typing.edit((0, 0, "# sum\n"), (at + 6, at + 11, ""), (at + 6, at + 6, "al"))
+    typing.edit((at + 8, at + 8, "l"))
+    assert typing.replaced() == (Replaced("total", "all"),)
+    assert len(typing.recent.of(URI)) == 2
+
+
+def test_a_message_of_very_many_edits_tells_nothing() -> None:
+    typing = Typing("total\n" * 200)
+    typing.edit((0, 5, "amount"))
+    typing.edit(*((6 * line + 1, 6 * line + 6, "sum") for line in range(199, 0, -1)))
+    assert typing.recent.of(URI) == ()
+
+
 def test_a_change_that_is_undone_replaces_nothing() -> None:
     typing = Typing()
     typing.edit((0, 5, "amount"))
@@ -137,29 +150,28 @@ def test_which_words_were_replaced(before: str, after: str, found: list[tuple[st
 
 
 @given(st.data())
-def test_whatever_is_edited_each_change_can_be_undone(data: st.DataObject) -> None:
-    """Without the last change the text is one that stood before it, and others stand in order."""
+def test_whatever_is_edited_undoing_all_changes_gives_the_first_text(data: st.DataObject) -> None:
+    """As long as no edit is of another change's text, or beside it, where their order is open."""
     characters = st.text(alphabet="ab é表\n\r ", max_size=6)
-    typing = Typing(data.draw(characters))
-    texts = [typing.document.text]
+    typing = Typing(data.draw(characters) + "abc abc\nabc abc")
+    first = typing.document.text
     for _ in range(data.draw(st.integers(1, 12))):
         text = typing.document.text
         start = data.draw(st.integers(0, len(text)))
         end = data.draw(st.integers(start, min(len(text), start + 3)))
-        # A change within \\r\\n would be clamped to the line's end.
+        position_at, offset_at = typing.document.position_at, typing.document.offset_at
+        # A place within \\r\\n is clamped to the line's end.
         start, end = (
-            typing.document.offset_at(
-                typing.document.position_at(at, Encoding.UTF32), Encoding.UTF32
-            )
-            for at in (start, end)
+            offset_at(position_at(at, Encoding.UTF32), Encoding.UTF32) for at in (start, end)
         )
-        typing.edit((start, end, data.draw(characters)))
-        texts.append(typing.document.text)
         known = typing.recent.of(URI)
-        assert len(known) <= CHANGES_MAX
-        now = typing.document.text
-        assert all(0 <= one.start <= one.end <= len(now) for one in known)
-        if known:
-            assert known[0].undone(now) in texts
-            start, end = known[0].lines(now)
-            assert start <= known[0].start <= known[0].end <= end
+        last = next((one for one in known if one.caret in (start, end)), None)
+        if any(start <= one.end and end >= one.start for one in known if one is not last):
+            continue
+        typing.edit((start, end, data.draw(characters)))
+        undone = typing.document.text
+        changes = sorted(typing.recent.of(URI), key=lambda one: -one.start)
+        for change in changes:
+            assert 0 <= change.start <= change.caret <= change.end <= len(undone)
+            undone = change.undone(undone)
+        assert undone == first
