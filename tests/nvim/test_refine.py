@@ -235,6 +235,20 @@ def test_an_exclusive_selection_ends_before_its_last_character(plugin: Plugin):
         plugin.nvim.lua("vim.o.selection = 'inclusive' vim.cmd('Dlm reject')")
 
 
+def test_lines_by_number_are_lines_whatever_was_selected_there_before(plugin: Plugin):
+    plugin.fresh("|a = old\nb = two")
+    plugin.type("wvj<Esc>:1,2Dlm refine<CR>")
+    assert asked_about(plugin) == {
+        "start": {"line": 0, "character": 0},
+        "end": {"line": 1, "character": 7},
+    }
+    plugin.type("<Esc>")
+    plugin.fresh("|a = old\nb = two")
+    plugin.type("wvj<Esc>:'<lt>,'>Dlm refine<CR>")
+    assert asked_about(plugin)["start"] == {"line": 0, "character": 2}
+    plugin.type("<Esc>")
+
+
 def test_an_empty_line_can_be_selected(plugin: Plugin):
     plugin.fresh("|\nabc")
     plugin.type("v:Dlm refine<CR>")

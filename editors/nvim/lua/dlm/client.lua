@@ -15,7 +15,7 @@ local function tell_once(message)
   if not told[message] then
     told[message] = true
     vim.schedule(function()
-      vim.notify('dlm: ' .. message, vim.log.levels.WARN)
+      require('dlm.tell').tell(message, vim.log.levels.WARN)
     end)
   end
 end
@@ -248,7 +248,7 @@ local function offer(_, params, context)
   local message = type(params) == 'table' and params.message
   if M.is_plugin() and type(message) == 'string' and message:find('dlm.pullModel', 1, true) then
     -- In few words: a message of two lines would wait for Enter while Neovim starts.
-    vim.notify('dlm: only the small bundled model is here; get a real one by :Dlm pull')
+    require('dlm.tell').tell('only the small bundled model is here; get a real one by :Dlm pull')
     return vim.NIL
   end
   return vim.lsp.handlers['window/showMessage'](nil, params, context)

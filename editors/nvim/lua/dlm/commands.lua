@@ -15,9 +15,7 @@ local MODES = {
   'copy_spec',
 }
 
-local function tell(message, level)
-  vim.notify('dlm: ' .. message, level or vim.log.levels.INFO)
-end
+local tell = require('dlm.tell').tell
 
 -- Runs a command of the server and tells how it ended.
 local function execute(command, argument, said)
@@ -112,7 +110,8 @@ local function list_models()
   end
   vim.system({ command[1], 'model', 'list' }, { text = true }, function(done)
     vim.schedule(function()
-      tell(vim.trim(done.code == 0 and done.stdout or done.stderr))
+      local text = vim.trim(done.code == 0 and done.stdout or done.stderr)
+      require('dlm.tell').show(vim.split(text, '\n', { plain = true }))
     end)
   end)
 end
@@ -144,7 +143,7 @@ local function show_status()
       parts[#parts + 1] = ('%s: %s'):format(name, got.server[name])
     end
   end
-  tell(table.concat(parts, '\n'))
+  require('dlm.tell').show(parts)
 end
 
 local function open_log()

@@ -182,7 +182,7 @@ function M.get()
     current, problems = M.resolve(vim.g.dlm, given)
     for _, problem in ipairs(problems) do
       vim.schedule(function()
-        vim.notify(('dlm: %s. It is ignored.'):format(problem), vim.log.levels.WARN)
+        require('dlm.tell').tell(problem .. '. It is ignored.', vim.log.levels.WARN)
       end)
     end
   end

@@ -9,6 +9,9 @@ local M = {}
 
 local GROUP = 'dlm.buffers'
 
+---Whether the last command line was begun in visual mode, and so with the range of the selection.
+M.is_from_visual = false
+
 local function on(events, buffer, callback)
   vim.api.nvim_create_autocmd(events, {
     group = GROUP,
@@ -48,6 +51,9 @@ function M.set_up()
     callback = function()
       local before, after = vim.v.event.old_mode, vim.v.event.new_mode
       silence.mode_changed(before, after)
+      if after:sub(1, 1) == 'c' then
+        M.is_from_visual = before:find('^[vV\22]') ~= nil
+      end
       -- CTRL-C leaves insert mode without InsertLeave.
       if before:sub(1, 1) == 'i' and not after:find('^[ic]') then
         suggestion.clear('the place was left')

@@ -6,6 +6,7 @@ local diff = require('dlm.diff')
 local ghost = require('dlm.ghost')
 local pace = require('dlm.pace')
 local silence = require('dlm.silence')
+local tell = require('dlm.tell').tell
 local text_of = require('dlm.text')
 
 local M = {}
@@ -39,11 +40,6 @@ local KEYS = { accept = '<CR>', reject = '<Esc>' }
 local current
 local drawing ---@type dlm.Pace
 local number = 0
-
----@param message string
-function M.tell(message)
-  vim.notify('dlm: ' .. message, vim.log.levels.INFO)
-end
 
 -- Where a byte of the old text stands in the buffer.
 local function place(proposal, offset)
@@ -138,7 +134,7 @@ function M.finish(message)
     unmap(proposal)
   end
   if message then
-    M.tell(message)
+    tell(message)
   end
 end
 
@@ -215,7 +211,7 @@ end
 function M.client_for(buffer)
   local reason, client = silence.of_buffer(buffer), client_of.of(buffer)
   if reason or not client then
-    M.tell(reason or 'The language server is not attached to this buffer; see :checkhealth dlm.')
+    tell(reason or 'The language server is not attached to this buffer; see :checkhealth dlm.')
     return nil
   end
   return client
@@ -307,11 +303,11 @@ end
 function M.accept()
   local proposal = current
   if not proposal then
-    M.tell('There is nothing to accept.')
+    tell('There is nothing to accept.')
     return
   end
   if not proposal.edit then
-    M.tell(('The %s is still being worked on.'):format(proposal.kind))
+    tell(('The %s is still being worked on.'):format(proposal.kind))
     return
   end
   if is_changed(proposal) then
@@ -337,7 +333,7 @@ function M.reject()
   if current then
     M.finish()
   else
-    M.tell('There is nothing to reject.')
+    tell('There is nothing to reject.')
   end
 end
 

@@ -45,6 +45,12 @@ local function begin(client, rows, columns)
   end)
 end
 
+-- Whether the range of a command is that of the selection, and not numbers for the same lines.
+local function is_of_selection()
+  return require('dlm.events').is_from_visual
+    or vim.fn.histget('cmd', -1):find("^[%s:]*'<%s*,%s*'>") ~= nil
+end
+
 -- The selection of a command: what was selected, if the command was given for it, or whole lines.
 local function selection(command)
   local first, last = command.line1 - 1, command.line2 - 1
@@ -57,7 +63,9 @@ local function selection(command)
   end
   local lines = vim.api.nvim_buf_get_lines(0, first, last + 1, false)
   local start, stop = vim.fn.getpos("'<"), vim.fn.getpos("'>")
-  is_selected = is_selected or command.range == 2 and start[2] - 1 == first and stop[2] - 1 == last
+  if command.range == 2 and start[2] - 1 == first and stop[2] - 1 == last then
+    is_selected = is_selected or is_of_selection()
+  end
   if is_selected and vim.fn.visualmode() == 'v' then
     local last_line = lines[#lines]
     local from = math.min(start[3] - 1, #lines[1])
