@@ -16,7 +16,7 @@ from tests.nvim.plugin import Plugin
 
 @pytest.fixture(scope="session")
 def binary() -> Path:
-    """The Neovim that DLM_TEST_NVIM names, that tests/e2e/get_nvim.sh fetched, or the installed one."""
+    """The Neovim of DLM_TEST_NVIM, of tests/e2e/get_nvim.sh, or an installed one."""
     if named := os.environ.get("DLM_TEST_NVIM"):
         return Path(named)
     private = ROOT / ".venv" / "nvim" / "bin" / "nvim"

@@ -36,6 +36,7 @@ local M = {}
 ---@field draft dlm.Draft what is shown before a suggestion is final
 ---@field delay 'auto'|integer milliseconds of rest before asking
 ---@field menu 'show'|'hide' whether suggestions are shown beside an open popup menu
+---@field scroll boolean whether the window scrolls where a suggestion would end below it
 ---@field keys dlm.Keys|false the default keys
 ---@field silence dlm.Silence
 ---@field fill dlm.Fill
@@ -49,6 +50,7 @@ M.defaults = {
   draft = 'live',
   delay = 'auto',
   menu = 'show',
+  scroll = true,
   keys = {
     accept = '<Tab>',
     accept_word = '<M-w>',
