@@ -4,9 +4,9 @@ A word that was replaced is looked for elsewhere, first in the definition that w
 in others near it. The text of a definition is scored as it stands and with the word replaced in all
 its lines: the model has to find that more probable by a margin, and the offered line more probable
 than the old one in its midst. So a new name follows where the old one meant the same, and stays
-away from another function's variable of that name. Where no word was replaced, or none of it is
-left, the lines that the change concerns are scored before and after it: words that have become
-improbable are written anew, as refining does. Knows no requests; `session.py` decides when it may
+away from another function's variable of that name. Where no word was replaced, the lines that
+the change concerns are scored before and after it: words that have become improbable are written
+anew, as refining does. Knows no requests; `session.py` decides when it may
 run.
 """
 
@@ -119,7 +119,9 @@ async def next_edit(asked: Asked, with_: Refining) -> Proposal | None:
                 if found is not None:
                     return found
     last = asked.changes[0] if asked.changes else None
-    return await _of_doubts(asked, last, with_) if last is not None and last.is_small else None
+    if last is None or not last.is_small or last.replaced(asked.document.text):
+        return None
+    return await _of_doubts(asked, last, with_)
 
 
 def scope_of(document: Document, line: int, *, is_inside: bool = True) -> Lines:

@@ -75,8 +75,7 @@ async def test_asked_again_it_is_another_place_until_there_is_none(
         assert answer["range"] == place
         if place == RETURN:
             asking = asked(editor)
-            await score(scripted, -20.0, -10.0)  # And what follows the change is looked at.
-            await score(scripted, -1.0, -1.0, -1.0, -1.0)
+            await score(scripted, -20.0, -10.0)
             answer = await editor.answer(asking)
             assert (answer["edit"], answer["range"], answer["text"]) == (None, None, None)
             assert "begins again" in answer["reason"]
