@@ -4,10 +4,9 @@ A word that was replaced is looked for elsewhere, first in the definition that w
 in others near it. The text of a definition is scored as it stands and with the word replaced in all
 its lines: the model has to find that more probable by a margin, and the offered line more probable
 than the old one in its midst. So a new name follows where the old one meant the same, and stays
-away from another function's variable of that name. Where no word was replaced, the lines that
-the change concerns are scored before and after it: words that have become improbable are written
-anew, as refining does. Knows no requests; `session.py` decides when it may
-run.
+away from another function's variable of that name. Where no word was replaced, the lines that the
+change concerns are scored before and after it: words that have become improbable are written anew,
+as refining does. Knows no requests; `session.py` decides when it may run.
 """
 
 from __future__ import annotations

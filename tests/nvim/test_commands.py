@@ -271,6 +271,8 @@ def test_the_servers_settings_are_passed_on(plugin: Plugin):
 
 def test_neovims_own_inline_completion_is_switched_off_for_the_server(plugin: Plugin):
     """Else it would draw the same text a second time."""
+    if not plugin.nvim.lua("return vim.lsp.inline_completion ~= nil"):
+        pytest.skip("Neovim 0.11 has none.")
     plugin.fresh("x = |")
     plugin.nvim.lua("vim.lsp.inline_completion.enable()")
     plugin.fresh("y = |")
