@@ -176,8 +176,8 @@ class _Place:
 class _Search:
     """The search for the places of a word that was replaced.
 
-    Strings and comments are no places of a word of the code, nor the other way round: the same word
-    means something else there.
+    The same word means something else in strings and comments than in the code, and as a member of
+    something (`a.total`) than by itself. The name of a definition is both.
     """
 
     def __init__(self, asked: Asked, change: Recent, replaced: Replaced, with_: Refining) -> None:
@@ -193,6 +193,8 @@ class _Search:
         self._texts = [(start + first, start + last) for first, last in read]
         changed = self._new.search(asked.document.text, *change.lines(asked.document.text))
         self._is_in_text = changed is not None and self._is_text(changed)
+        self._is_name = changed is not None and self._is_defined(changed)
+        self._is_member = changed is not None and self._is_of(changed)
 
     def places(self) -> Iterator[_Place]:
         """Yields the lines of each definition in which the old word stands.
@@ -250,10 +252,28 @@ class _Search:
         start, end = self._document.line_start(line), self._document.line_end(line)
         text, at = "", start
         for found in self._old.finditer(self._document.text, start, end):
-            if self._is_text(found) == self._is_in_text:
+            if self._is_meant(found):
                 text += self._document.text[at : found.start()] + self._replaced.new
                 at = found.end()
         return text + self._document.text[at:end] if at > start else None
+
+    def _is_meant(self, found: re.Match[str]) -> bool:
+        """Returns whether a word stands where it can mean what was changed."""
+        if self._is_text(found) or self._is_in_text:
+            return self._is_text(found) and self._is_in_text
+        if self._is_name or self._is_of(found) == self._is_member:
+            return True
+        return self._is_member and self._is_defined(found)
+
+    def _is_of(self, found: re.Match[str]) -> bool:
+        """Returns whether a word is a member of what stands before it."""
+        return found.string.endswith((".", "->", "::"), 0, found.start())
+
+    def _is_defined(self, found: re.Match[str]) -> bool:
+        """Returns whether a word is the name of a definition."""
+        line = _line(self._document, self._document.line_of(found.start()))
+        start = self._document.line_start(self._document.line_of(found.start()))
+        return "(" not in line[: found.start() - start] and _DEFINITION.match(line) is not None
 
     def _is_text(self, found: re.Match[str]) -> bool:
         """Returns whether a word stands in a string or a comment."""
@@ -269,7 +289,7 @@ class _Search:
         start, end = self._document.line_start(scope.first), self._document.line_end(scope.last)
         changes = [one for one in self._asked.changes if self._replaced in one.replaced(text)]
         return any(
-            self._is_text(found) == self._is_in_text
+            self._is_meant(found)
             and all(found.end() <= one.start or one.end <= found.start() for one in changes)
             for found in self._new.finditer(text, start, end)
         )
@@ -278,10 +298,7 @@ class _Search:
         """Returns the definition that the change is in; the name of a definition is known around
         it."""
         line = self._document.line_of(self._change.start)
-        text = _line(self._document, line)
-        found = self._new.search(text)
-        is_name = found is not None and "(" not in text[: found.start()]
-        return scope_of(self._document, line, is_inside=not (is_name and _DEFINITION.match(text)))
+        return scope_of(self._document, line, is_inside=not self._is_name)
 
 
 async def _of_doubts(asked: Asked, change: Recent, with_: Refining) -> Proposal | None:

@@ -173,7 +173,7 @@ def _with(text: str, change: Recent, edit: Edit) -> Recent:
     start, end = min(change.start, edit.start), max(change.end, edit.start + edit.removed)
     before = text[start : change.start] + change.before + text[change.end : end]
     return Recent(
-        before=before,
+        before=before[: CHARS_MAX + 1],  # More tells nothing, and need not be kept.
         start=start,
         end=end + edit.inserted - edit.removed,
         caret=edit.start + edit.inserted,

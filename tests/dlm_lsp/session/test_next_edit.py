@@ -189,6 +189,25 @@ async def test_words_of_strings_and_comments_are_others_than_those_of_the_code()
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "place"),
+    [
+        ("a = 1\nb.a = 2\nc(a)\n", "d = 1\nb.a = 2\nc(a)\n", (2, "c(d)")),
+        ("b.aa = 1\naa = 2\nc(b.aa)\n", "b.dd = 1\naa = 2\nc(b.aa)\n", (2, "c(b.dd)")),
+        ("def aa():\n    1\nb.aa()\n", "def dd():\n    1\nb.aa()\n", (2, "b.dd()")),
+        ("def aa():\n    1\nb.aa()\n", "def aa():\n    1\nb.dd()\n", (0, "def dd():")),
+        ("b.dd = 1\naa = 2\nc(aa)\n", "b.dd = 1\ndd = 2\nc(aa)\n", (2, "c(dd)")),
+    ],
+)
+async def test_a_member_is_another_than_a_variable_of_its_name(
+    before: str, after: str, place: tuple[int, str]
+) -> None:
+    def value_of(token: str, before: str, after: str) -> float:
+        return {"aa": 0.01, "a": 0.01}.get(token, 0.9)
+
+    assert await found(Model(value_of), before, after) == place
+
+
 async def test_a_line_in_which_the_model_wants_the_old_word_is_passed_over() -> None:
     def value_of(token: str, before: str, after: str) -> float:
         if before.endswith("."):
