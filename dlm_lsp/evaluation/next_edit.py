@@ -9,8 +9,8 @@ Cases are made of functions in the folders' Python files whose code is right as 
 * comment: the code is as it was, and the user has typed a comment. Nothing is to be done.
 * argument: a parameter and the argument for it were missing, and the user has typed the parameter.
 
-An offer is right if it makes one of the lines what it is to become, and wrong otherwise. Prints
-counts after each function, and the median time of a run.
+An offer is right if it makes one of the lines what it is to become, and wrong otherwise. Prints the
+answer to each case, with the counts so far and the median time of a run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from dlm_lsp.client.host_client import HostClient
@@ -335,15 +336,16 @@ async def _measure(cases: Sequence[Case], checkpoint: str) -> None:
                 after = document.text[: found.start] + found.text + document.text[found.end :]
                 answer = "right" if after in case.wanted else "wrong"
             counts[f"{case.kind}: {answer}"] += 1
-            row = document.line_of(found.start) + 1 if found is not None else 0
-            print(case.kind, answer, document.uri, row, found and found.text.strip(), flush=True)
-        print(dict(sorted(counts.items())), f"median {statistics.median(times):.1f} s", flush=True)
+            row = document.line_of(cursor if found is None else found.start) + 1
+            print(f"{case.kind}: {answer}, {document.uri}:{row}", found.text if found else "")
+            median = statistics.median(times)
+            print("   ", dict(sorted(counts.items())), f"median {median:.1f} s", flush=True)
     finally:
         await client.close()
 
 
 def main() -> None:
-    """Measures and prints the answer to each case, and the counts at the end."""
+    """Measures and prints after each case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--checkpoint", required=True)
@@ -354,12 +356,14 @@ def main() -> None:
     files = [path for folder in options.folders for path in sorted(folder.rglob("*.py"))]
     functions = [function for path in files for function in functions_in(path)]
     draw.shuffle(functions)
-    chosen: list[Case] = []
+    chosen: dict[str, list[Case]] = {}
     for function in functions:
         for case in _cases(function, draw):
-            if sum(one.kind == case.kind for one in chosen) < options.cases:
-                chosen.append(case)
-    asyncio.run(_measure(chosen, options.checkpoint))
+            chosen.setdefault(case.kind, []).append(case)
+    # In turns, so that the counts tell something before the end.
+    turns = zip_longest(*(cases[: options.cases] for cases in chosen.values()))
+    cases = [case for turn in turns for case in turn if case is not None]
+    asyncio.run(_measure(cases, options.checkpoint))
 
 
 if __name__ == "__main__":
