@@ -15,7 +15,7 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 
 from dlm_lsp.lsp import convert
 from dlm_lsp.session.document import Position
-from dlm_lsp.session.requests import Answer, Ask, RefineAsk
+from dlm_lsp.session.requests import Answer, Ask, NextEditAsk, RefineAsk
 from engine.api import ASKED_MODES, AskedMode
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Commands:
             convert.ACCEPTED: self._accepted,
             convert.FILL: self._fill,
             convert.REFINE: self._refine,
+            convert.NEXT_EDIT: self._next_edit,
             "dlm.cancel": self._cancel,
             "dlm.pullModel": self._pull_model,
             "dlm.requests": self._requests,
@@ -149,27 +150,41 @@ class Commands:
     async def _refine(self, fields: Fields, token: Token) -> object:
         """Refines a selection. The edit is delivered as that of `dlm.fill`."""
         name = convert.REFINE
-        document = _field(name, fields, "textDocument", dict)
-        if not isinstance(uri := document.get("uri"), str):
-            raise _wrong(name, "textDocument.uri", "a text")
+        document = _document(name, fields)
         selection = _field(name, fields, "range", dict)
         threshold = fields.get("threshold")
         is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
         if threshold is not None and not (is_number and 0 <= threshold <= 1):
             raise _wrong(name, "threshold", "0 to 1, or left out")
-        named = fields.get("token", token)
-        if named is not None and (isinstance(named, bool) or not isinstance(named, str | int)):
-            raise _wrong(name, "token", "a text or a whole number, or left out")
         ask = RefineAsk(
-            uri=uri,
+            uri=document["uri"],
             start=_position(name, selection, "start", "range."),
             end=_position(name, selection, "end", "range."),
-            token=named,
+            token=_named(name, fields, token),
             threshold=threshold,
         )
-        self._check_version(name, uri, document)
+        self._check_version(name, ask.uri, document)
         answer = await self._server.refine(ask)
         return await self._deliver(name, answer, "Refine selection", "Nothing is changed")
+
+    async def _next_edit(self, fields: Fields, token: Token) -> object:
+        """Returns the next edit, delivered as that of `dlm.fill`, with its range and text."""
+        name = convert.NEXT_EDIT
+        document = _document(name, fields)
+        ask = NextEditAsk(
+            uri=document["uri"],
+            position=_position(name, fields, "position"),
+            token=_named(name, fields, token),
+        )
+        self._check_version(name, ask.uri, document)
+        answer = await self._server.next_edit(ask)
+        result = await self._deliver(name, answer, "Next edit", "There is no next edit")
+        place, text = None, None
+        if answer is not None and answer.offers:
+            offer, dialect = answer.offers[0], self._server.dialect
+            place = convert.to_range(answer.document, offer.start, offer.end, dialect.encoding)
+            text = dialect.written(offer.text)
+        return {**result, "range": place, "text": text}
 
     def _check_version(self, command: str, uri: str, fields: Fields) -> None:
         """Raises an error if the document is not open or has another version than the fields."""
@@ -185,7 +200,7 @@ class Commands:
 
     async def _deliver(
         self, command: str, answer: Answer | None, label: str, without: str
-    ) -> object:
+    ) -> Fields:
         """Returns the result of a command that edits.
 
         Args:
@@ -205,7 +220,7 @@ class Commands:
             )
         return {"edit": None, "applied": False, "reason": answer.reason}
 
-    async def _edit(self, command: str, answer: Answer, label: str) -> object:
+    async def _edit(self, command: str, answer: Answer, label: str) -> Fields:
         workspace = self._server.client_capabilities.workspace
         edits = workspace and workspace.workspace_edit
         edit = convert.to_workspace_edit(
@@ -232,6 +247,22 @@ def _field(command: str, fields: Fields, name: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise _wrong(command, name, {str: "a text", dict: "an object"}[kind])
     return value
+
+
+def _document(command: str, fields: Fields) -> Fields:
+    """Returns the text document of the fields, whose uri is a text."""
+    document = _field(command, fields, "textDocument", dict)
+    if not isinstance(document.get("uri"), str):
+        raise _wrong(command, "textDocument.uri", "a text")
+    return document
+
+
+def _named(command: str, fields: Fields, token: Token) -> Token:
+    """Returns the token in the fields, or the message's if they have none."""
+    named = fields.get("token", token)
+    if named is not None and (isinstance(named, bool) or not isinstance(named, str | int)):
+        raise _wrong(command, "token", "a text or a whole number, or left out")
+    return named
 
 
 def _position(command: str, fields: Fields, name: str, within: str = "") -> Position:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # It takes too long to import before `initialize` is answered
 ACCEPTED = "dlm.accepted"
 FILL = "dlm.fill"
 REFINE = "dlm.refine"
+NEXT_EDIT = "dlm.nextEdit"
 LABEL_CHARS_MAX = 60
 
 # Editors whose buffers know their line ends: they put \n for any line end that they are sent to
@@ -219,6 +220,22 @@ def to_fill_action(document: Document, position: Position, *, tagged: bool) -> t
         title="Fill here",
         kind=types.CodeActionKind.RefactorRewrite,
         command=types.Command(title="Fill here", command=FILL, arguments=[arguments]),
+        tags=[types.CodeActionTag.LlmGenerated] if tagged else None,
+    )
+
+
+def to_next_edit_action(
+    document: Document, position: Position, *, tagged: bool
+) -> types.CodeAction:
+    """Returns the code action `Next edit`."""
+    arguments = {
+        "textDocument": {"uri": document.uri, "version": document.version},
+        "position": _plain(position),
+    }
+    return types.CodeAction(
+        title="Next edit",
+        kind=types.CodeActionKind.RefactorRewrite,
+        command=types.Command(title="Next edit", command=NEXT_EDIT, arguments=[arguments]),
         tags=[types.CodeActionTag.LlmGenerated] if tagged else None,
     )
 

@@ -30,6 +30,7 @@ from dlm_lsp.session.requests import (
     Answer,
     Ask,
     DraftNotice,
+    NextEditAsk,
     RefineAsk,
     RefinementNotice,
     Status,
@@ -385,9 +386,14 @@ class Server(LanguageServer):
         document = self.session.documents.get(ask.uri)
         return await self._answered(ask, document, lambda: self.session.refine(ask))
 
+    async def next_edit(self, ask: NextEditAsk) -> Answer | None:
+        """Returns the session's answer. Raises JsonRpcInvalidParams on an impossible position."""
+        document = self.session.documents.get(ask.uri)
+        return await self._answered(ask, document, lambda: self.session.next_edit(ask))
+
     async def _answered(
         self,
-        ask: Ask | RefineAsk,
+        ask: Ask | RefineAsk | NextEditAsk,
         document: Document | None,
         answer: Callable[[], Awaitable[Answer | None]],
     ) -> Answer | None:
@@ -406,8 +412,8 @@ class Server(LanguageServer):
             return self.session.unanswered(ask.uri, why)
 
     def _code_action(self, params: types.CodeActionParams) -> list[types.CodeAction]:
-        """Returns `Fill here` at a cursor and `Refine selection` for a selection, but not for the
-        light bulb, which would always be on."""
+        """Returns `Fill here` at a cursor, with `Next edit` after a change, and `Refine selection`
+        for a selection, but none for the light bulb, which would always be on."""
         document = self.session.documents.get(params.text_document.uri)
         only = params.context.only
         kind = types.CodeActionKind.RefactorRewrite.value
@@ -427,7 +433,10 @@ class Server(LanguageServer):
         is_tagged = types.CodeActionTag.LlmGenerated in tags
         if start != end:
             return [convert.to_refine_action(document, start, end, tagged=is_tagged)]
-        return [convert.to_fill_action(document, start, tagged=is_tagged)]
+        actions = [convert.to_fill_action(document, start, tagged=is_tagged)]
+        if self.session.may_follow(document.uri):
+            actions.append(convert.to_next_edit_action(document, start, tagged=is_tagged))
+        return actions
 
 
 def merged(first: object, second: object) -> object:

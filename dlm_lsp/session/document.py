@@ -148,7 +148,9 @@ class Document:
         for index, change in enumerate(changes):
             if change.start is None and change.end is None:
                 document, run = document._spliced(run), []
-                splice = _difference(document.text, change.text)
+                edit = difference(document.text, change.text)
+                text = change.text[edit.start : edit.start + edit.inserted]
+                splice = _Splice(edit.start, edit.start + edit.removed, text)
             else:
                 start, end = document._resolved(change, index, encoding)
                 # Strictly above the run everything is still as it was, clamping included.
@@ -237,11 +239,11 @@ def _moved_starts(old: array[int], text: str, windows: Sequence[_Window]) -> arr
     return starts
 
 
-def _difference(old: str, new: str) -> _Splice:
-    """Returns the shortest splice from `old` to `new`, so that marks survive full-text changes."""
+def difference(old: str, new: str) -> Edit:
+    """Returns the shortest edit from `old` to `new`, so that marks survive full-text changes."""
     prefix = _common_prefix(old, new)
     suffix = _common_prefix(old[prefix:][::-1], new[prefix:][::-1])
-    return _Splice(prefix, len(old) - suffix, new[prefix : len(new) - suffix])
+    return Edit(prefix, len(old) - suffix - prefix, len(new) - suffix - prefix)
 
 
 def _common_prefix(one: str, other: str) -> int:

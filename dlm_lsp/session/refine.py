@@ -103,7 +103,7 @@ async def refine(
         HostError: the host cannot be used, or could not complete a request.
     """
     assert 0 < end - start <= GIVEN_CHARS_MAX
-    run = _Run(document, start, end, with_)
+    run = SelectionRun(document, start, end, with_)
     text = document.text[start:end]
     scores = await run.scored(text)
     doubts = doubted(text, scores, with_.threshold)
@@ -123,7 +123,7 @@ async def refine(
         changed = text[: at.start] + fill.text + text[at.end :]
         if fill.probability > 0 and changed != text:
             anew = await run.scored(changed)
-            gain = _total(anew, at.start) - _total(scores, at.start)
+            gain = total(anew, at.start) - total(scores, at.start)
             if gain + math.log(fill.probability) > MARGIN:
                 shift += len(changed) - len(text)
                 text, scores = changed, anew
@@ -131,7 +131,7 @@ async def refine(
     yield Refined(text, final=True)
 
 
-class _Run:
+class SelectionRun:
     """The engine's requests for one selection. Keeps where their prompts begin, so that they share
     what is cached."""
 
@@ -260,6 +260,6 @@ def _spans(doubts: Sequence[Doubt], shift: int) -> tuple[SpanBody, ...]:
     )
 
 
-def _total(scores: LogProbs, start: int) -> float:
+def total(scores: LogProbs, start: int) -> float:
     """Returns the log probability of the tokens that end after an offset."""
     return sum(value for end, value in scores if end > start)

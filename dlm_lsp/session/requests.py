@@ -72,6 +72,20 @@ class RefineAsk:
 
 
 @dataclass(frozen=True, slots=True)
+class NextEditAsk:
+    """A request for the next edit that the last changes of a document ask for.
+
+    Attributes:
+        position: the cursor; nearer places come first.
+        token: the name of the request in `dlm.cancel`.
+    """
+
+    uri: str
+    position: Position
+    token: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """An offer to replace `document.text[start:end]` with `text`, as it was shown.
 

@@ -22,10 +22,11 @@ from dlm_lsp.session.document import Document, Encoding
 from dlm_lsp.session.documents import Documents
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.generation import Deviation, Generation, typed_through
+from dlm_lsp.session.next_edit import Asked, Proposal, next_edit
 from dlm_lsp.session.pipeline import UNSURE, Suggestion, complete, to_body
 from dlm_lsp.session.place import CompletionPlace
 from dlm_lsp.session.prepare import GREEDY, Prepared, prepare
-from dlm_lsp.session.refine import THRESHOLD, Refined, Refining, refine
+from dlm_lsp.session.refine import Refined, Refining, refine
 from dlm_lsp.session.related import RelatedDocuments, with_related
 from dlm_lsp.session.requests import Ask, DraftNotice, Editor, RefineAsk, RefinementNotice
 from dlm_lsp.session.slots import RequestSlot
@@ -167,14 +168,10 @@ class EngineRuns:
 
         Raises: HostError if the host fails.
         """
-        settings = self._settings_of(ask.uri)
-        body = to_body(settings, automatic=False, client=self._client).model_copy(
-            update={"document": encodable(ask.uri)[:DOCUMENT_CHARS_MAX]}
-        )
-        make_gate = partial(gate_for, document.language_id) if settings.syntax else None
-        threshold = THRESHOLD if ask.threshold is None else ask.threshold
-        with_ = Refining(self._link.host, body, make_gate, threshold)
-        is_shown = ask.token is not None and settings.drafts
+        with_ = self._refining(document)
+        if ask.threshold is not None:
+            with_ = replace(with_, threshold=ask.threshold)
+        is_shown = ask.token is not None and self._settings_of(ask.uri).drafts
         async with aclosing(refine(document, start, end, with_)) as states:
             sequence = 0
             async for state in states:
@@ -188,6 +185,23 @@ class EngineRuns:
                     self._link.worked()
                     return state
         raise AssertionError("a refinement ends with a final state or an error")
+
+    async def next_edit(self, asked: Asked) -> Proposal | None:
+        """Returns the next edit of a document, or None.
+
+        Raises: HostError if the host fails.
+        """
+        found = await next_edit(asked, self._refining(asked.document))
+        self._link.worked()
+        return found
+
+    def _refining(self, document: Document) -> Refining:
+        settings = self._settings_of(document.uri)
+        body = to_body(settings, automatic=False, client=self._client).model_copy(
+            update={"document": encodable(document.uri)[:DOCUMENT_CHARS_MAX]}
+        )
+        make_gate = partial(gate_for, document.language_id) if settings.syntax else None
+        return Refining(self._link.host, body, make_gate)
 
     async def _run_quietly(
         self, ask: Ask, place: CompletionPlace, sampling: SamplingBody

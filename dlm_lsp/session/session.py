@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from dlm_lsp.client.errors import HostError
@@ -22,14 +23,14 @@ from dlm_lsp.session.ahead import REST_SECONDS, Ahead
 from dlm_lsp.session.cache import Completion, ResultCache
 from dlm_lsp.session.document import Change, Document, Encoding, Position
 from dlm_lsp.session.documents import Documents
+from dlm_lsp.session.edits import Edits, Found
 from dlm_lsp.session.engine_link import EngineLink
 from dlm_lsp.session.gate import Gate
 from dlm_lsp.session.offers import Offers
 from dlm_lsp.session.place import CompletionPlace, place_of, standing
 from dlm_lsp.session.record import Record, Recorder
-from dlm_lsp.session.refine import UNCHANGED, why_not_refined
 from dlm_lsp.session.related import RelatedDocuments
-from dlm_lsp.session.requests import Answer, Ask, Editor, Offer, RefineAsk
+from dlm_lsp.session.requests import Answer, Ask, Editor, NextEditAsk, Offer, RefineAsk
 from dlm_lsp.session.rhythm import Rhythm
 from dlm_lsp.session.runs import EngineRuns
 from dlm_lsp.session.slots import RequestSlot, RequestSlots
@@ -87,6 +88,7 @@ class Session:
             self._gate.settings_of,
             self._least_of,
         )
+        self._edits = Edits(encoding, self.documents, self._runs, self.start)
         self._ahead = Ahead(
             self._gate,
             encoding,
@@ -107,13 +109,16 @@ class Session:
     def open(self, document: Document) -> None:
         """Adds a document."""
         self._forget(document.uri)
+        self._edits.forget(document.uri)
         self.documents.open(document)
 
     def change(self, uri: str, version: int, changes: Sequence[Change]) -> None:
         """Applies edits to a document."""
         self._rhythm.note(time.perf_counter())
+        before = self.documents.get(uri)
         edits = self.documents.change(uri, version, changes)
         slot, document = self._slots.get(uri), self.documents.get(uri)
+        self._edits.edited(before, changes, edits)
         if edits is None or document is None:
             self._forget(uri)
             return
@@ -145,6 +150,7 @@ class Session:
         """Removes a document."""
         self._forget(uri)
         self._related.forget(uri)
+        self._edits.forget(uri)
         self.documents.close(uri)
 
     @property
@@ -239,33 +245,51 @@ class Session:
         Raises: DocumentError on an impossible position.
         """
 
+        return await self._edit(ask, ask.start, partial(self._edits.refined, ask=ask))
+
+    async def next_edit(self, ask: NextEditAsk) -> Answer | None:
+        """Answers a request for the next edit, as `complete` does; an offer replaces one line.
+
+        A line that was offered is not offered again, unless no other is left.
+
+        Raises: DocumentError on an impossible position.
+        """
+
+        return await self._edit(ask, ask.position, partial(self._edits.next, ask=ask))
+
+    def may_follow(self, uri: str) -> bool:
+        """Whether a document was changed, so that its next edit can be asked for."""
+        return self._edits.may_follow(uri)
+
+    async def _edit(
+        self,
+        ask: RefineAsk | NextEditAsk,
+        position: Position,
+        find: Callable[[Document], Awaitable[Found]],
+    ) -> Answer | None:
+        """Answers a request for an edit, which any edit of the document makes useless."""
+
         async def work(
             slot: RequestSlot, document: Document, previous: RequestSlot | None
         ) -> Answer | None:
             del previous
             slot.ends_with_edit = True
             self._ahead.drop()
-            return await self._refine(slot, ask, document)
+            offset = document.offset_at(position, self._encoding)
+            found: Found | None = self._gate.reason(document, offset, automatic=False)
+            found = await find(document) if found is None else found
+            reason = found if isinstance(found, str) else None
+            if self.documents.get(ask.uri) is not document:
+                self._answered(slot, "The text has changed meanwhile.")
+                return None
+            self._answered(slot, reason)
+            if isinstance(found, str):
+                return Answer(document, reason=reason)
+            start, end, text = found
+            return Answer(document, (Offer(self._offers.add(len(text)), text, start, end),))
 
-        return await self._in_slot(Ask(ask.uri, ask.start, automatic=False, token=ask.token), work)
-
-    async def _refine(self, slot: RequestSlot, ask: RefineAsk, document: Document) -> Answer | None:
-        start, end = (document.offset_at(at, self._encoding) for at in (ask.start, ask.end))
-        reason = self._gate.reason(document, start, automatic=False)
-        text, state = document.text[start:end], None
-        reason = reason or why_not_refined(text)
-        if reason is None:
-            await self.start()
-            state = await self._runs.refine(document, start, end, ask)
-            reason = UNCHANGED if state.text == text else None
-        if self.documents.get(ask.uri) is not document:
-            self._answered(slot, "The text has changed meanwhile.")
-            return None
-        self._answered(slot, reason)
-        if reason is not None or state is None:
-            return Answer(document, reason=reason)
-        offer = Offer(self._offers.add(len(state.text)), state.text, start, end)
-        return Answer(document, (offer,))
+        as_asked = Ask(ask.uri, position, automatic=False, token=ask.token)
+        return await self._in_slot(as_asked, work)
 
     async def _in_slot(
         self,

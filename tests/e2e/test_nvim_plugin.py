@@ -204,6 +204,36 @@ def test_what_is_accepted_is_in_the_statistics(
     assert first.accepted == len(TEXT.replace("\\n", "\n"))
 
 
+def test_a_new_name_is_carried_on_with_the_real_server(
+    binary: Path,  # noqa: F811
+    home: Home,
+    drafting_url: str,
+    tmp_path: Path,
+):
+    options = {"engine": {"url": drafting_url}, "silence": {"automatic": False}}
+    lines = ["def mean(values):", "    total = 0", "    for value in values:"]
+    lines += ["        total += value", "    return total / len(values)"]
+    with editing(binary, home, tmp_path / "account.py", init(options)) as nvim:
+        nvim.lua("Notes = {}; vim.notify = function(message) table.insert(Notes, message) end")
+        nvim.lua("vim.api.nvim_buf_set_lines(0, 0, -1, false, ...)", lines)
+        nvim.api.current.window.cursor = (2, 4)
+        nvim.type("ciwamount<Esc>")
+        for line, shown in ((4, "totalamount +="), (5, "totalamount /")):
+            nvim.type("<M-n>")
+            nvim.wait_for(
+                lambda line=line, shown=shown: shown in nvim.refresh().lines()[line - 1],
+                "the next edit is shown",
+                30,
+            )
+            assert nvim.api.current.window.cursor[0] == line
+            nvim.type("<M-n>")
+            nvim.wait_for(lambda line=line: "amount" in nvim.buffer().split("\n")[line - 1], "made")
+        assert nvim.buffer().strip() == "\n".join(lines).replace("total", "amount")
+        nvim.type("u")
+        nvim.wait_for(lambda: "return total" in nvim.buffer(), "one undo takes one edit back")
+        assert "amount += value" in nvim.buffer()
+
+
 def test_health_of_the_real_server(binary: Path, home: Home, tmp_path: Path):  # noqa: F811
     with drafting("width * height") as url:
         set_up = init({"engine": {"url": url}})

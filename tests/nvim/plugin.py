@@ -22,7 +22,7 @@ SET_UP = """
 local plugin, stub, options = ...
 dofile(stub)
 Notes = {}
--- A message of two lines would wait for Enter.
+Notify = vim.notify
 vim.notify = function(message) table.insert(Notes, message) end
 vim.g.dlm = options
 vim.opt.runtimepath:prepend(plugin)

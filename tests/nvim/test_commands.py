@@ -170,6 +170,35 @@ def test_the_status_says_what_is_the_matter(plugin: Plugin, changes: dict[str, A
     plugin.wait(lambda: expected in component(plugin), "the status")
 
 
+def test_the_whole_status_is_shown_in_a_window_that_waits_for_nothing(plugin: Plugin):
+    plugin.fresh("|x = 1\ny = 2")
+    plugin.notify("dlm/status", {**STATUS, "message": "The engine is ready."})
+    plugin.wait(lambda: "tok/fwd" in component(plugin), "the status")
+    plugin.type(":Dlm status<CR>")
+    plugin.wait(lambda: "message: The engine is ready." in "\n".join(plugin.lines()), "it is seen")
+    assert plugin.nvim.lua("return vim.api.nvim_get_mode()") == {"mode": "n", "blocking": False}
+    plugin.type("j")
+    plugin.shows("x = 1", "y = 2")
+    assert plugin.cursor() == (2, 0)
+
+
+@pytest.mark.parametrize("text", ["word " * 100, "first\nsecond\nthird", "日本 " * 50])
+def test_no_message_waits_for_enter(plugin: Plugin, text: str):
+    plugin.fresh("|x = 1")
+    plugin.nvim.lua("vim.cmd.messages('clear')")
+    plugin.nvim.lua("vim.notify, Replaced = Notify, vim.notify")
+    try:
+        plugin.nvim.lua("require('dlm.tell').tell(...)", text)
+        plugin.settle()
+        assert plugin.nvim.lua("return vim.api.nvim_get_mode()") == {"mode": "n", "blocking": False}
+        told = plugin.nvim.lua("return vim.fn.execute('messages')")
+        assert told.replace("\n", "").count("dlm: ") == 1
+        for word in text.split():
+            assert word in told
+    finally:
+        plugin.nvim.lua("vim.notify = Replaced")
+
+
 def test_the_status_says_why_the_plugin_is_silent(plugin: Plugin):
     plugin.fresh("x = |")
     plugin.notify("dlm/status", STATUS)
@@ -242,6 +271,8 @@ def test_the_servers_settings_are_passed_on(plugin: Plugin):
 
 def test_neovims_own_inline_completion_is_switched_off_for_the_server(plugin: Plugin):
     """Else it would draw the same text a second time."""
+    if not plugin.nvim.lua("return vim.lsp.inline_completion ~= nil"):
+        pytest.skip("Neovim 0.11 has none.")
     plugin.fresh("x = |")
     plugin.nvim.lua("vim.lsp.inline_completion.enable()")
     plugin.fresh("y = |")

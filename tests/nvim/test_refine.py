@@ -235,6 +235,20 @@ def test_an_exclusive_selection_ends_before_its_last_character(plugin: Plugin):
         plugin.nvim.lua("vim.o.selection = 'inclusive' vim.cmd('Dlm reject')")
 
 
+def test_lines_by_number_are_lines_whatever_was_selected_there_before(plugin: Plugin):
+    plugin.fresh("|a = old\nb = two")
+    plugin.type("wvj<Esc>:1,2Dlm refine<CR>")
+    assert asked_about(plugin) == {
+        "start": {"line": 0, "character": 0},
+        "end": {"line": 1, "character": 7},
+    }
+    plugin.type("<Esc>")
+    plugin.fresh("|a = old\nb = two")
+    plugin.type("wvj<Esc>:'<lt>,'>Dlm refine<CR>")
+    assert asked_about(plugin)["start"] == {"line": 0, "character": 2}
+    plugin.type("<Esc>")
+
+
 def test_an_empty_line_can_be_selected(plugin: Plugin):
     plugin.fresh("|\nabc")
     plugin.type("v:Dlm refine<CR>")
@@ -276,7 +290,7 @@ def test_it_ends_with_the_text_that_it_is_about(plugin: Plugin, command: str):
     plugin.nvim.api.command(command)
     plugin.asked(1, "$/cancelRequest")
     assert plugin.nvim.lua("return vim.fn.maparg('<Esc>', 'n')") == ""
-    assert plugin.nvim.lua("return require('dlm.refine').is_shown()") is False
+    assert plugin.nvim.lua("return require('dlm.proposal').current() == nil")
 
 
 def test_a_whole_file_is_not_compared_before_anything_has_changed(plugin: Plugin):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.nvim.plugin import Plugin
@@ -245,3 +247,72 @@ def test_positions_are_read_in_the_servers_unit(plugin: Plugin, encoding: str):
             "Stub.encoding = 'utf-8'"
             " vim.lsp.get_clients({ name = 'dlm_lsp' })[1].offset_encoding = 'utf-8'"
         )
+
+
+MANY = [f"line {number}" for number in range(60)]
+
+
+def at_the_last_line_of_the_window(plugin: Plugin, **options: Any) -> int:
+    """The cursor behind the last line that the window shows; returns the first one it shows."""
+    plugin.fresh("|" + "\n".join(MANY), **options)
+    plugin.nvim.lua("vim.cmd('normal! 30zt')")
+    plugin.nvim.api.command("normal! L")
+    row = plugin.cursor()[0]
+    plugin.place("\n".join(MANY[:row]))
+    return plugin.nvim.lua("return vim.fn.line('w0')")
+
+
+def test_at_the_windows_end_it_scrolls_until_all_of_it_is_seen(plugin: Plugin):
+    top = at_the_last_line_of_the_window(plugin)
+    cursor = plugin.cursor()
+    plugin.suggest("\nsecond\nthird\nfourth")
+    plugin.wait(lambda: "fourth" in plugin.ghost(), "the last line")
+    assert plugin.nvim.lua("return vim.fn.line('w0')") == top + 3
+    assert plugin.cursor()[0] == cursor[0]
+    assert "more lines" not in plugin.in_group("DlmMore")
+    plugin.type("\n")
+    plugin.wait(lambda: plugin.ghost().startswith("second"), "typing goes on on it")
+    plugin.type("<C-]>")
+    plugin.wait(lambda: not plugin.ghost(), "it is dismissed")
+
+
+def test_it_scrolls_no_further_than_the_cursor_and_its_margin(plugin: Plugin):
+    plugin.nvim.lua("vim.o.scrolloff = 4")
+    try:
+        at_the_last_line_of_the_window(plugin)
+        row = plugin.cursor()[0]
+        plugin.suggest("".join(f"\nnew {number}" for number in range(80)))
+        plugin.wait(lambda: "more lines" in plugin.in_group("DlmMore"), "not all can be seen")
+        assert plugin.cursor()[0] == row
+        assert plugin.nvim.lua("return vim.fn.winline()") == 5
+    finally:
+        plugin.nvim.lua("vim.o.scrolloff = 0")
+
+
+def test_scrolling_can_be_switched_off(plugin: Plugin):
+    top = at_the_last_line_of_the_window(plugin, scroll=False)
+    plugin.suggest(" first\nsecond\nthird")
+    plugin.wait(lambda: "more lines" in plugin.in_group("DlmMore"), "the first line")
+    assert plugin.nvim.lua("return vim.fn.line('w0')") == top
+
+
+def test_it_scrolls_once_for_a_suggestion(plugin: Plugin):
+    top = at_the_last_line_of_the_window(plugin)
+    plugin.suggest("\nsecond\nthird")
+    plugin.wait(lambda: "third" in plugin.ghost(), "the last line")
+    plugin.nvim.lua("vim.fn.winrestview({ topline = ... })", top)
+    plugin.nvim.lua("require('dlm.suggestion').refresh()")
+    plugin.settle()
+    assert plugin.nvim.lua("return vim.fn.line('w0')") == top
+
+
+def test_folded_and_wrapped_lines_scroll_as_they_are_shown(plugin: Plugin):
+    at_the_last_line_of_the_window(plugin)
+    plugin.nvim.lua("vim.wo.foldmethod = 'manual' vim.cmd('31,35fold') vim.wo.wrap = true")
+    plugin.nvim.api.command("normal! L")
+    row = plugin.cursor()[0]
+    plugin.place("\n".join(MANY[:row]))
+    plugin.suggest("\nsecond\nthird")
+    plugin.wait(lambda: "third" in plugin.ghost(), "the last line")
+    assert plugin.cursor()[0] == row
+    plugin.nvim.lua("vim.cmd('normal! zE')")

@@ -42,7 +42,7 @@ async def test_commands_that_exist_are_advertised_and_no_others(
     result = await editor.greet(scripted.url)
     commands = result["capabilities"]["executeCommandProvider"]["commands"]
     assert sorted(commands) == [
-        *("dlm.accepted", "dlm.cancel", "dlm.fill", "dlm.pullModel", "dlm.refine"),
+        *("dlm.accepted", "dlm.cancel", "dlm.fill", "dlm.nextEdit", "dlm.pullModel", "dlm.refine"),
         *("dlm.requests", "dlm.restart", "dlm.setMode", "dlm.snooze", "dlm.stats", "dlm.toggle"),
     ]
     with pytest.raises(LspError, match=r"dlm\.improve"):

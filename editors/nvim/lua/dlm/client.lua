@@ -15,7 +15,7 @@ local function tell_once(message)
   if not told[message] then
     told[message] = true
     vim.schedule(function()
-      vim.notify('dlm: ' .. message, vim.log.levels.WARN)
+      require('dlm.tell').tell(message, vim.log.levels.WARN)
     end)
   end
 end
@@ -111,7 +111,7 @@ function M.on_exit(code, signal, client_id)
   end
   vim.schedule(function()
     require('dlm.suggestion').lost(client_id)
-    require('dlm.refine').lost(client_id)
+    require('dlm.proposal').lost(client_id)
     if vim.v.exiting ~= vim.NIL or M.is_stopping or (code == 0 and signal == 0) then
       M.is_stopping = false
       return
@@ -204,6 +204,11 @@ M.commands = {
       require('dlm.fill').start()
     end)
   end,
+  ['dlm.nextEdit'] = function(command, context)
+    run_here(command, context, function()
+      require('dlm.next_edit').go()
+    end)
+  end,
   ['dlm.refine'] = function(command, context)
     run_here(command, context, function(argument)
       require('dlm.refine').start_at(argument.range)
@@ -243,7 +248,7 @@ local function offer(_, params, context)
   local message = type(params) == 'table' and params.message
   if M.is_plugin() and type(message) == 'string' and message:find('dlm.pullModel', 1, true) then
     -- In few words: a message of two lines would wait for Enter while Neovim starts.
-    vim.notify('dlm: only the small bundled model is here; get a real one by :Dlm pull')
+    require('dlm.tell').tell('only the small bundled model is here; get a real one by :Dlm pull')
     return vim.NIL
   end
   return vim.lsp.handlers['window/showMessage'](nil, params, context)

@@ -15,9 +15,7 @@ local MODES = {
   'copy_spec',
 }
 
-local function tell(message, level)
-  vim.notify('dlm: ' .. message, level or vim.log.levels.INFO)
-end
+local tell = require('dlm.tell').tell
 
 -- Runs a command of the server and tells how it ended.
 local function execute(command, argument, said)
@@ -112,7 +110,8 @@ local function list_models()
   end
   vim.system({ command[1], 'model', 'list' }, { text = true }, function(done)
     vim.schedule(function()
-      tell(vim.trim(done.code == 0 and done.stdout or done.stderr))
+      local text = vim.trim(done.code == 0 and done.stdout or done.stderr)
+      require('dlm.tell').show(vim.split(text, '\n', { plain = true }))
     end)
   end)
 end
@@ -144,7 +143,7 @@ local function show_status()
       parts[#parts + 1] = ('%s: %s'):format(name, got.server[name])
     end
   end
-  tell(table.concat(parts, '\n'))
+  require('dlm.tell').show(parts)
 end
 
 local function open_log()
@@ -154,8 +153,8 @@ local function open_log()
 end
 
 local function cancel()
-  if require('dlm.refine').is_shown() then
-    require('dlm.refine').reject()
+  if require('dlm.proposal').current() then
+    require('dlm.proposal').reject()
   elseif not require('dlm.pull').cancel() then
     drop_suggestion('it was cancelled')
   end
@@ -165,7 +164,7 @@ end
 M.commands = {
   accept = {
     run = function()
-      require('dlm.refine').accept()
+      require('dlm.proposal').accept()
     end,
   },
   cancel = { run = cancel },
@@ -189,6 +188,11 @@ M.commands = {
   log = { run = open_log },
   mode = { run = mode, complete = MODES },
   model = { run = model },
+  next = {
+    run = function()
+      require('dlm.next_edit').go()
+    end,
+  },
   pull = {
     run = function(arguments)
       require('dlm.pull').start(arguments[1])
@@ -201,7 +205,7 @@ M.commands = {
   },
   reject = {
     run = function()
-      require('dlm.refine').reject()
+      require('dlm.proposal').reject()
     end,
   },
   restart = { run = restart },

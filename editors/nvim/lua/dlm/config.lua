@@ -13,6 +13,7 @@ local M = {}
 ---@field next string|false
 ---@field previous string|false
 ---@field trigger string|false asks at once, in silence too
+---@field next_edit string|false in normal mode
 
 ---@class dlm.Silence
 ---@field filetypes string[] filetypes without suggestions
@@ -35,6 +36,7 @@ local M = {}
 ---@field draft dlm.Draft what is shown before a suggestion is final
 ---@field delay 'auto'|integer milliseconds of rest before asking
 ---@field menu 'show'|'hide' whether suggestions are shown beside an open popup menu
+---@field scroll boolean whether the window scrolls where a suggestion would end below it
 ---@field keys dlm.Keys|false the default keys
 ---@field silence dlm.Silence
 ---@field fill dlm.Fill
@@ -48,6 +50,7 @@ M.defaults = {
   draft = 'live',
   delay = 'auto',
   menu = 'show',
+  scroll = true,
   keys = {
     accept = '<Tab>',
     accept_word = '<M-w>',
@@ -57,6 +60,7 @@ M.defaults = {
     next = '<M-]>',
     previous = '<M-[>',
     trigger = '<M-\\>',
+    next_edit = '<M-n>',
   },
   silence = {
     filetypes = { 'gitcommit', 'gitrebase' },
@@ -180,7 +184,7 @@ function M.get()
     current, problems = M.resolve(vim.g.dlm, given)
     for _, problem in ipairs(problems) do
       vim.schedule(function()
-        vim.notify(('dlm: %s. It is ignored.'):format(problem), vim.log.levels.WARN)
+        require('dlm.tell').tell(problem .. '. It is ignored.', vim.log.levels.WARN)
       end)
     end
   end

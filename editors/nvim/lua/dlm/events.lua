@@ -9,6 +9,9 @@ local M = {}
 
 local GROUP = 'dlm.buffers'
 
+---Whether the last command line was begun in visual mode, and so with the range of the selection.
+M.is_from_visual = false
+
 local function on(events, buffer, callback)
   vim.api.nvim_create_autocmd(events, {
     group = GROUP,
@@ -48,6 +51,9 @@ function M.set_up()
     callback = function()
       local before, after = vim.v.event.old_mode, vim.v.event.new_mode
       silence.mode_changed(before, after)
+      if after:sub(1, 1) == 'c' then
+        M.is_from_visual = before:find('^[vV\22]') ~= nil
+      end
       -- CTRL-C leaves insert mode without InsertLeave.
       if before:sub(1, 1) == 'i' and not after:find('^[ic]') then
         suggestion.clear('the place was left')
@@ -87,7 +93,7 @@ end
 ---@param client integer
 function M.detach(buffer, client)
   suggestion.lost(client, buffer)
-  require('dlm.refine').lost(client, buffer)
+  require('dlm.proposal').lost(client, buffer)
   if is_set_up and vim.api.nvim_buf_is_valid(buffer) then
     vim.api.nvim_clear_autocmds({ group = GROUP, buffer = buffer })
   end

@@ -9,9 +9,7 @@ local suggestion_of = require('dlm.suggestion')
 
 local M = {}
 
-local function tell(message)
-  vim.notify('dlm: ' .. message, vim.log.levels.INFO)
-end
+local tell = require('dlm.tell').tell
 
 ---The edits of an answer to a document, as items of an inline completion have them.
 ---@param edit lsp.WorkspaceEdit

@@ -201,6 +201,36 @@ local function room_below(window)
   end)
 end
 
+---Scrolls the window of a suggestion so that its lines below the cursor's are seen, as far as the
+---cursor and 'scrolloff' let it.
+---@param view dlm.View
+---@return boolean whether it was scrolled
+function M.make_room(view)
+  local height = view.height or text_of.count_newlines(view.text) + 1
+  local missing = height - 1 - room_below(view.window)
+  if missing <= 0 then
+    return false
+  end
+  return vim.api.nvim_win_call(view.window, function()
+    local margin = math.min(vim.wo.scrolloff, math.floor((vim.api.nvim_win_get_height(0) - 1) / 2))
+    local before = vim.fn.winsaveview()
+    local topline, row = before.topline, vim.fn.winline()
+    while missing > 0 do
+      local line = vim.fn.foldclosedend(topline)
+      topline = (line > 0 and line or topline) + 1
+      vim.fn.winrestview({ topline = topline, topfill = 0, skipcol = 0 })
+      local now = vim.fn.winline()
+      if now >= row or now <= margin then
+        -- It would scroll past the cursor, or past its margin.
+        vim.fn.winrestview(before)
+        break
+      end
+      missing, row, before = missing - (row - now), now, vim.fn.winsaveview()
+    end
+    return true
+  end)
+end
+
 -- Cuts or fills the lines below the cursor's to what may be shown.
 local function limited(lines, view)
   local height = view.height or #lines

@@ -55,6 +55,13 @@ function M.trigger()
   return require('dlm.keys').act('trigger')
 end
 
+---Shows the next edit, or makes the one that is shown; in normal mode.
+---@return boolean
+function M.next_edit()
+  require('dlm.next_edit').go()
+  return true
+end
+
 ---Whether a suggestion is shown.
 ---@return boolean
 function M.is_visible()

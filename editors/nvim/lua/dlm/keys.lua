@@ -15,6 +15,8 @@ local ACTIONS = {
   previous = "require('dlm.alternatives').cycle(-1)",
   trigger = "require('dlm.suggestion').ask(true)",
 }
+-- In normal mode, where nothing needs to be shown.
+local NORMAL = { next_edit = "require('dlm.next_edit').go()" }
 local DESCRIPTIONS = {
   accept = 'Accept the suggestion',
   accept_word = 'Accept the next word of the suggestion',
@@ -24,11 +26,12 @@ local DESCRIPTIONS = {
   next = 'Next suggestion',
   previous = 'Previous suggestion',
   trigger = 'Ask for a suggestion',
+  next_edit = 'Show the next edit, or make the one that is shown',
 }
 
 ---@return string[]
 function M.names()
-  local names = vim.tbl_keys(ACTIONS)
+  local names = vim.list_extend(vim.tbl_keys(ACTIONS), vim.tbl_keys(NORMAL))
   table.sort(names)
   return names
 end
@@ -61,7 +64,7 @@ end
 function M.applies(name, is_tab)
   local loaded = package.loaded['dlm.suggestion']
   local view = loaded and select(2, loaded.shown())
-  if name == 'trigger' then
+  if name == 'trigger' or NORMAL[name] then
     return true
   elseif not view then
     return false
@@ -75,7 +78,7 @@ end
 ---@param is_default boolean? whether a default key runs it, which else does what it did before
 ---@return string
 function M.run(name, is_default)
-  local command = ('<Cmd>lua %s<CR>'):format(ACTIONS[name])
+  local command = ('<Cmd>lua %s<CR>'):format(ACTIONS[name] or NORMAL[name])
   if is_default and vim.startswith(name, 'accept') then
     command = ("<Cmd>lua local _ = %s or require('dlm.keys').otherwise('%s')<CR>"):format(
       ACTIONS[name],
@@ -135,8 +138,14 @@ function M.otherwise(name)
 end
 
 local function set_key(key, name)
-  local before = vim.fn.maparg(key, 'i', false, true)
+  local before = vim.fn.maparg(key, NORMAL[name] and 'n' or 'i', false, true)
   if type(before.desc) == 'string' and vim.startswith(before.desc, 'dlm: ') then
+    return
+  end
+  if NORMAL[name] then
+    if vim.tbl_isempty(before) then
+      vim.keymap.set('n', key, M.run(name), { desc = 'dlm: ' .. DESCRIPTIONS[name] })
+    end
     return
   end
   local is_tab = vim.keycode(key) == vim.keycode('<Tab>')
@@ -154,7 +163,7 @@ local function set_key(key, name)
 end
 
 ---Maps the default keys that are switched on; a key that something else has keeps doing that where
----no suggestion is shown.
+---no suggestion is shown, and in normal mode in any case.
 function M.set_defaults()
   local keys = config.get().keys
   for _, name in ipairs(M.names()) do
@@ -165,8 +174,11 @@ function M.set_defaults()
   end
 end
 
----Maps `<Plug>(dlm-…)`; they do nothing where no suggestion is shown.
+---Maps `<Plug>(dlm-…)`; in insert mode they do nothing where no suggestion is shown.
 function M.set_plugs()
+  for name in pairs(NORMAL) do
+    vim.keymap.set('n', M.plug(name), M.run(name), { desc = 'dlm: ' .. DESCRIPTIONS[name] })
+  end
   for name in pairs(ACTIONS) do
     vim.keymap.set('i', M.plug(name), function()
       return M.applies(name, false) and M.run(name) or ''

@@ -2,6 +2,7 @@
 
 local client_of = require('dlm.client')
 local status = require('dlm.status')
+local tell = require('dlm.tell').tell
 
 local M = {}
 
@@ -39,14 +40,11 @@ end
 function M.start(name)
   local client = client_of.any()
   if not client then
-    vim.notify(
-      'dlm: ' .. 'The language server does not run; open a file first.',
-      vim.log.levels.WARN
-    )
+    tell('The language server does not run; open a file first.', vim.log.levels.WARN)
     return
   end
   if token then
-    vim.notify('dlm: A model is being pulled already.', vim.log.levels.INFO)
+    tell('A model is being pulled already.')
     return
   end
   number = number + 1
@@ -62,10 +60,10 @@ function M.start(name)
       status.progress(nil)
       result = type(result) == 'table' and result or {}
       if result.pulled then
-        vim.notify(('dlm: %s is here.'):format(result.name), vim.log.levels.INFO)
+        tell(('%s is here.'):format(result.name))
       else
         local reason = error and error.message or result.reason or 'no answer came.'
-        vim.notify('dlm: No model was pulled: ' .. reason, vim.log.levels.WARN)
+        tell('No model was pulled: ' .. reason, vim.log.levels.WARN)
       end
     end,
     token

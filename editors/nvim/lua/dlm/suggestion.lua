@@ -30,6 +30,7 @@ local INVOKED, AUTOMATIC = 1, 2
 ---@field is_waiting boolean whether what was typed contradicts a draft that may still change
 ---@field height integer? the number of lines that the draft took when it was first shown
 ---@field new_rows integer the lines that were added below the suggestion's first since
+---@field has_scrolled boolean? whether the window was scrolled to show all of it
 ---@field began number when it was asked for, in milliseconds
 
 ---@type dlm.Suggestion?
@@ -89,6 +90,12 @@ end
 
 local function draw(view)
   local was_drawn = drawn ~= nil
+  local suggestion = current
+  if view and suggestion and config.get().scroll then
+    -- Once: what has scrolled already should not jump again.
+    local may_scroll = not suggestion.has_scrolled or suggestion.is_growing
+    suggestion.has_scrolled = may_scroll and ghost.make_room(view) or suggestion.has_scrolled
+  end
   if view and not vim.deep_equal(view, drawn) then
     ghost.draw(view)
     drawing:drawn()
