@@ -199,9 +199,11 @@ def test_what_is_accepted_is_in_the_statistics(
         nvim.wait_for(lambda: "return self.balance" in nvim.buffer(), "the rest, too")
         path = tmp_path / "state" / "dlm-lsp" / "statistics.sqlite3"
         nvim.wait_for(lambda: [1 for one in read(path) if one.fate == "accepted"], "it is written")
-    first = read(path)[0]
+    (first,) = read(path)
     assert (first.fate, first.row.language) == ("accepted", "python")
-    assert first.accepted == len(TEXT.replace("\\n", "\n"))
+    # A word that is taken of a draft, before the answer has come, is not reported.
+    whole = len(TEXT.replace("\\n", "\n"))
+    assert first.accepted in (whole, whole - len("self"))
 
 
 def test_a_new_name_is_carried_on_with_the_real_server(
