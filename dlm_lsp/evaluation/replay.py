@@ -301,11 +301,11 @@ class _Desk:
     async def _ask(self, offset: int) -> Offer | None:
         """Returns the offer that an editor would show at an offset."""
         position = self._document.position_at(offset, ENCODING)
-        before = self._session.counted("from_cache")
+        before = self._session.counts["from_cache"]
         began = time.perf_counter()
         answer = await self._session.complete(Ask(self._document.uri, position))
         self._counts.ms.append(round((time.perf_counter() - began) * 1000, 2))
-        self._is_cached = self._session.counted("from_cache") > before
+        self._is_cached = self._session.counts["from_cache"] > before
         if self._editor.errors or answer is None:
             raise EngineFailure("; ".join(self._editor.errors) or "A request was not answered.")
         return answer.offers[0] if answer.offers else None

@@ -73,11 +73,14 @@ class Session:
         self._slots = RequestSlots()
         self._cache = ResultCache()
         self._offers = Offers()
-        self._counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.documents = Documents(encoding, editor.log)
         self._gate = Gate(editor_options, user_file, editor.log, self._settings_changed)
         self._gate.use_folders(folders)
-        self._related = RelatedDocuments(self.documents, self._may_be_context)
+        # Text of a silenced document may not stand in another document's prompt.
+        self._related = RelatedDocuments(
+            self.documents, lambda one: self._gate.reason(one, 0, automatic=False) is None
+        )
         self._runs = EngineRuns(
             editor,
             encoding,
@@ -96,7 +99,7 @@ class Session:
             self._runs,
             self._cache,
             lambda: not self._slots and are_settings_known(),
-            self._counts,
+            self.counts,
             rest_seconds,
         )
         self._rhythm = Rhythm()
@@ -302,7 +305,7 @@ class Session:
         slot = RequestSlot(ask, task, time.perf_counter())
         previous = self._slots.enter(slot)
         self._ahead.interrupt()
-        self._counts["requests"] += 1
+        self.counts["requests"] += 1
         document = self.documents.get(ask.uri)
         try:
             if document is None:
@@ -311,12 +314,12 @@ class Session:
             return await work(slot, document, previous)
         except asyncio.CancelledError:
             slot.outcome = "superseded" if slot.is_superseded else "cancelled"
-            self._counts[slot.outcome] += 1
+            self.counts[slot.outcome] += 1
             if slot.is_superseded and task.uncancel() == 0:
                 return None
             raise
         except HostError as error:
-            self._counts["failed"] += 1
+            self.counts["failed"] += 1
             self._link.failed(error)
             self._may_be_gone = error.code == "load_failed"
             slot.outcome = error.message
@@ -339,7 +342,7 @@ class Session:
 
     def unanswered(self, uri: str, why: str) -> Answer | None:
         """Returns an empty answer to a request that nothing else answers, and reports why."""
-        self._counts["unanswered"] += 1
+        self.counts["unanswered"] += 1
         self._link.tell(replace(self._link.current, reason=why))
         document = self.documents.get(uri)
         return None if document is None else Answer(document, reason=why)
@@ -356,21 +359,17 @@ class Session:
         """
         is_known = offer_id in self._offers
         if is_known:
-            self._counts[f"accepted_{kind}"] += 1
+            self.counts[f"accepted_{kind}"] += 1
             self.record.accepted(offer_id, kind, length)
             if kind == "full" or length is not None:
-                self._counts["accepted_characters"] += self._offers.accept(offer_id, length)
+                self.counts["accepted_characters"] += self._offers.accept(offer_id, length)
         return is_known
 
     def stats(self) -> dict[str, object]:
         """Returns the counts since the session began and the figures of the last completion."""
         latest = self._runs.latest
         usage = latest.usage.model_dump(by_alias=True) if latest is not None else None
-        return {"counts": dict(self._counts), "last": usage}
-
-    def counted(self, name: str) -> int:
-        """Returns one of the counts of `stats`."""
-        return self._counts[name]
+        return {"counts": dict(self.counts), "last": usage}
 
     def _forget(self, uri: str) -> None:
         """Drops a document's cached completions and supersedes its request in flight."""
@@ -385,14 +384,12 @@ class Session:
         self._cache.clear()
         self._ahead.renew()
         self._may_be_gone = True
-        for uri in self._slots.uris():
-            slot, document = self._slots.get(uri), self.documents.get(uri)
-            # The request that has noticed the change is asking the gate itself.
-            if slot is None or document is None or slot.task is asyncio.current_task():
-                continue
-            offset = document.offset_at(slot.ask.position, self._encoding)
-            if self._gate.reason(document, offset, slot.ask.automatic) is not None:
-                slot.supersede()
+        # The request that has noticed the change is asking the gate itself.
+        for slot in self._slots.others(asyncio.current_task()):
+            if (document := self.documents.get(slot.ask.uri)) is not None:
+                offset = document.offset_at(slot.ask.position, self._encoding)
+                if self._gate.reason(document, offset, slot.ask.automatic) is not None:
+                    slot.supersede()
 
     def _forget_all(self) -> None:
         self._ahead.drop()
@@ -407,7 +404,7 @@ class Session:
         if ask.automatic and ask.is_plain:
             shown = self._cache.find(ask.uri, place.prefix, place.suffix)
             if shown is not None:
-                self._counts["from_cache"] += 1
+                self.counts["from_cache"] += 1
                 slot.source = "cache"
                 return self._answer_with(slot, place, [shown])
             if slot.generation is None and (run := self._ahead.take(ask.uri, place)) is not None:
@@ -423,7 +420,7 @@ class Session:
             self._link.tell(replace(self._link.current, state="busy"))
         first, is_taken_over = await self._runs.first(slot, place)
         if is_taken_over:
-            self._counts["taken_over"] += 1
+            self.counts["taken_over"] += 1
         else:
             slot.source = "engine"
         completions = [first]
@@ -465,17 +462,13 @@ class Session:
             reason = None
         elif reason is None and any(completion.is_unsure for completion in completions):
             reason = UNSURE
-            self._counts["unsure"] += 1
+            self.counts["unsure"] += 1
         elif reason is None:
             reason = "The model has nothing to add here."
         slot.answered = completions[0] if completions else None
         self.record.offered(slot, document, tuple(offers.values()), len(place.lead))
         self._answered(slot, reason)
         return Answer(document, tuple(offers.values()), reason)
-
-    def _may_be_context(self, document: Document) -> bool:
-        """Returns whether text of a document may stand in another document's prompt."""
-        return self._gate.reason(document, 0, automatic=False) is None
 
     def _least_of(self, ask: Ask) -> float:
         """Returns how probable what is shown must be."""
@@ -484,7 +477,7 @@ class Session:
         return self.record.least(self._gate.settings_of(ask.uri).silence.confidence)
 
     def _offer(self, place: CompletionPlace, shift: int, completion: Completion) -> Offer:
-        self._counts["offers"] += 1
+        self.counts["offers"] += 1
         start, end = place.start + shift, place.end + shift + completion.replaced
         offer_id = self._offers.add(len(completion.text))
         return Offer(offer_id, place.lead + completion.text, start, end, completion.logprobs)

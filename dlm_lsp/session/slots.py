@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dlm_lsp.session.cache import Completion
 from dlm_lsp.session.generation import Generation
@@ -108,6 +108,10 @@ class RequestSlots:
         for slot in found:
             slot.supersede()
         return bool(found)
+
+    def others(self, task: asyncio.Task[Any] | None) -> list[RequestSlot]:
+        """Returns the requests in flight but that of a task."""
+        return [slot for slot in self._slots.values() if slot.task is not task]
 
     def uris(self) -> list[str]:
         """Returns the URIs of the documents that have a request in flight."""
