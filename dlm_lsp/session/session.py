@@ -273,9 +273,8 @@ class Session:
         """Answers a request for an edit, which any edit of the document makes useless."""
 
         async def work(
-            slot: RequestSlot, document: Document, previous: RequestSlot | None
+            slot: RequestSlot, document: Document, _: RequestSlot | None
         ) -> Answer | None:
-            del previous
             slot.ends_with_edit = True
             self._ahead.drop()
             offset = document.offset_at(position, self._encoding)
