@@ -434,7 +434,7 @@ class Server(LanguageServer):
         if start != end:
             return [convert.to_refine_action(document, start, end, tagged=is_tagged)]
         actions = [convert.to_fill_action(document, start, tagged=is_tagged)]
-        if self.session.may_follow(document.uri):
+        if self.session.edits.may_follow(document.uri):
             actions.append(convert.to_next_edit_action(document, start, tagged=is_tagged))
         return actions
 

@@ -91,7 +91,7 @@ class Session:
             self._gate.settings_of,
             self._least_of,
         )
-        self._edits = Edits(encoding, self.documents, self._runs, self.start)
+        self.edits = Edits(encoding, self.documents, self._runs, self.start)
         self._ahead = Ahead(
             self._gate,
             encoding,
@@ -112,7 +112,7 @@ class Session:
     def open(self, document: Document) -> None:
         """Adds a document."""
         self._forget(document.uri)
-        self._edits.forget(document.uri)
+        self.edits.forget(document.uri)
         self.documents.open(document)
 
     def change(self, uri: str, version: int, changes: Sequence[Change]) -> None:
@@ -121,7 +121,7 @@ class Session:
         before = self.documents.get(uri)
         edits = self.documents.change(uri, version, changes)
         slot, document = self._slots.get(uri), self.documents.get(uri)
-        self._edits.edited(before, changes, edits)
+        self.edits.edited(before, changes, edits)
         if edits is None or document is None:
             self._forget(uri)
             return
@@ -153,7 +153,7 @@ class Session:
         """Removes a document."""
         self._forget(uri)
         self._related.forget(uri)
-        self._edits.forget(uri)
+        self.edits.forget(uri)
         self.documents.close(uri)
 
     @property
@@ -247,8 +247,7 @@ class Session:
 
         Raises: DocumentError on an impossible position.
         """
-
-        return await self._edit(ask, ask.start, partial(self._edits.refined, ask=ask))
+        return await self._edit(ask, ask.start, partial(self.edits.refined, ask=ask))
 
     async def next_edit(self, ask: NextEditAsk) -> Answer | None:
         """Answers a request for the next edit, as `complete` does; an offer replaces one line.
@@ -257,12 +256,7 @@ class Session:
 
         Raises: DocumentError on an impossible position.
         """
-
-        return await self._edit(ask, ask.position, partial(self._edits.next, ask=ask))
-
-    def may_follow(self, uri: str) -> bool:
-        """Whether a document was changed, so that its next edit can be asked for."""
-        return self._edits.may_follow(uri)
+        return await self._edit(ask, ask.position, partial(self.edits.next, ask=ask))
 
     async def _edit(
         self,
@@ -290,8 +284,7 @@ class Session:
             start, end, text = found
             return Answer(document, (Offer(self._offers.add(len(text)), text, start, end),))
 
-        as_asked = Ask(ask.uri, position, automatic=False, token=ask.token)
-        return await self._in_slot(as_asked, work)
+        return await self._in_slot(Ask(ask.uri, position, False, token=ask.token), work)
 
     async def _in_slot(
         self,
