@@ -150,6 +150,7 @@ class Editor:
         """Opens a new file, whose cursor stands where the text has a |, or at the end without one.
 
         Args:
+            name: of the file, which gets a folder of its own.
             settings: names with __ for dots, for this test alone.
         """
         self.driver.run(CLOSE_ALL)
@@ -159,7 +160,7 @@ class Editor:
         if changes:
             self.settings(changes)
         self._number += 1
-        self.open(name or f"file{self._number}.py", text, language)
+        self.open(f"{self._number}/{name}" if name else f"file{self._number}.py", text, language)
 
     def open(self, name: str, text: str, language: str = "") -> Path:
         """Writes a file and opens it with the cursor at the |."""

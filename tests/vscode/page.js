@@ -49,24 +49,40 @@
 
   const corner = ({ left, top, bottom }) => ({ left, middle: (top + bottom) / 2 });
 
-  // Where the editor's ghost text begins.
-  function placeOfGhost() {
-    return corner(codeEditor().querySelector('.view-line .ghost-text-decoration').getBoundingClientRect());
-  }
-
-  // Where a draft begins. What CSS adds has no box of its own to be asked, so one is put in its place.
-  function placeOfDraft() {
-    for (const one of codeEditor().querySelectorAll('.view-line [class*="TextEditorDecorationType"]')) {
-      if (!added(one, '::after')) continue;
-      const probe = document.createElement('i');
-      probe.style.position = getComputedStyle(one, '::after').position;
-      probe.textContent = 'x';
-      one.append(probe);
-      const place = corner(probe.getBoundingClientRect());
-      probe.remove();
-      return place;
+  // Where a character of the editor's ghost text stands, of which the first is 0.
+  function placeOfGhost(offset) {
+    let before = 0;
+    for (const span of codeEditor().querySelectorAll('.view-line .ghost-text-decoration')) {
+      const text = span.firstChild;
+      if (offset < before + text.length) {
+        const range = document.createRange();
+        range.setStart(text, offset - before);
+        range.setEnd(text, offset - before + 1);
+        return corner(range.getBoundingClientRect());
+      }
+      before += text.length;
     }
     return null;
+  }
+
+  // Where the parts of a draft begin. What CSS adds has no box of its own to be asked, so one is put
+  // in its place.
+  function placesOfDraft() {
+    const places = [];
+    for (const one of codeEditor().querySelectorAll('.view-line [class*="TextEditorDecorationType"]')) {
+      for (const pseudo of ['::before', '::after']) {
+        if (!added(one, pseudo)) continue;
+        const style = getComputedStyle(one, pseudo);
+        const probe = document.createElement('i');
+        probe.style.position = style.position;
+        probe.style.marginLeft = style.marginLeft;
+        probe.textContent = 'x';
+        one.append(probe);
+        places.push(corner(probe.getBoundingClientRect()));
+        probe.remove();
+      }
+    }
+    return places;
   }
 
   const draft = () => decorations().map((one) => one.text).join('');
@@ -100,10 +116,13 @@
     };
   }
 
+  const background = () =>
+    getComputedStyle(codeEditor().querySelector('.monaco-editor-background')).backgroundColor;
+
   const stop = () => globalThis.dlmRecording.stop();
 
   const texts = (selector) =>
     [...document.querySelectorAll(selector)].filter(isShown).map((one) => blanks(one.textContent));
 
-  globalThis.dlmPage = { placeOfGhost, placeOfDraft, ghost, decorations, draft, record, stop, texts, codeEditor };
+  globalThis.dlmPage = { background, placeOfGhost, placesOfDraft, ghost, decorations, draft, record, stop, texts, codeEditor };
 })();

@@ -50,17 +50,41 @@ def test_a_draft_refines_and_becomes_ghost_text_without_a_blank(bench: Bench):
     assert not while_visible(frames)[-1].is_blank
 
 
-def test_the_draft_stands_exactly_where_the_ghost_text_comes_to_stand(bench: Bench):
+@pytest.mark.parametrize(
+    ("committed", "draft"), [(WHOLE, ""), ("", WHOLE), (" = first", " + second"), (" = ", "汉字")]
+)
+def test_a_draft_stands_exactly_where_the_ghost_text_comes_to_stand(
+    bench: Bench, committed: str, draft: str
+):
     request = bench.begin("|", "total")
-    bench.stub.draft(request, WHOLE)
-    bench.shows_draft(WHOLE)
-    drawn = bench.call("placeOfDraft")
-    bench.stub.suggest(request, WHOLE)
-    bench.shows_ghost(WHOLE)
+    bench.stub.draft(request, committed, draft)
+    bench.shows_draft(committed + draft)
+    drawn = bench.call("placesOfDraft")
+    assert len(drawn) == (2 if committed and draft else 1)
+    bench.stub.suggest(request, committed + draft)
+    bench.shows_ghost(committed + draft)
     bench.shows_draft("")
-    ghost = bench.call("placeOfGhost")
-    assert drawn["left"] == pytest.approx(ghost["left"], abs=0.6)
-    assert drawn["middle"] == pytest.approx(ghost["middle"], abs=0.6)
+    for place, offset in zip(drawn, (0, len(committed)), strict=False):
+        ghost = bench.call("placeOfGhost", offset)
+        assert place["left"] == pytest.approx(ghost["left"], abs=0.6)
+        assert place["middle"] == pytest.approx(ghost["middle"], abs=0.6)
+
+
+def test_a_draft_that_begins_with_wide_characters_is_one_part(bench: Bench):
+    """How wide they are, only the editor knows."""
+    request = bench.begin("# |", "x")
+    bench.stub.draft(request, "汉字", "漢字░")
+    bench.shows_draft("汉字漢字░")
+    assert len(bench.call("placesOfDraft")) == 1
+
+
+def test_decided_and_undecided_text_look_different(bench: Bench):
+    request = bench.begin("|", "total")
+    bench.stub.draft(request, " = first", " + ░░")
+    bench.shows_draft(" = first + ░░")
+    first, rest = bench.call("decorations")
+    assert (first["text"], rest["text"]) == (" = first", " + ░░")
+    assert first["color"] != rest["color"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ const PACE = 40;
  * moment to draw it. Both are then at the same place, so that there is neither a gap nor a jump. */
 const HAND_OVER = 60;
 
+/** Characters that are as wide as a digit in a font for code. */
+const ONE_COLUMN_EACH = /^[\x20-\x7e\u00a0]*$/;
+
 export interface DraftText {
   readonly committed: string;
   readonly undecided: string;
@@ -39,6 +42,56 @@ export function firstLine(draft: DraftText): DraftText {
     return { committed: draft.committed.slice(0, end), undecided: "" };
   }
   return { committed: draft.committed, undecided: draft.undecided.split("\n", 1)[0] ?? "" };
+}
+
+type Rendered = vscode.DecorationInstanceRenderOptions;
+
+function decided(
+  contentText: string,
+  style: string,
+): vscode.ThemableDecorationAttachmentRenderOptions {
+  const color = new vscode.ThemeColor("dlm.draftForeground");
+  return { contentText, color, fontStyle: "italic", textDecoration: `none; ${style}` };
+}
+
+function undecided(
+  contentText: string,
+  style: string,
+): vscode.ThemableDecorationAttachmentRenderOptions {
+  const color = new vscode.ThemeColor("dlm.undecidedForeground");
+  return {
+    contentText,
+    color,
+    fontStyle: "italic",
+    textDecoration: `underline dotted 1px; ${style}`,
+  };
+}
+
+/** In the middle of a line, where the rest of the line gives way. */
+function inTheFlow(line: DraftText, tabSize: number, column: number): Rendered {
+  const first = asContent(line.committed, tabSize, column);
+  const rest = asContent(line.undecided, tabSize, column + first.length);
+  return {
+    ...(first === "" ? {} : { before: decided(first, "") }),
+    ...(rest === "" ? {} : { after: undecided(rest, "") }),
+  };
+}
+
+/** At the end of a line, where the editor's ghost text comes to stand at exactly the same place. */
+function outsideTheFlow(line: DraftText, tabSize: number, column: number): Rendered {
+  const place = "position: absolute";
+  const first = asContent(line.committed, tabSize, column);
+  const rest = asContent(line.undecided, tabSize, column + first.length);
+  if (first === "" || rest === "") {
+    return { after: rest === "" ? decided(first, place) : undecided(rest, place) };
+  }
+  const spacing = Number(vscode.workspace.getConfiguration("editor").get("letterSpacing")) || 0;
+  if (!ONE_COLUMN_EACH.test(first) || spacing !== 0) {
+    // How wide the first part is, only the editor knows; beside it the second would cover it.
+    return { after: undecided(first + rest, place) };
+  }
+  const after = { ...undecided(rest, place), margin: `0 0 0 ${first.length}ch` };
+  return { before: decided(first, place), after };
 }
 
 export class DraftView implements vscode.Disposable {
@@ -107,28 +160,9 @@ export class DraftView implements vscode.Disposable {
     }
     const tabSize = Number(editor.options.tabSize) || 4;
     const isAtEnd = position.character >= editor.document.lineAt(position.line).text.length;
-    // Out of the flow, the editor's ghost text comes to stand at exactly the same place.
-    const place = isAtEnd ? "none; position: absolute" : "none";
-    const part = (text: string, color: string, fontStyle: string) => ({
-      contentText: asContent(text, tabSize, position.character),
-      color: new vscode.ThemeColor(color),
-      fontStyle,
-      textDecoration: place,
-    });
-    const renderOptions: vscode.DecorationInstanceRenderOptions = {};
-    if (line.undecided === "") {
-      renderOptions.after = part(line.committed, "dlm.draftForeground", "italic");
-    } else if (line.committed === "" || isAtEnd) {
-      // Two parts that stand outside of the flow would cover each other.
-      renderOptions.after = part(
-        line.committed + line.undecided,
-        "dlm.undecidedForeground",
-        "italic",
-      );
-    } else {
-      renderOptions.before = part(line.committed, "dlm.draftForeground", "italic");
-      renderOptions.after = part(line.undecided, "dlm.undecidedForeground", "italic");
-    }
+    const renderOptions = isAtEnd
+      ? outsideTheFlow(line, tabSize, position.character)
+      : inTheFlow(line, tabSize, position.character);
     editor.setDecorations(this.type, [
       { range: new vscode.Range(position, position), renderOptions },
     ]);
