@@ -242,8 +242,7 @@ class Session:
         return await self._in_slot(ask, work)
 
     async def refine(self, ask: RefineAsk) -> Answer | None:
-        """Answers a request to refine a selection, as `complete` does; an offer replaces the whole
-        selection.
+        """Answers a request to refine a selection, as `complete` does; an offer replaces all of it.
 
         Raises: DocumentError on an impossible position.
         """
@@ -273,7 +272,7 @@ class Session:
             self._ahead.drop()
             offset = document.offset_at(position, self._encoding)
             found: Found | None = self._gate.reason(document, offset, automatic=False)
-            found = await find(document) if found is None else found
+            found = found or await find(document)
             reason = found if isinstance(found, str) else None
             if self.documents.get(ask.uri) is not document:
                 self._answered(slot, "The text has changed meanwhile.")
