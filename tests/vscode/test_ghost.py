@@ -59,9 +59,9 @@ def test_a_word_is_accepted_and_the_rest_stays(bench: Bench):
         bench.shows_ghost(("total" + LINES).removeprefix(taken))
     told = [one["params"]["arguments"][0] for one in bench.stub.commands("dlm.accepted")]
     assert told[-1] == {"id": "1", "kind": "word", "length": len(" = first")}
+    assert len(bench.stub.requests()) == 1
     bench.press("Tab")
     bench.has_text("total" + LINES)
-    assert len(bench.stub.requests()) == 1
 
 
 def test_a_line_is_accepted_and_the_rest_stays(bench: Bench):
