@@ -26,6 +26,7 @@ CAPABILITIES: dict[str, Any] = {
             "dlm.nextEdit",
             "dlm.cancel",
             "dlm.pullModel",
+            "dlm.requests",
             "dlm.setMode",
             "dlm.restart",
             "dlm.snooze",

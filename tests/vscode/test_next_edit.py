@@ -63,7 +63,9 @@ def test_the_next_edit_is_rejected(bench: Bench):
 
 def test_an_edit_meanwhile_drops_it(bench: Bench):
     request = ask(bench)
+    before = bench.text()
     bench.type("x")
+    wait_for(lambda: bench.text() != before, "the key has come")
     answer(bench, request)
     bench.notified("The text has changed meanwhile")
     assert not is_proposed(bench)

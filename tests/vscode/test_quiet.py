@@ -72,6 +72,8 @@ def test_output_and_search_are_quiet(bench: Bench):
     bench.page.click(".search-editor .search-results .view-lines")
     bench.press("Control+End")
     is_quiet(bench)
+    # Closing it as it is would ask whether to save it.
+    bench.command("workbench.action.revertAndCloseActiveEditor")
     bench.command("workbench.action.closePanel")
 
 
@@ -199,6 +201,7 @@ def test_a_new_file_without_a_name_gets_suggestions(bench: Bench):
         "await vscode.workspace.openTextDocument({ language: 'python', content: '' }))"
     )
     bench.page.wait_for_selector('.tab.active[data-resource-name^="Untitled"]')
+    bench.page.wait_for_selector(".editor-instance .monaco-editor.focused")
     request = bench.asked_after("x")
     assert request["params"]["textDocument"]["uri"].startswith("untitled:")
     bench.stub.suggest(request, " = 1")

@@ -52,7 +52,9 @@ def shown(editor: Editor) -> str:
 
 def accept(editor: Editor) -> None:
     """Takes what is shown by Tab and checks that the document has just that more."""
-    before, ghost = editor.text(), shown(editor)
+    shown(editor)
+    wait_for(lambda: editor.draft() == "", "it is final", SECONDS_MAX)
+    before, ghost = editor.text(), editor.ghost()
     line, character = editor.cursor()
     offset = sum(len(one) + 1 for one in before.split("\n")[:line]) + character
     editor.press("Tab")
