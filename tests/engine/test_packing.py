@@ -24,7 +24,7 @@ from engine.decoders import STRATEGIES, strategy_for
 from engine.loop import Computed, Forward, TokenState, rounds
 from engine.packing import chosen
 from engine.scheduler import Scheduler, Turns
-from engine.step import Step, chain, group, joined, visible_rows
+from engine.step import Step, chain, joined, visible_rows
 from tests.engine.seeded import prompt_of
 from tests.engine.steps import trees
 from tests.engine.subjects import FLOAT32, Subject, subject
@@ -172,8 +172,3 @@ def test_what_is_drawn_differently_and_exact_rows_stay_apart() -> None:
     assert chosen([token, warm, exact, forward(1, 3)], CPU_TIMES) == [0, 3]
     assert chosen([exact, token], CPU_TIMES) == [0]
     assert chosen([token, token], None) == [0]
-
-
-def test_a_step_of_one_sequence_twice_is_refused() -> None:
-    with pytest.raises(AssertionError):
-        joined([chain((1,), 0), group((2, 3), 0, read=())])
