@@ -232,7 +232,7 @@ def test_a_taken_suffix_is_moved_and_shared_with_nobody() -> None:
     assert numpy.array_equal(found[:, 1], kept[:, 1]), "values have no positions"
     (cos, sin), half = shape.turn(1), SHAPE.head_dim // 2
     complex_keys = (kept[:, 0, ..., :half] + 1j * kept[:, 0, ..., half:]) * (cos + 1j * sin)
-    both = numpy.joined((complex_keys.real, complex_keys.imag), axis=-1)
+    both = numpy.concatenate((complex_keys.real, complex_keys.imag), axis=-1)
     assert numpy.allclose(found[:, 0], both, rtol=1e-5, atol=1e-2)
     cache.close(second)
     # Neither pages nor the workspace give the same prompt what was taken.
