@@ -105,8 +105,6 @@ class Scheduler:
         """Cancels everything and lets `run_forever` return."""
         with self._changed:
             self._closed = True
-            for job in (*self._waiting, *self._active):
-                job.cancel()
             self._changed.notify()
 
     def run_forever(self) -> None:
@@ -119,8 +117,12 @@ class Scheduler:
                 self._work_in_background()
 
     def _wait_for_work(self) -> bool:
-        """False once the scheduler is closed. Also returns when background work may go on."""
+        """False once the scheduler is closed and nothing is in progress. Also returns when
+        background work may go on."""
         with self._changed:
+            if self._closed:  # Not in `close`, which may come while a step is being computed.
+                for job in (*self._waiting, *self._active):
+                    job.cancel()
             timeout = None if self._background is None else self._quiet_seconds
             while not (self._waiting or self._active):
                 if self._closed:
@@ -156,7 +158,7 @@ class Scheduler:
                 is_running = self._advance(job, None)
             except CacheFull:
                 if not self._active:
-                    job.emit(Failed("out_of_memory", "The request does not fit into the cache."))
+                    _told(job, Failed("out_of_memory", "The request does not fit into the cache."))
                     continue
                 with self._changed:
                     self._waiting.appendleft(job)
@@ -236,7 +238,19 @@ class Scheduler:
                 return True
             if isinstance(made, LAST_EVENTS):
                 job.events.close()  # frees its cache before its client can send another request
-                job.emit(made)
+                _told(job, made)
                 return False
-            job.emit(made)
+            if not _told(job, made):
+                job.events.close()
+                return False
             computed = None
+
+
+def _told(job: QueuedRequest, event: Event) -> bool:
+    """Gives a request's event to whoever waits for it; returns false if that fails."""
+    try:
+        job.emit(event)
+    except Exception:  # the boundary: one caller's failure must not end the engine
+        logger.exception("an event could not be delivered")
+        return False
+    return True

@@ -241,6 +241,39 @@ def test_a_closed_scheduler_takes_nothing() -> None:
         scheduler.submit(Request((1, 1)), lambda event: None)
 
 
+@pytest.mark.parametrize("shares", [False, True])
+def test_closing_cancels_what_is_being_computed(shares: bool) -> None:
+    class Closing(Script):
+        def compute(self, step: Step, sampling: Sampling) -> Sequence[Reading]:
+            if len(self.steps) == 2:
+                scheduler.close()
+            return super().compute(step, sampling)
+
+    script, times = Closing(), CPU_TIMES if shares else None
+    scheduler = Scheduler(script, script.compute, times=lambda: times)
+    events: list[list[Event]] = [[], []]
+    for number, received in enumerate(events, 1):
+        scheduler.submit(Request((number, 100)), received.append)
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    assert len(script.steps) == 3
+    assert all(isinstance(received[-1], Stopped) for received in events)
+
+
+def test_who_cannot_take_its_events_ends_alone() -> None:
+    script, events = Script(), list[Event]()
+
+    def fail(event: Event) -> None:
+        if isinstance(event, Draft):
+            raise ValueError("unlucky")
+
+    scheduler = Scheduler(script, script.compute, times=lambda: CPU_TIMES)
+    scheduler.submit(Request((1, 3)), fail)
+    scheduler.submit(Request((2, 3)), events.append)
+    run_until_idle(scheduler, lambda: bool(events) and is_last(events[-1]))
+    assert isinstance(events[-1], Finished)
+    assert script.turns == [1, 2, 2, 2]
+
+
 def background(turns: list[int], steps: int, each: Callable[[int], None]) -> Generator[None]:
     for step in range(steps):
         turns.append(-step)
