@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy
 from numpy.typing import NDArray
 
-from engine.cache.pages import PAGE_TOKENS, PageCounts, PageTable
+from engine.cache.pages import PAGE_TOKENS, CacheFull, PageCounts, PageTable
 from engine.cache.shape import CacheShape
 from engine.cache.suffixes import HeldSuffix, SuffixStore, common_length
 from engine.errors import MemoryExhausted
@@ -98,9 +98,16 @@ class ArrayCache:
         """As `PageTable.open`; the causal rows of exact sequences need row invariance.
 
         A workspace of an earlier sequence may hold some tokens more than the pages.
+
+        Raises:
+            CacheFull: also if there is no memory for one more workspace.
         """
         sequence, cached = self._pages.open(prompt, tokens_max, exact=exact)
-        workspace, held = self._take(prompt[:-1], tokens_max, exact)
+        try:
+            workspace, held = self._take(prompt[:-1], tokens_max, exact)
+        except MemoryError:
+            self._pages.close(sequence)
+            raise CacheFull from None
         if held < cached:
             slots = self._pages.slots(sequence)[held:]
             # (n, L, 2, Hkv, D) → (L, 2, Hkv, n, D)

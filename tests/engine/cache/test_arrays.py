@@ -260,3 +260,20 @@ def test_only_causal_paths_from_the_cache_are_kept(rows: tuple[int, ...]) -> Non
     with pytest.raises(AssertionError):
         cache.keep(step, rows)
     assert cache.workspace(sequence).length == 0
+
+
+def test_without_memory_for_a_workspace_a_sequence_waits_and_keeps_no_pages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = ArrayCache(SHAPE, NUM_PAGES * PAGE_TOKENS, half=False)
+
+    def refuse(*_: object) -> ndarray:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(numpy, "empty", refuse)
+        with pytest.raises(CacheFull):
+            cache.open((1, 2, 3), 2 * PAGE_TOKENS)
+    counts = cache.counts()
+    assert (counts.in_use, counts.reserved) == (0, 0)
+    cache.open((1, 2, 3), 2 * PAGE_TOKENS)
