@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from dlm_lsp.session.refine import MARGIN, Doubt, Fill, Refining, SelectionRun, 
 from engine.api import LogProbs
 
 READ_CHARS_MAX = 200_000  # From the document's beginning, to tell code from strings.
+REACH_CHARS_MAX = 100_000  # Above and below a change; scanning as many takes 0.1 s.
 LINES_MAX = 200  # How far from the change a word is looked for.
 SCOPES_MAX = 3  # The definitions that are looked at in one run.
 WORDS_MAX = 2  # The replaced words that are looked for.
@@ -39,6 +40,7 @@ LINE_MARGIN = 1.0
 # In nats, how much less probable a word has to be than before the change to be written anew.
 DROP = 2.0
 NEAR_LINES = 6  # The lines above and below a change that it concerns at any rate.
+NAME_CHARS_MAX = 200  # Of what is called.
 CALLS_MAX = 2  # The calls of what was changed that it concerns.
 DOUBTS_MAX = 2  # The words that are written anew in one run, those that fell furthest first.
 
@@ -118,7 +120,9 @@ async def next_edit(asked: Asked, with_: Refining) -> Proposal | None:
                 if found is not None:
                     return found
     last = asked.changes[0] if asked.changes else None
-    if last is None or not last.is_small or last.replaced(asked.document.text):
+    if last is None or not last.is_small(asked.document.text):
+        return None
+    if last.replaced(asked.document.text):
         return None
     return await _of_doubts(asked, last, with_)
 
@@ -134,6 +138,8 @@ def scope_of(document: Document, line: int, *, is_inside: bool = True) -> Lines:
     """
     lowest = _indentation(_line(document, line))
     for above in range(line, -1, -1):
+        if lowest == 0 and above < line:
+            break  # No line is indented less.
         text = _line(document, above)
         if not text.strip() or (above == line and not is_inside):
             continue
@@ -335,7 +341,7 @@ def _concerned(asked: Asked, change: Recent) -> Iterator[Lines]:
     first, last = (document.line_of(at) for at in (change.start, change.end))
     near = Lines(max(first - NEAR_LINES, 0), min(last + NEAR_LINES, document.line_count - 1))
     before = document.text[document.line_start(first) : change.start]
-    name = _CALL.search(before[: before.rfind("(") + 1])
+    name = _CALL.search(before[: before.rfind("(") + 1][-NAME_CHARS_MAX:])
     if name is not None:
         call = re.compile(rf"(?<!\w){re.escape(name[1])}\s*\(")
         reach = _reach(document, change)
@@ -393,9 +399,15 @@ def _run(
 
 
 def _reach(document: Document, change: Recent) -> range:
-    """Returns the lines in which what a change concerns is looked for."""
+    """Returns the lines in which what a change concerns is looked for, up to a very long one."""
     first, last = (document.line_of(at) for at in (change.start, change.end))
-    return range(max(first - LINES_MAX, 0), min(last + LINES_MAX + 1, document.line_count))
+    lowest = document.line_start(first) - REACH_CHARS_MAX
+    highest = document.line_end(last) + REACH_CHARS_MAX
+    above = bisect_left(document.line_starts, lowest)
+    below = bisect_right(document.line_starts, highest)
+    if below < document.line_count or len(document.text) > highest:
+        below -= 1  # Its end is further away.
+    return range(max(first - LINES_MAX, above), min(last + LINES_MAX + 1, below))
 
 
 def _nearest(asked: Asked, lines: Sequence[int]) -> list[int]:

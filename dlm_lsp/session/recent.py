@@ -17,6 +17,9 @@ from dlm_lsp.session.document import Change, Document, Edit
 CHANGES_MAX = 32  # Of a document that are remembered.
 EDITS_MAX = 100  # In one message; more are no typing, and tell nothing.
 CHARS_MAX = 4000  # Of a change; a longer one, such as formatting a file, says nothing.
+LINES_CHARS_MAX = 5 * CHARS_MAX  # Of the lines of a change; longer ones are generated.
+# The product of the numbers of words that are compared; repetitive ones take 0.2 s then.
+CELLS_MAX = 100_000
 
 _WORDS = re.compile(r"\w+|\s+|.", re.DOTALL)
 _LINE_END = re.compile(r"[\r\n]")
@@ -43,10 +46,12 @@ class Recent:
     end: int
     caret: int
 
-    @property
-    def is_small(self) -> bool:
-        """Whether the change is small enough to tell what it means."""
-        return max(len(self.before), self.end - self.start) <= CHARS_MAX
+    def is_small(self, text: str) -> bool:
+        """Returns whether the change and its lines in the document of this text are small enough
+        to tell what it means."""
+        start, end = self.lines(text)
+        is_short = max(len(self.before), self.end - self.start) <= CHARS_MAX
+        return is_short and end - start <= LINES_CHARS_MAX
 
     def lines(self, text: str) -> tuple[int, int]:
         """Returns where the lines of the change begin and end in the document of this text."""
@@ -58,7 +63,7 @@ class Recent:
 
     def replaced(self, text: str) -> tuple[Replaced, ...]:
         """Returns the words that were replaced in the document of this text, the last one first."""
-        if not self.is_small:
+        if not self.is_small(text):
             return ()
         start, end = self.lines(text)
         before = text[start : self.start] + self.before + text[self.end : end]
@@ -132,9 +137,11 @@ def replaced_words(before: str, after: str) -> tuple[Replaced, ...]:
     """Returns the words of `before` that others replaced, the last one first.
 
     A word that was exchanged with another is no replaced one, nor is one of which several others
-    took the place.
+    took the place. Where very many words were replaced, none is.
     """
-    old, new = _WORDS.findall(before), _WORDS.findall(after)
+    old, new = _different(_WORDS.findall(before), _WORDS.findall(after))
+    if len(old) * len(new) > CELLS_MAX:
+        return ()
     pairs: dict[str, str | None] = {}
     for tag, first, last, to, until in SequenceMatcher(
         None, old, new, autojunk=False
@@ -150,6 +157,17 @@ def replaced_words(before: str, after: str) -> tuple[Replaced, ...]:
         for one, other in reversed(pairs.items())
         if other is not None and other not in pairs
     )
+
+
+def _different(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+    """Returns two lists of words without what both begin and end with."""
+    for _ in range(2):
+        same = next(
+            (at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]),
+            min(len(old), len(new)),
+        )
+        old, new = old[same:][::-1], new[same:][::-1]
+    return old, new
 
 
 def _is_telling(word: str) -> bool:

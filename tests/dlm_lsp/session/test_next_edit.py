@@ -341,6 +341,26 @@ def test_the_definition_around_a_line(text: str, line: int, scope: tuple[int, in
     assert scope_of(document, line) == Lines(*scope)
 
 
+def test_no_line_is_read_that_cannot_be_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a long table would be read to its top for every line that has the word."""
+    document = Document("file:///a", "any", 1, "x = 1\n" * 1000)
+    read: list[int] = []
+    monkeypatch.setattr(
+        "dlm_lsp.session.next_edit._line", lambda _, line: read.append(line) or "x = 1"
+    )
+    assert scope_of(document, 900) == Lines(0, document.line_count - 1)
+    assert set(read) == {900}
+
+
+async def test_a_word_is_looked_for_up_to_a_very_long_line() -> None:
+    table = f"x = '{'y' * 200_000}'\n"
+    assert await found(Model(), MEAN + table, RENAMED + table) == (3, "        amount += value")
+    assert await found(Model(), table + MEAN, table + RENAMED) == (4, "        amount += value")
+    model, rest = Model(), f"{table}print(total)\n"
+    assert await found(model, f"total = 0\n{rest}", f"amount = 0\n{rest}") is None
+    assert model.bodies == []
+
+
 def test_the_name_of_a_definition_belongs_to_what_is_around_it() -> None:
     document = Document("file:///a", "python", 1, MEAN)
     assert scope_of(document, 0, is_inside=False) == Lines(0, 5)

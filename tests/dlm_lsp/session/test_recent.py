@@ -121,6 +121,22 @@ def test_a_long_change_says_nothing() -> None:
     assert typing.replaced() == ()
 
 
+def test_a_word_in_a_line_of_very_many_is_found_and_no_more_words_are_compared() -> None:
+    """In repetitive text comparing takes far longer than it has words."""
+    typing = Typing("a b " * 1000 + "total" + " c d" * 1000)
+    typing.edit((4000, 4005, "amount"))
+    assert typing.replaced() == (Replaced("total", "amount"),)
+    old, new = (" ".join(f"{name}{n}" for n in range(200)) for name in "ab")
+    assert replaced_words(old, new) == ()
+    assert len(replaced_words(old[:500], new[:500])) > 50
+
+
+def test_a_change_in_a_very_long_line_says_nothing() -> None:
+    typing = Typing("total;" * 5000)
+    typing.edit((0, 5, "amount"))
+    assert typing.replaced() == ()
+
+
 def test_what_was_offered_moves_with_the_text_until_it_may_be_offered_again() -> None:
     typing = Typing()
     typing.recent.offer(URI, 10)
