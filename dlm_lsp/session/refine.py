@@ -28,7 +28,7 @@ from dlm_lsp.client.messages import (
 )
 from dlm_lsp.postprocess.shaping import rules_for
 from dlm_lsp.postprocess.syntax import SyntaxGate
-from dlm_lsp.session.context import AnchoredMarks, Context, anchored, gather
+from dlm_lsp.session.context import AnchoredMarks, Context, anchored, encodable, gather
 from dlm_lsp.session.document import Document
 from dlm_lsp.session.pipeline import CompletionSource, complete
 from engine.api import LogProbs
@@ -153,7 +153,7 @@ class SelectionRun:
                 "prefix": context.prefix,
                 "suffix": context.suffix,
                 "marks": context.marks,
-                "given": text,
+                "given": encodable(text),
                 "draft": False,
             }
         )

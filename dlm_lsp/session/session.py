@@ -147,6 +147,7 @@ class Session:
     def lose(self, uri: str, why: str) -> None:
         """Marks a document as out of step because an edit of it could not be read."""
         self._forget(uri)
+        self.edits.forget(uri)
         self.documents.lose(uri, why)
 
     def close_document(self, uri: str) -> None:

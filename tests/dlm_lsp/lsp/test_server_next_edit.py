@@ -117,6 +117,29 @@ async def test_a_document_that_is_opened_anew_has_no_changes(
     assert "Change something first" in answer["reason"]
 
 
+async def test_a_document_that_was_out_of_step_has_no_changes(
+    editor: LspClient, scripted: ScriptedHost
+) -> None:
+    """What is known of its last changes lies elsewhere in the text that is sent then."""
+    await ready(editor, scripted, drafts=True)
+    unreadable = {"textDocument": {"uri": URI, "version": 3}, "contentChanges": [{"range": 1}]}
+    editor.notify("textDocument/didChange", unreadable)
+    editor.change(URI, 4, {"text": "# The mean.\r\n" + TEXT})
+    answer = await editor.answer(asked(editor, textDocument={"uri": URI}))
+    assert "Change something first" in answer["reason"]
+
+
+async def test_half_of_a_character_is_read_as_another(
+    editor: LspClient, scripted: ScriptedHost
+) -> None:
+    await ready(editor, scripted, drafts=True)
+    editor.change(URI, 3, insertion(3, 18, " # \ud83d"))
+    asking = asked(editor, textDocument={"uri": URI})
+    old, *_ = await score(scripted, -20.0, -10.0, -15.0)
+    assert old == "        total += v # \ufffd\r\n    return total"
+    assert (await editor.answer(asking))["text"] == "        amount += v # \ud83d"
+
+
 async def test_an_edit_meanwhile_ends_it(editor: LspClient, scripted: ScriptedHost) -> None:
     await ready(editor, scripted)
     asking = asked(editor)
