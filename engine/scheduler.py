@@ -14,7 +14,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from engine.api import LAST_EVENTS, Emit, Event, Failed, Request, Sampling
+from engine.api import (
+    LAST_EVENTS,
+    Emit,
+    Event,
+    Failed,
+    Request,
+    Sampling,
+    Started,
+    Stopped,
+    Usage,
+)
 from engine.auto.step_times import StepTimes
 from engine.cache.pages import CacheFull
 from engine.errors import EngineError
@@ -147,6 +157,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Activates waiting requests; one that does not fit into the cache yet stays the first."""
+        self._let_go()
         while len(self._active) < self._active_max:
             with self._changed:
                 job = self._next_waiting()
@@ -165,6 +176,17 @@ class Scheduler:
                 return
             if is_running:
                 self._active.append(job)
+
+    def _let_go(self) -> None:
+        """Ends the waiting requests that were cancelled, which need no room."""
+        with self._changed:
+            cancelled = [job for job in self._waiting if job.cancelled.is_set()]
+            for job in cancelled:
+                self._waiting.remove(job)
+        for job in cancelled:
+            usage = Usage(prompt_tokens=len(job.request.prompt))
+            _told(job, Started(usage))
+            _told(job, Stopped("", usage))
 
     def _next_waiting(self) -> QueuedRequest | None:
         """The waiting request that may begin next; None if none may."""

@@ -213,6 +213,25 @@ def test_what_does_not_fit_yet_waits_for_room() -> None:
     assert isinstance(second[-1], Finished)
 
 
+def test_what_is_cancelled_while_it_waits_for_room_keeps_nobody_waiting() -> None:
+    script, events = Script(), [list[Event]() for _ in range(3)]
+    scheduler = Scheduler(script, script.compute)
+
+    def receive(event: Event) -> None:
+        events[0].append(event)
+        if isinstance(event, Draft) and len(events[0]) == 2:
+            jobs[1].cancel()
+
+    jobs = [
+        scheduler.submit(Request((1, 4)), receive),
+        scheduler.submit(Request((101, 1)), events[1].append),
+        scheduler.submit(Request((2, 1)), events[2].append),
+    ]
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    assert [type(event) for event in events[1]] == [Started, Stopped]
+    assert script.turns == [1, 1, 2, 1, 1]
+
+
 @pytest.mark.parametrize("waiting", [False, True])
 def test_cancelling_stops_before_the_next_forward(waiting: bool) -> None:
     script = Script()
