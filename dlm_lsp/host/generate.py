@@ -249,7 +249,8 @@ class _Exchange:
             case Finished():
                 self.outcome = "warm" if self.request.limits.tokens_max == 0 else event.reason
             case Stopped():
-                # Only the deadline and the end of the host stop a request whose client listens.
+                # A request whose client listens is stopped by its deadline, by a newer one for the
+                # document that is typed, or by the end of the host.
                 self.outcome = "time" if self.is_late else "stopped"
 
     def message(self, event: Event) -> HostEvent:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.api import (
     Draft,
     Event,
     Failed,
     Finished,
+    Limits,
     Request,
     Sampling,
     Started,
@@ -251,6 +255,85 @@ def test_cancelling_stops_before_the_next_forward(waiting: bool) -> None:
     run_until_idle(scheduler, lambda: bool(first and second) and is_last(second[-1]))
     assert isinstance((second if waiting else first)[-1], Stopped)
     assert script.turns.count(2 if waiting else 1) == (0 if waiting else 2)
+
+
+class Crowded(Script):
+    """A script whose requests take room, and of which some forwards fail.
+
+    Attributes:
+        used: the room that is taken now.
+    """
+
+    def __init__(self, failing: set[int], joins: bool) -> None:
+        super().__init__()
+        self.failing, self.joins, self.used = failing, joins, 0
+
+    def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Turns:
+        if self.used + request.limits.tokens_max > self.room:
+            raise CacheFull
+        self.used += request.limits.tokens_max
+        try:
+            yield from super().__call__(request, is_cancelled)
+        finally:
+            self.used -= request.limits.tokens_max
+
+    def compute(self, step: Step, sampling: Sampling) -> Sequence[Reading]:
+        if len(self.steps) in self.failing or (len(step.sequence) > 1 and not self.joins):
+            self.steps.append(step.sequence)
+            raise MemoryExhausted("no memory.", param="prompt")
+        return super().compute(step, sampling)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.integers(0, 110)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.lists(st.tuples(st.integers(0, 11), st.integers(0, 40))),
+    st.sets(st.integers(0, 30)),
+    st.booleans(),
+    st.integers(1, 8),
+)
+def test_whatever_happens_every_request_ends_once_and_all_room_is_free(
+    asked: list[tuple[int, str, int]],
+    cancels: list[tuple[int, int]],
+    failing: set[int],
+    joins: bool,
+    active_max: int,
+) -> None:
+    script, events = Crowded(failing, joins), [list[Event]() for _ in asked]
+
+    def receive(number: int, event: Event) -> None:
+        events[number].append(event)
+        for other, when in cancels:
+            if when == sum(map(len, events)) and other < len(jobs):
+                jobs[other].cancel()
+
+    def end() -> Generator[None]:
+        scheduler.close()
+        yield
+
+    scheduler = Scheduler(
+        script,
+        script.compute,
+        times=lambda: CPU_TIMES,
+        active_max=active_max,
+        background=end(),
+        quiet_seconds=0,
+    )
+    jobs = [
+        scheduler.submit(
+            Request((20 + number, forwards), limits=Limits(room), owner=owner),
+            partial(receive, number),
+        )
+        for number, (forwards, owner, room) in enumerate(asked)
+    ]
+    scheduler.run_forever()
+    for (_, _, room), received in zip(asked, events, strict=True):
+        assert [is_last(event) for event in received] == [False] * (len(received) - 1) + [True]
+        assert isinstance(received[0], Started) or room > script.room
+    assert script.used == 0
 
 
 def test_a_closed_scheduler_takes_nothing() -> None:
