@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import queue
 import threading
 import time
@@ -52,6 +53,7 @@ from engine.errors import EngineFailure, RequestError
 from engine.loop import Computed, Forward, TokenState, rounds
 from engine.model.source import CheckpointSource, open_checkpoint
 from engine.model.tokenizer import Tokenizer
+from engine.packing import CPU_CACHED_MAX
 from engine.runtime import Cache, Runtime
 from engine.scheduler import Scheduler, Turns
 from engine.transcript import Transcript, mean_confidence
@@ -121,6 +123,7 @@ class Engine:
             self._events,
             lambda step, sampling: runtime(step, cache, sampling),
             times=lambda: self._traits.costs,
+            cached_max=CPU_CACHED_MAX if runtime.device == "cpu" else math.inf,
             background=background,
         )
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)

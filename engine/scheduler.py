@@ -9,6 +9,7 @@ no requests, the thread does its background work, one step at a time, and then s
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -75,6 +76,7 @@ class Scheduler:
         compute: Compute,
         *,
         times: Callable[[], StepTimes | None] = lambda: None,
+        cached_max: float = math.inf,
         active_max: int = ACTIVE_MAX,
         background: Iterator[None] | None = None,
         quiet_seconds: float = QUIET_SECONDS,
@@ -87,12 +89,14 @@ class Scheduler:
             compute: computes a step.
             times: the machine's step times as they are known now; without them each forward is
                 computed by itself.
+            cached_max: as for `engine.packing.chosen`.
             background: work to do after `quiet_seconds` without a request; each `next`, on the
                 device thread, does one step of it. A failure ends only the background work.
         """
         self._run = run
         self._compute = compute
         self._times = times
+        self._cached_max = cached_max
         self._active_max = active_max
         self._background = background
         self._quiet_seconds = quiet_seconds
@@ -207,7 +211,7 @@ class Scheduler:
             return
         waiting = list(self._active)
         forwards = [job.forward for job in waiting if job.forward is not None]
-        taken = [waiting[number] for number in chosen(forwards, self._times())]
+        taken = [waiting[number] for number in chosen(forwards, self._times(), self._cached_max)]
         for job in taken:
             self._active.remove(job)
         for job, computed in zip(taken, self._computed(taken), strict=True):

@@ -165,6 +165,18 @@ def test_few_rows_join_a_long_prompt_but_not_the_other_way_round() -> None:
     assert chosen([prompt, forward(128, 1)], CPU_TIMES) == [0]
 
 
+def test_sequences_with_many_cached_tokens_stay_apart() -> None:
+    """On a CPU the step of several takes longer, the more tokens they have in the cache."""
+    lengths = (3000, 2000, 2000, 1000)
+    waiting = [
+        Forward(chain((1,), length, sequence=number), Sampling())
+        for number, length in enumerate(lengths)
+    ]
+    assert chosen(waiting, CPU_TIMES, 6000) == [0, 1, 3]
+    assert chosen(waiting, CPU_TIMES, 2000) == [0]
+    assert chosen(waiting, CPU_TIMES) == [0, 1, 2, 3]
+
+
 def test_what_is_drawn_differently_and_exact_rows_stay_apart() -> None:
     token = forward(1, 0)
     warm = forward(1, 1, sampling=Sampling(0.5))
