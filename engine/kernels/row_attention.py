@@ -36,9 +36,9 @@ class Config:
 # By architecture, and by the rows of a tile (query rows times the heads that share a K/V head).
 # Chosen so that nothing spills and shared memory fits (benchmarks/kernels.md); not timed yet.
 CONFIGS = {
-    80: {16: Config(64, 4, 3), 32: Config(64, 4, 3), 64: Config(64, 4, 3), 128: Config(64, 8, 3)},
-    90: {16: Config(64, 4, 4), 32: Config(64, 4, 4), 64: Config(64, 4, 3), 128: Config(64, 8, 3)},
-    120: {16: Config(64, 4, 2), 32: Config(64, 4, 2), 64: Config(64, 4, 2), 128: Config(32, 8, 2)},
+    80: {16: Config(64, 4, 3), 32: Config(64, 4, 3), 64: Config(32, 4, 3), 128: Config(32, 8, 3)},
+    90: {16: Config(64, 4, 4), 32: Config(64, 4, 4), 64: Config(32, 4, 4), 128: Config(32, 8, 4)},
+    120: {16: Config(64, 4, 2), 32: Config(64, 4, 2), 64: Config(32, 4, 3), 128: Config(16, 8, 3)},
 }
 
 
