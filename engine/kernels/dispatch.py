@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,29 @@ def choose(kernel: Operation, reference: Operation, tensor: Tensor) -> Operation
         path, why = _path(tensor)
     _announce(reference.__name__.removesuffix("_torch"), path, why)
     return kernel if path == "triton" else reference
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: object,
+    warps: int,
+    stages: int = 1,
+    **constants: object,
+) -> None:
+    """Runs a kernel's programs, if there are any.
+
+    Args:
+        arguments, constants: the kernel's own, the constexpr ones by name.
+        warps, stages: as `Variant`'s.
+    """
+    if all(grid):
+        kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+
+
+def padded(size: int) -> int:
+    """The next power of two, which the shape of a kernel's tensor has to be."""
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def architecture(tensor: Tensor) -> int:

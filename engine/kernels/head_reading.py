@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.dispatch import architecture, choose, for_architecture
+from engine.kernels.dispatch import architecture, choose, for_architecture, launch
 from engine.kernels.variants import Variant
 
 NO_TOKEN = -1  # as a mask id: no token is left out; as a chosen token: none is asked for
@@ -195,24 +195,26 @@ def head_reading_triton(
     assert best + (mask_id != NO_TOKEN) <= vocabulary
     size = next((each for each in ROWS if each >= rows), ROWS[-1])
     config = for_architecture(CONFIGS, architecture(hidden))[size]
-    tiles = triton.cdiv(vocabulary, config.entries)
-    numbers = {"device": hidden.device, "dtype": torch.float32}
-    highest, total = torch.empty((2, rows, tiles), **numbers).unbind()
-    logits = torch.empty((rows, tiles, best), **numbers)
+    tiles = -(-vocabulary // config.entries)
+    numbers = hidden.new_empty(0, dtype=torch.float32)
+    highest, total = numbers.new_empty((2, rows, tiles)).unbind()
+    logits = numbers.new_empty((rows, tiles, best))
     tokens = torch.empty_like(logits, dtype=torch.int32)
-    asked = torch.full((rows,), float("-inf"), **numbers)
-    _tile_kernel[(tiles, triton.cdiv(rows, size))](
+    asked = numbers.new_full((rows,), float("-inf"))
+    launch(
+        _tile_kernel, (tiles, -(-rows // size)),
         hidden, weight, chosen, highest, total, tokens, logits, asked,
         rows, vocabulary, mask_id, hidden.stride(0), tiles,
         WIDTH=width, ROWS=size, ENTRIES=config.entries, DEPTH=config.depth, BEST=best,
-        num_warps=config.warps, num_stages=config.stages,
+        warps=config.warps, stages=config.stages,
     )  # fmt: skip
-    log_sum_exp = torch.empty((rows,), **numbers)
-    best_logits = torch.empty((rows, best), **numbers)
-    best_tokens = torch.empty((rows, best), device=hidden.device, dtype=torch.int32)
-    _join_kernel[(rows,)](
+    log_sum_exp = numbers.new_empty((rows,))
+    best_logits = numbers.new_empty((rows, best))
+    best_tokens = torch.empty_like(best_logits, dtype=torch.int32)
+    launch(
+        _join_kernel, (rows,),
         highest, total, tokens, logits, best_tokens, best_logits, log_sum_exp, tiles,
-        BLOCK=JOINED_AT_ONCE, BEST=best, num_warps=4,
+        BLOCK=JOINED_AT_ONCE, BEST=best, warps=4,
     )  # fmt: skip
     return HeadReading(best_tokens, best_logits, log_sum_exp, asked)
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.dispatch import choose
+from engine.kernels.dispatch import choose, launch, padded
 from engine.kernels.variants import Variant
 
 
@@ -50,7 +50,7 @@ def _rms_norm_kernel(
 
 def _warps(width: int) -> int:
     """About 16 entries of a row per thread. Not timed yet."""
-    return min(max(triton.next_power_of_2(width) // 512, 1), 16)
+    return min(max(padded(width) // 512, 1), 16)
 
 
 def rms_norm_triton(
@@ -63,12 +63,12 @@ def rms_norm_triton(
     assert residual is None or (residual.shape == x.shape and residual.is_contiguous())
     out = x.new_empty((rows, width))
     total = x if residual is None else torch.empty_like(out)
-    if rows:
-        _rms_norm_kernel[(rows,)](
-            x, residual if residual is not None else x, weight, out, total, x.stride(0), eps,
-            WIDTH=width, PADDED=triton.next_power_of_2(width),
-            HAS_RESIDUAL=residual is not None, num_warps=_warps(width),
-        )  # fmt: skip
+    launch(
+        _rms_norm_kernel, (rows,),
+        x, residual if residual is not None else x, weight, out, total, x.stride(0), eps,
+        WIDTH=width, PADDED=padded(width), HAS_RESIDUAL=residual is not None,
+        warps=_warps(width),
+    )  # fmt: skip
     return out, total
 
 
@@ -118,7 +118,7 @@ def variants(architecture: int) -> list[Variant]:
             {**pointers, "stride": "i32", "eps": "fp32"},
             {
                 "WIDTH": width,
-                "PADDED": triton.next_power_of_2(width),
+                "PADDED": padded(width),
                 "HAS_RESIDUAL": has_residual,
             },
             _warps(width),

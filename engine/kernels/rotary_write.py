@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.dispatch import choose
+from engine.kernels.dispatch import choose, launch, padded
 from engine.kernels.variants import Variant
 
 NO_SLOT = -1
@@ -105,14 +105,13 @@ def rotary_write_triton(
     assert store.is_contiguous()
     assert slots.shape == (rows,)
     query = joint.new_empty((rows, heads, width))
-    if rows:
-        _rotary_write_kernel[(rows, heads + 2 * kv_heads)](
-            joint, cos, sin, query_scale if query_scale is not None else cos, store, slots, query,
-            joint.stride(0),
-            HEADS=heads, KV_HEADS=kv_heads, WIDTH=width,
-            HALF_PADDED=triton.next_power_of_2(width // 2),
-            HAS_SCALE=query_scale is not None, num_warps=1,
-        )  # fmt: skip
+    launch(
+        _rotary_write_kernel, (rows, heads + 2 * kv_heads),
+        joint, cos, sin, query_scale if query_scale is not None else cos, store, slots, query,
+        joint.stride(0),
+        HEADS=heads, KV_HEADS=kv_heads, WIDTH=width, HALF_PADDED=padded(width // 2),
+        HAS_SCALE=query_scale is not None, warps=1,
+    )  # fmt: skip
     return query
 
 

@@ -9,6 +9,8 @@ log-sum-exps. Lengths are read on the device. Knows neither steps nor the cache.
 
 from __future__ import annotations
 
+# Triton types a call among kernels as one that never returns.
+# pyright: reportGeneralTypeIssues=false
 import math
 from dataclasses import dataclass
 
@@ -18,7 +20,14 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.attention_plan import AttentionPlan, Case, chain, group, hung
-from engine.kernels.dispatch import architecture, choose, for_architecture, processors
+from engine.kernels.dispatch import (
+    architecture,
+    choose,
+    for_architecture,
+    launch,
+    padded,
+    processors,
+)
 from engine.kernels.variants import Variant
 
 SPLITS_MAX = 32
@@ -240,20 +249,22 @@ def row_attention_triton(
         splits = min(max(free, 1), SPLITS_MAX)
     partial = query.new_empty((splits + 1, rows, heads, width), dtype=torch.float32)
     log_sums = query.new_empty((splits + 1, rows, heads), dtype=torch.float32)
-    padded = max(16, triton.next_power_of_2(width))
-    _row_attention_kernel[(len(plan.tiles), kv_heads, splits + 1)](
+    lanes = max(16, padded(width))
+    launch(
+        _row_attention_kernel, (len(plan.tiles), kv_heads, splits + 1),
         query, key, value, store, plan.order, plan.tiles, plan.pages, plan.lengths, plan.visible,
         partial, log_sums, query.stride(0), key.stride(0), plan.pages.stride(0),
         plan.visible.stride(0), rows, math.log2(math.e) / math.sqrt(width),
-        KV_HEADS=kv_heads, SHARED=shared, WIDTH=width, PADDED=padded, PAGE=plan.page_tokens,
+        KV_HEADS=kv_heads, SHARED=shared, WIDTH=width, PADDED=lanes, PAGE=plan.page_tokens,
         SPLITS=splits, TILE=tile, KEYS=config.keys,
-        num_warps=config.warps, num_stages=config.stages,
+        warps=config.warps, stages=config.stages,
     )  # fmt: skip
     out = query.new_empty((rows, heads, width))
-    _merge_kernel[(rows, heads)](
+    launch(
+        _merge_kernel, (rows, heads),
         partial, log_sums, out, rows,
-        HEADS=heads, WIDTH=width, PADDED=padded, PARTS=splits + 1,
-        PARTS_PADDED=triton.next_power_of_2(splits + 1), num_warps=1,
+        HEADS=heads, WIDTH=width, PADDED=lanes, PARTS=splits + 1,
+        PARTS_PADDED=padded(splits + 1), warps=1,
     )  # fmt: skip
     return out
 

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from engine.kernels.dispatch import choose
+from engine.kernels.dispatch import choose, launch
 from engine.kernels.variants import Variant
 
 _BLOCK = 1024  # entries of a row per program; not timed yet
@@ -40,10 +40,10 @@ def swiglu_triton(joint: Tensor) -> Tensor:
     assert joint.shape[1] == 2 * width
     assert joint.stride(1) == 1
     out = joint.new_empty((rows, width))
-    if rows:
-        _swiglu_kernel[(rows, triton.cdiv(width, _BLOCK))](
-            joint, out, joint.stride(0), WIDTH=width, BLOCK=_BLOCK, num_warps=4
-        )
+    launch(
+        _swiglu_kernel, (rows, -(-width // _BLOCK)), joint, out, joint.stride(0),
+        WIDTH=width, BLOCK=_BLOCK, warps=4,
+    )  # fmt: skip
     return out
 
 

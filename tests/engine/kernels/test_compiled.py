@@ -42,11 +42,11 @@ def test_the_committed_table_has_no_spills(architecture: int, committed: str) ->
 @pytest.mark.slow
 def test_compiling_again_spills_nothing_and_gives_the_table(committed: str) -> None:
     """For Hopper. Registers may differ by version, so only their names and spills are compared."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "engine.lab.bench.kernels_compiled", "--architecture", "90"]
     done = subprocess.run(
         command,
-        env=environment,
+        env=clean,
         capture_output=True,
         text=True,
         check=False,
