@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.dispatch import architecture, choose, for_architecture, launch
+from engine.kernels.dispatch import choose, for_architecture, launch
+from engine.kernels.products import FP32, Config, tile_for, tile_product
 from engine.kernels.variants import Variant
 
 NO_TOKEN = -1  # as a mask id: no token is left out; as a chosen token: none is asked for
@@ -44,21 +45,8 @@ class HeadReading:
         return torch.exp(self.logits[:, 0] - self.log_sum_exp)
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """A tuned configuration: entries of the vocabulary and of the hidden state read at once, and
-    the compiler's options."""
-
-    entries: int
-    depth: int
-    warps: int
-    stages: int
-
-
 JOINED_AT_ONCE = 1024  # tiles of the vocabulary, or tokens of theirs
-ROWS = (16, 32, 64)  # of a tile; more rows read the weights again
-# By architecture and rows. Chosen so that nothing spills and shared memory fits
-# (benchmarks/kernels.md); not timed yet.
+# Chosen so that nothing spills and shared memory fits (benchmarks/kernels.md); not timed yet.
 CONFIGS = {
     80: {16: Config(64, 128, 4, 4), 32: Config(64, 128, 4, 4), 64: Config(128, 64, 8, 4)},
     90: {16: Config(64, 128, 4, 5), 32: Config(64, 128, 4, 5), 64: Config(128, 64, 8, 5)},
@@ -102,16 +90,9 @@ def _tile_kernel(
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     entry = tile * ENTRIES + tl.arange(0, ENTRIES)
     here, known = row < rows, entry < vocabulary
-    dims = tl.arange(0, DEPTH)
-    left = hidden + row.to(tl.int64)[:, None] * hidden_stride + dims[None, :]
-    right = weight + entry.to(tl.int64)[None, :] * WIDTH + dims[:, None]
-    product = tl.zeros((ROWS, ENTRIES), tl.float32)
-    for low in range(0, WIDTH, DEPTH):
-        inside = low + dims < WIDTH
-        states = tl.load(left + low, mask=here[:, None] & inside[None, :], other=0.0)
-        weights = tl.load(right + low, mask=known[None, :] & inside[:, None], other=0.0)
-        product = tl.dot(states, weights, product, input_precision="ieee")
-
+    product = tile_product(
+        hidden, weight, row, entry, here, known, hidden_stride, 0, WIDTH, WIDTH, DEPTH
+    )
     scores = product.to(weight.dtype.element_ty).to(tl.float32)
     scores = tl.where(known[None, :], scores, float("-inf"))
     cell = row.to(tl.int64) * tiles + tile
@@ -193,9 +174,8 @@ def head_reading_triton(
     assert chosen.shape == (rows,)
     assert chosen.dtype == torch.int32
     assert best + (mask_id != NO_TOKEN) <= vocabulary
-    size = next((each for each in ROWS if each >= rows), ROWS[-1])
-    config = for_architecture(CONFIGS, architecture(hidden))[size]
-    tiles = -(-vocabulary // config.entries)
+    size, config = tile_for(CONFIGS, rows, hidden)
+    tiles = -(-vocabulary // config.outputs)
     numbers = hidden.new_empty(0, dtype=torch.float32)
     highest, total = numbers.new_empty((2, rows, tiles)).unbind()
     logits = numbers.new_empty((rows, tiles, best))
@@ -205,7 +185,7 @@ def head_reading_triton(
         _tile_kernel, (tiles, -(-rows // size)),
         hidden, weight, chosen, highest, total, tokens, logits, asked,
         rows, vocabulary, mask_id, hidden.stride(0), tiles,
-        WIDTH=width, ROWS=size, ENTRIES=config.entries, DEPTH=config.depth, BEST=best,
+        WIDTH=width, ROWS=size, ENTRIES=config.outputs, DEPTH=config.depth, BEST=best,
         warps=config.warps, stages=config.stages,
     )  # fmt: skip
     log_sum_exp = numbers.new_empty((rows,))
@@ -267,14 +247,15 @@ def variants(architecture: int) -> list[Variant]:
     found: list[Variant] = []
     numbers = dict.fromkeys(("highest", "total", "logits"), "*fp32")
     for size, dtype, width in (("8B", "bf16", 4096), ("0.5B", "bf16", 896), ("laws", "fp32", 32)):
-        for rows, config in for_architecture(CONFIGS, architecture).items():
+        table = FP32 if dtype == "fp32" else for_architecture(CONFIGS, architecture)
+        for rows, config in table.items():
             types = {"hidden": f"*{dtype}", "weight": f"*{dtype}", **numbers, "asked": "*fp32"}
             types |= {"chosen": "*i32", "tokens": "*i32"}
             types |= dict.fromkeys(
                 ("rows", "vocabulary", "mask_id", "hidden_stride", "tiles"), "i32"
             )
             constants = {"WIDTH": width, "ROWS": rows, "BEST": 4}
-            constants |= {"ENTRIES": config.entries, "DEPTH": config.depth}
+            constants |= {"ENTRIES": config.outputs, "DEPTH": config.depth}
             name = f"head reading {size} {dtype}, {rows} rows"
             unaligned = ("rows", "mask_id", "tiles")
             warps, stages = config.warps, config.stages

@@ -25,7 +25,15 @@ from triton.compiler import ASTSource
 from engine.kernels.variants import Variant
 from engine.lab.tables import to_table
 
-OPERATIONS = ("row_attention", "head_reading", "rms_norm", "rotary_write", "swiglu")
+OPERATIONS = (
+    "row_attention",
+    "head_reading",
+    "rms_norm",
+    "rotary_write",
+    "swiglu",
+    "skinny_gemm",
+    "row_lora",
+)
 ARCHITECTURES = (80, 90, 120)
 # Shared memory that a program may use, in KiB (CUDA C++ Programming Guide, compute capabilities).
 SHARED_KIB_MAX = {80: 163, 90: 227, 120: 99}
