@@ -24,7 +24,7 @@ _SUMMED = 1024  # entries that a program of the second kernel adds
 CONFIGS = {
     80: {16: Config(64, 128, 4, 4), 32: Config(64, 128, 4, 4), 64: Config(128, 64, 8, 4)},
     90: {16: Config(64, 128, 4, 5), 32: Config(64, 128, 4, 5), 64: Config(128, 64, 8, 5)},
-    120: {16: Config(64, 128, 4, 3), 32: Config(64, 128, 4, 3), 64: Config(128, 64, 8, 3)},
+    120: {16: Config(64, 128, 4, 3), 32: Config(64, 64, 4, 4), 64: Config(128, 64, 8, 3)},
 }
 
 

@@ -64,6 +64,18 @@ def test_all_logits_tie_and_the_lowest_ids_win() -> None:
     torch.testing.assert_close(found.probability.cpu(), torch.full((2,), 1 / 150))
 
 
+def test_logits_that_tie_in_the_weights_dtype_tie() -> None:
+    """257 is 256 in bf16, as torch stores it, so that the lower id wins."""
+    hidden = torch.ones((1, 17), device=DEVICE, dtype=torch.bfloat16)
+    weight = torch.full((3, 17), 16.0, device=DEVICE, dtype=torch.bfloat16)
+    weight[:, 16] = torch.tensor([0.0, 1.0, -1.0])
+    chosen = torch.tensor([1], dtype=torch.int32, device=DEVICE)
+    ours = head_reading_triton(hidden, weight, chosen, NO_TOKEN, 2)
+    theirs = head_reading_torch(hidden, weight, chosen, NO_TOKEN, 2)
+    assert ours.tokens.tolist() == theirs.tokens.tolist() == [[0, 1]]
+    assert ours.chosen.tolist() == [256.0]
+
+
 def test_the_mask_token_never_wins_and_stays_in_the_denominator() -> None:
     """Its logit is 20 above all others: it is the whole mass."""
     hidden = torch.ones((1, 16), device=DEVICE)

@@ -39,6 +39,13 @@ def test_rms_norm_is_near_the_truth(name: str, dtype: torch.dtype) -> None:
     assert_near(ours, theirs, truth)
 
 
+def test_what_is_normed_is_the_rounded_sum() -> None:
+    """The sum that the next layer will read, not what it was before rounding."""
+    x, added, weight = inputs(CASES["14B"], torch.bfloat16)
+    ours, total = rms_norm_triton(x, added, weight, EPS)
+    assert torch.equal(ours, rms_norm_triton(total, None, weight, EPS)[0])
+
+
 def test_the_reference_is_the_networks_own_norm() -> None:
     x, added, weight = inputs(CASES["odd"], torch.bfloat16)
     norm = RMSNorm(x.shape[1], EPS).to(DEVICE, torch.bfloat16)
