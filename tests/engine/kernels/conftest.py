@@ -1,7 +1,7 @@
 """What the kernels' tests share: Triton's interpreter, mended, or the card where there is one.
 
 On Linux x86-64 the development extra brings Triton. Elsewhere these tests are left out; `make gpu`
-fails without it.
+fails without it. Triton 3.6's interpreter, not its compiler, needs numpy below 2.4.
 """
 
 from __future__ import annotations
