@@ -20,6 +20,10 @@ from tests.tiny import write_tiny_checkpoint
 # thread alone where anything else keeps the machine busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Before triton is imported: its kernels are interpreted, unless the tests run on a card.
+if os.environ.get("DLM_TEST_DEVICE", "cpu") == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Tests that are started in the background may ignore Ctrl-C. The processes that they start would
 # inherit that, and some of those are to be interrupted.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -137,7 +137,16 @@ RULES = {
     "pages are plain": Rule(("engine.cache.pages",), ("torch", "numpy")),
     "the CPU's cache has no torch": Rule(("engine.cache.arrays",), ("torch", "engine.model")),
     "the graph has no torch": Rule(
-        ("engine.model.onnx",), ("torch", "engine.engine", "engine.decoders")
+        ("engine.model.onnx",), ("torch", "engine.engine", "engine.decoders", "engine.kernels")
+    ),
+    "a kernel knows tensors alone": Rule(
+        ("engine.kernels",), ("engine", "dlm_lsp", "numpy"), ("engine.kernels",)
+    ),
+    "only what computes in torch knows kernels": Rule(
+        PACKAGES, ("engine.kernels",), but=("engine.kernels", "engine.model", "engine.lab.bench")
+    ),
+    "only kernels know Triton": Rule(
+        PACKAGES, ("triton",), but=("engine.kernels", "engine.lab.bench.kernels_compiled")
     ),
     "data is the lab's common ground": Rule(
         ("engine.lab.data",),
@@ -236,6 +245,15 @@ def test_looking_into_the_store_imports_nothing_that_downloads() -> None:
         "import dlm_lsp.store.choice, dlm_lsp.store.told;"
         f"heavy = set({DOWNLOADING!r}) & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
+
+
+def test_the_torch_runtime_on_a_processor_imports_no_triton() -> None:
+    """Nor needs it: kernels are for cards."""
+    code = (
+        "import sys; sys.modules['triton'] = None;"
+        "import engine.model.torch_runtime, engine.model.readout, engine.lab.bench.steps"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
 

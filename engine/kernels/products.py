@@ -1,0 +1,60 @@
+"""What kernels with a matrix product share: its body, and how large the tiles of rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.kernels.dispatch import architecture, for_architecture
+
+ROWS = (16, 32, 64)  # of a tile; more rows read the weights again
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A tuned configuration: outputs and columns read at once, and the compiler's options."""
+
+    outputs: int
+    depth: int
+    warps: int
+    stages: int
+
+
+Table = Mapping[int, Mapping[int, Config]]  # by architecture and rows
+# In fp32, which no tensor core multiplies exactly; a product's columns are held in registers then.
+FP32 = {16: Config(32, 16, 4, 2), 32: Config(32, 16, 4, 2), 64: Config(64, 16, 8, 2)}
+
+
+def tile_for(table: Table, rows: int, x: Tensor) -> tuple[int, Config]:
+    """The rows of a tile, and the configuration for so many on x's card in x's dtype."""
+    size = next((each for each in ROWS if each >= rows), ROWS[-1])
+    if x.dtype == torch.float32:
+        return size, FP32[size]
+    return size, for_architecture(table, architecture(x))[size]
+
+
+@triton.jit
+def tile_product(
+    x, weight, row, entry, here, known, x_stride, begin, end,
+    WIDTH: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """x[row] @ weight[entry].T over the columns from `begin` to `end`, in fp32: (rows, entries).
+
+    `x` has rows of `x_stride`, `weight` of WIDTH. `here` and `known` say which rows and entries
+    exist; the others are 0. fp32 operands are multiplied as fp32, not as TF32.
+    """
+    dims = tl.arange(0, DEPTH)
+    left = x + row.to(tl.int64)[:, None] * x_stride + dims[None, :]
+    right = weight + entry.to(tl.int64)[None, :] * WIDTH + dims[:, None]
+    product = tl.zeros((row.shape[0], entry.shape[0]), tl.float32)
+    for low in range(begin, end, DEPTH):
+        inside = low + dims < end
+        states = tl.load(left + low, mask=here[:, None] & inside[None, :], other=0.0)
+        weights = tl.load(right + low, mask=known[None, :] & inside[:, None], other=0.0)
+        product = tl.dot(states, weights, product, input_precision="ieee")
+    return product
