@@ -83,6 +83,14 @@ class Bench(Editor):
             raise AssertionError(f"{error}: {self.driver.run(PLACE)}, asked at {made}") from None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tries a test in the real editor again: on a busy machine a browser loses a key now and then,
+    of which the extension never hears."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 @pytest.fixture(scope="session")
 def vscode() -> None:
     """Skips where there is no VS Code to test in, unless it is required."""

@@ -76,8 +76,18 @@ class RealCampaign(LspCampaign):
             found = await self._health()
         os.kill(found["pid"], signal.SIGKILL)
         began = time.monotonic()
-        async with asyncio.timeout(RECOVERY_SECONDS_MAX):
-            ready, answered = await asyncio.gather(self._loaded(found["pid"]), self._answered())
+        both = [asyncio.ensure_future(self._loaded(found["pid"]))]
+        both.append(asyncio.ensure_future(self._answered()))
+        _, late = await asyncio.wait(both, timeout=RECOVERY_SECONDS_MAX)
+        if late:
+            names = [
+                name for name, one in zip(("loaded", "answered"), both, strict=True) if one in late
+            ]
+            for one in late:
+                one.cancel()
+            said = self.counts, await self._health(), self._log()
+            raise AssertionError(f"not {names} after kill {len(self.recoveries) + 1}: {said}")
+        ready, answered = (one.result() for one in both)
         self.counts["hosts killed"] += 1
         return Recovery(ready - began, answered - began)
 
@@ -109,6 +119,12 @@ class RealCampaign(LspCampaign):
             except (OSError, ValueError, asyncio.IncompleteReadError):
                 continue
         return None
+
+    def _log(self) -> str:
+        """The last lines of the hosts' logs."""
+        folder = self._runtime.parent
+        logs = [path.read_text("utf-8", "replace")[-1500:] for path in folder.rglob("*.log")]
+        return "\n".join(logs)
 
     async def end_host(self) -> None:
         for path in self._runtime.glob("dlm-lsp/*.sock"):
