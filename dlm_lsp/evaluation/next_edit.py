@@ -177,7 +177,7 @@ def comment_case(function: Function, draw: random.Random) -> Case | None:
         return None
     statement = draw.choice(body)
     at = function.document.line_start(statement.lineno - 1)
-    text = " " * statement.col_offset + "# TODO: check this with the others\n"
+    text = " " * statement.col_offset + "# Checked together with the others.\n"
     return Case("comment", function.document, (Edit(at, at, text),))
 
 
