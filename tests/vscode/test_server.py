@@ -83,9 +83,18 @@ def test_the_document_is_told_to_the_new_server_as_it_is_now(bench: Bench):
     suggests(bench)
 
 
-def test_only_final_suggestions_by_setting(bench: Bench):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dlm.draft", "final"),
+        ("workbench.reduceMotion", "on"),
+        ("editor.accessibilitySupport", "on"),
+    ],
+)
+def test_only_final_suggestions_by_setting(bench: Bench, name: str, value: str):
+    """Also for whom motion is too much, and for a screen reader."""
     starts = bench.stub.starts
-    bench.settings({"dlm.draft": "final"})
+    bench.settings({name: value})
     wait_for(lambda: bench.stub.starts > starts, "it is started anew")
     try:
         wait_for(lambda: bench.stub.settings["dlm"]["drafts"] is False, "it is told")
@@ -98,7 +107,7 @@ def test_only_final_suggestions_by_setting(bench: Bench):
         bench.shows_ghost(" = 1")
     finally:
         starts = bench.stub.starts
-        bench.settings({"dlm.draft": None})
+        bench.settings({name: None})
         wait_for(lambda: bench.stub.starts > starts, "it is started anew")
 
 
