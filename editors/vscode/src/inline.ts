@@ -404,10 +404,11 @@ export class Suggestions implements vscode.Disposable {
       asked.accepted = taken;
       const kind = text.includes("\n") ? "line" : "word";
       const argument = { id: item.id, kind, length: taken };
-      void this.client()?.sendRequest("workspace/executeCommand", {
-        command: "dlm.accepted",
-        arguments: [argument],
-      });
+      const params = { command: "dlm.accepted", arguments: [argument] };
+      // What is not counted does no harm.
+      this.client()
+        ?.sendRequest("workspace/executeCommand", params)
+        .catch(() => undefined);
     }
   }
 

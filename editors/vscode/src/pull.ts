@@ -33,7 +33,7 @@ export async function pull(server: Server, status: Status, name?: string): Promi
       status.pulling(`${percentage} %`);
     });
     cancellation.onCancellationRequested(() => {
-      void server.execute("dlm.cancel", { token });
+      server.execute("dlm.cancel", { token }).catch(() => undefined); // It has ended by itself.
     });
     try {
       const argument = name === undefined ? {} : { name };

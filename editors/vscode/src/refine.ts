@@ -154,8 +154,7 @@ export class Refine implements vscode.Disposable {
     if (!state || !refining || refining.isFinal || !sameArea(refining.range, state.range)) {
       return;
     }
-    const origin = { ...refining, line: 0, column: 0, before: "", after: "", lineCount: 0 };
-    if (aboutAnother({ ...origin, changedElsewhere: false }, state) !== undefined) {
+    if (aboutAnother(refining, state) !== undefined) {
       return;
     }
     refining.sequence = state.sequence;

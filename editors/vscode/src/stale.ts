@@ -37,8 +37,11 @@ export type Verdict =
 
 const PAIRED = /^[)\]}>'"`]+$/;
 
+/** What a request is known by in the messages about it. */
+export type Known = Pick<Origin, "uri" | "version" | "token" | "sequence">;
+
 /** Why a message is not about a request, or older than what is known of it. */
-export function aboutAnother(origin: Origin, about: About): string | undefined {
+export function aboutAnother(origin: Known, about: About): string | undefined {
   if (about.token !== origin.token) {
     return "it is about another request";
   }
