@@ -56,6 +56,7 @@ class LspCampaign:
         self._num_plain = sum(not buffer.is_quiet for buffer in self.buffers)
         self._shown: tuple[Buffer, int, Message] | None = None
         self._wire = wire
+        self.never_silenced: frozenset[str] = frozenset()  # Languages, for `configure`.
         self._is_snoozed = False
         self._latest: deque[str] = deque(maxlen=12)  # Events, for the message of a fault.
 
@@ -408,7 +409,9 @@ class LspCampaign:
 
     async def configure(self) -> None:
         """Changes the editor's own settings, which the server pulls or is sent."""
-        language = self.rng.choice([None, None, *(buffer.language for buffer in self.buffers)])
+        languages = [buffer.language for buffer in self.buffers]
+        spared = [language for language in languages if language not in self.never_silenced]
+        language = self.rng.choice([None, None, *spared])
         silence: dict[str, Any] = {"confidence": 0, "languages": [language] if language else []}
         quiet = {buffer.uri for buffer in self.buffers if buffer.language == language}
 

@@ -49,6 +49,8 @@ class RealCampaign(LspCampaign):
         self._runtime = runtime
         self._every = max(1, events // (KILLS + 1))
         self._probe = Buffer((folder / "probe.py").as_uri(), "python", None, TEXT)
+        # Otherwise it would be waited for in vain, and nothing would start a host again.
+        self.never_silenced = frozenset({self._probe.language})
 
     def kinds(self) -> dict[Callable[[], Any], int]:
         kinds = super().kinds()

@@ -33,9 +33,6 @@ async def test_a_server_process_keeps_every_rule() -> None:
     assert counts["requests"] == counts["answers"] > 80
 
 
-# Once in a dozen runs no host came up again within a minute, and nothing has shown yet why; what a
-# failed try says is in the report.
-@pytest.mark.flaky(reruns=1)
 @pytest.mark.slow
 async def test_a_server_with_a_real_engine_answers_again_after_its_host_is_killed() -> None:
     played = await play_real(120, 4)
