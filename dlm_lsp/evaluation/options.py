@@ -42,6 +42,7 @@ class EvalOptions:
         limit: the largest number of holes of each kind, of a suite's tasks and of typed files; None
             means 200, all and 10.
         languages: the languages of the held-out files; all if empty.
+        kinds: the kinds of held-out holes (`engine.lab.data.holes.KINDS`); all if empty.
         keys_max: the largest number of keys typed in one file.
         corpus: the corpus with the held-out files; None makes one of installed files.
         out: the folder of a run that can be resumed; None keeps nothing.
@@ -56,6 +57,7 @@ class EvalOptions:
     suites: tuple[str, ...] = (HOLES,)
     infillings: tuple[Infilling, ...] = ()
     languages: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     modes: tuple[ModeOption, ...] = (ModeOption("ar"), ModeOption("block"))
     thresholds: tuple[float, ...] = ()
     limit: int | None = None
@@ -160,6 +162,13 @@ def add_eval_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="held-out files of this language, such as python; repeatable (all)",
     )
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help="held-out holes of these kinds, such as whole_line and line_tail (all)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep results there, resume")
     _add_judging_options(parser)
 
@@ -230,6 +239,7 @@ def to_eval_options(options: argparse.Namespace) -> EvalOptions:
         suites=tuple(options.suite or EvalOptions().suites),
         infillings=tuple(dict.fromkeys(options.infilling)),
         languages=tuple(dict.fromkeys(options.language)),
+        kinds=tuple(dict.fromkeys(options.kinds)),
         modes=tuple(options.modes),
         thresholds=tuple(options.thresholds),
         limit=options.limit,

@@ -56,7 +56,8 @@ def to_plan(options: EvalOptions) -> EvalPlan:
     has_made = False
     for name, limit in wanted:
         if name == HOLES:
-            tasks = hole_tasks(sources, limit or HOLES_PER_KIND, options.seed)
+            drawn = hole_tasks(sources, limit or HOLES_PER_KIND, options.seed)
+            tasks = _of_kinds(drawn, options.kinds)
             _add(plan, HOLES, tasks, len(tasks))
         elif name == REPLAY:
             files = [(f"{source.package}/{source.path}", source.text) for source in sources]
@@ -84,6 +85,19 @@ def _of_languages(sources: list[Source], wanted: Sequence[str]) -> list[Source]:
             param="language",
         )
     return [source for source in sources if not wanted or source.language in wanted]
+
+
+def _of_kinds(tasks: list[Task], wanted: Sequence[str]) -> list[Task]:
+    """Returns the holes of these kinds, which are the same whichever others are drawn."""
+    found = list(dict.fromkeys(task.kind for task in tasks))
+    missing = [kind for kind in wanted if kind not in found]
+    if missing:
+        raise ConfigError(
+            f"There are no held-out holes of the kind {missing[0]}.",
+            remedy=f"There are {', '.join(found)}.",
+            param="kinds",
+        )
+    return [task for task in tasks if not wanted or task.kind in wanted]
 
 
 def _add(plan: EvalPlan, suite: str, tasks: list[Task], size: int) -> None:

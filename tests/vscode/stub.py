@@ -220,7 +220,8 @@ class Stub:
             self.settings = message["params"].get("initializationOptions") or {}
             self.answer(message, {"capabilities": CAPABILITIES, "serverInfo": {"name": "stub"}})
         elif method == "initialized":
-            self.status()
+            # Each start says a name of its own: what is on the screen tells which process runs.
+            self.status(model=f"scripted {self.starts}")
         elif method == "shutdown":
             self.answer(message, None)
         elif method == "exit":

@@ -17,7 +17,7 @@ def bench(vscode: None) -> Iterator[Bench]:
 
 
 def runs(bench: Bench) -> bool:
-    return bench.stub.is_up and "Model: scripted" in bench.status()[1]
+    return bench.stub.is_up and f"Model: scripted {bench.stub.starts}" in bench.status()[1]
 
 
 def suggests(bench: Bench) -> None:

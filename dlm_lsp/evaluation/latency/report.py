@@ -47,7 +47,8 @@ Kind = Literal["cold", "rested", "warm"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request of both engines; `theirs` is None where llama.vim would not ask."""
+    """One request of both engines; `theirs` is None where llama.cpp was not asked: where llama.vim
+    would not ask, and behind the number of keys that it takes part in."""
 
     is_busy: bool
     kind: Kind

@@ -43,6 +43,7 @@ class _Bench:
 
     editor: Editor
     address: str
+    peer_keys: int
     samples: list[Sample] = field(default_factory=list[Sample])
     loads: list[float] = field(default_factory=list[float])
 
@@ -54,13 +55,15 @@ class _Bench:
                 if typed >= keys:
                     return
                 kind: Kind = "rested" if number % 2 else "cold"
-                found = await self.visit(visit, kind, is_busy)
+                found = await self.visit(visit, kind, is_busy, asks_peer=typed < self.peer_keys)
                 self.samples += found
                 typed, number = typed + len(visit.keys), number + 1
                 print(f"{visit.name}: {len(visit.keys)} keys", file=sys.stderr, flush=True)
 
-    async def visit(self, visit: Visit, kind: Kind, is_busy: bool) -> list[Sample]:
-        """Types a place's keys into this server, then into llama.cpp.
+    async def visit(
+        self, visit: Visit, kind: Kind, is_busy: bool, *, asks_peer: bool = True
+    ) -> list[Sample]:
+        """Types a place's keys into this server, then, unless it is left out, into llama.cpp.
 
         Raises: EngineFailure if either fails.
         """
@@ -71,12 +74,14 @@ class _Bench:
         ours = [await self.editor.ask(visit.cursor)]
         ours += [await self.editor.type(key) for key in visit.keys]
         await self.editor.close_file()
+        kinds: list[Kind] = [kind, *["warm" for _ in visit.keys]]
+        if not asks_peer:
+            return [Sample(is_busy, *one, None) for one in zip(kinds, ours, strict=True)]
         try:
             theirs = [infill(self.address, visit.text, visit.cursor)]
             theirs += [infill(self.address, key.text, key.cursor) for key in visit.keys]
         except (OSError, KeyError, ValueError) as error:
             raise EngineFailure(f"llama.cpp did not answer /infill: {error!r}.") from None
-        kinds: list[Kind] = [kind, *["warm" for _ in visit.keys]]
         return [Sample(is_busy, *one) for one in zip(kinds, ours, theirs, strict=True)]
 
 
@@ -87,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--keys", type=int, default=KEYS, help="keys without and as many with a busy core"
+    )
+    parser.add_argument(
+        "--peer-keys",
+        type=int,
+        metavar="N",
+        help="ask llama.cpp, which takes ten times as long, after no more than about N of the keys",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the typist")
     parser.add_argument(
@@ -121,7 +132,8 @@ async def _run(options: argparse.Namespace) -> TypingSection:
         tempfile.TemporaryDirectory(prefix="dlm-lsp-bench-") as folder,
     ):
         host.measured()
-        bench = _Bench(Editor(), theirs.ready["address"])
+        peer_keys = options.keys if options.peer_keys is None else options.peer_keys
+        bench = _Bench(Editor(), theirs.ready["address"], peer_keys)
         own = {f"XDG_{name}_HOME": folder for name in ("CONFIG", "STATE", "CACHE")}
         try:
             await bench.editor.start({"engine": {"url": host.address, "token": host.token}}, own)
@@ -132,11 +144,13 @@ async def _run(options: argparse.Namespace) -> TypingSection:
                 await bench.measure(places, options.keys, is_busy)
         finally:
             await bench.editor.close()
+    peers = sum(one.theirs is not None for one in bench.samples)
     conditions = {
         **{name: value for name, value in machine().items() if name not in ("cpu", "torch")},
         "onnxruntime": installed("onnxruntime"),
         "xllamacpp": installed("xllamacpp"),
         "keys": f"{options.keys} and {options.keys}, seed {options.seed}",
+        "llama.cpp": f"asked {peers} of {len(bench.samples)} times",
         "load average": f"{min(bench.loads):.1f} to {max(bench.loads):.1f}",
     }
     name = options.name or options.checkpoint.name

@@ -100,6 +100,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--lines", type=int, default=500)
     parser.add_argument("--drift", type=int, nargs="+", default=[6, 24, 48], metavar="TOKENS")
+    parser.add_argument("--skip", type=int, default=0, help="holes that an earlier run has measured")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--graphs", type=Path, help="folder of prepared graphs")
     parser.add_argument("--out", type=Path)
@@ -107,7 +108,8 @@ def main() -> int:
     settings = EngineSettings(checkpoint=options.checkpoint, threads=1, graphs=options.graphs)
     engine = Engine.load(settings)
     try:
-        for figures in measure(engine, drawn_tasks(options.lines, options.seed), options.drift):
+        tasks = drawn_tasks(options.lines, options.seed)[options.skip :]
+        for figures in measure(engine, tasks, options.drift):
             if figures.lines % 10 == 0:
                 print(json.dumps(asdict(figures)), flush=True)
                 if options.out is not None:

@@ -403,6 +403,20 @@ def test_holes_may_be_of_one_language(corpus: Path, evaluate: Evaluate) -> None:
     assert "javascript, python" in str(refused["error"])
 
 
+def test_holes_may_be_of_some_kinds_and_are_the_same_as_among_all(
+    corpus: Path, evaluate: Evaluate
+) -> None:
+    every, some = Host({}), Host({})
+    of_all = ("--corpus", str(corpus), "--limit", "3", "--modes", "ar")
+    evaluate(every, *of_all)
+    evaluate(some, *of_all, "--kinds", "whole_line", "line_tail")
+    asked = {(body.prefix, body.suffix) for body in some.bodies}
+    assert len(asked) == 6
+    assert asked <= {(body.prefix, body.suffix) for body in every.bodies}
+    refused = evaluate(some, *of_all, "--kinds", "poem", code=2)
+    assert "no held-out holes of the kind poem" in str(refused["error"])
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """A corpus folder with held-out files of this project."""

@@ -134,10 +134,14 @@ def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow  # the real model
-def test_a_small_run_measures_both_engines(real_model: Path, tmp_path: Path) -> None:
+def test_a_small_run_measures_both_engines(
+    real_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this system")
     out = tmp_path / "out"
-    assert run.main(["--checkpoint", str(real_model), "--keys", "2", "--out", str(out)]) == 0
+    monkeypatch.setattr(run, "KEYS_PER_VISIT", 1)
+    few = ["--keys", "2", "--peer-keys", "1", "--out", str(out)]
+    assert run.main(["--checkpoint", str(real_model), *few]) == 0
     (kept,) = json.loads((out / JSON_FILE).read_text("utf-8"))["sections"]
     assert kept["model"] == real_model.name
     assert str(real_model.parent) not in (out / TABLE_FILE).read_text("utf-8")
@@ -146,4 +150,8 @@ def test_a_small_run_measures_both_engines(real_model: Path, tmp_path: Path) -> 
         assert samples[0]["kind"] == "cold"
         assert samples[0]["ours"]["recomputed"] > 0
         assert all(one["theirs"] is None or one["theirs"]["final"] > 0 for one in samples)
-        assert any(one["theirs"] is not None for one in samples)
+        # The first place is asked of both, those after the first key of this server alone.
+        asked = [one["theirs"] is not None for one in samples]
+        places = [number for number, one in enumerate(samples) if one["kind"] != "warm"]
+        assert any(asked[: places[1]])
+        assert not any(asked[places[1] :])
