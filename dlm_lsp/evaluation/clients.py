@@ -173,14 +173,13 @@ async def _theirs(options: argparse.Namespace, count: int) -> Answers:
     """Raises EngineFailure if the server fails."""
     words = ["--checkpoint", str(options.checkpoint), "--threads", str(options.threads)]
     words += ["--infill", "--slots", str(count)]
+    seconds = options.seconds if options.peer_seconds is None else options.peer_seconds
     with Child("llama.cpp", _THEIRS, words, _START_SECONDS_MAX) as child:
         address, began = child.ready["address"], time.monotonic()
         try:
             answers = await asyncio.gather(
                 *(
-                    _type_theirs(
-                        address, slot, _of_typist(slot, options.seed), began + options.seconds
-                    )
+                    _type_theirs(address, slot, _of_typist(slot, options.seed), began + seconds)
                     for slot in range(count)
                 )
             )
@@ -196,6 +195,7 @@ async def _run(options: argparse.Namespace) -> ClientsSection:
         "onnxruntime": installed("onnxruntime"),
         "xllamacpp": installed("xllamacpp"),
         "seconds each": options.seconds,
+        "seconds each of llama.cpp": options.peer_seconds or options.seconds,
         "seed": options.seed,
     }
     name = options.name or options.checkpoint.name
@@ -287,6 +287,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--clients", type=int, nargs="+", default=list(COUNTS), metavar="COUNT")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each count and engine")
+    parser.add_argument(
+        "--peer-seconds",
+        type=float,
+        help="for each count of llama.cpp, which reads the files first, a thousand tokens each",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the typists")
     parser.add_argument("--store", type=Path, help="prepared graphs are kept in FOLDER/graphs")
     parser.add_argument("--name", help="name of the model in the report; default: the file's")
