@@ -188,10 +188,13 @@ class CodeServer:
             "reconnection-grace-time": "1",
         }
         flags = ["without-connection-token", "accept-server-license-terms"]
+        flags.append("force-disable-user-env")  # PATH is the one of `environment`, not a shell's.
+        if not self.settings["security.workspace.trust.enabled"]:
+            flags.append("disable-workspace-trust")
         return [
             str(node()),
             str(FETCHED / "vscode" / "out" / "server-main.js"),
-            *(f"--{flag}" for flag in [*flags, "disable-workspace-trust"]),
+            *(f"--{flag}" for flag in flags),
             *(part for name, value in options.items() for part in (f"--{name}", value)),
         ]
 

@@ -7,7 +7,7 @@ import { Suggestions } from "./inline.ts";
 import { install } from "./install.ts";
 import { Menu } from "./menu.ts";
 import { Pages } from "./pages.ts";
-import { pull } from "./pull.ts";
+import { isPull, pull } from "./pull.ts";
 import { Refine } from "./refine.ts";
 import { Server, type Listener } from "./server.ts";
 import { forServer, problems, SECTION } from "./settings.ts";
@@ -117,8 +117,12 @@ class Parts implements Listener {
         }
         return next(command, args) as unknown;
       },
-      // The status bar's item says the same.
-      handleWorkDoneProgress: () => undefined,
+      // The status bar's item says the same of all but a pull, whose progress the user asked for.
+      handleWorkDoneProgress: (token, params, next) => {
+        if (isPull(token)) {
+          next(token, params);
+        }
+      },
       workspace: {
         configuration: (params) => params.items.map(() => forServer()),
         didChangeConfiguration: () => Promise.resolve(),

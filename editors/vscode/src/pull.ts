@@ -5,7 +5,14 @@ import { WorkDoneProgress } from "vscode-languageclient/node";
 import type { Server } from "./server.ts";
 import type { Status } from "./status.ts";
 
+const TOKENS = "dlm-pull-";
+
 let count = 0;
+
+/** Whether a token of progress is that of a pull. */
+export function isPull(token: number | string): boolean {
+  return String(token).startsWith(TOKENS);
+}
 
 /** Pulls a model; the best for this machine without a name. Returns whether it is here. */
 export async function pull(server: Server, status: Status, name?: string): Promise<boolean> {
@@ -15,7 +22,7 @@ export async function pull(server: Server, status: Status, name?: string): Promi
     return false;
   }
   count += 1;
-  const token = `dlm-pull-${process.pid}-${count}`;
+  const token = `${TOKENS}${process.pid}-${count}`;
   const options = {
     location: vscode.ProgressLocation.Notification,
     title: "Getting a model",
