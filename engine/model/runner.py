@@ -21,7 +21,7 @@ from engine.api import Sampling
 from engine.cache.storage import KVCache, PartView, StepView
 from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
-from engine.model.network import Draft, Network
+from engine.model.network import Draft, Network, Product
 from engine.model.readout import read
 from engine.model.tiles import TILE_ROWS, Tile, to_tiles
 from engine.model.visibility import visibility
@@ -38,6 +38,11 @@ class RowAdapter(Protocol):
 
     def draft(self, rows: Tensor) -> Draft:
         """The additions for rows (..., T, 1) that are 1, in the weights' dtype."""
+        ...
+
+    def factors(self, layer: int, product: Product) -> tuple[Tensor, Tensor] | None:
+        """(rank, in) and (out, rank), whose product with a row's input is added to the row; None if
+        nothing is added to this product."""
         ...
 
     @property
