@@ -84,6 +84,13 @@ class ModelRunner:
         with self._memory_for(step):
             return self.readings(self._forward(step, cache), step, sampling)
 
+    def expect(self, cache: KVCache) -> None:
+        """Is told of a cache that steps will be computed with. There is nothing to do."""
+
+    def settle(self) -> Iterator[None]:
+        """As `engine.runtime.Runtime.settle`. There is nothing to do."""
+        return iter(())
+
     def readings(self, logits: Tensor, step: Step, sampling: Sampling) -> tuple[Reading, ...]:
         """One reading per entry of `step.read`, of its logits (len(step.read), V)."""
         return read(logits, step, sampling, self.network.config.mask_id, self.drafts)

@@ -1,8 +1,8 @@
 """The function of a bucket: from the integers of a step to hidden states and records.
 
 It reads and writes fixed buffers only, and no shape and no branch depends on what stands in them,
-so that it can be captured. Its operations are those of `engine.kernels`, which choose between Triton
-and torch. It means what `engine.model.network` means.
+so that it can be captured. Its operations are those of `engine.kernels`, which choose between
+Triton and torch. It means what `engine.model.network` means.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.api import Sampling
 from engine.cache.storage import KVCache
 from engine.drafting import DraftHead
+from engine.errors import MemoryExhausted
 from engine.model.captured.buckets import READS_MIN, Bucket, bucket_of, usual_buckets
 from engine.model.captured.steps import CapturedSteps
 from engine.model.captured.weights import weights_of
@@ -69,6 +70,21 @@ class CapturedRunner(ModelRunner):
             return None
         return bucket_of(step, reads=reads)
 
+    def expect(self, cache: KVCache) -> None:
+        """Has `settle` capture steps with this cache.
+
+        Raises:
+            MemoryExhausted: there is no memory for their keys and values.
+        """
+        try:
+            self.steps_of(cache)
+        except torch.OutOfMemoryError:
+            raise MemoryExhausted(
+                f"The buffers of captured steps do not fit on {self.device}.",
+                remedy="Lower engine.cache_tokens.",
+                param="engine.cache_tokens",
+            ) from None
+
     @torch.inference_mode()
     def steps_of(self, cache: KVCache) -> CapturedSteps:
         """The captured steps of a store."""
@@ -78,7 +94,8 @@ class CapturedRunner(ModelRunner):
         return steps
 
     def settle(self) -> Iterator[None]:
-        """Captures what requests will usually need, one bucket for each `next`, on a card."""
+        """Captures what requests will usually need, one bucket for each `next`, on a card. Without
+        it each would be captured when it is first needed, which takes longer than its step."""
         if self.device.type != "cuda":
             return
         for steps in list(self._steps.values()):

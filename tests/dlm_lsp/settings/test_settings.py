@@ -22,7 +22,7 @@ from dlm_lsp.settings.schema import (
     load_settings,
 )
 from dlm_lsp.settings.sources import FILE_BYTES_MAX, LINE_CHARS_MAX
-from engine.config import BACKENDS, DEVICES, DTYPES
+from engine.config import BACKENDS, DEVICES, DTYPES, STEPS
 
 
 class Sources:
@@ -297,6 +297,7 @@ def test_devices_dtypes_and_backends_are_those_of_the_engine() -> None:
     assert get_args(fields["device"].annotation) == DEVICES
     assert get_args(fields["dtype"].annotation) == DTYPES
     assert get_args(fields["backend"].annotation) == BACKENDS
+    assert get_args(fields["steps"].annotation) == STEPS
 
 
 json_values = st.recursive(
