@@ -148,9 +148,8 @@ class KVCache:
         check_path(step, rows)
         assert step.position[rows[0]] == self._pages.length(sequence)
         slots = self._pages.append(sequence, [step.token[row] for row in rows])
-        device = self._store.device
-        target = torch.tensor(slots, dtype=torch.int64).to(device)
-        source = torch.tensor(list(rows), dtype=torch.int64).to(device)
+        pairs = torch.tensor((slots, list(rows)), dtype=torch.int64).to(self._store.device)
+        target, source = pairs.unbind()
         if isinstance(self._new, Tensor):  # all layers at once
             self._store.index_copy_(1, target, self._new.index_select(1, source))
             return

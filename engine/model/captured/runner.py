@@ -1,12 +1,14 @@
 """A loaded network as a function of steps, computed in captured steps where that is possible.
 
 The clear runner computes what captured steps do not: exact sequences, whose rows have tiles of
-their own, and steps of more rows than the largest bucket, which are prompts. Both write the same
-pages. Tokens that are drawn at a temperature are chosen from whole logits, outside of the capture.
+their own, and steps of more rows than the largest bucket, which are prompts; their attention is the
+library's fastest for a causal chain. Both write the same pages. Tokens that are drawn at a
+temperature are chosen from whole logits, outside of the capture.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
@@ -18,12 +20,15 @@ from engine.cache.storage import KVCache
 from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
 from engine.model.captured.buckets import READS_MIN, Bucket, bucket_of, usual_buckets
+from engine.model.captured.prefill import chain_attention, is_chain
 from engine.model.captured.steps import CapturedSteps
 from engine.model.captured.weights import weights_of
 from engine.model.network import Network
-from engine.model.runner import ModelRunner, RowAdapter
+from engine.model.runner import Attention, ModelRunner, RowAdapter
 from engine.reading import Reading
 from engine.step import Step
+
+logger = logging.getLogger(__name__)
 
 
 class CapturedRunner(ModelRunner):
@@ -99,11 +104,16 @@ class CapturedRunner(ModelRunner):
         if self.device.type != "cuda":
             return
         for steps in list(self._steps.values()):
-            yield from steps.prepare(
-                usual_buckets(
-                    has_adapter=self.adapter is not None, has_draft_rows=bool(self.draft_masks)
-                )
+            buckets = usual_buckets(
+                has_adapter=self.adapter is not None, has_draft_rows=bool(self.draft_masks)
             )
+            try:
+                yield from steps.prepare(buckets)
+            except torch.OutOfMemoryError:
+                logger.warning("not all usual steps could be captured: no memory is left")
+
+    def _attention(self, step: Step, cache: KVCache) -> Attention:
+        return chain_attention if is_chain(step) else super()._attention(step, cache)
 
     def _read(self, hidden: Tensor, step: Step) -> Tensor:
         """(len(step.read), V) fp32 logits, in a product of as many rows as the records' has."""

@@ -16,7 +16,7 @@ from engine.model.captured.buckets import ROWS, Bucket
 from engine.model.captured.forward import Buffers, StepFunction
 from engine.model.captured.inputs import Inputs
 from engine.model.captured.records import columns_of, to_readings
-from engine.model.captured.replay import Replay
+from engine.model.captured.replay import Capture, Replay
 from engine.model.captured.weights import Weights
 from engine.reading import Reading
 from engine.step import Step, chain
@@ -49,8 +49,8 @@ class CapturedSteps:
         # Buckets take turns, so that all write the keys and values of their rows to one place.
         self._new = self._store.new_zeros((layers, ROWS[-1], *size))
         self._ready: dict[Bucket, _Ready] = {}
-        is_card = self._store.device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if is_card else None
+        device = self._store.device
+        self._capture = Capture(device) if device.type == "cuda" else None
 
     def run(self, bucket: Bucket, step: Step, cache: KVCache) -> Tensor:
         """Computes a step; returns the hidden states (R, hidden) of the bucket's rows, which are
@@ -99,12 +99,12 @@ class CapturedSteps:
             store=store,
             new=self._new[:, : bucket.rows],
             hidden=weights.norm.new_zeros((bucket.rows, config.hidden)),
-            records=records.to(device) if device.type == "cuda" else records.clone(),
+            records=torch.zeros_like(records, device=device),
         )
-        is_card = device.type == "cuda"
+        is_card = self._capture is not None
         return _Ready(
             buffers=buffers,
-            replay=Replay(StepFunction(weights, bucket, buffers), device, self._pool),
+            replay=Replay(StepFunction(weights, bucket, buffers), self._capture),
             records=records.pin_memory() if is_card and bucket.reads else records,
             arrived=torch.cuda.Event() if is_card else None,
         )

@@ -88,6 +88,7 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
             "device": "cuda",
             "dtype": "bfloat16",
             "backend": "torch",
+            "steps": "captured",
             "threads": 4,
             "cacheTokens": 4096,
             "idleSeconds": 60.5,
