@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 
@@ -64,7 +65,7 @@ def filled(model: ModelRunner, lengths: dict[int, int] = LENGTHS) -> KVCache:
 
 
 def both(family: str) -> tuple[ModelRunner, CapturedRunner]:
-    network = network_of(family).to(DEVICE)
+    network = copy.deepcopy(network_of(family)).to(DEVICE)
     return ModelRunner(network, device=DEVICE), CapturedRunner(network, device=DEVICE)
 
 
@@ -98,7 +99,7 @@ def test_any_step_is_read_alike_in_every_family(family: str, data: st.DataObject
 @given(st.data())
 @settings(max_examples=15)
 def test_rows_with_a_drafter_are_read_alike_and_others_as_without_it(data: st.DataObject) -> None:
-    network = network_of("nemotron: YaRN and query scale").to(DEVICE)
+    network = copy.deepcopy(network_of("nemotron: YaRN and query scale")).to(DEVICE)
     adapter = DrafterAdapter(network.config, 4, 6.0).requires_grad_(False).to(DEVICE)
     generator = torch.Generator().manual_seed(3)
     for factor in (*adapter.down, *adapter.up):

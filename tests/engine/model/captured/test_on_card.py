@@ -32,7 +32,7 @@ def captured() -> Iterator[tuple[CapturedRunner, KVCache, CapturedSteps]]:
     model = subject("small", "captured float32").model
     assert isinstance(model, CapturedRunner)
     cache = filled(model)
-    yield model, cache, model.steps_of(cache)
+    return model, cache, model.steps_of(cache)
 
 
 def growing(rows: int, start: int = LENGTHS[0]) -> Step:
