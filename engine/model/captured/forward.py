@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels.products import ROWS as SKINNY
 from engine.kernels.rms_norm import rms_norm
 from engine.kernels.rotary_write import rotary_write
 from engine.kernels.row_attention import row_attention
 from engine.kernels.row_lora import row_lora
-from engine.kernels.skinny_gemm import skinny_gemm
 from engine.kernels.swiglu import swiglu
 from engine.model.captured.buckets import Bucket
 from engine.model.captured.inputs import Inputs
@@ -56,7 +54,7 @@ class StepFunction:
         eps = weights.config.norm_eps
         flags = inputs.flags != 0 if self._bucket.is_adapted else None
         embed = weights.embed if flags is None else weights.embed_adapted
-        added, total = embed(inputs.tokens), None
+        added, total = embed(inputs.tokens.long()), None
         rotation = self._rotation()
         for number, layer in enumerate(weights.layers):
             normed, total = rms_norm(added, total, layer.before_attention, eps)
@@ -110,17 +108,8 @@ class StepFunction:
 
 
 def product(x: Tensor, linear: Linear, flags: Tensor | None) -> Tensor:
-    """(R, out), with the adapter's addition in flagged rows (R,) bool.
-
-    More rows than the skinny GEMM has in a tile would read the weights again: they go to the
-    library's.
-    """
-    if len(x) <= SKINNY[-1]:
-        out = skinny_gemm(x, linear.weight, linear.bias)
-    else:
-        out = x @ linear.weight.T
-        if linear.bias is not None:
-            out = out + linear.bias
+    """(R, out), with the adapter's addition in flagged rows (R,) bool."""
+    out = linear.multiply(x)
     if flags is None or linear.lora is None:
         return out
     return row_lora(out, x, *linear.lora, flags)

@@ -13,10 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from engine.kernels.head_reading import NO_TOKEN, head_reading
-from engine.kernels.products import ROWS as SKINNY
-from engine.kernels.skinny_gemm import skinny_gemm
-from engine.model.captured.weights import DraftWeights, Weights
+from engine.kernels.head_reading import NO_TOKEN, head_reading, logits_reading
+from engine.model.captured.weights import DraftWeights, Weights, dense
 from engine.reading import BEST_MAX, Reading
 from engine.step import PLAIN
 
@@ -34,20 +32,24 @@ def records_of(hidden: Tensor, weights: Weights, follows: Tensor, depth: int) ->
         follows: (N,) int32, as `Step.follows`; read only if there are draft rows.
         depth: as `Bucket.draft_depth`.
     """
-    mask_id = weights.config.mask_id
-    nothing = torch.full_like(follows, NO_TOKEN)
-    found = head_reading(
-        hidden,
-        weights.head,
-        nothing,
-        mask_id=NO_TOKEN if mask_id is None else mask_id,
-        best=_best(weights),
-    )
+    mask_id = NO_TOKEN if weights.config.mask_id is None else weights.config.mask_id
+    nothing, best, logits = torch.full_like(follows, NO_TOKEN), _best(weights), None
+    if isinstance(weights.head, Tensor):
+        found = head_reading(hidden, weights.head, nothing, mask_id=mask_id, best=best)
+    else:
+        logits = weights.head(hidden)
+        found = logits_reading(logits, nothing, mask_id, best)
     plain = _record(found.tokens, found.logits.double(), found.log_sum_exp.double())
     if not depth:
         return plain
     assert weights.drafts is not None, "no mask adapter is loaded"
-    drafted = _drafted(hidden, weights.drafts, found.tokens[:, 0].long(), follows, depth)
+    if weights.drafts.head is not None:
+        scores = dense(weights.drafts.head, None)(hidden)
+    else:
+        assert logits is not None
+        scores = logits.index_select(1, weights.drafts.ids)
+    first = found.tokens[:, 0].long()
+    drafted = _drafted(scores.float(), weights.drafts, first, follows, depth)
     width = plain.shape[1]
     return torch.where((follows != PLAIN)[:, None], _widened(drafted, width), plain)
 
@@ -58,7 +60,7 @@ def to_readings(records: Tensor) -> tuple[Reading, ...]:
 
 
 def _best(weights: Weights) -> int:
-    return min(BEST_MAX, len(weights.head) - (weights.config.mask_id is not None))
+    return min(BEST_MAX, weights.config.vocabulary - (weights.config.mask_id is not None))
 
 
 def _record(tokens: Tensor, logits: Tensor, log_sum_exp: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ def _record(tokens: Tensor, logits: Tensor, log_sum_exp: Tensor) -> Tensor:
 
 
 def _drafted(
-    hidden: Tensor, weights: DraftWeights, tokens: Tensor, follows: Tensor, depth: int
+    logits: Tensor, weights: DraftWeights, tokens: Tensor, follows: Tensor, depth: int
 ) -> Tensor:
     """(N, 3 + 2 K) fp64, of which the rows that draft are meant.
 
@@ -78,12 +80,9 @@ def _drafted(
     round, and those that follow from them after another.
 
     Args:
+        logits: (N, D) fp32, over the draft vocabulary.
         tokens: (N,) int64, the tokens of the rows that do not draft.
     """
-    if len(hidden) <= SKINNY[-1]:
-        logits = skinny_gemm(hidden, weights.head).float()
-    else:
-        logits = (hidden @ weights.head.T).float()
     is_draft, before = follows != PLAIN, follows.clamp(min=0)
     scores = logits
     for _ in range(depth):

@@ -1,21 +1,27 @@
-"""The network's weights as captured steps read them: a list of plain tensors by layer.
+"""The network's weights as captured steps read them, by layer.
 
 Joint projections stand as one matrix. Nothing is copied but what a network that was not joined
-keeps apart. Knows neither steps nor the cache.
+keeps apart. A projection of another class than `nn.Linear`, such as one with quantised weights, is
+called as it is. Knows neither steps nor the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.drafting import DraftHead
+from engine.kernels.products import ROWS as SKINNY
+from engine.kernels.skinny_gemm import skinny_gemm
 from engine.model.config import ModelConfig
-from engine.model.network import Layer, Network, Product, RMSNorm
+from engine.model.network import Joined, Layer, Network, Product, RMSNorm
 from engine.model.runner import RowAdapter
+
+Multiply = Callable[[Tensor], Tensor]
+Joint = Callable[[], Joined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +29,11 @@ class Linear:
     """A product of rows with a weight (out, in), and what an adapter adds in flagged rows.
 
     Attributes:
+        multiply: (R, in) → (R, out), with the bias.
         lora: (rank, in) and (out, rank), scaled; None if nothing is added to this product.
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    multiply: Multiply
     lora: tuple[Tensor, Tensor] | None
 
 
@@ -55,14 +61,15 @@ class DraftWeights:
     """What turns hidden states of draft rows into drafts; see `engine.drafting.DraftHead`.
 
     Attributes:
-        head: (D, hidden), the output head's rows of the draft vocabulary.
+        head: (D, hidden), the output head's rows of the draft vocabulary; None if it is no
+            `nn.Linear`.
         ids: (D,) int64, the draft vocabulary's tokens.
         place: (V,) int64, each token's row of `before`.
         before: (D + 2, m) fp32.
         after: (m, D) fp32.
     """
 
-    head: Tensor
+    head: Tensor | None
     ids: Tensor
     place: Tensor
     before: Tensor
@@ -77,7 +84,7 @@ class Weights:
         embed: token ids (R,) → (R, hidden); where rows run with the adapter, `embed_adapted`.
         frequencies: (D/2,) fp32, radians per position.
         norm: (hidden,), of the last norm.
-        head: (V, hidden).
+        head: (V, hidden); or what computes the logits (N, V), if it is no `nn.Linear`.
         drafts: None without a mask adapter.
     """
 
@@ -87,7 +94,7 @@ class Weights:
     layers: tuple[LayerWeights, ...]
     frequencies: Tensor
     norm: Tensor
-    head: Tensor
+    head: Tensor | Multiply
     drafts: DraftWeights | None
 
     @property
@@ -97,7 +104,7 @@ class Weights:
 
 def weights_of(network: Network, adapter: RowAdapter | None, drafts: DraftHead | None) -> Weights:
     """The weights of a network on its device."""
-    head = network.diffusion_head.weight.data
+    head = network.diffusion_head
     embed = network.encoder.embed_tokens
 
     def embed_adapted(tokens: Tensor) -> Tensor:
@@ -112,21 +119,40 @@ def weights_of(network: Network, adapter: RowAdapter | None, drafts: DraftHead |
         embed=embed,
         embed_adapted=embed_adapted,
         layers=tuple(layers),
-        frequencies=network.frequencies.to(head.device),
+        frequencies=network.frequencies.to(network.encoder.norm.weight.device),
         norm=network.encoder.norm.weight.data,
-        head=head,
-        drafts=None if drafts is None else _drafts(drafts, head),
+        head=head.weight.data if type(head) is nn.Linear else head,
+        drafts=None if drafts is None else _drafts(drafts, network),
     )
+
+
+def dense(weight: Tensor, bias: Tensor | None) -> Multiply:
+    """The product with a matrix (out, in) and a bias (out,).
+
+    More rows than the skinny GEMM has in a tile would read the weights again: they go to the
+    library's.
+    """
+
+    def multiply(x: Tensor) -> Tensor:
+        if len(x) <= SKINNY[-1]:
+            return skinny_gemm(x, weight, bias)
+        out = x @ weight.T
+        return out if bias is None else out + bias
+
+    return multiply
 
 
 def _layer(layer: Layer, number: int, adapter: RowAdapter | None) -> LayerWeights:
     attention, mlp = layer.self_attn, layer.mlp
+    output, down = attention.o_proj, mlp.down_proj
 
-    def linear(product: Product, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(product: Product, parts: Sequence[nn.Module], joint: Joint) -> Linear:
         lora = None if adapter is None else adapter.factors(number, product)
         if lora is not None:
             lora = (lora[0].contiguous(), lora[1].contiguous())
-        return Linear(weight, bias, lora)
+        if all(type(part) is nn.Linear for part in parts):
+            return Linear(dense(*joint()), lora)
+        return Linear(lambda x: torch.cat([part(x) for part in parts], dim=-1), lora)
 
     query_norm, key_norm = (
         each.weight.data if isinstance(each, RMSNorm) else None
@@ -134,23 +160,24 @@ def _layer(layer: Layer, number: int, adapter: RowAdapter | None) -> LayerWeight
     )
     return LayerWeights(
         before_attention=layer.input_layernorm.weight.data,
-        qkv=linear("qkv", *attention.joint()),
+        qkv=linear("qkv", (attention.q_proj, attention.k_proj, attention.v_proj), attention.joint),
         query_norm=query_norm,
         key_norm=key_norm,
-        output=linear("o", attention.o_proj.weight.data, None),
+        output=linear("o", (output,), lambda: (output.weight.data, None)),
         before_mlp=layer.post_attention_layernorm.weight.data,
-        gate_up=linear("gate_up", *mlp.joint()),
-        down=linear("down", mlp.down_proj.weight.data, None),
+        gate_up=linear("gate_up", (mlp.gate_proj, mlp.up_proj), mlp.joint),
+        down=linear("down", (down,), lambda: (down.weight.data, None)),
     )
 
 
-def _drafts(drafts: DraftHead, head: Tensor) -> DraftWeights:
-    device = head.device
+def _drafts(drafts: DraftHead, network: Network) -> DraftWeights:
+    head, device = network.diffusion_head, network.encoder.norm.weight.device
     ids = torch.from_numpy(drafts.ids).to(device)
-    place = torch.full((len(head),), len(ids), dtype=torch.int64, device=device)
+    vocabulary = network.config.vocabulary
+    place = torch.full((vocabulary,), len(ids), dtype=torch.int64, device=device)
     place[ids] = torch.arange(len(ids), device=device)
     return DraftWeights(
-        head=head[ids].contiguous(),
+        head=head.weight.data[ids].contiguous() if type(head) is nn.Linear else None,
         ids=ids,
         place=place,
         before=torch.from_numpy(drafts.before).to(device, torch.float32),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from engine.api import EXACT_MODES, Sampling
 from engine.cache.storage import KVCache
@@ -165,6 +166,67 @@ def test_clear_and_captured_steps_share_their_pages() -> None:
             assert captured.bucket(step, caches[1]) is None or model is clear or not exact
         assert_alike(*found)
         assert exact <= (found[0] == found[1])
+
+
+@pytest.mark.parametrize("name", ["small", "adapted"])
+def test_bf16_is_as_near_to_fp32_as_clear_steps_are(name: str) -> None:
+    """Kernels round at other places than the clear runner does; neither may be worse for it."""
+    clear, exact = subject(name, "bfloat16"), subject(name, "float32")
+    model = clear.model
+    assert isinstance(model, ModelRunner)
+    captured = CapturedRunner(
+        model.network, device=DEVICE, adapter=model.adapter, drafts=model.drafts
+    )
+    tokens, start = prompt_of(70), 40
+    if name == "adapted":
+        hung = [(2, clear.traits.draft_masks)]
+        step = chain_with_groups(tokens[40:60], start, hung, shifts=True, drafter=True)
+    else:
+        step = chain_with_groups(tokens[40:60], start, [(2, (MASK_ID,) * 4)], shifts=False)
+    found: list[torch.Tensor] = []
+    for subject_, runner in ((exact, exact.model), (clear, model), (clear, captured)):
+        cache = subject_.cache(512)
+        sequence, _ = cache.open(tokens, 100)
+        fed = chain(tokens[:start], 0, sequence=sequence)
+        runner(fed, cache, Sampling())  # pyright: ignore[reportArgumentType]
+        cache.keep(fed, tuple(range(start)))
+        found.append(runner.logits(step, cache))  # pyright: ignore[reportArgumentType]
+    truth, theirs, ours = found
+    assert (ours - truth).abs().max() <= 2 * (theirs - truth).abs().max()
+    assert (ours - truth).abs().mean() <= 1.5 * (theirs - truth).abs().mean()
+
+
+class Other(nn.Module):
+    """A projection that is no `nn.Linear`, as those with quantised weights are."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("name", ["small", "adapted"])
+def test_projections_of_another_class_are_called(name: str) -> None:
+    plain = subject(name, "captured float32").model
+    assert isinstance(plain, CapturedRunner)
+    network = copy.deepcopy(plain.network)
+    linears = [path for path, each in network.named_modules() if type(each) is nn.Linear]
+    for path in linears:
+        network.set_submodule(path, Other(network.get_submodule(path)))
+    other = CapturedRunner(network, device=DEVICE, adapter=plain.adapter, drafts=plain.drafts)
+    caches = filled(plain), filled(other)
+    steps = [chain((5, 6, 7), LENGTHS[1], read=(0, 2), sequence=1)]
+    if plain.draft_masks:
+        hung = (0, plain.draft_masks)
+        steps.append(chain_with_groups((5,), LENGTHS[0], [hung], shifts=True, drafter=True))
+    for step in steps:
+        found, expected = (
+            model(step, cache, Sampling())
+            for model, cache in zip((other, plain), caches, strict=True)
+        )
+        assert_alike(found, expected)
 
 
 def test_every_causal_mode_is_exact_when_asked() -> None:
