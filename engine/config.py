@@ -14,6 +14,7 @@ from engine.errors import ConfigError
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "int8")
 BACKENDS = ("auto", "onnx", "torch")
+STEPS = ("auto", "clear", "captured")
 BUNDLED_CHECKPOINT = Path(__file__).parent / "assets" / "nano"
 
 
@@ -33,6 +34,9 @@ class EngineSettings:
         graphs: the folder in which the ONNX backend keeps the graphs that it builds; None builds a
             graph in a temporary folder at each start.
         adapters: a folder of the user's own mask adapters, which come before the bundled ones.
+        steps: how "torch" computes a step: "clear" by the plain network, "captured" by kernels over
+            fixed buffers, on a card as a CUDA graph; "auto" takes "captured" on CUDA, and "clear"
+            elsewhere.
     """
 
     checkpoint: Path | None = None
@@ -43,6 +47,7 @@ class EngineSettings:
     backend: str = "auto"
     graphs: Path | None = None
     adapters: Path | None = None
+    steps: str = "auto"
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the field."""
@@ -50,6 +55,7 @@ class EngineSettings:
             ("engine.device", self.device, DEVICES),
             ("engine.dtype", self.dtype, DTYPES),
             ("engine.backend", self.backend, BACKENDS),
+            ("engine.steps", self.steps, STEPS),
         ):
             if value not in allowed:
                 raise ConfigError(

@@ -22,6 +22,7 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86: AVX-512 or AMX; Ar
 # Signs of an NVIDIA driver: the first card, the control device (in a container that has another
 # card than the first), the driver's files, and the device of the Windows Subsystem for Linux.
 _DRIVER_SIGNS = ("/dev/nvidia0", "/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
+_KERNELS_MIN = (8, 0)  # the compute capability that the kernels are compiled for
 _INSTALL_TORCH = "pip install 'dlm-lsp[gpu]'"
 
 
@@ -30,8 +31,9 @@ class Decision:
     """The resolved settings and the reasons for them.
 
     Attributes:
-        why: reasons for people, by field ("device", "backend", "dtype"), for fields that were left
-            open. The dtype on "onnx" has none, since it depends on the checkpoint's size.
+        why: reasons for people, by field ("device", "backend", "dtype", "steps"), for fields that
+            were left open. On "onnx" the dtype has none, since it depends on the checkpoint's size,
+            nor have the steps, which are the graph's.
     """
 
     settings: EngineSettings
@@ -69,7 +71,12 @@ def decide(settings: EngineSettings) -> Decision:
         dtype = _torch_dtype(settings, device)
         has = device == "cuda" or cpu_has_bfloat16()
         why["dtype"] = f"the device has {'' if has else 'no '}bf16 arithmetic"
-    resolved = replace(settings, backend=backend, device=device, dtype=dtype, threads=threads)
+    steps, reason = _steps(settings.steps, backend, device)
+    if reason:
+        why["steps"] = reason
+    resolved = replace(
+        settings, backend=backend, device=device, dtype=dtype, threads=threads, steps=steps
+    )
     return Decision(resolved, why)
 
 
@@ -106,6 +113,43 @@ def _torch_dtype(settings: EngineSettings, device: str) -> str:
     if settings.dtype != "auto":
         return settings.dtype
     return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
+
+
+def _steps(asked: str, backend: str, device: str) -> tuple[str, str]:
+    """ "clear" or "captured", and the reason. Raises ConfigError if "captured" is asked for where
+    it cannot be had."""
+    if asked == "clear" or (asked == "auto" and backend == "onnx"):
+        return "clear", ""
+    if asked == "auto" and device == "cpu":
+        return "clear", "captured steps are for cards"
+    lacking = None
+    if backend == "onnx":
+        lacking = 'the backend "onnx" computes by a graph of its own', 'engine.backend = "torch"'
+    elif importlib.util.find_spec("triton") is None:
+        lacking = "captured steps are made of Triton kernels, and Triton is not installed", None
+    elif device == "cuda" and not _card_has_kernels():
+        lacking = "the kernels are for cards of compute capability 8.0 and newer", None
+    if lacking is None:
+        return "captured", "the card replays captured steps"
+    why, remedy = lacking
+    if asked == "auto":
+        return "clear", why
+    other = f" or {remedy}" if remedy else ""
+    raise ConfigError(
+        f'engine.steps is "captured", but {why}.',
+        remedy=f'Set engine.steps = "auto"{other}.',
+        param="engine.steps",
+    )
+
+
+def _card_has_kernels() -> bool:
+    """Whether the kernels are compiled for the card. Torch has been asked for it before."""
+    import torch
+
+    try:
+        return torch.cuda.get_device_capability() >= _KERNELS_MIN
+    except (AssertionError, RuntimeError):  # a torch without CUDA
+        return False
 
 
 def _onnxruntime() -> str:

@@ -31,7 +31,7 @@ class DraftHead:
 
     def __init__(self, draft_ids: NDArray[numpy.int64], before: Array, after: Array) -> None:
         self.ids = draft_ids
-        self._before, self._after = before, after
+        self.before, self.after = before, after
 
     def entries(self, step: Step) -> tuple[list[int], list[int]]:
         """The entries of `step.read` that are no draft rows, and those that are."""
@@ -59,7 +59,7 @@ class DraftHead:
             logits: (D,) fp32 of the draft row.
             previous: the token right before the one that is predicted.
         """
-        scores = logits + self._before[self._place(previous)] @ self._after
+        scores = logits + self.before[self._place(previous)] @ self.after
         best: list[tuple[int, float]] = []
         highest = float(scores.max())
         log_sum_exp = highest + math.log(float(numpy.exp(scores - numpy.float32(highest)).sum()))

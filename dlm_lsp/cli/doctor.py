@@ -266,7 +266,10 @@ def _dry_run_facts(seen: DryRun, loaded: LoadedSettings) -> list[Fact]:
         state += f": a trial took {seen.load_seconds:.1f} s"
     elif seen.onnx is not None and seen.problem is None:
         state += ", once it is prepared for this machine by its first start"
-    used = {name: getattr(settings, name) for name in ("device", "backend", "dtype", "threads")}
+    names = ["device", "backend", "dtype", "threads"]
+    if settings.backend == "torch":
+        names.append("steps")
+    used = {name: getattr(settings, name) for name in names}
     facts = [
         Fact("checkpoint", str(settings.checkpoint_path()), state),
         *_choices(used, seen.why, loaded),

@@ -19,7 +19,7 @@ from dlm_lsp.evaluation.options import add_eval_options, to_eval_options
 from dlm_lsp.store.errors import StoreError
 from dlm_lsp.version import VERSION
 from engine.api import ASKED_MODES, Sampling
-from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
+from engine.config import BACKENDS, DEVICES, DTYPES, STEPS, EngineSettings
 from engine.errors import ConfigError, RequestError
 from engine.lab.training.options import COMMANDS, EXAMPLES, SUMMARIES, add_options
 
@@ -367,6 +367,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     )
     _add_computing_options(group)
     group.add_argument("--backend", choices=BACKENDS, help="what computes (auto)")
+    group.add_argument("--steps", choices=STEPS, help="how torch computes a step (auto)")
     return group
 
 
@@ -471,6 +472,7 @@ def _client_settings(options: argparse.Namespace) -> dict[str, object]:
             device=given.get("device"),
             dtype=given.get("dtype"),
             backend=given.get("backend"),
+            steps=given.get("steps"),
             threads=given.get("threads"),
             url=given.get("url"),
             token=token if given.get("url") else None,

@@ -21,6 +21,7 @@ def run(options: argparse.Namespace) -> int:
         dtype=options.dtype or "auto",
         threads=options.threads,
         backend=options.backend or "auto",
+        steps=options.steps or "auto",
         cache_tokens=options.cache_tokens,
     )
     return serve(

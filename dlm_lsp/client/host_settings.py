@@ -65,6 +65,7 @@ def to_host_settings(settings: Settings) -> HostSettings:
             threads=engine.threads,
             cache_tokens=engine.cache_tokens,
             backend=engine.backend,
+            steps=engine.steps,
         ),
         url=engine.url,
         token=engine.token,

@@ -63,7 +63,8 @@ class ServeOptions:
         """Returns the command-line arguments for these options, beginning with `serve`."""
         engine = self.engine
         words = ["serve", "--device", engine.device, "--dtype", engine.dtype]
-        words += ["--backend", engine.backend, "--cache-tokens", str(engine.cache_tokens)]
+        words += ["--backend", engine.backend, "--steps", engine.steps]
+        words += ["--cache-tokens", str(engine.cache_tokens)]
         checkpoint = engine.checkpoint and os.path.abspath(os.path.expanduser(engine.checkpoint))
         for option, value in (
             # The path is absolute because a host runs in another folder. The bundled model is

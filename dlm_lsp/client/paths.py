@@ -71,6 +71,7 @@ def identity(settings: EngineSettings) -> str:
     place = Path(_real(os.path.expanduser(settings.checkpoint_path())))
     files = ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json")
     parts = [str(PROTOCOL), str(place), settings.device, settings.dtype, settings.backend]
+    parts.append(settings.steps)
     # The files are stamped and not their folder, which unrelated new files would change.
     # An adapter that was trained since is not the one that a running host has loaded.
     parts += [_stamp(adapters_folder())]

@@ -81,6 +81,7 @@ class EngineSection(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     backend: Literal["auto", "onnx", "torch"] = "auto"
+    steps: Literal["auto", "clear", "captured"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=256)
     cache_tokens: int = Field(default=16_384, ge=256, le=4_194_304)
     idle_seconds: float = Field(default=900.0, ge=1, le=604_800)

@@ -117,6 +117,10 @@ class PageTable:
             page * PAGE_TOKENS + offset for page in chain.pages for offset in range(PAGE_TOKENS)
         ][: chain.length]
 
+    def pages(self, sequence: int) -> list[int]:
+        """The numbers of the sequence's pages, in order of position. A copy."""
+        return list(self._chains[sequence].pages)
+
     def append(self, sequence: int, tokens: Sequence[int]) -> list[int]:
         """Extends the sequence and returns the slots where the tokens' K/V belong."""
         chain = self._chains[sequence]

@@ -41,7 +41,7 @@ class KVCache:
                 remedy="Lower engine.cache_tokens.",
                 param="engine.cache_tokens",
             ) from None
-        self._new: list[Tensor] = []  # for each layer, (R, 2, Hkv, D)
+        self._new: list[Tensor] | Tensor = []  # for each layer, (R, 2, Hkv, D)
         self._exact: set[int] = set()
         self._shape = shape
         self._suffixes: SuffixStore[Tensor] = SuffixStore()  # (L, n, 2, Hkv, D) each
@@ -84,11 +84,11 @@ class KVCache:
 
     def view(self, step: Step) -> StepView:
         """Opens a step. Attention reads through the returned view, valid until the next step."""
-        self._new = []
+        new = self._new = list[Tensor]()
         slots = self._slots(dict.fromkeys(step.sequence))
         # The step's own rows overwrite the padding, so any slot will do there.
         index = functional.pad(slots, (0, step.rows))
-        return StepView(self._store, index, len(slots), self._new)
+        return StepView(self._store, index, len(slots), new)
 
     def begin_parts(self, step: Step) -> None:
         """Opens a step that is computed by several forwards, each through its own `part_view`."""
@@ -106,14 +106,35 @@ class KVCache:
             seen: the rows whose new K/V the forward reads, in this order: its own rows and rows of
                 earlier parts.
         """
-        device = self._store.device
+        device, new = self._store.device, self._new
+        assert isinstance(new, list), "`begin_parts` comes first"
         return PartView(
             self._store,
             self._slots(sequences),
             torch.tensor(rows, dtype=torch.int64).to(device),
             torch.tensor(seen, dtype=torch.int64).to(device),
-            self._new,
+            new,
         )
+
+    @property
+    def store(self) -> Tensor:
+        """(L, slots, 2, Hkv, D), the cached tokens; always the same memory. Only `keep` and
+        `take_suffix` write to it."""
+        return self._store
+
+    def open_paged(self, step: Step, new: Tensor) -> list[tuple[list[int], int]]:
+        """Opens a step that is computed on the pages themselves.
+
+        Args:
+            new: (L, at least R, 2, Hkv, D), where the step's keys and values will stand until the
+                next step.
+
+        Returns:
+            The page numbers and the cached tokens of each sequence, in the order of first rows.
+        """
+        self._new = new
+        pages = self._pages
+        return [(pages.pages(one), pages.length(one)) for one in dict.fromkeys(step.sequence)]
 
     def keep(self, step: Step, rows: Sequence[int]) -> None:
         """Caches rows of the step that was just computed.
@@ -127,9 +148,11 @@ class KVCache:
         check_path(step, rows)
         assert step.position[rows[0]] == self._pages.length(sequence)
         slots = self._pages.append(sequence, [step.token[row] for row in rows])
-        device = self._store.device
-        target = torch.tensor(slots, dtype=torch.int64).to(device)
-        source = torch.tensor(list(rows), dtype=torch.int64).to(device)
+        pairs = torch.tensor((slots, list(rows)), dtype=torch.int64).to(self._store.device)
+        target, source = pairs.unbind()
+        if isinstance(self._new, Tensor):  # all layers at once
+            self._store.index_copy_(1, target, self._new.index_select(1, source))
+            return
         for stored, new in zip(self._store, self._new, strict=True):
             stored.index_copy_(0, target, new.index_select(0, source))
 

@@ -58,15 +58,7 @@ def plan_attention(
     """
     rows, words, longest = len(sequence), -(-len(sequence) // 32), max(map(len, pages), default=0)
     tile = tile_of(rows, heads_per_kv_head)
-    per_tile = tile // heads_per_kv_head
-    order: list[int] = []
-    tiles: list[int] = []
-    for number in range(len(pages)):
-        own = [row for row, each in enumerate(sequence) if each == number]
-        for first in range(0, len(own), per_tile):
-            count = min(per_tile, len(own) - first)
-            tiles += (number, len(order) + first, count, len(order), len(own))
-        order += own
+    order, tiles = in_tiles(sequence, len(pages), tile // heads_per_kv_head)
     padded = [number for each in pages for number in (*each, *[0] * (longest - len(each)))]
     bits = b"".join(mask.to_bytes(4 * words, "little") for mask in visible)
     masks = torch.frombuffer(bytearray(bits), dtype=torch.int32)
@@ -83,6 +75,25 @@ def plan_attention(
         page_tokens=page_tokens,
         tile=tile,
     )
+
+
+def in_tiles(sequence: Sequence[int], sequences: int, rows_max: int) -> tuple[list[int], list[int]]:
+    """`AttentionPlan.order` and `AttentionPlan.tiles`, the latter flat.
+
+    Args:
+        sequence: as in `plan_attention`.
+        sequences: how many there are.
+        rows_max: the most rows of one tile.
+    """
+    order: list[int] = []
+    tiles: list[int] = []
+    for number in range(sequences):
+        own = [row for row, each in enumerate(sequence) if each == number]
+        for first in range(0, len(own), rows_max):
+            count = min(rows_max, len(own) - first)
+            tiles += (number, len(order) + first, count, len(order), len(own))
+        order += own
+    return order, tiles
 
 
 def tile_of(rows: int, heads_per_kv_head: int) -> int:

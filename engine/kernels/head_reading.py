@@ -58,7 +58,11 @@ def head_reading_torch(
     hidden: Tensor, weight: Tensor, chosen: Tensor, mask_id: int, best: int
 ) -> HeadReading:
     """The meaning of `head_reading`: logits in the weights' dtype, then all in fp32 (or fp64)."""
-    logits = hidden @ weight.T
+    return logits_reading(hidden @ weight.T, chosen, mask_id, best)
+
+
+def logits_reading(logits: Tensor, chosen: Tensor, mask_id: int, best: int) -> HeadReading:
+    """What `head_reading` reads, of logits (N, V) that are stored."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     asked = logits.gather(1, chosen.long().clamp(min=0)[:, None])[:, 0]
     allowed = logits.clone()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.model.adapter_weights import CONFIG, DOWN, FOLDER, TENSOR, UP, WEIGHTS, read_adapter
 from engine.model.config import ModelConfig
-from engine.model.network import Draft, Network
+from engine.model.network import Draft, Network, Product
 
 
 class DrafterAdapter(nn.Module):
@@ -41,6 +41,12 @@ class DrafterAdapter(nn.Module):
     def draft(self, rows: Tensor) -> Draft:
         """The adapter for some rows of a forward; (..., T, 1) in the weights' dtype, 1 or 0."""
         return lambda layer, product, x: self(layer, x, rows) if product == "o" else None
+
+    def factors(self, layer: int, product: Product) -> tuple[Tensor, Tensor] | None:
+        """A (rank, heads * head_dim) and the scaled B (hidden, rank); None for other products."""
+        if product != "o":
+            return None
+        return self.down[layer], self.up[layer] * (self.alpha / self.rank)
 
     def embed(self, network: Network, tokens: Tensor) -> Tensor:
         """(..., T, hidden): this adapter's masks are tokens of the network's own."""

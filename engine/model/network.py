@@ -101,6 +101,11 @@ class Attention(nn.Module):
         """Computes one product instead of three; see `Network.join`."""
         self._joined = _joined((self.q_proj, self.k_proj, self.v_proj))
 
+    def joint(self) -> Joined:
+        """The weights and biases of query, key and value below each other: the joined ones, or
+        copies."""
+        return self._joined or _stacked((self.q_proj, self.k_proj, self.v_proj))
+
     def _project(self, x: Tensor, draft: Draft | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query (..., T, H, D), key and value (..., T, Hkv, D), before rotation."""
         if self._joined is None:
@@ -138,6 +143,10 @@ class MLP(nn.Module):
     def join(self) -> None:
         """Computes one product instead of two; see `Network.join`."""
         self._joined = _joined((self.gate_proj, self.up_proj))
+
+    def joint(self) -> Joined:
+        """The weights of gate and up below each other: the joined ones, or copies."""
+        return self._joined or _stacked((self.gate_proj, self.up_proj))
 
 
 class Layer(nn.Module):
@@ -247,9 +256,7 @@ def _with_draft(
 
 def _joined(parts: Sequence[nn.Linear]) -> Joined:
     """The projections stacked into one, of which they become views."""
-    weight = torch.cat([part.weight.data for part in parts])
-    biases = [part.bias.data for part in parts if part.bias is not None]
-    bias = torch.cat(biases) if biases else None
+    weight, bias = _stacked(parts)
     low = 0
     for part in parts:
         high = low + part.out_features
@@ -258,3 +265,9 @@ def _joined(parts: Sequence[nn.Linear]) -> Joined:
             part.bias.data = bias[low:high]
         low = high
     return weight, bias
+
+
+def _stacked(parts: Sequence[nn.Linear]) -> Joined:
+    weight = torch.cat([part.weight.data for part in parts])
+    biases = [part.bias.data for part in parts if part.bias is not None]
+    return weight, torch.cat(biases) if biases else None

@@ -9,7 +9,7 @@ and what follows from their readings.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -21,12 +21,15 @@ from engine.api import Sampling
 from engine.cache.storage import KVCache, PartView, StepView
 from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
-from engine.model.network import Draft, Network
+from engine.model.network import Draft, Network, Product
 from engine.model.readout import read
 from engine.model.tiles import TILE_ROWS, Tile, to_tiles
 from engine.model.visibility import visibility
 from engine.reading import Reading
 from engine.step import Step
+
+# query (R, H, D), key and value (T, Hkv, D) of the view → (R, H, D)
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RowAdapter(Protocol):
@@ -38,6 +41,11 @@ class RowAdapter(Protocol):
 
     def draft(self, rows: Tensor) -> Draft:
         """The additions for rows (..., T, 1) that are 1, in the weights' dtype."""
+        ...
+
+    def factors(self, layer: int, product: Product) -> tuple[Tensor, Tensor] | None:
+        """(rank, in) and (out, rank), whose product with a row's input is added to the row; None if
+        nothing is added to this product."""
         ...
 
     @property
@@ -79,6 +87,13 @@ class ModelRunner:
         with self._memory_for(step):
             return self.readings(self._forward(step, cache), step, sampling)
 
+    def expect(self, cache: KVCache) -> None:
+        """Is told of a cache that steps will be computed with. There is nothing to do."""
+
+    def settle(self) -> Iterator[None]:
+        """As `engine.runtime.Runtime.settle`. There is nothing to do."""
+        return iter(())
+
     def readings(self, logits: Tensor, step: Step, sampling: Sampling) -> tuple[Reading, ...]:
         """One reading per entry of `step.read`, of its logits (len(step.read), V)."""
         return read(logits, step, sampling, self.network.config.mask_id, self.drafts)
@@ -111,10 +126,7 @@ class ModelRunner:
         if exact:
             return self._forward_exact(step, cache, exact)
         view = cache.view(step)
-        mask = None  # a single row sees everything of its sequence
-        if step.rows > 1:
-            mask = self._mask(step, cache)
-        hidden = self._hidden(step, range(step.rows), view, mask)
+        hidden = self._hidden(step, range(step.rows), view, self._attention(step, cache))
         return self._logits(hidden.index_select(0, self._index(step.read)))
 
     def _forward_exact(self, step: Step, cache: KVCache, exact: frozenset[int]) -> Tensor:
@@ -131,7 +143,8 @@ class ModelRunner:
             logits.update((row, places[tile.offset + i]) for i, row in enumerate(tile.rows))
         if rest:
             view = cache.part_view(dict.fromkeys(step.sequence), rest, range(step.rows))
-            hidden = self._hidden(step, rest, view, self._mask(step, cache)[list(rest)])
+            attention = self._masked(self._mask(step, cache)[list(rest)])
+            hidden = self._hidden(step, rest, view, attention)
             wanted = [index for index, row in enumerate(rest) if row in read]
             if wanted:
                 others = self._logits(hidden.index_select(0, self._index(wanted)))
@@ -157,20 +170,16 @@ class ModelRunner:
         return self.network(self._index(tokens), positions, attend)
 
     def _hidden(
-        self, step: Step, rows: Sequence[int], view: StepView | PartView, mask: Tensor | None
+        self,
+        step: Step,
+        rows: Sequence[int],
+        view: StepView | PartView,
+        attention: Attention,
     ) -> Tensor:
-        """(len(rows), hidden) of these rows, computed in one forward.
-
-        Args:
-            mask: (len(rows), T) bool, true where a key of the view is visible; None shows all keys.
-        """
-        config = self.network.config
-        if mask is not None:
-            mask = mask.repeat(config.heads // config.kv_heads, 1)
+        """(len(rows), hidden) of these rows, computed in one forward."""
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = view.extend(layer, key, value)
-            return step_attention(query, keys, values, mask)
+            return attention(query, *view.extend(layer, key, value))
 
         tokens = self._index([step.token[row] for row in rows])
         positions = self._index([step.position[row] for row in rows])
@@ -179,6 +188,22 @@ class ModelRunner:
             return self.network(tokens, positions, attend)
         embedded = self.adapter.embed(self.network, tokens)
         return self.network.from_embeddings(embedded, positions, attend, draft)
+
+    def _attention(self, step: Step, cache: KVCache) -> Attention:
+        """Attention of all rows of a step over the keys and values of its view."""
+        # A single row sees everything of its sequence.
+        return self._masked(self._mask(step, cache) if step.rows > 1 else None)
+
+    def _masked(self, mask: Tensor | None) -> Attention:
+        """`step_attention` with a mask.
+
+        Args:
+            mask: (R, T) bool, true where a key of the view is visible; None shows all keys.
+        """
+        config = self.network.config
+        if mask is not None:
+            mask = mask.repeat(config.heads // config.kv_heads, 1)
+        return lambda query, key, value: step_attention(query, key, value, mask)
 
     def _mask(self, step: Step, cache: KVCache) -> Tensor:
         """(R, P + R) bool, as `engine.model.visibility.visibility`."""

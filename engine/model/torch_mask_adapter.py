@@ -46,6 +46,10 @@ class TorchMaskAdapter:
         """The number of masks."""
         return len(self.vectors)
 
+    def factors(self, layer: int, product: Product) -> tuple[Tensor, Tensor]:
+        """`down` and `up` of a product."""
+        return self.down[layer, product], self.up[layer, product]
+
     def embed(self, network: Network, tokens: Tensor) -> Tensor:
         """(..., T, hidden) of tokens; masks come after the vocabulary."""
         vocabulary = network.config.vocabulary

@@ -37,7 +37,9 @@ class TorchRuntime:
         self.device = model.device.type
         self.dtype = str(weight.dtype).removeprefix("torch.")
         self.machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.node()
-        self.program = f"torch {torch.__version__}"
+        # Captured steps take another time than clear ones.
+        steps = "" if type(model) is ModelRunner else ", captured steps"
+        self.program = f"torch {torch.__version__}{steps}"
         self._dtype = weight.dtype
 
     @classmethod
@@ -61,12 +63,13 @@ class TorchRuntime:
                 remedy="Use a smaller checkpoint.",
                 param="engine.checkpoint",
             ) from None
+        runner = _runner(settings)
         masks = load_mask_adapter(source, settings.adapters, device=device, dtype=dtype)
         if masks is not None:
             adapter, drafts = masks
-            return cls(ModelRunner(network, device=device, adapter=adapter, drafts=drafts))
+            return cls(runner(network, device=device, adapter=adapter, drafts=drafts))
         drafter = load_adapter(path, config, device=device, dtype=dtype)
-        return cls(ModelRunner(network, device=device, adapter=drafter))
+        return cls(runner(network, device=device, adapter=drafter))
 
     def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
         """As `ModelRunner.__call__`."""
@@ -76,12 +79,23 @@ class TorchRuntime:
         """An empty store. Raises MemoryExhausted if it does not fit."""
         config = self.config
         shape = CacheShape.of(config)
-        return KVCache(shape, tokens, device=self.model.device, dtype=self._dtype)
+        cache = KVCache(shape, tokens, device=self.model.device, dtype=self._dtype)
+        self.model.expect(cache)
+        return cache
 
     def begin_thread(self, threads: int) -> None:
         """Sets the number of threads, which torch keeps for each calling thread."""
         torch.set_num_threads(threads)
 
     def settle(self) -> Iterator[None]:
-        """There is nothing to do."""
-        return iter(())
+        """As `ModelRunner.settle`."""
+        return self.model.settle()
+
+
+def _runner(settings: EngineSettings) -> type[ModelRunner]:
+    if settings.steps != "captured":
+        return ModelRunner
+    # Triton, which this imports, takes a second and need not be installed.
+    from engine.model.captured.runner import CapturedRunner
+
+    return CapturedRunner

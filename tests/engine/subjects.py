@@ -1,11 +1,12 @@
 """The models for which the laws are tested: tiny seeded ones and the bundled one, in torch in both
-dtypes and as ONNX graphs of each product."""
+dtypes, in captured steps, and as ONNX graphs of each product."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -30,9 +31,13 @@ from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, CPU, DEVICE, prompt_of, seeded_network
 
 DTYPES = ("float32", "bfloat16")  # of torch
+# Captured steps are made of kernels, whose torch references compute on a processor. To import a
+# kernel takes Triton, which is not everywhere.
+HAS_TRITON = find_spec("triton") is not None
+CAPTURED = ("captured float32",) if HAS_TRITON else ()
 GRAPHS = tuple(f"onnx {product}" for product in PRODUCTS)
-KINDS = (*DTYPES, *GRAPHS)
-FLOAT32 = ("float32", "onnx float32")
+KINDS = (*DTYPES, *CAPTURED, *GRAPHS)
+FLOAT32 = ("float32", *CAPTURED, "onnx float32")
 NAMES = ("tiny", "bundled", "adapted")
 DOCUMENTS = Path(__file__).parent.parent.parent / "fixtures" / "documents"
 CURSOR = "‸"
@@ -97,7 +102,7 @@ def subject(name: str, kind: str) -> Subject:
     _, _, product = kind.rpartition("onnx ")
     is_graph = kind in GRAPHS
     # A graph is compared with torch in fp32 on the same machine.
-    device, dtype = (CPU, torch.float32) if is_graph else (DEVICE, getattr(torch, kind))
+    device, dtype = (CPU, torch.float32) if is_graph else (DEVICE, dtype_of(kind))
     if name == "bundled":
         config = read_config(BUNDLED_CHECKPOINT)
         network = load_network(BUNDLED_CHECKPOINT, config, device=device, dtype=dtype)
@@ -107,8 +112,22 @@ def subject(name: str, kind: str) -> Subject:
         network = seeded_network(config=config).to(device, dtype)
         # Repeating itself, so that there is something to copy.
         prompts = tuple(prompt_of(20 + 9 * seed, seed) * 2 for seed in range(4))
-    model = graph_model(network, product) if is_graph else ModelRunner(network, device=device)
+    model = graph_model(network, product) if is_graph else runner(kind)(network, device=device)
     return Subject(kind, model, Traits(network.config.mask_id), prompts)
+
+
+def dtype_of(kind: str) -> torch.dtype:
+    """The dtype of a kind that torch computes."""
+    return getattr(torch, kind.removeprefix("captured "))
+
+
+def runner(kind: str) -> type[ModelRunner]:
+    """What runs the steps of a kind that torch computes."""
+    if kind not in CAPTURED:
+        return ModelRunner
+    from engine.model.captured.runner import CapturedRunner  # imports Triton
+
+    return CapturedRunner
 
 
 def _adapted(kind: str) -> Subject:
@@ -119,12 +138,12 @@ def _adapted(kind: str) -> Subject:
     if kind in GRAPHS:
         model = graph_model(adapted_network(), kind.removeprefix("onnx "), weights)  # pyright: ignore[reportArgumentType]
         return Subject(kind, model, traits, prompts)
-    dtype = getattr(torch, kind)
+    dtype = dtype_of(kind)
     network = copy.deepcopy(adapted_network()).to(DEVICE, dtype)
     head = DraftHead(weights.draft_ids, weights.before, weights.after)
     adapter = torch_adapter(dtype, DEVICE)
-    runner = ModelRunner(network, device=DEVICE, adapter=adapter, drafts=head)
-    return Subject(kind, runner, traits, prompts)
+    model = runner(kind)(network, device=DEVICE, adapter=adapter, drafts=head)
+    return Subject(kind, model, traits, prompts)
 
 
 def _infilling_prompt(name: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine import device
-from engine.config import BACKENDS, DEVICES, DTYPES, EngineSettings
+from engine.config import BACKENDS, DEVICES, DTYPES, STEPS, EngineSettings
 from engine.device import decide, resolve
 from engine.errors import ConfigError
 
@@ -43,6 +43,8 @@ def test_nothing_is_left_to_resolve_a_second_time(no_driver: None) -> None:
     assert "auto" in DEVICES
     assert "auto" in DTYPES
     assert "auto" in BACKENDS
+    assert "auto" in STEPS
+    assert once.steps == torch_once.steps == "clear"
 
 
 def test_a_driver_has_torch_asked_and_no_driver_has_not(
@@ -89,6 +91,7 @@ def test_without_torch_the_error_says_how_to_install_it(
         (EngineSettings(backend="onnx", dtype="bfloat16"), "engine.dtype"),
         (EngineSettings(dtype="int8", backend="torch"), "engine.dtype"),
         (EngineSettings(dtype="int8", device="cuda"), "engine.dtype"),
+        (EngineSettings(backend="onnx", steps="captured"), "engine.steps"),
     ],
 )
 def test_what_a_backend_cannot_do_is_named(
@@ -99,6 +102,38 @@ def test_what_a_backend_cannot_do_is_named(
         resolve(settings)
     assert error.value.param == param
     assert error.value.remedy
+
+
+def test_a_card_takes_captured_steps_if_the_kernels_are_for_it(
+    monkeypatch: pytest.MonkeyPatch, driver: None
+) -> None:
+    capability = [(9, 0)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability[0])
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
+    for steps, found in [("auto", "captured"), ("captured", "captured"), ("clear", "clear")]:
+        assert resolve(EngineSettings(steps=steps)).steps == found
+    capability[0] = (7, 5)
+    decision = decide(EngineSettings())
+    assert (decision.settings.steps, "8.0" in decision.why["steps"]) == ("clear", True)
+    with pytest.raises(ConfigError, match=r"8\.0") as error:
+        resolve(EngineSettings(steps="captured"))
+    assert error.value.param == "engine.steps"
+
+
+def test_without_triton_steps_are_clear_and_captured_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch, driver: None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        device.importlib.util, "find_spec", lambda name: None if name == "triton" else object()
+    )
+    assert resolve(EngineSettings()).steps == "clear"
+    for place in ("cuda", "cpu"):
+        settings = EngineSettings(device=place, backend="torch", steps="captured")
+        with pytest.raises(ConfigError, match="Triton") as error:
+            resolve(settings)
+        assert error.value.param == "engine.steps"
 
 
 def test_the_reasons_are_those_that_decided(

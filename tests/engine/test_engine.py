@@ -28,11 +28,11 @@ from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.errors import CheckpointError, ConfigError, EngineFailure, MemoryExhausted, RequestError
 from engine.model.checkpoint import save_checkpoint
-from engine.model.onnx.model import OnnxModel
-from engine.model.runner import ModelRunner
 from tests.engine.model.test_tokenizer import TOKENIZER
 from tests.engine.seeded import CONFIG, seeded_network
+from tests.engine.subjects import HAS_TRITON
 
+CAPTURED = "captured steps"
 SETTINGS = EngineSettings(device="cpu", dtype="float32", threads=1, cache_tokens=2048)
 
 
@@ -45,16 +45,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=("onnx", "torch"))
+@pytest.fixture(scope="module", params=("onnx", "torch", *((CAPTURED,) if HAS_TRITON else ())))
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
 def engine(folder: Path, backend: str):
-    engine = Engine.load(replace(SETTINGS, checkpoint=folder, backend=backend))
+    engine = Engine.load(settings_of(folder, backend))
+    assert engine.info.program.endswith(CAPTURED) == (backend == CAPTURED)
     yield engine
     engine.close()
+
+
+def settings_of(folder: Path, backend: str) -> EngineSettings:
+    """The settings for a backend, or for captured steps of torch."""
+    if backend == CAPTURED:
+        return replace(SETTINGS, checkpoint=folder, backend="torch", steps="captured")
+    return replace(SETTINGS, checkpoint=folder, backend=backend)
 
 
 def events_of(engine: Engine, request: Request) -> list[Event]:
@@ -204,13 +212,18 @@ def test_a_cache_that_does_not_fit_is_named(
     monkeypatch.setattr(torch, "zeros", refuse)
     monkeypatch.setattr(numpy, "zeros", refuse_pages)
     with pytest.raises(MemoryExhausted, match="cache_tokens"):
-        Engine.load(replace(SETTINGS, checkpoint=folder, backend=backend))
+        Engine.load(settings_of(folder, backend))
 
 
-EXHAUSTED: dict[str, tuple[type, tuple[Exception, ...]]] = {
-    "torch": (ModelRunner, (torch.OutOfMemoryError("no room"),)),
+# What computes a step, and the errors that it may raise.
+EXHAUSTED: dict[str, tuple[str, tuple[Exception, ...]]] = {
+    "torch": ("engine.model.runner.ModelRunner._forward", (torch.OutOfMemoryError("no room"),)),
+    CAPTURED: (
+        "engine.model.captured.steps.CapturedSteps.run",
+        (torch.OutOfMemoryError("no room"),),
+    ),
     "onnx": (
-        OnnxModel,
+        "engine.model.onnx.model.OnnxModel._forward",
         (
             MemoryError("Unable to allocate 9 GiB"),
             RuntimeError("Failed to allocate memory for requested buffer of size 9"),
@@ -222,7 +235,7 @@ EXHAUSTED: dict[str, tuple[type, tuple[Exception, ...]]] = {
 def test_running_out_of_memory_in_a_step_fails_that_request_alone(
     engine: Engine, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner, errors = EXHAUSTED[backend]
+    computes, errors = EXHAUSTED[backend]
     request = Request(prompt(engine), "block", Limits(4))
     for error in errors:
 
@@ -230,7 +243,7 @@ def test_running_out_of_memory_in_a_step_fails_that_request_alone(
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(owner, "_forward", exhaust)
+            patch.setattr(computes, exhaust)
             failed = events_of(engine, request)[-1]
             with pytest.raises(EngineFailure):
                 engine.generate(request)

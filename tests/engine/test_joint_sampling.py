@@ -25,10 +25,10 @@ from engine.decoders import STRATEGIES
 from engine.decoders.strategy import Traits
 from engine.loop import decode
 from engine.model.network import Network
-from engine.model.runner import ModelRunner
 from engine.sampling import uniform
 from tests.engine.graphs import GraphModel, graph_model
 from tests.engine.seeded import CONFIG, DEVICE, MASK_ID, causal_logits, empty_cache, seeded_network
+from tests.engine.subjects import CAPTURED, FLOAT32, runner
 
 TINY = replace(
     CONFIG, vocabulary=5, hidden=16, intermediate=16, layers=1, heads=2, kv_heads=1, head_dim=8
@@ -78,16 +78,16 @@ def graph() -> GraphModel:
     return graph_model(network())
 
 
-def sampled(mode: str, exact: bool, *, is_graph: bool = False) -> Counter[tuple[int, ...]]:
+def sampled(mode: str, exact: bool, kind: str = "float32") -> Counter[tuple[int, ...]]:
     """Counts the last three tokens of the texts for many seeds.
 
     Args:
-        is_graph: computed by the ONNX graph instead of torch.
+        kind: one of FLOAT32, what computes.
     """
-    if is_graph:
+    if kind == "onnx float32":
         model, store = graph(), ArrayCache(CacheShape.of(TINY), 64, half=False)
     else:
-        model, store = ModelRunner(network().to(DEVICE), device=DEVICE), empty_cache(64, TINY)
+        model, store = runner(kind)(network().to(DEVICE), device=DEVICE), empty_cache(64, TINY)
     triples: Counter[tuple[int, ...]] = Counter()
     for seed in range(SAMPLES):
         sampling = Sampling(TEMPERATURE, seed=seed)
@@ -118,10 +118,11 @@ def chance_of(triples: Counter[tuple[int, ...]]) -> float:
     return float(torch.special.gammaincc(half[0], half[1]))
 
 
-@pytest.mark.parametrize("is_graph", [False, True], ids=["torch", "onnx"])
+@pytest.mark.parametrize("kind", FLOAT32)
 @pytest.mark.parametrize("mode", SPECULATIVE)
-def test_three_tokens_follow_the_exact_joint_distribution(mode: str, is_graph: bool) -> None:
-    triples = sampled(mode, exact=mode == "linear_spec", is_graph=is_graph)
+def test_three_tokens_follow_the_exact_joint_distribution(mode: str, kind: str) -> None:
+    # Exact steps are computed alike, captured or not.
+    triples = sampled(mode, exact=mode == "linear_spec" and kind not in CAPTURED, kind=kind)
     assert chance_of(triples) > SIGNIFICANCE
 
 

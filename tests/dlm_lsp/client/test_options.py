@@ -15,6 +15,7 @@ OPTIONS = [
     ServeOptions(),
     ServeOptions(EngineSettings(Path("/a b/c"), "cpu", "float32", 3), 12.5, log_file=Path("/l")),
     ServeOptions(EngineSettings(dtype="int8", backend="onnx", cache_tokens=1024)),
+    ServeOptions(EngineSettings(backend="torch", steps="captured")),
     ServeOptions(host="127.0.0.1", port=0, token_file=Path("/token")),
 ]
 

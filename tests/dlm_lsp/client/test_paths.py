@@ -38,11 +38,12 @@ def test_identity_differs_where_a_host_must_not_be_shared(
         replace(settings, device="cpu"),
         replace(settings, dtype="float32"),
         replace(settings, backend="torch"),
+        replace(settings, steps="captured"),
     ]
     identities = {identity(settings), *(identity(other) for other in others)}
     monkeypatch.setattr(paths_module, "PROTOCOL", paths_module.PROTOCOL + 1)
     identities.add(identity(settings))
-    assert len(identities) == 7
+    assert len(identities) == 8
 
 
 def test_identity_differs_once_the_weights_are_replaced(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from dlm_lsp.settings.schema import (
     load_settings,
 )
 from dlm_lsp.settings.sources import FILE_BYTES_MAX, LINE_CHARS_MAX
-from engine.config import BACKENDS, DEVICES, DTYPES
+from engine.config import BACKENDS, DEVICES, DTYPES, STEPS
 
 
 class Sources:
@@ -88,6 +88,7 @@ def test_every_field_can_be_set_by_its_wire_name(outer: bool) -> None:
             "device": "cuda",
             "dtype": "bfloat16",
             "backend": "torch",
+            "steps": "captured",
             "threads": 4,
             "cacheTokens": 4096,
             "idleSeconds": 60.5,
@@ -297,6 +298,7 @@ def test_devices_dtypes_and_backends_are_those_of_the_engine() -> None:
     assert get_args(fields["device"].annotation) == DEVICES
     assert get_args(fields["dtype"].annotation) == DTYPES
     assert get_args(fields["backend"].annotation) == BACKENDS
+    assert get_args(fields["steps"].annotation) == STEPS
 
 
 json_values = st.recursive(

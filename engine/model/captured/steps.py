@@ -1,0 +1,110 @@
+"""The captured steps of one K/V store: its buffers, and a function for each bucket that was used.
+
+Owns the memory in which steps of this store stand. Knows the store's pages, and no strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.cache.storage import KVCache
+from engine.model.captured.buckets import ROWS, Bucket
+from engine.model.captured.forward import Buffers, StepFunction
+from engine.model.captured.inputs import Inputs
+from engine.model.captured.records import columns_of, to_readings
+from engine.model.captured.replay import Capture, Replay
+from engine.model.captured.weights import Weights
+from engine.reading import Reading
+from engine.step import Step, chain
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A bucket's buffers, what computes in them, and where its records come back to.
+
+    Attributes:
+        records: (N, columns) fp64 on the host; pinned where the device is a card.
+        arrived: recorded when they are there; None where the device is no card.
+    """
+
+    buffers: Buffers
+    replay: Replay
+    records: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class CapturedSteps:
+    """Runs steps on one store. Only the engine thread calls it."""
+
+    def __init__(self, weights: Weights, cache: KVCache) -> None:
+        """Keeps the cache's memory, and not the cache itself."""
+        self._weights = weights
+        self._store = cache.store
+        self._pages_max = cache.counts().total
+        layers, _, *size = self._store.shape
+        # Buckets take turns, so that all write the keys and values of their rows to one place.
+        self._new = self._store.new_zeros((layers, ROWS[-1], *size))
+        self._ready: dict[Bucket, _Ready] = {}
+        device = self._store.device
+        self._capture = Capture(device) if device.type == "cuda" else None
+
+    def run(self, bucket: Bucket, step: Step, cache: KVCache) -> Tensor:
+        """Computes a step; returns the hidden states (R, hidden) of the bucket's rows, which are
+        valid until the next step."""
+        ready = self._of(bucket)
+        ready.buffers.inputs.load(step, cache.open_paged(step, self._new))
+        ready.replay()
+        return ready.buffers.hidden
+
+    def readings(self, bucket: Bucket, count: int) -> tuple[Reading, ...]:
+        """The first readings of the step that `run` has computed; waits for them."""
+        ready = self._of(bucket)
+        ready.records.copy_(ready.buffers.records, non_blocking=True)
+        if ready.arrived is not None:
+            ready.arrived.record()
+            ready.arrived.synchronize()
+        return to_readings(ready.records[:count])
+
+    def prepare(self, buckets: Iterator[Bucket]) -> Iterator[None]:
+        """Captures these buckets' functions, one for each `next`."""
+        for bucket in buckets:
+            with torch.inference_mode():
+                if bucket not in self._ready:
+                    ready = self._of(bucket)
+                    ready.buffers.inputs.load(chain((0,), 0), [([], 0)])
+                    ready.replay.prepare()
+            yield
+
+    def _of(self, bucket: Bucket) -> _Ready:
+        if bucket not in self._ready:
+            self._ready[bucket] = self._made(bucket)
+        return self._ready[bucket]
+
+    def _made(self, bucket: Bucket) -> _Ready:
+        weights, store = self._weights, self._store
+        config, device = weights.config, store.device
+        inputs = Inputs(
+            bucket,
+            self._pages_max,
+            heads_per_kv_head=config.heads // config.kv_heads,
+            device=device,
+        )
+        records = torch.zeros((bucket.reads, columns_of(weights)), dtype=torch.float64)
+        buffers = Buffers(
+            inputs=inputs,
+            store=store,
+            new=self._new[:, : bucket.rows],
+            hidden=weights.norm.new_zeros((bucket.rows, config.hidden)),
+            records=torch.zeros_like(records, device=device),
+        )
+        is_card = self._capture is not None
+        return _Ready(
+            buffers=buffers,
+            replay=Replay(StepFunction(weights, bucket, buffers), self._capture),
+            records=records.pin_memory() if is_card and bucket.reads else records,
+            arrived=torch.cuda.Event() if is_card else None,
+        )
