@@ -46,7 +46,8 @@ def tile_product(
     """x[row] @ weight[entry].T over the columns from `begin` to `end`, in fp32: (rows, entries).
 
     `x` has rows of `x_stride`, `weight` of WIDTH. `here` and `known` say which rows and entries
-    exist; the others are 0. fp32 operands are multiplied as fp32, not as TF32.
+    exist; the others are 0. fp32 operands are multiplied as fp32, not as TF32; integer weights are
+    taken to x's dtype, which represents those of 8 bits exactly.
     """
     dims = tl.arange(0, DEPTH)
     left = x + row.to(tl.int64)[:, None] * x_stride + dims[None, :]
@@ -56,5 +57,5 @@ def tile_product(
         inside = low + dims < end
         states = tl.load(left + low, mask=here[:, None] & inside[None, :], other=0.0)
         weights = tl.load(right + low, mask=known[None, :] & inside[:, None], other=0.0)
-        product = tl.dot(states, weights, product, input_precision="ieee")
+        product = tl.dot(states, weights.to(states.dtype), product, input_precision="ieee")
     return product

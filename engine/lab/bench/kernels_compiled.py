@@ -32,6 +32,8 @@ OPERATIONS = (
     "rotary_write",
     "swiglu",
     "skinny_gemm",
+    "int8_gemm",
+    "block_gemm",
     "row_lora",
 )
 ARCHITECTURES = (80, 90, 120)
