@@ -48,7 +48,7 @@ def _above(
     high, at, place, outputs, mask,
     WORDS: tl.constexpr, UPPER: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """The bits above the low four of one half of the columns, in their place: (chunks, 16, entries).
+    """The bits above the low four, of one half of the columns: (chunks, 16, entries).
 
     `at` (chunks, entries) is the place of a chunk's first word.
     """
@@ -123,7 +123,7 @@ def _block_gemm_kernel(
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHUNKS: tl.constexpr, SPLITS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HALF: tl.constexpr, SUPER: tl.constexpr,
 ):  # fmt: skip
-    """One tile of outputs and of rows, over one part of the chunks; as the skinny GEMM's kernel."""
+    """As the skinny GEMM's kernel: one tile of outputs and of rows, over a part of the chunks."""
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     entry = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     here, known = row < rows, entry < outputs

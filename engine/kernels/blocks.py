@@ -39,6 +39,11 @@ class BlockType:
     has_minimum: bool = False
 
     @property
+    def columns(self) -> int:
+        """The columns of a block."""
+        return CHUNK * SUPER if self.is_super else CHUNK
+
+    @property
     def words(self) -> int:
         """The 32-bit words of a chunk's integers above the low four bits."""
         return {4: 0, 5: 1, 6: 2, 8: 0}[self.bits]
@@ -65,8 +70,8 @@ class Blocks:
             + j. With 8 bits, (C, out, 32), int8 in the order of columns.
         high: (C, W, out) int32, the other bits. With 5 bits, W is 1 and bit j is column j's. With
             6, bits 2 j and 2 j + 1 of word w are column 16 w + j's. Else W is 0.
-        scales: (C, 1, out) fp16; with superblocks (C, 2, out) int8: scale and minimum, or the scales
-            of both halves.
+        scales: (C, 1, out) fp16; with superblocks (C, 2, out) int8: scale and minimum, or the
+            scales of both halves.
         supers: (C / 8, 1, out) fp16, the factor of the scales of a superblock, or (C / 8, 2, out)
             with that of the minima. (0, 1, out) without superblocks.
     """
@@ -112,11 +117,11 @@ class Blocks:
 
 
 def empty_blocks(kind: str, shape: tuple[int, int], device: torch.device) -> Blocks:
-    """Planes for a matrix (out, in) whose rows are to be filled; `in` is a multiple of the block."""
+    """Planes for a matrix (out, in) whose rows are to be filled. Rows hold whole blocks."""
     found = TYPES[kind]
     (rows, width), is_super = shape, found.is_super
     chunks = width // CHUNK
-    assert width % (CHUNK * SUPER if is_super else CHUNK) == 0
+    assert width % found.columns == 0
     low = torch.int8 if found.bits == 8 else torch.uint8
     return Blocks(
         kind,
@@ -197,7 +202,7 @@ def _split_q8_0(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _six_bits(raw: Tensor) -> Tensor:
-    """The 12 bytes (N, B, 12) of a superblock's scales and minima, six bits each, as (N, 8 B, 2)."""
+    """The scales and minima of superblocks, six bits each, (N, B, 12) bytes, as (N, 8 B, 2)."""
     first, second, rest = raw.unflatten(-1, (3, 4)).unbind(-2)
     scales = torch.cat((first & 63, (rest & 15) | (first >> 2 & 48)), dim=-1)
     minima = torch.cat((second & 63, (rest >> 4) | (second >> 2 & 48)), dim=-1)

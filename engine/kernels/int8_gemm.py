@@ -35,7 +35,7 @@ def _int8_gemm_kernel(
     WIDTH: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
     SPLITS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """As the skinny GEMM's kernel: one tile of outputs and of rows, over one part of the columns."""
+    """As the skinny GEMM's kernel: one tile of outputs and of rows, over a part of the columns."""
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     entry = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     here, known = row < rows, entry < outputs
