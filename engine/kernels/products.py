@@ -46,8 +46,8 @@ def tile_product(
     """x[row] @ weight[entry].T over the columns from `begin` to `end`, in fp32: (rows, entries).
 
     `x` has rows of `x_stride`, `weight` of WIDTH. `here` and `known` say which rows and entries
-    exist; the others are 0. fp32 operands are multiplied as fp32, not as TF32; integer weights are
-    taken to x's dtype, which represents those of 8 bits exactly.
+    exist; the others are 0. fp32 operands are multiplied as fp32, not as TF32. Weights may be int8,
+    which x's dtype represents exactly.
     """
     dims = tl.arange(0, DEPTH)
     left = x + row.to(tl.int64)[:, None] * x_stride + dims[None, :]
@@ -57,5 +57,7 @@ def tile_product(
         inside = low + dims < end
         states = tl.load(left + low, mask=here[:, None] & inside[None, :], other=0.0)
         weights = tl.load(right + low, mask=known[None, :] & inside[:, None], other=0.0)
-        product = tl.dot(states, weights.to(states.dtype), product, input_precision="ieee")
+        if weights.dtype.is_int():
+            weights = weights.to(tl.float32).to(states.dtype)
+        product = tl.dot(states, weights, product, input_precision="ieee")
     return product

@@ -179,6 +179,33 @@ def random_rows(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[
     return generator.integers(0, 256, size, dtype=np.uint8)
 
 
+# The powers of two of a block's factors, by type, with which entries are below 1: of the scales, and
+# of the minima.
+_FACTORS: dict[TensorType, tuple[int, ...]] = {
+    TensorType.Q4_0: (-6,),
+    TensorType.Q5_0: (-7,),
+    TensorType.Q8_0: (-10,),
+    TensorType.Q4_K: (-12, -9),
+    TensorType.Q5_K: (-13, -9),
+    TensorType.Q6_K: (-14,),
+}
+
+
+def seeded_blocks(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[np.uint8]:
+    """As `random_rows`, with factors that make plain weights: finite, and below 1."""
+    rows = random_rows(shape, kind, seed)
+    blocks = rows.reshape(-1, gguf.GGML_QUANT_SIZES[kind][1])
+    generator = np.random.default_rng(seed + 1)
+    powers = _FACTORS[kind]
+    factors = generator.uniform(1, 2, (len(blocks), len(powers))) * 2.0 ** np.array(powers)
+    stored = factors.astype("<f2").view(np.uint8)
+    if kind == TensorType.Q6_K:  # whose factor stands last
+        blocks[:, -2:] = stored
+    else:
+        blocks[:, : stored.shape[1]] = stored
+    return rows
+
+
 def dequantizable() -> list[TensorType]:
     """Every type that the library dequantises."""
     kinds = []
