@@ -36,7 +36,7 @@ ROWS_MAX = 128  # with more rows, the matrix is dequantised once
 # Chosen so that nothing spills and shared memory fits (benchmarks/kernels.md); not timed yet.
 CONFIGS = {
     80: {16: Config(64, 128, 4, 4), 32: Config(64, 128, 4, 4), 64: Config(128, 128, 8, 4)},
-    90: {16: Config(64, 128, 4, 5), 32: Config(64, 128, 4, 5), 64: Config(128, 128, 8, 5)},
+    90: {16: Config(64, 128, 4, 4), 32: Config(64, 128, 4, 5), 64: Config(128, 128, 8, 5)},
     120: {16: Config(64, 128, 4, 4), 32: Config(64, 128, 4, 3), 64: Config(128, 64, 8, 3)},
 }
 _FP32 = {rows: Config(each.outputs, CHUNK, each.warps, each.stages) for rows, each in FP32.items()}

@@ -179,8 +179,8 @@ def random_rows(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[
     return generator.integers(0, 256, size, dtype=np.uint8)
 
 
-# The powers of two of a block's factors, by type, with which entries are below 1: of the scales, and
-# of the minima.
+# The powers of two, by type, of a block's factors with which entries are below 1: that of the
+# scales, and that of the minima.
 _FACTORS: dict[TensorType, tuple[int, ...]] = {
     TensorType.Q4_0: (-6,),
     TensorType.Q5_0: (-7,),
