@@ -9,6 +9,8 @@ dequantised by a second kernel, and one ordinary product.
 
 from __future__ import annotations
 
+# Triton types a call among kernels as one that never returns.
+# pyright: reportGeneralTypeIssues=false
 from dataclasses import dataclass
 
 import torch
@@ -54,11 +56,10 @@ def _above(
     """
     if WORDS == 1:
         word = tl.load(high + at, mask=mask, other=0)
-        shift = place + UPPER * HALF
+        bits = (word[:, None, :] >> (place + UPPER * HALF)[None, :, None]) & 1
     else:
         word = tl.load(high + at + UPPER * outputs, mask=mask, other=0)
-        shift = place * 2
-    bits = (word[:, None, :] >> shift[None, :, None]) & ((1 << WORDS) - 1)
+        bits = (word[:, None, :] >> (place * 2)[None, :, None]) & 3
     return bits << 4
 
 
@@ -97,7 +98,7 @@ def _entries(
         own = scales + 2 * row + 2 * chunk[:, None] * outputs + entry[None, :]
         one = tl.load(own, mask=mask, other=0).to(tl.float32)
         two = tl.load(own + outputs, mask=mask, other=0).to(tl.float32)
-        factors: tl.constexpr = 2 if HAS_MINIMUM else 1
+        factors = 2 if HAS_MINIMUM else 1
         block = ((first + chunk) // SUPER).to(tl.int64)[:, None] * factors * outputs
         factor = tl.load(supers + block + entry[None, :], mask=mask, other=0.0).to(tl.float32)
         scale = (one * factor)[:, None, :]

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file under the network's names, dequantised when they are read.
+"""The tensors of a GGUF file by the network's names, dequantised when they are read or as stored.
 
 llama.cpp's converter reorders the rows of the Llama family's query and key projections, so that
 rotary pairs are adjacent. This module restores the order of halves that the network uses.
