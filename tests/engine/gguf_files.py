@@ -7,7 +7,7 @@ under test, so that a mistake of the reader cannot hide in them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,22 @@ def write_peer(path: Path, peer: Any, architecture: str, **keys: Any) -> Path:
         arrays_of(peer, architecture),
         {**keys_of(peer, architecture), **stated},
     )
+
+
+def write_quantized(path: Path, architecture: str, kinds: Sequence[str], **config: Any) -> Path:
+    """Writes a seeded network whose matrices are of these types, in turn, with plain weights."""
+    peer = seeded_peer(architecture, **config)
+    arrays: dict[str, Any] = arrays_of(peer, architecture)
+    types: dict[str, TensorType] = {}
+    matrices = [name for name, array in arrays.items() if array.ndim == 2]
+    for index, name in enumerate(matrices):
+        kind = TensorType[kinds[index % len(kinds)]]
+        if kind in _FACTORS:
+            arrays[name] = seeded_blocks(arrays[name].shape, kind, index)
+        elif kind != F32:
+            arrays[name] = gguf.quantize(arrays[name], kind)
+        types[name] = kind
+    return write_gguf(path, architecture, arrays, keys_of(peer, architecture), types)
 
 
 def random_rows(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[np.uint8]:

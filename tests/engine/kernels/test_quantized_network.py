@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType as TensorType
 
 from engine.kernels.block_gemm import block_gemm
 from engine.kernels.dispatch import forced
@@ -20,7 +19,7 @@ from engine.model.gguf_config import gguf_config
 from engine.model.gguf_file import read_gguf
 from engine.model.source import open_weights
 from engine.model.weights import Weights
-from tests.engine.gguf_files import arrays_of, keys_of, seeded_blocks, seeded_peer, write_gguf
+from tests.engine.gguf_files import write_quantized
 from tests.engine.kernels.errors import assert_near
 from tests.engine.seeded import DEVICE, causal_logits, seeded_network
 
@@ -50,13 +49,7 @@ def check(weights: Weights, config: ModelConfig) -> None:
 @pytest.mark.usefixtures("through_kernels")
 def test_a_file_of_blocks(tmp_path: Path) -> None:
     """Qwen, for its biases; the last type of the mix is the head's."""
-    peer = seeded_peer("qwen2", num_hidden_layers=1)
-    arrays = dict(arrays_of(peer, "qwen2"))
-    types: dict[str, TensorType] = {}
-    for index, name in enumerate([name for name, array in arrays.items() if array.ndim == 2]):
-        types[name] = TensorType[KINDS[index % len(KINDS)]]
-        arrays[name] = seeded_blocks(arrays[name].shape, types[name], index)
-    path = write_gguf(tmp_path / "m.gguf", "qwen2", arrays, keys_of(peer, "qwen2"), types)
+    path = write_quantized(tmp_path / "m.gguf", "qwen2", KINDS, num_hidden_layers=1)
     config = gguf_config(read_gguf(path))
     check(open_weights(path, config), config)
 

@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import torch
-from gguf import GGMLQuantizationType as TensorType
 
 from engine.api import CAUSAL_MODES, Limits, Request, Sampling
 from engine.config import EngineSettings
@@ -31,7 +29,7 @@ from engine.model.quantized_linear import (
 from engine.model.runner import ModelRunner
 from engine.model.source import CheckpointSource, open_checkpoint, open_weights
 from engine.model.tokenizer import Tokenizer
-from tests.engine.gguf_files import arrays_of, keys_of, seeded_blocks, seeded_peer, write_gguf
+from tests.engine.gguf_files import write_quantized
 from tests.engine.seeded import DEVICE, TRAITS, causal_logits, seeded_network
 from tests.engine.subjects import Subject
 from tests.tiny import byte_tokenizer, write_tiny_checkpoint
@@ -58,20 +56,8 @@ def a_byte_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write(path: Path, mix: str, architecture: str = "qwen2", *, tied: bool = False) -> Path:
     """A file whose matrices are of the types of a mix, in turn, with seeded blocks."""
-    peer = seeded_peer(architecture, vocab_size=VOCABULARY, tie_word_embeddings=tied)
-    arrays: dict[str, Any] = arrays_of(peer, architecture)
-    types: dict[str, TensorType] = {}
-    matrices = [name for name, array in arrays.items() if array.ndim == 2]
-    for index, name in enumerate(matrices):
-        kind = TensorType[MIXES[mix][index % len(MIXES[mix])]]
-        if kind == TensorType.F32:
-            continue
-        types[name] = kind
-        if kind.name in TYPES:
-            arrays[name] = seeded_blocks(arrays[name].shape, kind, index)
-        else:
-            arrays[name] = gguf.quantize(arrays[name], kind)
-    return write_gguf(path, architecture, arrays, keys_of(peer, architecture), types)
+    config = {"vocab_size": VOCABULARY, "tie_word_embeddings": tied}
+    return write_quantized(path, architecture, MIXES[mix], **config)
 
 
 def network_of(opened: CheckpointSource, dtype: torch.dtype, *, quantized: bool) -> Network:
