@@ -70,7 +70,7 @@ bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside 
 gpu: PYTHON = $(BIN)/python
 gpu:  ## the laws and kernels on the card, then the baseline into benchmarks/
 	DLM_TEST_DEVICE=cuda $(PYTHON) -m pytest -p no:cacheprovider -s tests/engine/test_cuda.py \
-	  tests/engine/kernels tests/engine/model/captured \
+	  tests/engine/kernels tests/engine/model/captured tests/engine/model/test_quantized_linear.py \
 	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
 	  tests/engine/test_joint_sampling.py tests/engine/test_packing.py \
 	  tests/engine/lab/bench/test_parity.py \

@@ -37,6 +37,8 @@ class EngineSettings:
         steps: how "torch" computes a step: "clear" by the plain network, "captured" by kernels over
             fixed buffers, on a card as a CUDA graph; "auto" takes "captured" on CUDA, and "clear"
             elsewhere.
+        quantized: with "torch", whether matrices that are stored quantised (GGUF files, int8) stay
+            so in memory; None means on CUDA.
     """
 
     checkpoint: Path | None = None
@@ -48,6 +50,7 @@ class EngineSettings:
     graphs: Path | None = None
     adapters: Path | None = None
     steps: str = "auto"
+    quantized: bool | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the field."""
