@@ -13,8 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from engine.api import BlockOptions, Limits, Request
-from engine.lab.bench.shapes import weight_bytes
-from engine.lab.rates import Rates, seconds_of, synchronize
+from engine.lab.rates import seconds_of, synchronize
 from engine.lab.verify.modes import Runner
 from engine.model.runner import ModelRunner
 from engine.step import Step, chain
@@ -29,29 +28,27 @@ _MODES = (
     ("block", 32),
     ("linear_spec", 32),
     ("quadratic_spec", 16),
+    ("pruned_spec", 16),
     ("copy_spec", 16),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: a causal chain of `rows` after `context` cached tokens, with all logits.
-
-    Attributes:
-        weights_share: the time of reading the weights once at the copy bandwidth, over the step's.
-    """
+    """One step: a causal chain of `rows` after `context` cached tokens, with all logits."""
 
     rows: int
     context: int
     milliseconds: float
-    weights_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class CycleTime:
-    """Decoding in one mode: forwards that emitted and all forwards, per second."""
+    """Decoding in one mode: forwards that emitted and all forwards, per second; `length` is that
+    of its blocks."""
 
     mode: str
+    length: int
     cycles_per_second: float
     forwards_per_second: float
 
@@ -66,11 +63,9 @@ class Kernel:
 
 
 def measure_steps(
-    model: ModelRunner, rates: Rates, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
+    model: ModelRunner, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
 ) -> Iterator[StepTime]:
     """Measures every number of rows after every context, along one growing prompt."""
-    weights = next(model.network.parameters())
-    reading = weight_bytes(model.network.config, weights.dtype) / (rates.copy / 2)
     cache = Runner(model).new_cache(max(contexts) + _ROOM)
     prompt = seeded_tokens(model, max(contexts) + 1)
     sequence, _ = cache.open(prompt, max(contexts) + _ROOM)
@@ -85,7 +80,7 @@ def measure_steps(
         for count in rows:
             step = _verify(seeded_tokens(model, count), cached, sequence)
             seconds = seconds_of(lambda step=step: model.logits(step, cache), model.device)
-            yield StepTime(count, context, seconds * 1000, reading / seconds)
+            yield StepTime(count, context, seconds * 1000)
     cache.close(sequence)
 
 
@@ -106,7 +101,8 @@ def measure_cycles(
         )
         runner.decode(request)  # warms up
         done = runner.decode(request)
-        yield CycleTime(mode, done.cycles / done.seconds, done.forwards / done.seconds)
+        cycles, forwards = done.cycles / done.seconds, done.forwards / done.seconds
+        yield CycleTime(mode, length, cycles, forwards)
 
 
 def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.lab.bench.baseline import Baseline, main
 
 import engine.lab.rates
 from engine.lab.bench import baseline_report
-from engine.lab.bench.baseline import Baseline, main
 from engine.lab.bench.compiled import CompiledStep
 from engine.lab.bench.shapes import random_network, released_config, weight_bytes
 from engine.lab.bench.steps import measure_steps
