@@ -131,8 +131,11 @@ def _head_reading(module: ModuleType, case: Any, make: Maker) -> Call:
 
     def peer() -> object:
         logits = functional.linear(hidden, weight).float()
+        total, asked = logits.logsumexp(dim=-1), logits.gather(1, chosen.long()[:, None])
+        if case.mask_id >= 0:
+            logits[:, case.mask_id] = float("-inf")
         best = logits.topk(case.best, dim=-1)
-        return best, logits.logsumexp(dim=-1), logits.gather(1, chosen.long()[:, None])
+        return best.values, total, asked[:, 0], best.indices
 
     return Call(
         run=lambda: module.head_reading(
@@ -226,22 +229,23 @@ def _row_attention(module: ModuleType, case: Any, make: Maker) -> Call:
     seen += sum(case.lengths[sequence] for sequence in case.sequence)
     return Call(
         run=lambda: module.row_attention(query, new[:, 0], new[:, 1], store, plan),
-        peer=_attention_peer(case, query, new, make) if len(case.lengths) == 1 else None,
+        peer=_attention_peer(case, query, new, store, pages) if len(pages) == 1 else None,
         bytes=cached + bytes_of(query, query, new),
         flops=4 * heads * width * seen,
     )
 
 
-def _attention_peer(case: Any, query: Tensor, new: Tensor, make: Maker) -> Callable[[], Tensor]:
+def _attention_peer(
+    case: Any, query: Tensor, new: Tensor, store: Tensor, pages: list[list[int]]
+) -> Callable[[], Tensor]:
     """The engine's own attention in torch, on keys and values that lie in one piece."""
-    kv_heads, width = new.shape[2:]
-    rows = len(query)
+    rows, device = len(query), query.device
+    slots = [page * PAGE_TOKENS + i for page in pages[0] for i in range(PAGE_TOKENS)]
+    keys, values = torch.cat((store[slots[: case.lengths[0]]], new)).unbind(1)
     seen = [[mask >> row & 1 for row in range(rows)] for mask in case.visible]
     known = torch.ones((rows, case.lengths[0]), dtype=torch.bool)
-    mask = torch.cat((known, torch.tensor(seen, dtype=torch.bool)), dim=1).to(make.device)
-    mask = mask.repeat(query.shape[1] // kv_heads, 1)
-    both = torch.cat((make.normal(case.lengths[0], 2, kv_heads, width), new))
-    keys, values = both.unbind(1)
+    mask = torch.cat((known, torch.tensor(seen, dtype=torch.bool)), dim=1).to(device)
+    mask = mask.repeat(query.shape[1] // new.shape[2], 1)
     return lambda: step_attention(query, keys, values, mask)
 
 

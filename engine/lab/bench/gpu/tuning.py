@@ -184,6 +184,8 @@ def measure_tuning(bench: Bench) -> Iterator[dict[str, Any]]:
             yield entry | {"error": f"{type(error).__name__}: {error}"[:300]}
             continue
         start, best = search.start, search.best
+        if len(search.tried) == 1:
+            continue  # there is nothing to choose
         yield entry | {
             "start": start["choice"],
             "start_ms": start["ms"],

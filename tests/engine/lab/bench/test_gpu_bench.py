@@ -1,0 +1,243 @@
+"""The card's benchmark, tried on the CPU at tiny shapes: every part runs and is kept at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.lab.bench.gpu import __main__ as command
+from engine.lab.bench.gpu import report
+from engine.lab.bench.gpu.__main__ import TINY, main
+from engine.lab.bench.gpu.networks import PEER_ROWS
+from engine.lab.bench.gpu.sections import OutOfTime, Sections
+from engine.lab.bench.shapes import SHAPES
+from tests.engine.seeded import CPU
+
+CHECKS = """
+def test_good() -> None: ...
+def test_bad() -> None: assert False
+"""
+MODES = ["ar", "block", "linear_spec", "quadratic_spec", "pruned_spec", "copy_spec"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """The whole command, and what it wrote; torch.compile without its compiler, which takes a
+    minute."""
+    folder = tmp_path_factory.mktemp("gpu")
+    (folder / "test_two.py").write_text(CHECKS, "utf-8")
+    plain = torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda f, **_: plain(f, backend="eager"))
+        status = main(
+            ["--device", "cpu", "--shapes", "tiny", "--seconds", "400", "--out", str(folder),
+             "--check", str(folder / "test_two.py")]
+        )  # fmt: skip
+    return status, folder
+
+
+@pytest.fixture(scope="module")
+def content(run: tuple[int, Path]) -> dict[str, Any]:
+    return json.loads((run[1] / "gpu.json").read_text("utf-8"))
+
+
+def entries(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    (found,) = (each["entries"] for each in content["sections"] if each["name"] == name)
+    return found
+
+
+def test_every_section_runs_to_its_end(content: dict[str, Any]) -> None:
+    states = {each["name"]: (each["state"], each["why"]) for each in content["sections"]}
+    assert set(states.values()) == {("done", "")}, states
+    parts = ("weights", "steps", "cycles", "profile", "weights for peers of", "peers")
+    shaped = {f"{part} {shape}" for part in parts for shape in TINY}
+    assert states.keys() == {"checks", "rates", "kernels", "tuning", *shaped}
+
+
+def test_a_failed_check_is_named_and_fails_the_run(
+    run: tuple[int, Path], content: dict[str, Any]
+) -> None:
+    assert run[0] == 1
+    (found,) = entries(content, "checks")
+    assert (found["passed"], found["failed"], found["is_whole"]) == (1, 1, True)
+    assert found["failures"][0].endswith("test_two.py::test_bad")
+
+
+def test_steps_cycles_and_peers_of_every_shape_have_times(content: dict[str, Any]) -> None:
+    for shape in TINY:
+        steps = entries(content, f"steps {shape}")
+        assert [(step["rows"], step["context"]) for step in steps] == [
+            (1, 24), (8, 24), (1, 48), (8, 48),
+        ]  # fmt: skip
+        copy = entries(content, "rates")[0]["copy"]
+        for step in steps:
+            rate = step["bytes"] / step["milliseconds"] * 1000
+            assert step["of_copy"] == pytest.approx(rate / copy)
+            assert step["of_datasheet"] is step["floor_ms"] is None
+        cycles = entries(content, f"cycles {shape}")
+        assert [cycle["mode"] for cycle in cycles] == MODES
+        assert all(cycle["cycles_per_second"] > 0 for cycle in cycles)
+        peers = entries(content, f"peers {shape}")
+        assert len(peers) == len(PEER_ROWS) + 1
+        assert all(peer["ms"] > 0 for peer in peers)
+
+
+def test_the_page_says_that_no_card_was_there(run: tuple[int, Path]) -> None:
+    page = (run[1] / "gpu.md").read_text("utf-8")
+    assert "**No figure of a card**" in page
+    for title in ("Whole steps", "Cycles", "Peers", "Kernels"):
+        assert f"## {title}" in page
+    for name in (*TINY, *MODES, "skinny_gemm", "row_attention"):
+        assert name in page
+    plot = (run[1] / "gpu.svg").read_text("utf-8")
+    assert "no figure of a card" in plot
+    assert "tiny qwen" in plot
+
+
+def test_the_report_is_written_again_of_the_figures(run: tuple[int, Path]) -> None:
+    before = (run[1] / "gpu.md").read_text("utf-8"), (run[1] / "gpu.svg").read_text("utf-8")
+    (run[1] / "gpu.md").unlink()
+    assert main(["--report", "--out", str(run[1])]) == 0
+    after = (run[1] / "gpu.md").read_text("utf-8"), (run[1] / "gpu.svg").read_text("utf-8")
+    assert after == before
+
+
+def test_figures_that_are_not_there_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--report", "--out", str(tmp_path)]) == 1
+    assert "gpu.json" in capsys.readouterr().err
+
+
+def test_figures_of_a_processor_never_go_into_benchmarks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(command.__file__).parents[4] / "benchmarks"
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert main(["--device", "cpu", "--shapes", "tiny", "--out", str(folder)]) == 1
+    assert "benchmarks/" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_without_a_card_there_is_the_roofline_and_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--out", str(tmp_path)]) == 0
+    assert "No CUDA card was found" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"roofline.md", "roofline.json"}
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text("utf-8"))["sections"]
+
+
+def test_a_section_that_takes_too_long_leaves_what_it_has(tmp_path: Path) -> None:
+    sections = Sections(tmp_path / "gpu.json", {}, 60)
+    swallowed: list[str] = []
+
+    def slow() -> Iterator[dict[str, int]]:
+        yield {"value": 1}
+        try:
+            time.sleep(30)
+        except Exception:  # as compilers do
+            swallowed.append("an alarm")
+        yield {"value": 2}
+
+    sections.measure("slow", slow, share=0.005)
+    sections.measure("next", lambda: [{"value": 3}])
+    first, second = written(tmp_path / "gpu.json")
+    assert first["state"] == "cut short"
+    assert first["entries"] == [{"value": 1}]
+    assert second["state"] == "done"
+    assert not swallowed
+
+
+def test_a_section_that_fails_costs_no_other_its_figures(tmp_path: Path) -> None:
+    sections = Sections(tmp_path / "gpu.json", {}, 60)
+
+    def bad() -> Iterator[dict[str, int]]:
+        yield {"value": 1}
+        assert written(tmp_path / "gpu.json")[0]["entries"] == [{"value": 1}]  # at once
+        raise RuntimeError("a kernel")
+
+    sections.measure("bad", bad)
+    sections.measure("next", lambda: [{"value": 3}])
+    first, second = written(tmp_path / "gpu.json")
+    assert (first["state"], first["why"]) == ("failed", "RuntimeError: a kernel")
+    assert second["entries"] == [{"value": 3}]
+
+
+def test_no_section_begins_when_the_time_is_up(tmp_path: Path) -> None:
+    sections = Sections(tmp_path / "gpu.json", {}, 0)
+    sections.measure("late", lambda: pytest.fail("it began"))
+    assert written(tmp_path / "gpu.json")[0]["state"] == "cut short"
+    assert not issubclass(OutOfTime, Exception)
+
+
+def on_a_card(*sections: dict[str, Any]) -> dict[str, Any]:
+    conditions = {"kind": "cuda", "device": "NVIDIA H200", "shapes": "8B"}
+    common = {"state": "done", "why": "", "seconds": 1.0}
+    return {"format": 1, "conditions": conditions, "sections": [common | s for s in sections]}
+
+
+def test_replays_are_the_published_yields_of_the_mode_times_its_forwards() -> None:
+    cycles = [
+        {"mode": "linear_spec", "length": 32, "cycles_per_second": 50, "forwards_per_second": 100},
+        {"mode": "quadratic_spec", "length": 16, "cycles_per_second": 9, "forwards_per_second": 10},
+        {"mode": "copy_spec", "length": 16, "cycles_per_second": 9, "forwards_per_second": 10},
+    ]
+    page = "\n".join(report.to_markdown(on_a_card({"name": "cycles 8B", "entries": cycles})))
+    assert "| 50.0 | 100.0 | 273 to 616 |" in page
+    assert "| 9.0 | 10.0 | 64 |" in page
+    assert "| `copy_spec` | 16 | 9.0 | 10.0 |  |" in page
+    assert "**No figure of a card**" not in page
+    assert "**published yields, replayed**" in " ".join(page.split())
+
+
+def test_a_kernel_that_failed_and_one_that_was_tuned_are_told() -> None:
+    timed = {"operation": "swiglu", "case": "8B", "path": "triton", "cold": 0.5, "warm": 0.25,
+             "gb_per_s": 3000.0, "of_copy": 0.75, "of_datasheet": 0.625,
+             "peer_cold": 1.0}  # fmt: skip
+    failed = {"operation": "row_lora", "case": "8B", "path": "triton", "error": "no memory"}
+    tuned = {"operation": "swiglu", "case": "8B", "start": {}, "start_ms": 0.5,
+             "best": {"block": 2048}, "best_ms": 0.4, "tried": [{}, {}]}  # fmt: skip
+    page = "\n".join(
+        report.to_markdown(
+            on_a_card(
+                {"name": "kernels", "entries": [timed, failed]},
+                {"name": "tuning", "entries": [tuned]},
+            )
+        )
+    )
+    assert "| swiglu | 8B | triton | 0.5000 | 0.2500 | 3,000 | 75% | 62% | 1.0000 |" in page
+    assert "no memory" in page
+    assert "| swiglu | 8B | as it is | 0.5000 | block 2048 | 0.4000 | 2 |" in page
+
+
+def test_the_plot_has_the_floor_of_a_known_card(tmp_path: Path) -> None:
+    steps = [
+        {"rows": rows, "context": 304, "milliseconds": 4.0, "of_copy": 0.8, "floor_ms": 3.3}
+        for rows in (1, 8)
+    ]
+    content = on_a_card({"name": "steps 8B", "entries": steps})
+    report.plot(tmp_path / "gpu.svg", content)
+    with_floor = (tmp_path / "gpu.svg").read_text("utf-8")
+    for step in steps:
+        step["floor_ms"] = None
+    report.plot(tmp_path / "gpu.svg", content)
+    assert len(with_floor) > len((tmp_path / "gpu.svg").read_text("utf-8"))
+    assert "no figure of a card" not in with_floor
+
+
+def test_real_shapes_are_asked_for_in_the_order_of_their_worth() -> None:
+    options = command._parser().parse_args(["--out", "x"])
+    assert options.shapes == [*SHAPES]
+    assert options.seconds < 600
+    assert command.device_name(CPU) == "a processor"
