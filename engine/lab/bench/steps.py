@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from engine.api import BlockOptions, Limits, Request
+from engine.api import BlockOptions, Limits, Request, Sampling
 from engine.lab.rates import seconds_of, synchronize
 from engine.lab.verify.modes import Runner
 from engine.model.runner import ModelRunner
@@ -23,6 +23,7 @@ CONTEXTS = (304, 4096, 16_384)
 _PREFILL_ROWS = 512
 _ROOM = 512
 _KERNELS = 15
+_GREEDY = Sampling()
 _MODES = (
     ("ar", 32),
     ("block", 32),
@@ -35,7 +36,8 @@ _MODES = (
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: a causal chain of `rows` after `context` cached tokens, with all logits."""
+    """One step: a causal chain of `rows` after `context` cached tokens, with a reading of every
+    row, as decoding asks for."""
 
     rows: int
     context: int
@@ -74,12 +76,12 @@ def measure_steps(
         while cached < context:
             part = prompt[cached : min(cached + _PREFILL_ROWS, context)]
             step = chain(part, cached, sequence=sequence)
-            model.logits(step, cache)
+            model(step, cache, _GREEDY)
             cache.keep(step, tuple(range(step.rows)))
             cached += step.rows
         for count in rows:
             step = _verify(seeded_tokens(model, count), cached, sequence)
-            seconds = seconds_of(lambda step=step: model.logits(step, cache), model.device)
+            seconds = seconds_of(lambda step=step: model(step, cache, _GREEDY), model.device)
             yield StepTime(count, context, seconds * 1000)
     cache.close(sequence)
 
@@ -92,6 +94,8 @@ def measure_cycles(
     Random weights accept almost no draft: the cost of a cycle is real, its yield means nothing.
     """
     runner = Runner(model)
+    # One for all: what a runner has prepared for a cache is kept as long as the cache is.
+    cache = runner.new_cache(context + tokens + _ROOM)
     for mode, length in _MODES:
         request = Request(
             prompt=seeded_tokens(model, context),
@@ -99,8 +103,8 @@ def measure_cycles(
             limits=Limits(tokens_max=tokens),
             block=BlockOptions(length=length, threshold=0.9),
         )
-        runner.decode(request)  # warms up
-        done = runner.decode(request)
+        runner.decode(request, cache=cache)  # warms up
+        done = runner.decode(request, cache=cache)
         cycles, forwards = done.cycles / done.seconds, done.forwards / done.seconds
         yield CycleTime(mode, length, cycles, forwards)
 
@@ -110,14 +114,14 @@ def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0])
     cache = Runner(model).new_cache(context + _ROOM)
     sequence, _ = cache.open(seeded_tokens(model, context + 1), context + _ROOM)
     step = chain(seeded_tokens(model, context), 0, sequence=sequence)
-    model.logits(step, cache)
+    model(step, cache, _GREEDY)
     cache.keep(step, tuple(range(step.rows)))
     step = _verify(seeded_tokens(model, rows), context, sequence)
-    model.logits(step, cache)
+    model(step, cache, _GREEDY)
     is_cuda = model.device.type == "cuda"
     activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
     with profile(activities=[activity]) as recorded:
-        model.logits(step, cache)
+        model(step, cache, _GREEDY)
         synchronize(model.device)
     events = [
         Kernel(

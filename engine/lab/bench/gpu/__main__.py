@@ -29,7 +29,7 @@ from engine.lab.bench.decode_rows import Condition
 from engine.lab.bench.gpu import networks, roofline_report
 from engine.lab.bench.gpu.cards import card_named, card_state
 from engine.lab.bench.gpu.checks import run_checks
-from engine.lab.bench.gpu.networks import RUNNERS, Shape
+from engine.lab.bench.gpu.networks import Shape, Weights, runners
 from engine.lab.bench.gpu.sections import FORMAT, Sections
 from engine.lab.bench.shapes import SHAPES
 from engine.lab.bench.steps import CONTEXTS, ROWS
@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"computed, is in {options.out / 'roofline.md'}.",
                     file=sys.stderr,
                 )
-            return 0
+            return int(
+                bool(options.check) and not options.roofline
+            )  # what was asked for is not done
         return _Bench(options).run()
     except EngineError as error:
         print(f"engine.lab.bench.gpu: {error}", file=sys.stderr)
@@ -91,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shapes", nargs="+", choices=("tiny", *SHAPES), default=[*SHAPES], help="in this order"
     )
-    parser.add_argument("--runner", choices=RUNNERS, default="eager", help="how steps are run")
+    parser.add_argument(
+        "--steps", nargs="+", choices=runners(), default=[*runners()], help="how steps are run"
+    )
     parser.add_argument(
         "--kernels", choices=("triton", "torch"), help="what runs; default: as the device has it"
     )
@@ -179,7 +183,7 @@ class _Bench:
             "kind": self._device.type,
             "device": self._name,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "runner": self._options.runner,
+            "steps": ", ".join(self._options.steps),
             "shapes": ", ".join(TINY if self._is_tiny else shapes),
             **(card_state() if self._device.type == "cuda" else {}),
         }
@@ -214,31 +218,36 @@ class _Bench:
     def _network(self, shape: Shape, rates: Rates, *, peers: bool) -> None:
         """Steps and cycles of one shape, or its peers, on weights that are made for it."""
         sections = self._sections
-        built: list[Any] = []
+        made: list[Weights] = []
 
-        def build() -> Iterator[dict[str, Any]]:
-            runner = self._options.runner
-            built.append(networks.build_model(shape.config, self._device, self._dtype, runner))
+        def make() -> Iterator[dict[str, Any]]:
+            made.append(Weights(shape.config, self._device, self._dtype))
             yield {"parameters": shape.config.parameters()}
 
-        sections.measure(f"weights {'for peers of ' * peers}{shape.name}", build)
-        if not built:
-            return  # it does not fit, or the time is up: said in the file
-        (model,) = built
+        sections.measure(f"weights {'for peers of ' * peers}{shape.name}", make)
+        if not made:
+            return  # they do not fit, or the time is up: said in the file
         if peers:
-            measured = partial(networks.time_peers, model, shape)
+            measured = partial(networks.on, made[0], "clear", networks.time_peers, shape)
             sections.measure(f"peers {shape.name}", measured, share=_PEERS)
         else:
-            steps = partial(networks.time_steps, model, shape, rates)
-            sections.measure(f"steps {shape.name}", steps, share=_STEPS)
-            cycles = partial(networks.time_cycles, model, shape)
-            sections.measure(f"cycles {shape.name}", cycles, share=_STEPS)
-            sections.measure(f"profile {shape.name}", partial(networks.profile, model, shape))
-        del model
-        built.clear()
+            for runner in self._options.steps:
+                self._runner(made[0], runner, shape, rates)
+        made.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
+
+    def _runner(self, weights: Weights, runner: str, shape: Shape, rates: Rates) -> None:
+        """Steps, cycles and a profile of one way to run steps."""
+        label = f"{shape.name}, {runner}"
+        for part, time in (
+            ("steps", partial(networks.time_steps, rates=rates)),
+            ("cycles", networks.time_cycles),
+            ("profile", networks.profile),
+        ):
+            measured = partial(networks.on, weights, runner, time, shape)
+            self._sections.measure(f"{part} {label}", measured, share=_STEPS)
 
     def _bundled(self) -> Iterator[dict[str, Any]]:
         """The bundled model in every mode on held-out holes, with what is left of the time."""

@@ -6,8 +6,9 @@ draft, so that cycles show costs and not yields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ from engine.model.runner import ModelRunner
 
 PEER_ROWS = (1, 32)
 _PEER_TOKENS = 48
+# By the names of `EngineSettings.steps`; what is worth most first.
+_RUNNERS = {
+    "captured": ("engine.model.captured.runner", "CapturedRunner"),
+    "clear": ("engine.model.runner", "ModelRunner"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +50,49 @@ class Shape:
     card: Card | None
 
 
-def build_model(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, runner: str = "eager"
-) -> ModelRunner:
-    """A network with seeded random weights, joined as for serving, with a drafter or mask adapter.
-
-    Args:
-        runner: one of RUNNERS.
-
-    Raises:
-        MemoryExhausted: it does not fit on the device.
-    """
-    network = random_network(config, device=device, dtype=dtype)
-    network.join()
-    if config.family.fills_masks:
-        adapter = random_adapter(config, device=device, dtype=dtype)
-        return RUNNERS[runner](network, device=device, adapter=adapter)
-    adapter, head = random_mask_adapter(config, device=device, dtype=dtype)
-    return RUNNERS[runner](network, device=device, adapter=adapter, drafts=head)
+def runners() -> dict[str, type[ModelRunner]]:
+    """The ways to run a step that are here, by the names of `EngineSettings.steps`."""
+    found: dict[str, type[ModelRunner]] = {}
+    for name, (module, own) in _RUNNERS.items():
+        try:
+            found[name] = getattr(import_module(module), own)
+        except ModuleNotFoundError:  # Triton, or the module itself
+            continue
+    return found
 
 
-# How steps are run, by the name of the option `--runner`.
-RUNNERS: Mapping[str, Callable[..., ModelRunner]] = {"eager": ModelRunner}
+class Weights:
+    """A network with seeded random weights, joined as for serving, and its drafter or mask
+    adapter."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+        """
+        Raises:
+            MemoryExhausted: they do not fit on the device.
+        """
+        self.network = random_network(config, device=device, dtype=dtype)
+        self.network.join()
+        self._device = device
+        if config.family.fills_masks:
+            adapter = random_adapter(config, device=device, dtype=dtype)
+            self._added: dict[str, Any] = {"adapter": adapter}
+        else:
+            masks, head = random_mask_adapter(config, device=device, dtype=dtype)
+            self._added = {"adapter": masks, "drafts": head}
+
+    def model(self, runner: str) -> ModelRunner:
+        """The network as one of `runners` runs it."""
+        return runners()[runner](self.network, device=self._device, **self._added)
+
+
+def on(
+    weights: Weights,
+    runner: str,
+    time: Callable[[ModelRunner, Shape], Iterator[dict[str, Any]]],
+    shape: Shape,
+) -> Iterator[dict[str, Any]]:
+    """What `time` gives of the network as one of `runners` runs it, which is made for it."""
+    yield from time(weights.model(runner), shape)
 
 
 def time_steps(model: ModelRunner, shape: Shape, rates: Rates) -> Iterator[dict[str, Any]]:

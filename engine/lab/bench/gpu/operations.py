@@ -125,6 +125,25 @@ def _int8_gemm(module: ModuleType, case: Any, make: Maker) -> Call:
     )
 
 
+def _block_gemm(module: ModuleType, case: Any, make: Maker) -> Call:
+    """On Q4_K blocks, of which most of a Q4_K_M file consists."""
+    shape = (case.outputs, 256 * case.supers)
+    blocks = import_module("engine.kernels.blocks").empty_blocks("Q4_K", shape, make.device)
+    blocks.low.copy_(make.integers(256, *blocks.low.shape))
+    blocks.scales.copy_(make.integers(64, *blocks.scales.shape))
+    blocks.supers.fill_(2.0**-12)
+    x = make.normal(case.rows, shape[1])
+    bias = make.normal(case.outputs) if case.has_bias else None
+    wide = module.unpack_torch(blocks, x.dtype)
+    written = case.rows * case.outputs * x.element_size()
+    return Call(
+        run=lambda: module.block_gemm(x, blocks, bias),
+        peer=lambda: functional.linear(x, wide, bias),
+        bytes=blocks.nbytes + bytes_of(x, bias) + written,
+        flops=2 * case.rows * shape[1] * case.outputs,
+    )
+
+
 def _head_reading(module: ModuleType, case: Any, make: Maker) -> Call:
     hidden, weight = make.normal(case.rows, case.width), make.normal(case.vocabulary, case.width)
     chosen = make.integers(case.vocabulary, case.rows)
@@ -250,6 +269,7 @@ def _attention_peer(
 
 
 BUILDS: Mapping[str, Build] = {
+    "block_gemm": _block_gemm,
     "head_reading": _head_reading,
     "int8_gemm": _int8_gemm,
     "rms_norm": _rms_norm,

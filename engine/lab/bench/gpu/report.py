@@ -23,9 +23,9 @@ _NO_CARD = (
     "Nothing here says how fast anything is."
 )
 _STEPS = """\
-A step is a causal chain of rows after cached tokens, with all logits read, by the engine's own
-runner and cache: ms, and the bytes that it has to move by the roofline in GB/s as a share of the
-measured copy bandwidth."""
+A step is a causal chain of rows after cached tokens, with a reading of every row, by the engine's
+own runner and cache: ms, and the bytes that it has to move by the roofline in GB/s as a share of
+the measured copy bandwidth."""
 _CYCLES = """\
 A cycle is a forward that emits, or two for `linear_spec`. Random weights reject nearly every
 draft, so that cycles per second show costs and not speed. `tokens/s` are **published yields,
@@ -185,11 +185,11 @@ def _cycles(content: Content) -> list[str]:
 
 def _replayed(shape: str, cycle: Mapping[str, Any]) -> str:
     """The range of tokens per second at the published yields of the same mode and rows."""
+    name = shape.split(", ")[0]  # the rest says how steps were run
     found = sorted(
         each.tokens * cycle["forwards_per_second"]
         for each in YIELDS
-        if (each.shape, each.mode) == (shape, cycle["mode"])
-        and each.rows in (_rows_of(cycle), None)
+        if (each.shape, each.mode, each.rows) == (name, cycle["mode"], _rows_of(cycle))
     )
     if not found:
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import torch
 from engine.lab.bench.gpu import __main__ as command
 from engine.lab.bench.gpu import report
 from engine.lab.bench.gpu.__main__ import TINY, main
-from engine.lab.bench.gpu.networks import PEER_ROWS
+from engine.lab.bench.gpu.cards import CARDS
+from engine.lab.bench.gpu.checks import run_checks
+from engine.lab.bench.gpu.networks import PEER_ROWS, Shape, Weights, on, runners, time_steps
+from engine.lab.bench.gpu.roofline import floor_of, step_cost
 from engine.lab.bench.gpu.sections import OutOfTime, Sections
 from engine.lab.bench.shapes import SHAPES
+from engine.lab.rates import Rates
 from tests.engine.seeded import CPU
 
 CHECKS = """
@@ -55,9 +60,11 @@ def entries(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def test_every_section_runs_to_its_end(content: dict[str, Any]) -> None:
     states = {each["name"]: (each["state"], each["why"]) for each in content["sections"]}
     assert set(states.values()) == {("done", "")}, states
-    parts = ("weights", "steps", "cycles", "profile", "weights for peers of", "peers")
+    parts = ("weights", "weights for peers of", "peers")
     shaped = {f"{part} {shape}" for part in parts for shape in TINY}
-    assert states.keys() == {"checks", "rates", "kernels", "tuning", *shaped}
+    parts = ("steps", "cycles", "profile")
+    run = {f"{part} {shape}, {how}" for part in parts for shape in TINY for how in runners()}
+    assert states.keys() == {"checks", "rates", "kernels", "tuning", *shaped, *run}
 
 
 def test_a_failed_check_is_named_and_fails_the_run(
@@ -69,9 +76,9 @@ def test_a_failed_check_is_named_and_fails_the_run(
     assert found["failures"][0].endswith("test_two.py::test_bad")
 
 
-def test_steps_cycles_and_peers_of_every_shape_have_times(content: dict[str, Any]) -> None:
-    for shape in TINY:
-        steps = entries(content, f"steps {shape}")
+def test_steps_and_cycles_of_every_shape_have_times(content: dict[str, Any]) -> None:
+    for label in (f"{shape}, {how}" for shape in TINY for how in runners()):
+        steps = entries(content, f"steps {label}")
         assert [(step["rows"], step["context"]) for step in steps] == [
             (1, 24), (8, 24), (1, 48), (8, 48),
         ]  # fmt: skip
@@ -80,9 +87,13 @@ def test_steps_cycles_and_peers_of_every_shape_have_times(content: dict[str, Any
             rate = step["bytes"] / step["milliseconds"] * 1000
             assert step["of_copy"] == pytest.approx(rate / copy)
             assert step["of_datasheet"] is step["floor_ms"] is None
-        cycles = entries(content, f"cycles {shape}")
+        cycles = entries(content, f"cycles {label}")
         assert [cycle["mode"] for cycle in cycles] == MODES
         assert all(cycle["cycles_per_second"] > 0 for cycle in cycles)
+
+
+def test_peers_of_every_shape_have_times(content: dict[str, Any]) -> None:
+    for shape in TINY:
         peers = entries(content, f"peers {shape}")
         assert len(peers) == len(PEER_ROWS) + 1
         assert all(peer["ms"] > 0 for peer in peers)
@@ -132,6 +143,29 @@ def test_without_a_card_there_is_the_roofline_and_a_message(
     assert main(["--out", str(tmp_path)]) == 0
     assert "No CUDA card was found" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"roofline.md", "roofline.json"}
+    assert main(["--out", str(tmp_path), "--check", "tests/engine/kernels"]) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.01, 60])
+def test_checks_that_cannot_run_or_end_are_no_success(tmp_path: Path, seconds: float) -> None:
+    (tmp_path / "test_broken.py").write_text("import nothing_of_this_name\n", "utf-8")
+    (found,) = run_checks([str(tmp_path / "test_broken.py")], "cpu", seconds)
+    assert found["passed"] == 0
+    assert found["is_whole"] == (seconds == 60)
+    assert found["failed"] == int(seconds == 60)
+
+
+def test_a_known_card_gives_steps_a_floor_and_a_share_of_the_datasheet() -> None:
+    config = TINY["tiny NLD"]
+    shape = Shape(name="tiny", config=config, rows=(4,), contexts=(16,), card=CARDS[0])
+    rates = Rates(copy=1e9, matrix=1e12, dtype="bfloat16")
+    weights = Weights(config, CPU, torch.bfloat16)
+    (step,) = on(weights, "clear", partial(time_steps, rates=rates), shape)
+    cost = step_cost(config, "bf16", 4, 16)
+    assert step["bytes"] == cost.bytes_on(CARDS[0])
+    assert step["floor_ms"] == floor_of(cost, CARDS[0]).milliseconds
+    seconds = step["milliseconds"] / 1000
+    assert step["of_datasheet"] == pytest.approx(cost.bytes_on(CARDS[0]) / seconds / 3.35e12)
 
 
 def written(path: Path) -> list[dict[str, Any]]:
@@ -193,7 +227,7 @@ def test_replays_are_the_published_yields_of_the_mode_times_its_forwards() -> No
         {"mode": "quadratic_spec", "length": 16, "cycles_per_second": 9, "forwards_per_second": 10},
         {"mode": "copy_spec", "length": 16, "cycles_per_second": 9, "forwards_per_second": 10},
     ]
-    page = "\n".join(report.to_markdown(on_a_card({"name": "cycles 8B", "entries": cycles})))
+    page = "\n".join(report.to_markdown(on_a_card({"name": "cycles 8B, clear", "entries": cycles})))
     assert "| 50.0 | 100.0 | 273 to 616 |" in page
     assert "| 9.0 | 10.0 | 64 |" in page
     assert "| `copy_spec` | 16 | 9.0 | 10.0 |  |" in page
