@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -224,3 +225,84 @@ def test_a_stopwatch_without_a_card_reads_the_clock() -> None:
         found = Stopwatch(DEVICE, repeats=3).time(lambda: None)
     assert found.by == "clock"
     assert found.cold == found.warm >= 0
+
+
+class Events:
+    """Stands for a card's clock: work takes its time when it is queued, and events note it."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = Events.now
+
+    def elapsed_time(self, end: Events) -> float:
+        return end.at - self.at
+
+
+class Graph:
+    """Stands for a CUDA graph: notes the work that is queued while it is captured."""
+
+    def __init__(self) -> None:
+        self.milliseconds = 0.0
+
+    def replay(self) -> None:
+        Events.now += self.milliseconds
+
+
+@contextmanager
+def capturing(graph: Graph) -> Iterator[None]:
+    began = Events.now
+    yield
+    graph.milliseconds, Events.now = Events.now - began, began
+
+
+@pytest.fixture
+def feigned_card(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """torch.cuda with a clock of its own; returns what is written to flush the cache, in ms."""
+    flushed: list[float] = []
+
+    class Flushed:
+        def zero_(self) -> None:
+            flushed.append(Events.now)
+            Events.now += 100.0
+
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: Flushed())
+    for name, new in (("Event", Events), ("CUDAGraph", Graph), ("graph", capturing)):
+        monkeypatch.setattr(torch.cuda, name, new)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _=None: None)
+    return flushed
+
+
+def test_a_card_is_timed_by_events_cold_and_in_a_graph(feigned_card: list[float]) -> None:
+    """Work takes 3 ms after the cache was flushed, and 1 ms at once after other work."""
+    last = [0.0]
+
+    def work() -> None:
+        cold = bool(feigned_card) and feigned_card[-1] >= last[0]
+        last[0] = Events.now
+        Events.now += 3.0 if cold else 1.0
+
+    found = Stopwatch(torch.device("cuda"), repeats=5).time(work)
+    assert len(feigned_card) == 5
+    assert (found.cold, found.warm, found.by) == (3.0, 1.0, "graph")
+
+
+def test_what_cannot_be_captured_is_timed_by_calls(
+    feigned_card: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def refusing(_graph: Graph) -> Iterator[None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+    def work() -> None:
+        Events.now += 2.0
+
+    monkeypatch.setattr(torch.cuda, "graph", refusing)
+    found = Stopwatch(torch.device("cuda"), repeats=5).time(work)
+    assert (found.warm, found.by) == (2.0, "calls")

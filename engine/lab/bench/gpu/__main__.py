@@ -133,17 +133,18 @@ class _Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises ConfigError for figures that do not belong where they are to be written."""
         self._options = options
-        self._device = torch.device(options.device)
+        self._device = device_of(options.device)
         self._dtype = torch.bfloat16
+        self._is_card = options.device == "cuda"
         self._is_tiny = "tiny" in options.shapes
-        is_card = self._device.type == "cuda" and not self._is_tiny
-        if not is_card and options.out.resolve() == _BENCHMARKS:
+        is_real = self._is_card and not self._is_tiny
+        if not is_real and options.out.resolve() == _BENCHMARKS:
             raise ConfigError(
                 "Only figures of a card at real shapes belong into benchmarks/.",
                 remedy="Give another --out.",
                 param="out",
             )
-        self._name = device_name(self._device)
+        self._name = torch.cuda.get_device_name(self._device) if self._is_card else "a processor"
         self._card = card_named(self._name)
         self._sections = Sections(options.out / _FIGURES, self._conditions(), options.seconds)
 
@@ -180,12 +181,12 @@ class _Bench:
             "cuda": torch.version.cuda,
             "triton": installed("triton"),
             "transformers": installed("transformers"),
-            "kind": self._device.type,
+            "kind": self._options.device,
             "device": self._name,
             "dtype": str(self._dtype).removeprefix("torch."),
             "steps": ", ".join(self._options.steps),
             "shapes": ", ".join(TINY if self._is_tiny else shapes),
-            **(card_state() if self._device.type == "cuda" else {}),
+            **(card_state() if self._is_card else {}),
         }
 
     def _shapes(self) -> list[Shape]:
@@ -234,7 +235,7 @@ class _Bench:
             for runner in self._options.steps:
                 self._runner(made[0], runner, shape, rates)
         made.clear()
-        if self._device.type == "cuda":
+        if self._is_card:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
 
@@ -258,9 +259,9 @@ class _Bench:
         yield from (asdict(row) for row in rows)
 
 
-def device_name(device: torch.device) -> str:
-    """The card's name, or "a processor"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "a processor"
+def device_of(name: str) -> torch.device:
+    """The device that computes."""
+    return torch.device(name)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from engine.lab.bench.gpu.published import YIELDS
 from engine.lab.tables import to_table
 
 Content = Mapping[str, Any]
+_COLUMNS = 4  # of panels in the plot
+_DOTTED = "dotted: the floor at the datasheet's rates"
 _NO_CARD = (
     "**No figure of a card**: this run tried the code on {device}, at the shapes {shapes}. "
     "Nothing here says how fast anything is."
@@ -83,14 +85,17 @@ def plot(path: Path, content: Content) -> None:
     """Plots milliseconds per step over rows: a panel for each shape, a line for each context, and
     the floor of the datasheet where the card is known."""
     shapes = steps_of(content)
+    columns = min(_COLUMNS, max(1, len(shapes)))
+    lines = -(-max(1, len(shapes)) // columns)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "dlm-lsp", "font.size": 9}):
-        figure = Figure(figsize=(2 + 3.4 * max(1, len(shapes)), 3.8), layout="constrained")
-        panels: Sequence[Axes] = figure.subplots(1, max(1, len(shapes)), squeeze=False)[0]
+        figure = Figure(figsize=(2 + 3.0 * columns, 3.4 * lines), layout="constrained")
+        panels: list[Axes] = [*figure.subplots(lines, columns, squeeze=False).flat]
+        for panel in panels[len(shapes) :]:
+            panel.set_axis_off()
         for panel, (name, steps) in zip(panels, shapes.items(), strict=False):
             _panel(panel, name, steps)
-        panels[0].set_ylabel("ms per step")
-        if content["conditions"]["kind"] != "cuda":
-            figure.suptitle("no figure of a card: the code was tried on a processor")
+        is_card = content["conditions"]["kind"] == "cuda"
+        figure.suptitle(_DOTTED if is_card else "no figure of a card: tried on a processor")
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -103,7 +108,7 @@ def _panel(panel: Axes, name: str, steps: Sequence[Mapping[str, Any]]) -> None:
         if all(step["floor_ms"] is not None for step in chosen):
             floors = [step["floor_ms"] for step in chosen]
             panel.plot(rows, floors, ":", color=line.get_color(), linewidth=1)
-    panel.set(title=f"{name} (dotted: the datasheet's floor)", xlabel="rows", ylim=(0, None))
+    panel.set(title=name, xlabel="rows", ylabel="ms per step", ylim=(0, None))
     panel.legend(fontsize=7)
 
 

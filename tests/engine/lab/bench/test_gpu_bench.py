@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -12,16 +13,19 @@ from typing import Any
 import pytest
 import torch
 
+from engine.errors import MemoryExhausted
+from engine.lab.bench.decode_rows import Condition, Timed, to_row
 from engine.lab.bench.gpu import __main__ as command
 from engine.lab.bench.gpu import report
 from engine.lab.bench.gpu.__main__ import TINY, main
-from engine.lab.bench.gpu.cards import CARDS
+from engine.lab.bench.gpu.cards import CARDS, card_state
 from engine.lab.bench.gpu.checks import run_checks
 from engine.lab.bench.gpu.networks import PEER_ROWS, Shape, Weights, on, runners, time_steps
 from engine.lab.bench.gpu.roofline import floor_of, step_cost
 from engine.lab.bench.gpu.sections import OutOfTime, Sections
 from engine.lab.bench.shapes import SHAPES
 from engine.lab.rates import Rates
+from engine.model.config import ModelConfig
 from tests.engine.seeded import CPU
 
 CHECKS = """
@@ -274,4 +278,87 @@ def test_real_shapes_are_asked_for_in_the_order_of_their_worth() -> None:
     options = command._parser().parse_args(["--out", "x"])
     assert options.shapes == [*SHAPES]
     assert options.seconds < 600
-    assert command.device_name(CPU) == "a processor"
+
+
+@pytest.fixture
+def feigned_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that says it is an H200, with small networks in place of two real shapes."""
+    bundled = to_row(Condition(1, is_busy=False), "ar", [TIMED], [TIMED])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(command, "device_of", lambda _: CPU)
+    monkeypatch.setattr(command, "card_state", lambda: {"driver_version": "1.2"})
+    monkeypatch.setattr(command, "SHAPES", dict(zip(NAMES, TINY.values(), strict=True)))
+    monkeypatch.setattr(command, "ROWS", (1,))
+    monkeypatch.setattr(command, "CONTEXTS", (24,))
+    monkeypatch.setattr(command, "held_out_holes", lambda corpus, count: [])
+    monkeypatch.setattr(command, "measure", lambda *_: ([bundled], None))
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **_: plain(f, backend="eager"))
+
+
+NAMES = ("8B", "qwen 0.5B")  # real ones, of small networks
+TIMED = Timed(mode="ar", tokens=9, decided=8, cycles=9, forwards=8, rows=8, seconds=2.0, text="",
+              is_exact=True)  # fmt: skip
+
+
+@pytest.mark.usefixtures("feigned_card")
+def test_a_run_on_a_card_takes_the_same_way(tmp_path: Path) -> None:
+    assert main(["--out", str(tmp_path), "--operations", "swiglu", "--seconds", "300"]) == 0
+    assert (tmp_path / "roofline.md").is_file()
+    content = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+    states = {each["name"]: (each["state"], each["why"]) for each in content["sections"]}
+    assert set(states.values()) == {("done", "")}, states
+    assert {"bundled", "peers qwen 0.5B", "cycles 8B, clear"} <= states.keys()
+    kernels = entries(content, "kernels")
+    assert {each["case"] for each in kernels} == {"8B, a block", "8B, prefill"}
+    assert all(each["of_datasheet"] > 0 for each in kernels)
+    (step,) = entries(content, "steps 8B, clear")
+    assert step["floor_ms"] > 0
+    page = (tmp_path / "gpu.md").read_text("utf-8")
+    assert "device NVIDIA H200" in page
+    assert "driver_version 1.2" in page
+    assert "**No figure of a card**" not in page
+    assert "| ar | 4 | 1.00 | 1.00 | 100% |" in page
+    assert "published, replayed" in page
+
+
+@pytest.mark.usefixtures("feigned_card")
+def test_a_shape_that_does_not_fit_costs_no_other_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = command.Weights
+
+    def weights(config: ModelConfig, *rest: Any) -> Weights:
+        if config.mask_id is not None:
+            raise MemoryExhausted("too large", param="sizes")
+        return plain(config, *rest)
+
+    monkeypatch.setattr(command, "Weights", weights)
+    for part in ("time_cycles", "profile", "time_peers"):
+        monkeypatch.setattr(command.networks, part, lambda *_: iter(()))
+    assert main(["--out", str(tmp_path), "--operations", "swiglu", "--seconds", "200"]) == 0
+    states = {each["name"]: each["state"] for each in written(tmp_path / "gpu.json")}
+    assert states["weights 8B"] == "failed"
+    assert "steps 8B, clear" not in states
+    assert states["steps qwen 0.5B, clear"] == states["peers qwen 0.5B"] == "done"
+
+
+def test_nvidia_smi_tells_the_cards_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command[0] == "nvidia-smi"
+        said = "580.1, 700.00 W, 1980 MHz, 3201 MHz, 41\n"
+        return subprocess.CompletedProcess(command, 0, stdout=said)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    found = card_state()
+    assert found["driver_version"] == "580.1"
+    assert found["power.limit"] == "700.00 W"
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "run", missing)
+    assert card_state() == {}
