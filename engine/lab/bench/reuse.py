@@ -100,7 +100,9 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--lines", type=int, default=500)
     parser.add_argument("--drift", type=int, nargs="+", default=[6, 24, 48], metavar="TOKENS")
-    parser.add_argument("--skip", type=int, default=0, help="holes that an earlier run has measured")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="holes that an earlier run has measured"
+    )
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--graphs", type=Path, help="folder of prepared graphs")
     parser.add_argument("--out", type=Path)

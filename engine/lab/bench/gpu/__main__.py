@@ -192,7 +192,7 @@ class _Bench:
     def _shapes(self) -> list[Shape]:
         if self._is_tiny:
             return [
-                Shape(name=name, config=config, rows=(1, 8), contexts=(24, 48), card=None)
+                Shape(name=name, config=config, rows=(1, 8), contexts=(24, 48), card=None, tokens=6)
                 for name, config in TINY.items()
             ]
         return [

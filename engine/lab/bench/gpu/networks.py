@@ -26,7 +26,6 @@ from engine.model.config import ModelConfig
 from engine.model.runner import ModelRunner
 
 PEER_ROWS = (1, 32)
-_PEER_TOKENS = 48
 # By the names of `EngineSettings.steps`; what is worth most first.
 _RUNNERS = {
     "captured": ("engine.model.captured.runner", "CapturedRunner"),
@@ -40,6 +39,7 @@ class Shape:
 
     Attributes:
         rows, contexts: of the steps; cycles and peers run after the first context.
+        tokens: that are decoded in each mode, and by peers.
         card: the card that the figures are held against; None if it is not a known one.
     """
 
@@ -48,6 +48,7 @@ class Shape:
     rows: Sequence[int]
     contexts: Sequence[int]
     card: Card | None
+    tokens: int = 64
 
 
 def runners() -> dict[str, type[ModelRunner]]:
@@ -117,7 +118,7 @@ def time_steps(model: ModelRunner, shape: Shape, rates: Rates) -> Iterator[dict[
 
 def time_cycles(model: ModelRunner, shape: Shape) -> Iterator[dict[str, Any]]:
     """Every mode through the engine's decoding loop."""
-    for cycle in measure_cycles(model, shape.contexts[0]):
+    for cycle in measure_cycles(model, shape.contexts[0], shape.tokens):
         yield asdict(cycle)
 
 
@@ -157,7 +158,7 @@ def _transformers(model: ModelRunner, shape: Shape) -> float:
     torch.compiler.reset()
     peer = TransformersPeer.sharing(model.network)
     prompt = seeded_tokens(model, shape.contexts[0])
-    request = Request(prompt=prompt, mode="ar", limits=Limits(tokens_max=_PEER_TOKENS))
+    request = Request(prompt=prompt, mode="ar", limits=Limits(shape.tokens))
     peer.generate(request, static_cache=True)  # compiles
     done = peer.generate(request, static_cache=True)
     return 1000 * done.seconds / max(1, len(done.tokens) - 1)

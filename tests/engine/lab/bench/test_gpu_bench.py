@@ -293,6 +293,7 @@ def feigned_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "SHAPES", dict(zip(NAMES, TINY.values(), strict=True)))
     monkeypatch.setattr(command, "ROWS", (1,))
     monkeypatch.setattr(command, "CONTEXTS", (24,))
+    monkeypatch.setattr(command, "Shape", partial(Shape, tokens=6))
     monkeypatch.setattr(command, "held_out_holes", lambda corpus, count: [])
     monkeypatch.setattr(command, "measure", lambda *_: ([bundled], None))
     plain = torch.compile
@@ -306,7 +307,7 @@ TIMED = Timed(mode="ar", tokens=9, decided=8, cycles=9, forwards=8, rows=8, seco
 
 @pytest.mark.usefixtures("feigned_card")
 def test_a_run_on_a_card_takes_the_same_way(tmp_path: Path) -> None:
-    assert main(["--out", str(tmp_path), "--operations", "swiglu", "--seconds", "300"]) == 0
+    assert main(["--out", str(tmp_path), "--operations", "rms_norm", "--seconds", "300"]) == 0
     assert (tmp_path / "roofline.md").is_file()
     content = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
     states = {each["name"]: (each["state"], each["why"]) for each in content["sections"]}
@@ -339,7 +340,7 @@ def test_a_shape_that_does_not_fit_costs_no_other_its_figures(
     monkeypatch.setattr(command, "Weights", weights)
     for part in ("time_cycles", "profile", "time_peers"):
         monkeypatch.setattr(command.networks, part, lambda *_: iter(()))
-    assert main(["--out", str(tmp_path), "--operations", "swiglu", "--seconds", "200"]) == 0
+    assert main(["--out", str(tmp_path), "--operations", "rms_norm", "--seconds", "200"]) == 0
     states = {each["name"]: each["state"] for each in written(tmp_path / "gpu.json")}
     assert states["weights 8B"] == "failed"
     assert "steps 8B, clear" not in states
