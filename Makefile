@@ -68,6 +68,7 @@ bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside 
 
 # What only a card can answer, what is worth most first.
 GPU_TESTS := tests/engine/kernels tests/engine/test_cuda.py \
+	  tests/engine/model/test_quantized_linear.py \
 	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
 	  tests/engine/test_joint_sampling.py tests/engine/lab/bench/test_parity.py \
 	  tests/engine/lab/training/batch/test_rows.py

@@ -33,6 +33,8 @@ class EngineSettings:
         graphs: the folder in which the ONNX backend keeps the graphs that it builds; None builds a
             graph in a temporary folder at each start.
         adapters: a folder of the user's own mask adapters, which come before the bundled ones.
+        quantized: with "torch", whether matrices that are stored quantised (GGUF files, int8) stay
+            so in memory; None means on CUDA.
     """
 
     checkpoint: Path | None = None
@@ -43,6 +45,7 @@ class EngineSettings:
     backend: str = "auto"
     graphs: Path | None = None
     adapters: Path | None = None
+    quantized: bool | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the field."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from engine.kernels.dispatch import architecture, for_architecture
 
-ROWS = (16, 32, 64)  # of a tile; more rows read the weights again
+# Of a tile, where a table has no larger one; more rows read the weights again.
+ROWS = (16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,11 @@ FP32 = {16: Config(32, 16, 4, 2), 32: Config(32, 16, 4, 2), 64: Config(64, 16, 8
 
 
 def tile_for(table: Table, rows: int, x: Tensor) -> tuple[int, Config]:
-    """The rows of a tile, and the configuration for so many on x's card in x's dtype."""
-    size = next((each for each in ROWS if each >= rows), ROWS[-1])
-    if x.dtype == torch.float32:
-        return size, FP32[size]
-    return size, for_architecture(table, architecture(x))[size]
+    """The rows of a tile, the fewest of the table's that hold all or the most, and the
+    configuration for so many on x's card in x's dtype."""
+    own = FP32 if x.dtype == torch.float32 else for_architecture(table, architecture(x))
+    size = next((each for each in sorted(own) if each >= rows), max(own))
+    return size, own[size]
 
 
 @triton.jit
@@ -46,7 +47,8 @@ def tile_product(
     """x[row] @ weight[entry].T over the columns from `begin` to `end`, in fp32: (rows, entries).
 
     `x` has rows of `x_stride`, `weight` of WIDTH. `here` and `known` say which rows and entries
-    exist; the others are 0. fp32 operands are multiplied as fp32, not as TF32.
+    exist; the others are 0. fp32 operands are multiplied as fp32, not as TF32. Weights may be int8,
+    which x's dtype represents exactly.
     """
     dims = tl.arange(0, DEPTH)
     left = x + row.to(tl.int64)[:, None] * x_stride + dims[None, :]
@@ -56,5 +58,7 @@ def tile_product(
         inside = low + dims < end
         states = tl.load(left + low, mask=here[:, None] & inside[None, :], other=0.0)
         weights = tl.load(right + low, mask=known[None, :] & inside[:, None], other=0.0)
+        if weights.dtype.is_int():
+            weights = weights.to(tl.float32).to(states.dtype)
         product = tl.dot(states, weights, product, input_precision="ieee")
     return product

@@ -46,7 +46,7 @@ class Config:
 # Chosen so that nothing spills and shared memory fits (benchmarks/kernels.md); not timed yet.
 CONFIGS = {
     80: {16: Config(64, 4, 3), 32: Config(64, 4, 3), 64: Config(32, 4, 3), 128: Config(32, 8, 3)},
-    90: {16: Config(64, 4, 4), 32: Config(64, 4, 4), 64: Config(32, 4, 4), 128: Config(32, 8, 4)},
+    90: {16: Config(64, 4, 2), 32: Config(32, 4, 4), 64: Config(32, 4, 4), 128: Config(32, 8, 4)},
     120: {16: Config(64, 4, 2), 32: Config(64, 4, 2), 64: Config(32, 4, 2), 128: Config(16, 8, 3)},
 }
 

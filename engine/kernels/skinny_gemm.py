@@ -89,24 +89,39 @@ def skinny_gemm_triton(
     size, config = tile_for(CONFIGS, rows, x)
     grid = (-(-outputs // config.outputs), -(-rows // size))
     if splits is None:
-        free = processors(x) // max(grid[0] * grid[1], 1)
-        splits = min(max(free, 1), SPLITS_MAX, max(width // config.depth, 1))
+        splits = splits_for(x, grid, config.depth)
     out = x.new_empty((rows, outputs))
     several = splits > 1
     partial = x.new_empty((splits, rows, outputs), dtype=torch.float32) if several else out
-    stand_in = weight if bias is None else bias  # never read
     launch(
         _skinny_gemm_kernel, (*grid, splits),
-        x, weight, stand_in, partial, rows, outputs, x.stride(0),
+        x, weight, weight if bias is None else bias, partial, rows, outputs, x.stride(0),
         WIDTH=width, ROWS=size, OUTPUTS=config.outputs, DEPTH=config.depth, SPLITS=splits,
         HAS_BIAS=bias is not None and not several, warps=config.warps, stages=config.stages,
     )  # fmt: skip
-    if several:
-        launch(
-            _sum_kernel, (-(-rows * outputs // _SUMMED),),
-            partial, stand_in, out, rows * outputs, outputs,
-            SPLITS=splits, BLOCK=_SUMMED, HAS_BIAS=bias is not None, warps=4,
-        )  # fmt: skip
+    return add_parts(partial, bias, out) if several else out
+
+
+def splits_for(x: Tensor, grid: tuple[int, int], depth: int) -> int:
+    """Into how many parts x's columns are split, so that programs fill the card.
+
+    Args:
+        grid: the programs of one part.
+        depth: the columns read at once.
+    """
+    free = processors(x) // max(grid[0] * grid[1], 1)
+    return min(max(free, 1), SPLITS_MAX, max(x.shape[1] // depth, 1))
+
+
+def add_parts(partial: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """Writes the sum of the parts (S, R, out) fp32, in order, and of the bias into `out`, (R, out),
+    and returns it."""
+    splits, rows, outputs = partial.shape
+    launch(
+        _sum_kernel, (-(-rows * outputs // _SUMMED),),
+        partial, partial if bias is None else bias, out, rows * outputs, outputs,
+        SPLITS=splits, BLOCK=_SUMMED, HAS_BIAS=bias is not None, warps=4,
+    )  # fmt: skip
     return out
 
 

@@ -7,6 +7,7 @@ Reads whatever `source.py` opens: a folder of safetensors or a GGUF file, quanti
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from engine.errors import MemoryExhausted
 from engine.model.config import ModelConfig, to_json
 from engine.model.network import Network
 from engine.model.quantized import CONFIG, KEY, quantize, scale_name
+from engine.model.quantized_linear import install, kept, read_matrices
 from engine.model.safetensors_file import INDEX, SINGLE
 from engine.model.source import open_weights
 from engine.model.weights import EMBEDDING, HEAD, Shape, bytes_estimate, network_tensors
@@ -47,26 +49,42 @@ def load_network(
 
 
 def build_network(
-    weights: TensorReader, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
+    weights: TensorReader,
+    config: ModelConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantized: bool = False,
 ) -> Network:
     """As `load_network`, for weights that are open already.
+
+    Args:
+        quantized: whether matrices that are stored quantised stay so (`quantized_linear.py`), where
+            their type allows it. Such a network computes the same; it cannot be saved, joined or
+            trained.
 
     Raises:
         MemoryExhausted: the weights do not fit.
     """
     with torch.device("meta"):
         network = Network(config)
+    staying = kept(weights, config) if quantized else {}
+    shapes = network_tensors(config)
     needed = bytes_estimate(config, "float32" if dtype == torch.float32 else "bfloat16")
+    for name, size in staying.items():
+        needed += size - math.prod(shapes[name]) * dtype.itemsize
     if needed > free_memory_bytes(device):  # before the machine starts to swap
         raise _too_large(needed, device, dtype)
     try:
+        install(network, read_matrices(weights, config, staying, device), dtype)
         tensors = {
             name: _to_tensor(weights, name, shape, device, dtype)
-            for name, shape in network_tensors(config).items()
+            for name, shape in shapes.items()
+            if name not in staying
         }
     except (torch.OutOfMemoryError, MemoryError):
         raise _too_large(needed, device, dtype) from None
-    if config.tied_head:
+    if config.tied_head and EMBEDDING in tensors:
         tensors[HEAD] = tensors[EMBEDDING]
     network.load_state_dict(tensors, strict=True, assign=True)
     return network.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file under the network's names, dequantised when they are read.
+"""The tensors of a GGUF file by the network's names, dequantised when they are read or as stored.
 
 llama.cpp's converter reorders the rows of the Llama family's query and key projections, so that
 rotary pairs are adjacent. This module restores the order of halves that the network uses.
@@ -72,11 +72,24 @@ class GGUFWeights:
         return _dequantized(self._file.stored_rows(header), header)[0]
 
     def rows(self, name: str, rows: Sequence[int]) -> Float32:
+        return _dequantized(self.stored_rows(name, rows), self._headers[name])
+
+    def type_name(self, name: str) -> str:
+        """ggml's name of the type that a tensor is stored in, such as "Q4_K"."""
+        return self._headers[name].type.name
+
+    def stored_rows(self, name: str, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """(len(rows), row_bytes) of a matrix as they are stored, perhaps a view of the file.
+
+        Raises:
+            KeyError: there is no such tensor.
+            IndexError: a row is negative or past the end.
+        """
         header = self._headers[name]
         wanted = selection(rows, header.shape[0])
         if name in self._order:
             wanted = self._order[name][wanted]
-        return _dequantized(self._file.stored_rows(header)[wanted], header)
+        return self._file.stored_rows(header)[wanted]
 
 
 def halves(rows: int, head_dim: int) -> NDArray[np.int64]:

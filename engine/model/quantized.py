@@ -2,8 +2,8 @@
 
 The layout is compressed-tensors' "int-quantized" (https://github.com/vllm-project/compressed-tensors):
 symmetric, `weight` int8 (rows, columns), `weight_scale` float (rows, 1), `quantization_config` in
-config.json. It is a storage format only: weights are dequantised when they are read, so that the
-network and its kernels never see int8. Torch-free.
+config.json. It is a storage format: weights are dequantised when they are read, but for a card,
+whose kernel multiplies by the same values (`quantized_linear.py`). Torch-free.
 """
 
 from __future__ import annotations

@@ -103,6 +103,12 @@ class SafetensorsWeights:
             return _widened(stored, header.dtype)
         return dequantize(stored, scale[wanted])
 
+    def stored_int8(self, name: str) -> tuple[NDArray[np.generic], Float32] | None:
+        """int8 (out, in), a view of the file, and scales (out, 1); None for tensors of other
+        dtypes."""
+        scale = self._scales.get(name)
+        return None if scale is None else (self._stored(self._headers[name]), scale)
+
     def _stored(self, header: Header) -> NDArray[np.generic]:
         """The stored tensor, as a view of the file."""
         buffer = self._maps[header.file]

@@ -18,6 +18,7 @@ from engine.errors import MemoryExhausted
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import build_network
 from engine.model.config import ModelConfig
+from engine.model.quantized_linear import is_quantized
 from engine.model.runner import ModelRunner
 from engine.model.source import CheckpointSource
 from engine.model.torch_mask_adapter import load_mask_adapter
@@ -38,6 +39,8 @@ class TorchRuntime:
         self.dtype = str(weight.dtype).removeprefix("torch.")
         self.machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.node()
         self.program = f"torch {torch.__version__}"
+        if is_quantized(model.network):  # whose steps take other times
+            self.program += ", quantised weights"
         self._dtype = weight.dtype
 
     @classmethod
@@ -52,9 +55,14 @@ class TorchRuntime:
         """
         device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
         path, config = source.path, source.config
-        network = build_network(source.weights, config, device=device, dtype=dtype)
+        # A card reads quantised weights as they are; a processor would dequantise them every step.
+        quantized = device.type == "cuda" if settings.quantized is None else settings.quantized
+        network = build_network(
+            source.weights, config, device=device, dtype=dtype, quantized=quantized
+        )
         try:
-            network.join()
+            if not is_quantized(network):
+                network.join()
         except torch.OutOfMemoryError:
             raise MemoryExhausted(
                 f"The weights of {path} do not fit on {device} with room to lay them out.",

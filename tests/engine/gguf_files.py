@@ -7,7 +7,7 @@ under test, so that a mistake of the reader cannot hide in them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,22 @@ def write_peer(path: Path, peer: Any, architecture: str, **keys: Any) -> Path:
     )
 
 
+def write_quantized(path: Path, architecture: str, kinds: Sequence[str], **config: Any) -> Path:
+    """Writes a seeded network whose matrices are of these types, in turn, with plain weights."""
+    peer = seeded_peer(architecture, **config)
+    arrays: dict[str, Any] = arrays_of(peer, architecture)
+    types: dict[str, TensorType] = {}
+    matrices = [name for name, array in arrays.items() if array.ndim == 2]
+    for index, name in enumerate(matrices):
+        kind = TensorType[kinds[index % len(kinds)]]
+        if kind in _FACTORS:
+            arrays[name] = seeded_blocks(arrays[name].shape, kind, index)
+        elif kind != F32:
+            arrays[name] = gguf.quantize(arrays[name], kind)
+        types[name] = kind
+    return write_gguf(path, architecture, arrays, keys_of(peer, architecture), types)
+
+
 def random_rows(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[np.uint8]:
     """Random bytes for (rows, width) entries of a type."""
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
@@ -177,6 +193,33 @@ def random_rows(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[
     generator = np.random.default_rng(seed)
     size = (*shape[:-1], shape[-1] // block * block_bytes)
     return generator.integers(0, 256, size, dtype=np.uint8)
+
+
+# The powers of two, by type, of a block's factors with which entries are below 1: that of the
+# scales, and that of the minima.
+_FACTORS: dict[TensorType, tuple[int, ...]] = {
+    TensorType.Q4_0: (-6,),
+    TensorType.Q5_0: (-7,),
+    TensorType.Q8_0: (-10,),
+    TensorType.Q4_K: (-12, -9),
+    TensorType.Q5_K: (-13, -9),
+    TensorType.Q6_K: (-14,),
+}
+
+
+def seeded_blocks(shape: tuple[int, ...], kind: TensorType, seed: int) -> NDArray[np.uint8]:
+    """As `random_rows`, with factors that make plain weights: finite, and below 1."""
+    rows = random_rows(shape, kind, seed)
+    blocks = rows.reshape(-1, gguf.GGML_QUANT_SIZES[kind][1])
+    generator = np.random.default_rng(seed + 1)
+    powers = _FACTORS[kind]
+    factors = generator.uniform(1, 2, (len(blocks), len(powers))) * 2.0 ** np.array(powers)
+    stored = factors.astype("<f2").view(np.uint8)
+    if kind == TensorType.Q6_K:  # whose factor stands last
+        blocks[:, -2:] = stored
+    else:
+        blocks[:, : stored.shape[1]] = stored
+    return rows
 
 
 def dequantizable() -> list[TensorType]:

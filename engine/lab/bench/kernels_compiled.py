@@ -4,19 +4,29 @@ Needs the `ptxas` and `cuobjdump` that Triton's wheel brings. It is a process of
 Triton interprets (TRITON_INTERPRET), it cannot compile. Knows nothing of speed.
 
     python -m engine.lab.bench.kernels_compiled --out benchmarks
+
+Kernels have to compile with each Triton that the project allows. Another one than the installed is
+put into a folder of its own, and compiles in a process of its own:
+
+    pip install --no-deps --target FOLDER 'triton==3.6.0'
+    python -m engine.lab.bench.kernels_compiled --triton FOLDER --out benchmarks
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -32,6 +42,8 @@ OPERATIONS = (
     "rotary_write",
     "swiglu",
     "skinny_gemm",
+    "int8_gemm",
+    "block_gemm",
     "row_lora",
 )
 ARCHITECTURES = (80, 90, 120)
@@ -96,33 +108,76 @@ def measure(architecture: int, operations: tuple[str, ...] = OPERATIONS) -> list
     ]
 
 
-def report(architectures: tuple[int, ...] = ARCHITECTURES) -> str:
-    """The page `benchmarks/kernels.md`."""
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What one Triton made of every variant, by architecture."""
+
+    version: str
+    resources: dict[int, list[Resources]]
+
+    @classmethod
+    def here(cls, architectures: Sequence[int]) -> Compiled:
+        """By the Triton of this process."""
+        return cls(version("triton"), {each: measure(each) for each in architectures})
+
+    @classmethod
+    def by(cls, folder: Path, architectures: Sequence[int]) -> Compiled:
+        """By the Triton in a folder, in a process that finds it before the installed one."""
+        wanted = [part for each in architectures for part in ("--architecture", str(each))]
+        command = [sys.executable, "-m", "engine.lab.bench.kernels_compiled", "--json", *wanted]
+        paths = [str(folder.resolve()), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        told = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+        return cls.of(json.loads(told))
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Compiled:
+        """From what `told` gives."""
+        resources = {
+            int(architecture): [Resources(**each) for each in found]
+            for architecture, found in told["resources"].items()
+        }
+        return cls(told["version"], resources)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON's values."""
+        return asdict(self)
+
+
+def page(compiled: Sequence[Compiled]) -> str:
+    """The page `benchmarks/kernels.md`. Where versions differ, a cell has the figure of each."""
+    versions = " and ".join(each.version for each in compiled)
     lines = [
         "# Kernels, compiled ahead of time",
         "",
         "Written by `python -m engine.lab.bench.kernels_compiled --out benchmarks`, without a",
-        f"card: Triton {version('triton')} with its own `ptxas` and `cuobjdump`. No figure here is",
+        f"card: Triton {versions}, each with its own `ptxas` and `cuobjdump`. No figure here is",
         "a time, and no kernel has run on a card yet. What a thread's 255 registers cannot hold is",
         "spilled to local memory; nothing here may be.",
     ]
-    for architecture in architectures:
+    if len(compiled) > 1:
+        order = " / ".join(each.version for each in compiled)
+        lines += ["", f"Where the versions differ, a cell has the figure of each: {order}."]
+    for architecture in compiled[0].resources:
         rows = [
-            (
-                each.name,
-                each.warps,
-                each.registers,
-                f"{each.shared / 1024:.1f}",
-                each.stack,
-                each.products,
-            )
-            for each in measure(architecture)
+            (kernels[0].name, *map(_cell, zip(*map(_figures, kernels), strict=True)))
+            for kernels in zip(*(each.resources[architecture] for each in compiled), strict=True)
         ]
         limit = SHARED_KIB_MAX[architecture]
         lines += ["", f"## sm_{architecture} ({limit} KiB of shared memory per program)", ""]
         names = ("kernel", "warps", "registers", "shared KiB", "spilled bytes", "products")
         lines += to_table(names, rows)
     return "\n".join(lines) + "\n"
+
+
+def _figures(found: Resources) -> tuple[str, ...]:
+    shared = f"{found.shared / 1024:.1f}"
+    return str(found.warps), str(found.registers), shared, str(found.stack), found.products
+
+
+def _cell(figures: tuple[str, ...]) -> str:
+    """The figures of all versions, once if they are the same."""
+    return figures[0] if len(set(figures)) == 1 else " / ".join(figures)
 
 
 def _usage(cubin: bytes) -> dict[str, int]:
@@ -137,16 +192,27 @@ def _usage(cubin: bytes) -> dict[str, int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Compiles every operation, or those named, and writes the page or prints it."""
+    """Compiles every operation, and writes the page or prints it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="the folder of kernels.md; printed without it")
     parser.add_argument("--architecture", type=int, choices=ARCHITECTURES, action="append")
+    parser.add_argument(
+        "--triton", type=Path, action="append", default=[], metavar="FOLDER",
+        help="another Triton that compiles too, as pip installs it with --target",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args(argv)
-    page = report(tuple(arguments.architecture or ARCHITECTURES))
+    architectures = arguments.architecture or ARCHITECTURES
+    compiled = Compiled.here(architectures)
+    if arguments.json:
+        json.dump(compiled.told(), sys.stdout)
+        return
+    others = [Compiled.by(folder, architectures) for folder in arguments.triton]
+    text = page([*others, compiled])
     if arguments.out is None:
-        sys.stdout.write(page)
+        sys.stdout.write(text)
     else:
-        (arguments.out / "kernels.md").write_text(page, "utf-8")
+        (arguments.out / "kernels.md").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

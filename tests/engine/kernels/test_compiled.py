@@ -13,15 +13,25 @@ from pathlib import Path
 
 import pytest
 
+from engine.kernels.blocks import TYPES
+
 ROOT = Path(__file__).parents[3]
 ARCHITECTURES = {80: 163, 90: 227, 120: 99}  # and the KiB of shared memory that a program may use
 
 
-def rows_of(page: str, architecture: int) -> dict[str, list[str]]:
-    """The cells of one architecture's table, by the kernel's name."""
+VERSIONS = ("3.6.0", "3.7.1")  # the oldest and the newest Triton that the project allows
+
+
+def rows_of(page: str, architecture: int) -> dict[str, list[list[str]]]:
+    """The cells of one architecture's table by the kernel's name, each as the figures of all
+    versions."""
     (section,) = re.findall(rf"^## sm_{architecture} .*?(?=^## |\Z)", page, re.M | re.S)
     cells = [[each.strip() for each in line.split("|")[1:-1]] for line in section.splitlines()]
-    return {row[0]: row[1:] for row in cells if len(row) == 6 and row[1].isdigit()}
+    return {
+        row[0]: [cell.split(" / ") for cell in row[1:]]
+        for row in cells
+        if len(row) == 6 and row[1].isdigit()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +39,31 @@ def committed() -> str:
     return (ROOT / "benchmarks" / "kernels.md").read_text("utf-8")
 
 
+def test_the_committed_page_is_of_both_versions(committed: str) -> None:
+    assert f"Triton {' and '.join(VERSIONS)}" in committed
+    assert f"a cell has the figure of each: {' / '.join(VERSIONS)}." in committed
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_committed_table_has_no_spills(architecture: int, committed: str) -> None:
     rows = rows_of(committed, architecture)
-    assert len(rows) > 20
+    assert len(rows) > 80
     for name, (_, registers, shared, spilled, _) in rows.items():
-        assert int(registers) <= 255, name
-        assert float(shared) <= ARCHITECTURES[architecture], name
-        assert spilled == "0", name
+        assert all(int(each) <= 255 for each in registers), name
+        assert all(float(each) <= ARCHITECTURES[architecture] for each in shared), name
+        assert spilled == ["0"], name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_type_of_blocks_is_in_the_table_and_multiplied_by_tensor_cores(
+    architecture: int, committed: str
+) -> None:
+    rows = rows_of(committed, architecture)
+    for kind in TYPES:
+        for count in (16, 32, 64, 128):
+            products = rows[f"block gemm {kind} bf16, {count} rows"][-1]
+            is_wide = architecture == 90 and count >= 64
+            assert products == ["wgmma" if is_wide else "mma"]
 
 
 @pytest.mark.slow
@@ -56,6 +83,5 @@ def test_compiling_again_spills_nothing_and_gives_the_table(committed: str) -> N
     assert done.returncode == 0, done.stderr
     rows = rows_of(done.stdout, 90)
     assert rows.keys() == rows_of(committed, 90).keys()
-    assert {spilled for *_, spilled, _ in rows.values()} == {"0"}
-    products = {name: cells[-1] for name, cells in rows.items()}
-    assert products["row attention 8B bf16, tile of 128"] == "wgmma"
+    assert all(spilled == ["0"] for *_, spilled, _ in rows.values())
+    assert rows["row attention 8B bf16, tile of 128"][-1] == ["wgmma"]
