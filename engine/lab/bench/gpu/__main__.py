@@ -31,6 +31,7 @@ from engine.lab.bench.gpu.cards import card_named, card_state
 from engine.lab.bench.gpu.checks import run_checks
 from engine.lab.bench.gpu.networks import Shape, Weights, runners
 from engine.lab.bench.gpu.sections import FORMAT, Sections
+from engine.lab.bench.gpu.stored import STORAGES
 from engine.lab.bench.shapes import SHAPES
 from engine.lab.bench.steps import CONTEXTS, ROWS
 from engine.lab.rates import Rates, measure_rates
@@ -41,6 +42,7 @@ _BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
 # What a section may take of the run at most.
 _CHECKS, _KERNELS, _STEPS, _PEERS, _TUNING = 0.25, 0.2, 0.12, 0.2, 0.35
 _FIGURES = "gpu.json"
+_QUANTIZED = 2  # of the shapes, the first ones, are timed with quantised weights too
 
 
 def tiny(config: ModelConfig) -> ModelConfig:
@@ -49,7 +51,7 @@ def tiny(config: ModelConfig) -> ModelConfig:
         config,
         vocabulary=96,
         hidden=32,
-        intermediate=48,
+        intermediate=256,
         layers=2,
         heads=4,
         kv_heads=2,
@@ -96,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", nargs="+", choices=runners(), default=[*runners()], help="how steps are run"
     )
+    parser.add_argument(
+        "--weights", nargs="+", choices=STORAGES, default=[*reversed(STORAGES)],
+        help="of the first shapes; bf16 is timed in any case",
+    )  # fmt: skip
     parser.add_argument(
         "--kernels", choices=("triton", "torch"), help="what runs; default: as the device has it"
     )
@@ -166,6 +172,10 @@ class _Bench:
         shapes = self._shapes()
         for shape in shapes:
             self._network(shape, rates, peers=False)
+        for shape in shapes[:_QUANTIZED]:
+            for storage in self._options.weights:
+                if storage != "bf16":
+                    self._network(replace(shape, storage=storage), rates, peers=False)
         self._network(shapes[0], rates, peers=True)
         sections.measure("tuning", partial(self._kernels, rates, "tuning"), share=_TUNING)
         for shape in shapes[1:]:
@@ -222,10 +232,10 @@ class _Bench:
         made: list[Weights] = []
 
         def make() -> Iterator[dict[str, Any]]:
-            made.append(Weights(shape.config, self._device, self._dtype))
+            made.append(Weights(shape.config, self._device, self._dtype, shape.storage))
             yield {"parameters": shape.config.parameters()}
 
-        sections.measure(f"weights {'for peers of ' * peers}{shape.name}", make)
+        sections.measure(f"weights {'for peers of ' * peers}{shape.label}", make)
         if not made:
             return  # they do not fit, or the time is up: said in the file
         if peers:
@@ -241,7 +251,7 @@ class _Bench:
 
     def _runner(self, weights: Weights, runner: str, shape: Shape, rates: Rates) -> None:
         """Steps, cycles and a profile of one way to run steps."""
-        label = f"{shape.name}, {runner}"
+        label = f"{shape.label}, {runner}"
         for part, time in (
             ("steps", partial(networks.time_steps, rates=rates)),
             ("cycles", networks.time_cycles),

@@ -17,6 +17,7 @@ from engine.api import Limits, Request
 from engine.errors import EngineError
 from engine.lab.bench.compiled import CompiledStep
 from engine.lab.bench.gpu.cards import Card
+from engine.lab.bench.gpu.quantized import random_quantized
 from engine.lab.bench.gpu.roofline import floor_of, step_cost
 from engine.lab.bench.shapes import random_adapter, random_mask_adapter, random_network
 from engine.lab.bench.steps import measure_cycles, measure_steps, profile_step, seeded_tokens
@@ -40,6 +41,7 @@ class Shape:
     Attributes:
         rows, contexts: of the steps; cycles and peers run after the first context.
         tokens: that are decoded in each mode, and by peers.
+        storage: of the weights, one of `stored.STORAGES`.
         card: the card that the figures are held against; None if it is not a known one.
     """
 
@@ -49,6 +51,12 @@ class Shape:
     contexts: Sequence[int]
     card: Card | None
     tokens: int = 64
+    storage: str = "bf16"
+
+    @property
+    def label(self) -> str:
+        """The name of the shape, with what is unusual of its weights."""
+        return self.name if self.storage == "bf16" else f"{self.name}, {self.storage}"
 
 
 def runners() -> dict[str, type[ModelRunner]]:
@@ -63,16 +71,27 @@ def runners() -> dict[str, type[ModelRunner]]:
 
 
 class Weights:
-    """A network with seeded random weights, joined as for serving, and its drafter or mask
-    adapter."""
+    """A network with seeded random weights as it is served, and its drafter or mask adapter."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        storage: str = "bf16",
+    ) -> None:
         """
+        Args:
+            storage: one of `stored.STORAGES`.
+
         Raises:
             MemoryExhausted: they do not fit on the device.
         """
-        self.network = random_network(config, device=device, dtype=dtype)
-        self.network.join()
+        if storage == "bf16":
+            self.network = random_network(config, device=device, dtype=dtype)
+            self.network.join()
+        else:
+            self.network = random_quantized(config, storage, device=device, dtype=dtype)
         self._device = device
         if config.family.fills_masks:
             adapter = random_adapter(config, device=device, dtype=dtype)
@@ -100,7 +119,7 @@ def time_steps(model: ModelRunner, shape: Shape, rates: Rates) -> Iterator[dict[
     """Every number of rows after every context: milliseconds, the bytes that a step has to move by
     the roofline, and what share of the measured and the stated bandwidth they come to."""
     for step in measure_steps(model, shape.rows, shape.contexts):
-        cost = step_cost(shape.config, "bf16", step.rows, step.context)
+        cost = step_cost(shape.config, shape.storage, step.rows, step.context)
         moved = cost.layers + cost.head + cost.embedding + cost.kv_read + cost.kv_written
         rate = moved / (step.milliseconds / 1000)
         card = shape.card

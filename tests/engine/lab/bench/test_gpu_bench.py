@@ -21,11 +21,14 @@ from engine.lab.bench.gpu.__main__ import TINY, main
 from engine.lab.bench.gpu.cards import CARDS, card_state
 from engine.lab.bench.gpu.checks import run_checks
 from engine.lab.bench.gpu.networks import PEER_ROWS, Shape, Weights, on, runners, time_steps
+from engine.lab.bench.gpu.quantized import random_quantized
 from engine.lab.bench.gpu.roofline import floor_of, step_cost
 from engine.lab.bench.gpu.sections import OutOfTime, Sections
+from engine.lab.bench.gpu.stored import block_type, matrices, vector_bytes
 from engine.lab.bench.shapes import SHAPES
 from engine.lab.rates import Rates
 from engine.model.config import ModelConfig
+from engine.model.quantized_linear import QuantizedLinear
 from tests.engine.seeded import CPU
 
 CHECKS = """
@@ -68,7 +71,11 @@ def test_every_section_runs_to_its_end(content: dict[str, Any]) -> None:
     shaped = {f"{part} {shape}" for part in parts for shape in TINY}
     parts = ("steps", "cycles", "profile")
     run = {f"{part} {shape}, {how}" for part in parts for shape in TINY for how in runners()}
-    assert states.keys() == {"checks", "rates", "kernels", "tuning", *shaped, *run}
+    stored = {f"{shape}, {storage}" for shape in TINY for storage in ("int8", "Q4_K_M")}
+    stored = {f"weights {each}" for each in stored} | {
+        f"{part} {each}, {how}" for part in parts for each in stored for how in runners()
+    }
+    assert states.keys() == {"checks", "rates", "kernels", "tuning", *shaped, *run, *stored}
 
 
 def test_a_failed_check_is_named_and_fails_the_run(
@@ -81,7 +88,8 @@ def test_a_failed_check_is_named_and_fails_the_run(
 
 
 def test_steps_and_cycles_of_every_shape_have_times(content: dict[str, Any]) -> None:
-    for label in (f"{shape}, {how}" for shape in TINY for how in runners()):
+    ways = [f"{stored}{how}" for stored in ("", "int8, ", "Q4_K_M, ") for how in runners()]
+    for label in (f"{shape}, {how}" for shape in TINY for how in ways):
         steps = entries(content, f"steps {label}")
         assert [(step["rows"], step["context"]) for step in steps] == [
             (1, 24), (8, 24), (1, 48), (8, 48),
@@ -170,6 +178,40 @@ def test_a_known_card_gives_steps_a_floor_and_a_share_of_the_datasheet() -> None
     assert step["floor_ms"] == floor_of(cost, CARDS[0]).milliseconds
     seconds = step["milliseconds"] / 1000
     assert step["of_datasheet"] == pytest.approx(cost.bytes_on(CARDS[0]) / seconds / 3.35e12)
+
+
+@pytest.mark.parametrize("storage", ["int8", "Q4_K_M"])
+@pytest.mark.parametrize("shape", TINY)
+def test_quantised_networks_take_the_bytes_that_are_counted(shape: str, storage: str) -> None:
+    """All but the vectors, whose dtype is the network's; and planes have bytes where a file's
+    blocks have six bits (the scales of Q4_K)."""
+    config = TINY[shape]
+    network = random_quantized(config, storage, device=CPU, dtype=torch.bfloat16)
+    taken = sum(
+        each.matrix.nbytes
+        for name, each in network.named_modules()
+        if isinstance(each, QuantizedLinear) and "embed" not in name
+    )
+    kinds = [block_type(each, config.layers) for each in matrices(config)]
+    assert {"Q4_K", "Q6_K", "Q5_0", "Q8_0"} == set(kinds)
+    cost = step_cost(config, storage, 1, 0)
+    counted = cost.layers + cost.head - vector_bytes(config, storage)
+    if storage == "Q4_K_M":
+        inside = [each for each in matrices(config) if block_type(each, config.layers) == "Q4_K"]
+        counted += sum(each.weights // 256 * 4 for each in inside)
+    assert taken == counted
+    logits = network.logits(network(*three_rows(config)))
+    assert torch.isfinite(logits).all()
+
+
+def three_rows(config: ModelConfig) -> tuple[Any, ...]:
+    """Tokens, positions, and attention that mixes nothing."""
+    shared = config.heads // config.kv_heads
+
+    def attend(_layer: int, _query: Any, _key: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.repeat_interleave(shared, dim=1)
+
+    return torch.arange(3), torch.arange(3), attend
 
 
 def written(path: Path) -> list[dict[str, Any]]:
