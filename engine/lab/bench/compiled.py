@@ -6,7 +6,9 @@ replayed as a graph.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,18 +16,23 @@ from torch.nn import functional
 
 from engine.model.network import Network
 
+_ROOM = 512  # rows that a step may have
+
 
 class CompiledStep:
     """Steps of one network after `context` tokens of random K/V."""
 
     def __init__(self, network: Network, context: int, backend: str = "inductor") -> None:
         config = network.config
-        self._network = network
+        self._network = _plain(network, context + _ROOM)
         self._context = context
         weight = next(network.parameters())
-        size = (config.layers, 1, config.kv_heads, context + 512, config.head_dim)
+        size = (config.layers, 1, config.kv_heads, context + _ROOM, config.head_dim)
         self._keys = torch.randn(size, device=weight.device, dtype=weight.dtype)
         self._values = torch.randn_like(self._keys)
+        for tensor in (self._keys, self._values):
+            # Else a step that writes into them is not replayed as a graph.
+            torch._dynamo.mark_static_address(tensor)
         mode = "reduce-overhead" if backend == "inductor" and weight.is_cuda else None
         self._step = torch.compile(self._forward, backend=backend, mode=mode, dynamic=False)
 
@@ -62,3 +69,14 @@ class CompiledStep:
             return mixed[0].transpose(0, 1)
 
         return self._network.logits(self._network(tokens, positions, attend))
+
+
+def _plain(network: Network, positions: int) -> Network:
+    """The network without the query scale, which is 1 at these positions and would split the
+    compiled function in two, since it looks at the positions' values."""
+    config = network.config
+    if positions > config.rope.original_positions:
+        return network
+    plain = copy.copy(network)
+    plain.config = replace(config, rope=replace(config.rope, query_scale_beta=0.0))
+    return plain

@@ -1,21 +1,36 @@
 """Networks with the released checkpoints' shapes and seeded random weights, to be timed.
 
 Weights are drawn on the device, so that 14 B parameters need neither a file nor the host's memory.
+Qwen's shapes get a mask adapter, as the real ones have, so that all modes can be timed.
 The activations stay finite, which is all that timing needs.
 """
 
 from __future__ import annotations
 
+import numpy
 import torch
 
+from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
 from engine.model.adapter import DrafterAdapter
 from engine.model.config import ModelConfig, RopeConfig
-from engine.model.families import RELEASED
+from engine.model.families import QWEN2, RELEASED
+from engine.model.mask_adapter import Factors, MaskAdapterWeights
 from engine.model.network import Network
+from engine.model.torch_mask_adapter import TorchMaskAdapter, to_torch
+from engine.model.weights import network_tensors
 
 _SEED = 1
 _DRAFTER_RANK, _DRAFTER_ALPHA = 128, 512.0
+# As the bundled mask adapters (their `adapter_config.json`).
+_MASKS, _MASK_RANK, _MARKOV_RANK, _DRAFT_IDS = 16, 16, 32, 24_576
+# Qwen2.5-Coder: layers, hidden size, feed-forward size, query heads, K/V heads, their width,
+# vocabulary, and whether the head is the embedding.
+QWEN = {
+    "0.5B": (24, 896, 4864, 14, 2, 64, 151_936, True),
+    "1.5B": (28, 1536, 8960, 12, 2, 128, 151_936, True),
+    "7B": (28, 3584, 18_944, 28, 4, 128, 152_064, False),
+}
 
 
 def released_config(size: str) -> ModelConfig:
@@ -49,10 +64,47 @@ def released_config(size: str) -> ModelConfig:
     )
 
 
-def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """The bytes of weights that a step reads: all except the embedding's, of which it reads few."""
-    embedding = config.vocabulary * config.hidden
-    return (config.parameters() - embedding) * dtype.itemsize
+def qwen_config(size: str) -> ModelConfig:
+    """The config of one of QWEN, as in its published `config.json`."""
+    layers, hidden, intermediate, heads, kv_heads, width, vocabulary, tied = QWEN[size]
+    return ModelConfig(
+        family=QWEN2,
+        vocabulary=vocabulary,
+        hidden=hidden,
+        intermediate=intermediate,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=width,
+        norm_eps=1e-6,
+        positions_max=32_768,
+        tied_head=tied,
+        mask_id=None,
+        begin_id=None,
+        end_ids=(151_643,),
+        block_length=32,
+        rope=RopeConfig(
+            theta=1e6,
+            yarn=False,
+            factor=1.0,
+            original_positions=32_768,
+            beta_fast=32.0,
+            beta_slow=1.0,
+            attention_factor=1.0,
+            query_scale_beta=0.0,
+        ),
+    )
+
+
+# The shapes that are timed, by the names that reports give them, the most telling ones first.
+SHAPES = {
+    "8B": released_config("8B"),
+    "qwen 1.5B": qwen_config("1.5B"),
+    "qwen 0.5B": qwen_config("0.5B"),
+    "3B": released_config("3B"),
+    "qwen 7B": qwen_config("7B"),
+    "14B": released_config("14B"),
+}
 
 
 def random_network(config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> Network:
@@ -91,3 +143,31 @@ def random_adapter(
     for down in adapter.down:
         down.data.normal_(std=down.shape[1] ** -0.5, generator=generator)
     return adapter.requires_grad_(False).eval()
+
+
+def random_mask_adapter(
+    config: ModelConfig, *, device: torch.device, dtype: torch.dtype
+) -> tuple[TorchMaskAdapter, DraftHead]:
+    """A mask adapter of a bundled one's size, seeded and random, and what reads its rows."""
+    generator = numpy.random.default_rng(_SEED)
+
+    def draw(*shape: int) -> numpy.ndarray:
+        return generator.standard_normal(shape, numpy.float32) / shape[-1] ** 0.5
+
+    shapes = network_tensors(config)
+
+    def factors(linear: str) -> Factors:
+        outputs, width = shapes[f"{linear}.weight"]
+        return Factors(draw(_MASK_RANK, width), draw(outputs, _MASK_RANK))
+
+    count = min(_DRAFT_IDS, config.vocabulary)
+    weights = MaskAdapterWeights(
+        name="random",
+        factors=factors,
+        mask_vectors=draw(_MASKS, config.hidden),
+        draft_ids=numpy.arange(count, dtype=numpy.int64),
+        before=draw(count + 2, _MARKOV_RANK),
+        after=draw(_MARKOV_RANK, count),
+    )
+    head = DraftHead(weights.draft_ids, weights.before, weights.after)
+    return to_torch(weights, config, device=device, dtype=dtype), head

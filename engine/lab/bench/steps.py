@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from engine.api import BlockOptions, Limits, Request
-from engine.lab.bench.shapes import weight_bytes
-from engine.lab.rates import Rates, seconds_of, synchronize
+from engine.api import BlockOptions, Limits, Request, Sampling
+from engine.lab.rates import seconds_of, synchronize
 from engine.lab.verify.modes import Runner
 from engine.model.runner import ModelRunner
 from engine.step import Step, chain
@@ -24,34 +23,34 @@ CONTEXTS = (304, 4096, 16_384)
 _PREFILL_ROWS = 512
 _ROOM = 512
 _KERNELS = 15
+_GREEDY = Sampling()
 _MODES = (
     ("ar", 32),
     ("block", 32),
     ("linear_spec", 32),
     ("quadratic_spec", 16),
+    ("pruned_spec", 16),
     ("copy_spec", 16),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One step: a causal chain of `rows` after `context` cached tokens, with all logits.
-
-    Attributes:
-        weights_share: the time of reading the weights once at the copy bandwidth, over the step's.
-    """
+    """One step: a causal chain of `rows` after `context` cached tokens, with a reading of every
+    row, as decoding asks for."""
 
     rows: int
     context: int
     milliseconds: float
-    weights_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class CycleTime:
-    """Decoding in one mode: forwards that emitted and all forwards, per second."""
+    """Decoding in one mode: forwards that emitted and all forwards, per second; `length` is that
+    of its blocks."""
 
     mode: str
+    length: int
     cycles_per_second: float
     forwards_per_second: float
 
@@ -66,11 +65,9 @@ class Kernel:
 
 
 def measure_steps(
-    model: ModelRunner, rates: Rates, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
+    model: ModelRunner, rows: Sequence[int] = ROWS, contexts: Sequence[int] = CONTEXTS
 ) -> Iterator[StepTime]:
     """Measures every number of rows after every context, along one growing prompt."""
-    weights = next(model.network.parameters())
-    reading = weight_bytes(model.network.config, weights.dtype) / (rates.copy / 2)
     cache = Runner(model).new_cache(max(contexts) + _ROOM)
     prompt = seeded_tokens(model, max(contexts) + 1)
     sequence, _ = cache.open(prompt, max(contexts) + _ROOM)
@@ -79,13 +76,13 @@ def measure_steps(
         while cached < context:
             part = prompt[cached : min(cached + _PREFILL_ROWS, context)]
             step = chain(part, cached, sequence=sequence)
-            model.logits(step, cache)
+            model(step, cache, _GREEDY)
             cache.keep(step, tuple(range(step.rows)))
             cached += step.rows
         for count in rows:
             step = _verify(seeded_tokens(model, count), cached, sequence)
-            seconds = seconds_of(lambda step=step: model.logits(step, cache), model.device)
-            yield StepTime(count, context, seconds * 1000, reading / seconds)
+            seconds = seconds_of(lambda step=step: model(step, cache, _GREEDY), model.device)
+            yield StepTime(count, context, seconds * 1000)
     cache.close(sequence)
 
 
@@ -97,6 +94,8 @@ def measure_cycles(
     Random weights accept almost no draft: the cost of a cycle is real, its yield means nothing.
     """
     runner = Runner(model)
+    # One for all: what a runner has prepared for a cache is kept as long as the cache is.
+    cache = runner.new_cache(context + tokens + _ROOM)
     for mode, length in _MODES:
         request = Request(
             prompt=seeded_tokens(model, context),
@@ -104,9 +103,10 @@ def measure_cycles(
             limits=Limits(tokens_max=tokens),
             block=BlockOptions(length=length, threshold=0.9),
         )
-        runner.decode(request)  # warms up
-        done = runner.decode(request)
-        yield CycleTime(mode, done.cycles / done.seconds, done.forwards / done.seconds)
+        runner.decode(request, cache=cache)  # warms up
+        done = runner.decode(request, cache=cache)
+        cycles, forwards = done.cycles / done.seconds, done.forwards / done.seconds
+        yield CycleTime(mode, length, cycles, forwards)
 
 
 def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0]) -> list[Kernel]:
@@ -114,14 +114,14 @@ def profile_step(model: ModelRunner, rows: int = 32, context: int = CONTEXTS[0])
     cache = Runner(model).new_cache(context + _ROOM)
     sequence, _ = cache.open(seeded_tokens(model, context + 1), context + _ROOM)
     step = chain(seeded_tokens(model, context), 0, sequence=sequence)
-    model.logits(step, cache)
+    model(step, cache, _GREEDY)
     cache.keep(step, tuple(range(step.rows)))
     step = _verify(seeded_tokens(model, rows), context, sequence)
-    model.logits(step, cache)
+    model(step, cache, _GREEDY)
     is_cuda = model.device.type == "cuda"
     activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
     with profile(activities=[activity]) as recorded:
-        model.logits(step, cache)
+        model(step, cache, _GREEDY)
         synchronize(model.device)
     events = [
         Kernel(

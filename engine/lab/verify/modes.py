@@ -108,13 +108,19 @@ class Runner:
             stop_token_ids=tuple(stops),
         )
 
-    def decode(self, request: Request, strategy: Strategy[Any] | None = None) -> Decoded:
+    def decode(
+        self,
+        request: Request,
+        strategy: Strategy[Any] | None = None,
+        cache: KVCache | None = None,
+    ) -> Decoded:
         """Decodes one request to its end.
 
         Args:
             strategy: used instead of the mode's own one.
+            cache: used instead of an empty one.
         """
-        return self._decode(self._model, request, strategy)
+        return self._decode(self._model, request, strategy, cache)
 
     def reference(self, request: Request) -> Reference:
         """What `ar` emits, with the deciding logits."""
@@ -166,10 +172,15 @@ class Runner:
         return KVCache(shape, room, device=self._model.device, dtype=dtype)
 
     def _decode(
-        self, model: Any, request: Request, strategy: Strategy[Any] | None = None
+        self,
+        model: Any,
+        request: Request,
+        strategy: Strategy[Any] | None = None,
+        cache: KVCache | None = None,
     ) -> Decoded:
         room = len(request.prompt) + request.limits.tokens_max + request.block.length
-        cache, strategy = self.new_cache(room), strategy or strategy_for(request.mode, self._traits)
+        cache = self.new_cache(room) if cache is None else cache
+        strategy = strategy or strategy_for(request.mode, self._traits)
         began, emitted, cycles, state = time.perf_counter(), 0, 0, None
         for state in decode(model, cache, strategy, request, self._traits):
             if state.progress.prefilling or not state.forwards:
