@@ -121,6 +121,11 @@ class Scheduler:
             self._closed = True
             self._changed.notify()
 
+    def work_later(self, background: Iterator[None]) -> None:
+        """Gives background work, unless some is left. Only the device thread may call it."""
+        if self._background is None:
+            self._background = background
+
     def run_forever(self) -> None:
         """Serves until closed."""
         while self._wait_for_work():

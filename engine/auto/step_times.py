@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -76,20 +77,27 @@ class StepTimes:
         return low + share * (high - low)
 
     def least(self, other: StepTimes) -> StepTimes:
-        """The lesser time at every count if both curves were measured alike, else this curve.
+        """The lesser time at every count that either curve has, if both were measured after as many
+        cached tokens and both with masks or neither; else this curve.
 
-        Other work of the machine can only add to a time.
+        Other work of the machine can only add to a time, so that fewer rows take no longer than
+        more rows did. A busy machine also ends a measurement before the larger counts, whose times
+        the other curve then gives.
         """
-        mine, others = (
-            (curve.rows, curve.context, bool(curve.with_masks)) for curve in (self, other)
-        )
+        mine, others = ((curve.context, bool(curve.with_masks)) for curve in (self, other))
         if mine != others:
             return self
-        return replace(
-            self,
-            milliseconds=tuple(map(min, self.milliseconds, other.milliseconds)),
-            with_masks=tuple(map(min, self.with_masks, other.with_masks)),
-        )
+        rows = sorted({*self.rows, *other.rows})
+
+        def lesser(field: Literal["milliseconds", "with_masks"]) -> tuple[float, ...]:
+            known = [
+                dict(zip(curve.rows, getattr(curve, field), strict=True)) for curve in (self, other)
+            ]
+            least = [min(times[count] for times in known if count in times) for count in rows]
+            return tuple(accumulate(reversed(least), min))[::-1]
+
+        masked = lesser("with_masks") if self.with_masks else ()
+        return StepTimes(tuple(rows), lesser("milliseconds"), self.context, with_masks=masked)
 
 
 # Ratios only, for int8: between those of AVX2 and AMX.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 
 from engine.api import Finished, Limits, Request
 from engine.auto.checkpoint_stats import CheckpointStats, ModeFigures, write_stats
+from engine.auto.measuring import CONTEXT
 from engine.auto.step_times import StepTimes, TimesFile
 from engine.config import EngineSettings
-from engine.engine import Engine
+from engine.engine import MEASUREMENTS_MAX, Engine
+from engine.scheduler import QUIET_SECONDS
 from tests.tiny import write_tiny_checkpoint
 
 SECONDS_MAX = 60
@@ -33,6 +36,12 @@ def file(tmp_path: Path) -> TimesFile:
 
 def finished(engine: Engine) -> Finished:
     return engine.generate(Request((5, 6, 7), "copy_spec", Limits(8)))
+
+
+def finished_and_quiet(engine: Engine) -> None:
+    """Lets the engine do its work of quiet times after a request."""
+    finished(engine)
+    time.sleep(1.5 * QUIET_SECONDS)
 
 
 def measured(engine: Engine) -> StepTimes:
@@ -84,6 +93,52 @@ def test_a_curve_kept_from_a_busy_moment_is_mended(
             assert time.monotonic() < give_up
             time.sleep(0.01)
         assert measured(second).rows == times.rows
+
+
+def test_steps_that_are_much_faster_than_the_curve_have_it_measured_again(
+    settings: EngineSettings, file: TimesFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a start on a machine that was busy, by whose curve prompts would stay short."""
+    busy, ready = StepTimes((1, 2), (1e6, 1e6), CONTEXT), StepTimes((1, 2), (1e-6, 1e-6), CONTEXT)
+    results = [busy, busy, ready]
+
+    def fake(runtime: object) -> Generator[None, None, StepTimes]:
+        yield
+        return results.pop(0)
+
+    monkeypatch.setattr("engine.engine.measure", fake)
+    with closing(Engine.load(settings, file)) as engine:
+        assert measured(engine) == busy
+        give_up = time.monotonic() + SECONDS_MAX
+        while engine.info.step_times != ready:
+            finished_and_quiet(engine)
+            assert time.monotonic() < give_up
+        assert engine._traits.costs == ready
+        for _ in range(3):  # No step is faster than this curve: nothing is measured any more.
+            finished_and_quiet(engine)
+    assert results == []
+
+
+def test_a_wrong_clock_does_not_have_it_measured_for_ever(
+    settings: EngineSettings, file: TimesFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def fake(runtime: object) -> Generator[None, None, StepTimes]:
+        yield
+        made.append(1)
+        return StepTimes((1, 2), (1e6, 1e6), CONTEXT)
+
+    monkeypatch.setattr("engine.engine.measure", fake)
+    with closing(Engine.load(settings, file)) as engine:
+        measured(engine)
+        give_up = time.monotonic() + SECONDS_MAX
+        while len(made) < MEASUREMENTS_MAX:
+            finished_and_quiet(engine)
+            assert time.monotonic() < give_up
+        for _ in range(3):
+            finished_and_quiet(engine)
+    assert len(made) == MEASUREMENTS_MAX
 
 
 @pytest.mark.parametrize("stale", ["version", "broken"])

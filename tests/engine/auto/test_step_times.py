@@ -62,7 +62,32 @@ def test_the_least_of_two_curves_is_one_below_both_where_they_were_measured_alik
     other = StepTimes((1, 8, 32), (3.0, 5.0, 7.0), 256)
     assert one.least(other) == other.least(one) == StepTimes((1, 8, 32), (3.0, 4.5, 7.0), 256)
     assert one.least(replace(other, context=64)) == one
-    assert one.least(StepTimes((1, 8), (1.0, 1.0), 256)) == one
+
+
+def test_a_measurement_that_a_busy_machine_cut_short_spoils_no_curve() -> None:
+    whole = StepTimes((1, 2, 4, 8, 32), (4.0, 4.1, 4.2, 4.5, 9.0), 256)
+    cut_short = StepTimes((1, 2, 4), (360.0, 360.0, 360.0), 256)
+    assert whole.least(cut_short) == cut_short.least(whole) == whole
+
+
+CURVES = st.lists(st.integers(2, 130), min_size=1, max_size=5, unique=True).flatmap(
+    lambda counts: st.lists(
+        st.floats(0.01, 1000), min_size=1 + len(counts), max_size=1 + len(counts)
+    ).map(lambda times: never_falling([1, *sorted(counts)], times, 256))
+)
+
+
+@given(CURVES, CURVES)
+def test_the_least_of_two_curves_is_below_what_either_has_measured(
+    one: StepTimes, other: StepTimes
+) -> None:
+    least = one.least(other)
+    assert least == other.least(one)
+    assert set(least.rows) == {*one.rows, *other.rows}
+    for curve in (one, other):
+        for rows, time in zip(curve.rows, curve.milliseconds, strict=True):
+            assert least.at(rows) <= time * (1 + 1e-9)
+    assert min(least.milliseconds) == min(one.at(1), other.at(1))
 
 
 def test_the_curve_is_linear_between_and_after_the_measured_counts() -> None:
