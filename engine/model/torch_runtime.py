@@ -5,6 +5,7 @@ Knows neither the content of files nor decoding; `engine.model.runner` connects 
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Iterator
 
@@ -24,6 +25,8 @@ from engine.model.source import CheckpointSource
 from engine.model.torch_mask_adapter import load_mask_adapter
 from engine.reading import Reading
 from engine.step import Step
+
+logger = logging.getLogger(__name__)
 
 
 class TorchRuntime:
@@ -71,13 +74,14 @@ class TorchRuntime:
                 remedy="Use a smaller checkpoint.",
                 param="engine.checkpoint",
             ) from None
-        runner = _runner(settings)
         masks = load_mask_adapter(source, settings.adapters, device=device, dtype=dtype)
         if masks is not None:
             adapter, drafts = masks
-            return cls(runner(network, device=device, adapter=adapter, drafts=drafts))
-        drafter = load_adapter(path, config, device=device, dtype=dtype)
-        return cls(runner(network, device=device, adapter=drafter))
+            model = ModelRunner(network, device=device, adapter=adapter, drafts=drafts)
+        else:
+            drafter = load_adapter(path, config, device=device, dtype=dtype)
+            model = ModelRunner(network, device=device, adapter=drafter)
+        return cls(_captured(model) if settings.steps == "captured" else model)
 
     def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
         """As `ModelRunner.__call__`."""
@@ -100,10 +104,17 @@ class TorchRuntime:
         return self.model.settle()
 
 
-def _runner(settings: EngineSettings) -> type[ModelRunner]:
-    if settings.steps != "captured":
-        return ModelRunner
+def _captured(model: ModelRunner) -> ModelRunner:
+    """The same in captured steps, or the model itself where these do not work."""
     # Triton, which this imports, takes a second and need not be installed.
     from engine.model.captured.runner import CapturedRunner
+    from engine.model.captured.trial import fault
 
-    return CapturedRunner
+    captured = CapturedRunner(
+        model.network, device=model.device, adapter=model.adapter, drafts=model.drafts
+    )
+    found = fault(captured)
+    if found is None:
+        return captured
+    logger.warning("captured steps do not work on this machine, clear ones serve: %s", found)
+    return model
