@@ -13,7 +13,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -237,7 +237,7 @@ class Engine:
         self._runtime.begin_thread(self._threads)
         self._scheduler.run_forever()
 
-    def _compute(self, step: Step, sampling: Sampling) -> tuple[Reading, ...]:
+    def _compute(self, step: Step, sampling: Sampling) -> Sequence[Reading]:
         """Computes a step, and has the curve measured again if it was much faster than the curve
         says: the machine was busy when that was measured."""
         began = time.perf_counter()
