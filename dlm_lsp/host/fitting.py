@@ -85,5 +85,7 @@ def _cold_tokens(times: StepTimes) -> int:
     more than a prompt has."""
     if not times.is_measured:
         return sys.maxsize
-    rows = prefill_rows(times)
+    # A busy machine ends its measurement after a few rows, whose times hardly differ: what they say
+    # of more rows is far too little.
+    rows = min(prefill_rows(times), times.rows[-1])
     return int(COLD_MS * rows / times.at(rows))

@@ -135,3 +135,11 @@ def test_other_files_take_no_more_than_the_machine_computes_in_the_time_of_a_new
     alone = fitting_layout(PIECES, BUDGET, Warm(), Haste.NONE)
     assert (len(invoked.prompt) - len(alone.prompt)) * 4 <= COLD_MS
     assert fitting_layout(pieces, budget, Warm(), Haste.IDLE) == invoked
+
+
+def test_a_curve_that_ends_early_promises_nothing_of_longer_prompts() -> None:
+    """As one measured on a busy machine: two rows took as long as one, and no more were tried."""
+    ends_early = StepTimes((1, 2), (400.0, 400.0))
+    least = short_budget(StepTimes((1, 16, 32), (400.0, 6400.0, 12800.0)), BUDGET)
+    assert short_budget(ends_early, BUDGET) == least
+    assert least.prefix + least.suffix < 200
