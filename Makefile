@@ -63,7 +63,8 @@ bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside 
 	fi
 	for name in $(TYPED_MODELS); do \
 	  model="$$($(BIN)/dlm-lsp model path "$$name" 2>/dev/null)" || continue; \
-	  $(BIN)/python -m dlm_lsp.evaluation.latency --checkpoint "$$model" --out benchmarks || exit 1; \
+	  $(BIN)/python -m dlm_lsp.evaluation.latency --checkpoint "$$model" \
+	    --keys 100 --peer-keys 6 --out benchmarks || exit 1; \
 	done
 
 # What only a card can answer, what is worth most first.

@@ -77,27 +77,26 @@ def to_plan(options: EvalOptions) -> EvalPlan:
 
 def _of_languages(sources: list[Source], wanted: Sequence[str]) -> list[Source]:
     found = sorted({source.language for source in sources})
-    missing = [language for language in wanted if language not in found]
-    if missing:
-        raise ConfigError(
-            f"There are no held-out files of {missing[0]}.",
-            remedy=f"There are some of {', '.join(found)}.",
-            param="language",
-        )
+    _check(wanted, found, "held-out files of", "language")
     return [source for source in sources if not wanted or source.language in wanted]
 
 
 def _of_kinds(tasks: list[Task], wanted: Sequence[str]) -> list[Task]:
     """Returns the holes of these kinds, which are the same whichever others are drawn."""
     found = list(dict.fromkeys(task.kind for task in tasks))
-    missing = [kind for kind in wanted if kind not in found]
-    if missing:
-        raise ConfigError(
-            f"There are no held-out holes of the kind {missing[0]}.",
-            remedy=f"There are {', '.join(found)}.",
-            param="kinds",
-        )
+    _check(wanted, found, "held-out holes of the kind", "kinds")
     return [task for task in tasks if not wanted or task.kind in wanted]
+
+
+def _check(wanted: Sequence[str], found: Sequence[str], what: str, param: str) -> None:
+    """Raises ConfigError if something is wanted that was not found."""
+    for name in wanted:
+        if name not in found:
+            raise ConfigError(
+                f"There are no {what} {name}.",
+                remedy=f"There are some of {', '.join(found)}.",
+                param=param,
+            )
 
 
 def _add(plan: EvalPlan, suite: str, tasks: list[Task], size: int) -> None:

@@ -8,8 +8,6 @@ a loader multiplies out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from engine.kernels.dispatch import choose, for_architecture, launch
 from engine.kernels.int8_rows import int8_gemm_torch
-from engine.kernels.products import FP32, Config, tile_for, tile_product
+from engine.kernels.products import FP32, Case, Config, tile_for, tile_product
 from engine.kernels.skinny_gemm import add_parts, splits_for
 from engine.kernels.variants import Variant
 
@@ -104,17 +102,6 @@ def int8_gemm(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = No
         bias: (out,) or None.
     """
     return choose(int8_gemm_triton, int8_gemm_torch, x)(x, weight, scale, bias)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A shape for tests and benchmarks: rows, columns, outputs, and whether there is a bias."""
-
-    rows: int
-    width: int
-    outputs: int
-    has_bias: bool
-    is_large: bool = False
 
 
 CASES = {

@@ -26,6 +26,17 @@ class Config:
     stages: int
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A shape for tests and benchmarks: rows, columns, outputs, and whether there is a bias."""
+
+    rows: int
+    width: int
+    outputs: int
+    has_bias: bool
+    is_large: bool = False
+
+
 Table = Mapping[int, Mapping[int, Config]]  # by architecture and rows
 # In fp32, which no tensor core multiplies exactly; a product's columns are held in registers then.
 FP32 = {16: Config(32, 16, 4, 2), 32: Config(32, 16, 4, 2), 64: Config(64, 16, 8, 2)}

@@ -7,15 +7,13 @@ fixed order by a second kernel. fp32 inside, rounded once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.dispatch import choose, for_architecture, launch, processors
-from engine.kernels.products import FP32, Config, tile_for, tile_product
+from engine.kernels.products import FP32, Case, Config, tile_for, tile_product
 from engine.kernels.variants import Variant
 
 SPLITS_MAX = 8
@@ -134,17 +132,6 @@ def skinny_gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         bias: (out,) or None.
     """
     return choose(skinny_gemm_triton, skinny_gemm_torch, x)(x, weight, bias)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A shape for tests and benchmarks: rows, columns, outputs, and whether there is a bias."""
-
-    rows: int
-    width: int
-    outputs: int
-    has_bias: bool
-    is_large: bool = False
 
 
 CASES = {

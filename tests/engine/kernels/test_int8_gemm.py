@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.kernels.int8_gemm import CASES, Case, int8_gemm, int8_gemm_triton
+from engine.kernels.int8_gemm import CASES, int8_gemm, int8_gemm_triton
 from engine.kernels.int8_rows import int8_gemm_torch
+from engine.kernels.products import Case
 from engine.model.quantized import dequantize, quantize
 from tests.engine.kernels.errors import assert_near
 from tests.engine.seeded import DEVICE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine.kernels.products import Case
 from engine.kernels.skinny_gemm import (
     CASES,
-    Case,
     skinny_gemm,
     skinny_gemm_torch,
     skinny_gemm_triton,
