@@ -82,13 +82,15 @@ def main() -> None:
         by_kind = [[task for task in tasks if task.kind == kind] for kind in ASKED]
         groups.append(list(chain.from_iterable(zip(*by_kind, strict=True))))
         figures[language] = Figures()
-    asyncio.run(_measure(groups, figures, options.checkpoint, options.minutes))
-    print(
-        "| language | answers | parse | behind the gate | cut | dropped | right | right and lost "
-        "| own texts | lost of them | ms, p50 / p95 |\n|" + "---|" * 11
-    )
-    for language, found in figures.items():
-        print(found.row(language))
+    try:
+        asyncio.run(_measure(groups, figures, options.checkpoint, options.minutes))
+    finally:  # what was measured until a host failed is not lost
+        print(
+            "| language | answers | parse | behind the gate | cut | dropped | right "
+            "| right and lost | own texts | lost of them | ms, p50 / p95 |\n|" + "---|" * 11
+        )
+        for language, found in figures.items():
+            print(found.row(language))
 
 
 def _files(folder: Path, suffix: str, language: str) -> list[Source]:
