@@ -136,6 +136,11 @@ class Request:
         """The largest number of tokens after the prompt."""
         return len(self.given) or self.limits.tokens_max
 
+    @property
+    def is_preparation(self) -> bool:
+        """Whether it only brings its prompt into the cache, so that nobody waits for a text."""
+        return self.length_max == 0
+
     def __post_init__(self) -> None:
         """Raises RequestError naming the field."""
         if not self.prompt:

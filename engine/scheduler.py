@@ -2,8 +2,9 @@
 
 Requests in progress take turns, one forward each, so that a long request does not delay a short
 one; those that gain by it share a step (`engine.packing`). Requests beyond `active_max` wait: next
-is the one whose owner has the fewest in progress, and of these the first to come. While there are
-no requests, the thread does its background work, one step at a time, and then sleeps.
+is the one whose owner has the fewest in progress, and of these the first to come. Requests that
+only prepare the cache stand behind all others: they have turns while no other is in progress. While
+there are no requests, the thread does its background work, one step at a time, and then sleeps.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 ACTIVE_MAX = 8  # requests in progress; each has a copy of its keys and values on a CPU
 RESERVED = 2  # places that no single owner takes, so that somebody else's request can begin
+PREPARATIONS_MAX = 2  # in progress, since each holds a place that a request could have
 QUIET_SECONDS = 0.25  # without a request before background work goes on, so not between keystrokes
 # The events of a request and the forwards that it needs, which are answered with what they gave.
 Turns = Generator[Event | Forward, Computed | None]
@@ -201,8 +203,17 @@ class Scheduler:
         """The waiting request that may begin next; None if none may."""
         running = Counter(job.request.owner for job in self._active)
         room = max(1, self._active_max - RESERVED)
-        waiting = [job for job in self._waiting if running[job.request.owner] < room]
-        return min(waiting, key=lambda job: running[job.request.owner], default=None)
+        may_prepare = sum(map(_prepares, self._active)) < PREPARATIONS_MAX
+
+        def order(job: QueuedRequest) -> tuple[bool, int]:
+            return _prepares(job), running[job.request.owner]
+
+        waiting = [
+            job
+            for job in self._waiting
+            if running[job.request.owner] < room and (may_prepare or not _prepares(job))
+        ]
+        return min(waiting, key=order, default=None)
 
     def _take_turns(self) -> None:
         """Computes the forward of the request whose turn it is, and of those that share its step.
@@ -214,7 +225,7 @@ class Scheduler:
                 self._active.remove(job)
         if not self._active:
             return
-        waiting = list(self._active)
+        waiting = [job for job in self._active if not _prepares(job)] or list(self._active)
         forwards = [job.forward for job in waiting if job.forward is not None]
         taken = [waiting[number] for number in chosen(forwards, self._times(), self._cached_max)]
         for job in taken:
@@ -275,6 +286,10 @@ class Scheduler:
                 job.events.close()
                 return False
             computed = None
+
+
+def _prepares(job: QueuedRequest) -> bool:
+    return job.request.is_preparation
 
 
 def _told(job: QueuedRequest, event: Event) -> bool:

@@ -181,6 +181,50 @@ def test_owners_are_served_in_turn_and_none_takes_every_place() -> None:
     assert sorted(begun) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_preparations_stand_behind_every_request() -> None:
+    """Whoever came first, and at any time: a request that comes later has the next turn."""
+    script = Script()
+    scheduler = Scheduler(script, script.compute, times=lambda: CPU_TIMES, active_max=4)
+    events: dict[int, list[Event]] = {}
+
+    def submit(number: int, forwards: int, tokens_max: int) -> None:
+        received = events[number] = []
+
+        def receive(event: Event) -> None:
+            received.append(event)
+            if number == 1 and len(received) == 3:  # two forwards of the first preparation
+                submit(3, 2, 8)
+
+        request = Request((number, forwards), limits=Limits(tokens_max), owner=str(number))
+        scheduler.submit(request, receive)
+
+    submit(1, 4, 0)
+    submit(2, 3, 8)
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events.values()))
+    assert script.steps == [(2,)] * 3 + [(1,)] * 2 + [(3,)] * 2 + [(1,)] * 2
+
+
+def test_preparations_leave_places_to_requests() -> None:
+    script, begun = Script(), list[int]()
+    scheduler = Scheduler(script, script.compute, active_max=4)
+    events: list[list[Event]] = []
+    for number, tokens_max in enumerate((0, 0, 0, 0, 8, 8)):
+        received: list[Event] = []
+        events.append(received)
+
+        def receive(event: Event, number: int = number, received: list[Event] = received) -> None:
+            received.append(event)
+            if isinstance(event, Started):
+                begun.append(number)
+
+        request = Request((number, 2), limits=Limits(tokens_max), owner=str(number))
+        scheduler.submit(request, receive)
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    assert begun[:4] == [4, 5, 0, 1], "two places for all preparations, behind the requests"
+    assert sorted(begun) == [0, 1, 2, 3, 4, 5]
+    assert script.turns[:4] == [4, 5, 4, 5]
+
+
 def test_every_request_has_one_last_event() -> None:
     for events in play(Script(), (1, 2), (13, 2), (14, 2), (2, 0)):
         assert isinstance(events[0], Started)
