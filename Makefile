@@ -69,7 +69,7 @@ bench: $(VENV)/.dev $(VENV)/.peers  ## every mode, the engine and typing beside 
 
 # What only a card can answer, what is worth most first.
 GPU_TESTS := tests/engine/kernels tests/engine/test_cuda.py tests/engine/model/captured \
-	  tests/engine/model/test_quantized_linear.py \
+	  tests/engine/model/test_quantized_linear.py tests/engine/model/test_quantized_trial.py \
 	  tests/engine/test_laws.py tests/engine/test_certificates.py tests/engine/test_exact.py \
 	  tests/engine/test_joint_sampling.py tests/engine/test_packing.py \
 	  tests/engine/lab/bench/test_parity.py \

@@ -26,10 +26,19 @@ from engine.model.weights import EMBEDDING, HEAD, Shape, Weights, network_tensor
 
 _BYTES_AT_ONCE = 1 << 22  # of stored rows that are laid out
 _WEIGHT = ".weight"
+INT8 = "I8"
 
 
 class Matrix(Protocol):
     """A quantised matrix (out, in) on one device."""
+
+    @property
+    def kind(self) -> str:
+        """How it is stored: a name in TYPES, or INT8."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
 
     @property
     def nbytes(self) -> int:
@@ -52,6 +61,14 @@ class BlockMatrix:
 
     blocks: Blocks
     gemm: Callable[[Tensor, Blocks, Tensor | None], Tensor]
+
+    @property
+    def kind(self) -> str:
+        return self.blocks.kind
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.blocks.shape
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +94,14 @@ class Int8Matrix:
     weight: Tensor
     scale: Tensor
     gemm: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    @property
+    def kind(self) -> str:
+        return INT8
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return _matrix(tuple(self.weight.shape))
 
     @property
     def nbytes(self) -> int:
@@ -166,12 +191,12 @@ def is_quantized(network: Network) -> bool:
 
 
 def _kind(weights: Weights, name: str) -> str | None:
-    """A name in TYPES, "I8", or None for tensors that are dequantised when they are loaded."""
+    """A name in TYPES, INT8, or None for tensors that are dequantised when they are loaded."""
     if isinstance(weights, GGUFWeights):
         kind = weights.type_name(name)
         return kind if kind in TYPES else None
     if isinstance(weights, SafetensorsWeights):
-        return None if weights.stored_int8(name) is None else "I8"
+        return None if weights.stored_int8(name) is None else INT8
     return None
 
 

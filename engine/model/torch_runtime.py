@@ -19,7 +19,9 @@ from engine.errors import MemoryExhausted
 from engine.model.adapter import load_adapter
 from engine.model.checkpoint import build_network
 from engine.model.config import ModelConfig
+from engine.model.network import Network
 from engine.model.quantized_linear import is_quantized
+from engine.model.quantized_trial import fault as product_fault
 from engine.model.runner import ModelRunner
 from engine.model.source import CheckpointSource
 from engine.model.torch_mask_adapter import load_mask_adapter
@@ -60,11 +62,7 @@ class TorchRuntime:
         """
         device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
         path, config = source.path, source.config
-        # A card reads quantised weights as they are; a processor would dequantise them every step.
-        quantized = device.type == "cuda" if settings.quantized is None else settings.quantized
-        network = build_network(
-            source.weights, config, device=device, dtype=dtype, quantized=quantized
-        )
+        network = _network(source, device, dtype, settings.quantized)
         try:
             if not is_quantized(network):
                 network.join()
@@ -102,6 +100,32 @@ class TorchRuntime:
     def settle(self) -> Iterator[None]:
         """As `ModelRunner.settle`."""
         return self.model.settle()
+
+
+def _network(
+    source: CheckpointSource, device: torch.device, dtype: torch.dtype, quantized: bool | None
+) -> Network:
+    """The network of a checkpoint.
+
+    Args:
+        quantized: as `EngineSettings.quantized`.
+    """
+    if quantized is None:
+        # A card reads quantised weights as they are; a processor dequantises them every step.
+        quantized = device.type == "cuda"
+
+    def build(*, quantized: bool) -> Network:
+        return build_network(
+            source.weights, source.config, device=device, dtype=dtype, quantized=quantized
+        )
+
+    network = build(quantized=quantized)
+    found = product_fault(network, dtype, device)
+    if found is None:
+        return network
+    logger.warning("quantised weights do not work here, they are multiplied out: %s", found)
+    del network  # before the other one takes its memory
+    return build(quantized=False)
 
 
 def _captured(model: ModelRunner) -> ModelRunner:
