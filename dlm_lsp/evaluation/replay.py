@@ -89,6 +89,16 @@ class Counts:
     elsewhere: int = 0
     unwanted: int = 0
     ms: list[float] = field(default_factory=list)
+    new: int = 0
+    new_right: int = 0
+
+    def judge(self, verdict: Verdict, *, is_new: bool) -> None:
+        """Counts a suggestion where something was to be typed."""
+        self.right += verdict == "right"
+        self.partly += verdict == "partly"
+        self.wrong += verdict == "wrong"
+        self.new += is_new
+        self.new_right += is_new and verdict != "wrong"
 
 
 def draw_scripts(sources: Sequence[tuple[str, str]], count: int, seed: int) -> list[TypingScript]:
@@ -161,6 +171,8 @@ async def replay(
         elsewhere=counts.elsewhere,
         unwanted=counts.unwanted,
         ms=tuple(counts.ms),
+        new=counts.new,
+        new_right=counts.new_right,
     )
 
 
@@ -264,11 +276,11 @@ class _Desk:
             is_partly = bool(first.strip()) and continues(
                 part, first, min(replaced, len(part.pending))
             )
-            counts.partly += is_partly
-            counts.wrong += not is_partly
-            self._note(offer, manuscript.cursor, "partly" if is_partly else "wrong", part.rest)
+            verdict: Verdict = "partly" if is_partly else "wrong"
+            counts.judge(verdict, is_new=not self._is_cached)
+            self._note(offer, manuscript.cursor, verdict, part.rest)
             return
-        counts.right += 1
+        counts.judge("right", is_new=not self._is_cached)
         self._note(offer, manuscript.cursor, "right", part.rest)
         if len(offer.text) >= ACCEPTED_CHARS_MIN:
             counts.accepted += 1

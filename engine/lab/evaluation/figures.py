@@ -54,6 +54,8 @@ class ReplayFigures:
         wrong, silent: neither is; there was no suggestion. The four shares sum to 1.
         unwanted: the share of the requests without anything to type that showed something.
         keys_saved: the share of the keys that the text takes without suggestions.
+        new: the suggestions, each once, however many keys it was typed through.
+        new_right: the share of these that were right to the end of their line; None without any.
     """
 
     suite: str
@@ -68,6 +70,8 @@ class ReplayFigures:
     keys_saved: float
     ms_p50: float | None
     ms_p95: float | None
+    new: int
+    new_right: float | None
 
 
 def by_kind(records: Iterable[AnyRecord]) -> list[Figures]:
@@ -147,6 +151,7 @@ def _replay(suite: str, mode: str, records: Sequence[ReplayRecord]) -> ReplayFig
     elsewhere = sum(record.elsewhere for record in records)
     without = max(1, sum(record.keys_without for record in records))
     times = [ms for record in records for ms in record.ms]
+    new = sum(record.new for record in records)
     return ReplayFigures(
         suite=suite,
         mode=mode,
@@ -160,4 +165,6 @@ def _replay(suite: str, mode: str, records: Sequence[ReplayRecord]) -> ReplayFig
         keys_saved=1 - sum(record.keys for record in records) / without,
         ms_p50=percentile(times, 0.5),
         ms_p95=percentile(times, 0.95),
+        new=new,
+        new_right=sum(record.new_right for record in records) / new if new else None,
     )

@@ -64,6 +64,9 @@ class ReplayRecord:
             accepted.
         elsewhere, unwanted: requests without anything to type, and how many showed something.
         ms: the time from each request to its answer.
+        new: suggestions that were not the rest of one that was shown before, so that each counts
+            once, and not once for each key while it is typed through.
+        new_right: those that were right, or partly, which is to the end of their line.
     """
 
     suite: str
@@ -80,6 +83,8 @@ class ReplayRecord:
     elsewhere: int
     unwanted: int
     ms: tuple[float, ...]
+    new: int = 0
+    new_right: int = 0
 
 
 AnyRecord = Record | ReplayRecord

@@ -20,8 +20,10 @@ prompt in the cache, as while typing. A share of N tasks is uncertain by up to 1
 for 100 tasks, 3 for 1000."""
 REPLAY_LEGEND = """\
 right: the whole suggestion is what was typed next. partly: only its first line is. wrong: neither.
-silent: there was no suggestion. unwanted: suggestions where nothing was to be typed. keys saved:
-the share of the keys that the text takes without suggestions, if one key accepts each right one.
+silent: there was no suggestion. These are shares of requests, in which a wrong suggestion counts
+for each key while it is typed through. unwanted: suggestions where nothing was to be typed.
+suggestions: each counts once; of them right: to the end of their line. keys saved: the share of the
+keys that the text takes without suggestions, if one key accepts each right one.
 ms: the time from request to answer, also for a suggestion that was shown before and is typed
 through."""
 
@@ -116,12 +118,13 @@ def _length_table(figures: Sequence[Figures]) -> list[str]:
 
 def _replay_table(figures: Sequence[ReplayFigures]) -> list[str]:
     names = ["mode", "files", "requests", "right", "partly", "wrong", "silent", "unwanted"]
-    names += ["keys saved", "ms p50", "ms p95"]
+    names += ["suggestions", "of them right", "keys saved", "ms p50", "ms p95"]
     rows = [
         [
             *(each.mode, str(each.files), str(each.asks)),
             *map(_share, (each.right, each.partly, each.wrong, each.silent, each.unwanted)),
-            *(_share(each.keys_saved), _number(each.ms_p50), _number(each.ms_p95)),
+            *(str(each.new), _share(each.new_right), _share(each.keys_saved)),
+            *(_number(each.ms_p50), _number(each.ms_p95)),
         ]
         for each in figures
     ]

@@ -102,6 +102,8 @@ async def played(
 def check(record: ReplayRecord) -> None:
     assert record.right + record.partly + record.wrong + record.silent == record.asks > 0
     assert record.accepted <= record.right
+    assert record.new_right <= record.new <= record.right + record.partly + record.wrong
+    assert record.new_right <= record.right + record.partly
     assert record.unwanted <= record.elsewhere
     assert len(record.ms) >= record.asks + record.elsewhere
 
@@ -110,6 +112,7 @@ async def test_a_host_that_knows_the_line_is_right_and_saves_keys() -> None:
     record, _ = await played(all_knowing)
     check(record)
     assert record.wrong == record.partly == 0
+    assert record.new == record.new_right > 3
     assert record.right > 3
     assert record.accepted > 3
     assert record.keys < record.keys_without
@@ -130,6 +133,8 @@ async def test_nonsense_is_wrong_and_is_never_accepted() -> None:
     assert record.wrong + record.silent == record.asks  # mostly it would not parse
     assert record.right == record.accepted == 0
     assert record.keys == record.keys_without
+    assert record.new == record.wrong  # none of it is typed through
+    assert record.new_right == 0
 
 
 async def test_a_right_line_with_a_wrong_one_behind_it_is_partly_right() -> None:
@@ -141,6 +146,7 @@ async def test_a_right_line_with_a_wrong_one_behind_it_is_partly_right() -> None
     check(record)
     assert record.partly > 0
     assert record.right <= record.partly
+    assert record.new == record.new_right < record.partly  # typed through, it counts once
 
 
 async def test_the_same_script_is_played_the_same() -> None:

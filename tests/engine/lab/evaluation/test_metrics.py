@@ -118,8 +118,8 @@ RECORDS = [
     record(id="3", kind="block", bucket="21+ words", outcome="passed", wrong_length=True),
     record(id="4", kind="block", bucket="21+ words", outcome="timeout"),
     record(mode="previous line", tokens=0, forwards=0, ms=None, prompt_ms=None, exact=False),
-    ReplayRecord("replay", "a", "ar", 10, 1, 2, 3, 4, 1, 40, 50, 2, 1, (1.0, 2.0)),
-    ReplayRecord("replay", "b", "ar", 10, 3, 0, 3, 4, 1, 40, 50, 0, 0, (3.0,)),
+    ReplayRecord("replay", "a", "ar", 10, 1, 2, 3, 4, 1, 40, 50, 2, 1, (1.0, 2.0), 3, 2),
+    ReplayRecord("replay", "b", "ar", 10, 3, 0, 3, 4, 1, 40, 50, 0, 0, (3.0,), 5, 3),
 ]
 
 
@@ -146,13 +146,17 @@ def test_replay_figures_weigh_requests_not_files() -> None:
     assert figures.unwanted == 0.5
     assert abs(figures.keys_saved - 0.2) < 1e-9
     assert (figures.ms_p50, figures.ms_p95) == (2.0, 3.0)
+    assert (figures.new, figures.new_right) == (8, 0.625)
 
 
 def test_the_report_holds_every_figure() -> None:
     table = re.sub(" +", " ", to_markdown(RECORDS))
     row = "| line | ar | 2 | 50.0% | 100.0% | 0.75 | | 0.0% | 50.0% | 1.00 | 200.0 | 5 | 10 | 30 |"
     assert row in table
-    assert "| ar | 2 | 20 | 20.0% | 10.0% | 30.0% | 40.0% | 50.0% | 20.0% | 2 | 3 |" in table
+    assert (
+        "| ar | 2 | 20 | 20.0% | 10.0% | 30.0% | 40.0% | 50.0% | 8 | 62.5% | 20.0% | 2 | 3 |"
+        in table
+    )
     for word in ("wrong length:", "keys saved:", "pass@1, previous line"):
         assert word in table
     assert "| 0-3 words | 1 | 100.0% |" in re.sub(" +", " ", to_markdown(RECORDS[:1]))
