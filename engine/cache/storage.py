@@ -122,16 +122,24 @@ class KVCache:
         `take_suffix` write to it."""
         return self._store
 
-    def open_paged(self, step: Step, new: Tensor) -> list[tuple[list[int], int]]:
+    def open_paged(
+        self, step: Step, new: Tensor, known: Sequence[int] = ()
+    ) -> list[tuple[list[int], int]]:
         """Opens a step that is computed on the pages themselves.
 
         Args:
             new: (L, at least R, 2, Hkv, D), where the step's keys and values will stand until the
                 next step.
+            known: rows whose keys and values are those that the last step, which was the same one,
+                has computed.
 
         Returns:
             The page numbers and the cached tokens of each sequence, in the order of first rows.
         """
+        if known:
+            rows = torch.tensor(known, dtype=torch.int64).to(new.device)
+            for target, source in zip(new, self._new, strict=True):
+                target.index_copy_(0, rows, source.index_select(0, rows))
         self._new = new
         pages = self._pages
         return [(pages.pages(one), pages.length(one)) for one in dict.fromkeys(step.sequence)]

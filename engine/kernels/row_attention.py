@@ -77,7 +77,7 @@ def row_attention_torch(
 
 
 @triton.jit
-def _attend(query, keys, values, visible, scale, highest, total, mixed):
+def attend(query, keys, values, visible, scale, highest, total, mixed):
     """One step of the online softmax (Milakov and Gimelshein 2018) over a block of keys.
 
     query (M, D), keys (D, N), values (N, D), visible (M, N); highest and total (M,), mixed (M, D)
@@ -114,7 +114,7 @@ def _attend_prefix(
         is_value = cached[:, None] & in_width[None, :]
         values = tl.load(at[:, None] + dims[None, :], mask=is_value, other=0.0)
         sees = here[:, None] & cached[None, :]
-        highest, total, mixed = _attend(queries, keys, values, sees, scale, highest, total, mixed)
+        highest, total, mixed = attend(queries, keys, values, sees, scale, highest, total, mixed)
     return highest, total, mixed
 
 
@@ -140,7 +140,7 @@ def _attend_rows(
         both = here[:, None] & inside[None, :]
         words = tl.load(visible[:, None] + row[None, :] // 32, mask=both, other=0)
         sees = both & (((words >> (row[None, :] % 32)) & 1) != 0)
-        highest, total, mixed = _attend(queries, keys, values, sees, scale, highest, total, mixed)
+        highest, total, mixed = attend(queries, keys, values, sees, scale, highest, total, mixed)
     return highest, total, mixed
 
 

@@ -125,6 +125,10 @@ class ModelRunner:
         exact = cache.exact_sequences(step)
         if exact:
             return self._forward_exact(step, cache, exact)
+        return self._forward_as_one(step, cache)
+
+    def _forward_as_one(self, step: Step, cache: KVCache) -> Tensor:
+        """As `_forward`, all rows in one forward, those of exact sequences too."""
         view = cache.view(step)
         hidden = self._hidden(step, range(step.rows), view, self._attention(step, cache))
         return self._logits(hidden.index_select(0, self._index(step.read)))

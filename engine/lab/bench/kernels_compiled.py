@@ -45,6 +45,7 @@ OPERATIONS = (
     "int8_gemm",
     "block_gemm",
     "row_lora",
+    "tile_attention",
 )
 ARCHITECTURES = (80, 90, 120)
 # Shared memory that a program may use, in KiB (CUDA C++ Programming Guide, compute capabilities).

@@ -1,6 +1,6 @@
 """The buckets of captured steps: a step is computed in the smallest one that holds it.
 
-A bucket fixes every shape of its function. Knows steps, and neither tensors nor networks.
+A bucket fixes every shape of its function. Knows steps and tiles, and neither tensors nor networks.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from engine.kernels.tile_plan import PART
+from engine.model.tiles import TILE_ROWS, Tile
 from engine.step import PLAIN, Step
 
 ROWS = (16, 32, 64, 128)  # a kernel's smallest tile has 16 rows
 SEQUENCES = (1, 8)  # one request, or as many as the scheduler has in progress
 READS_MIN = 16
 DRAFT_DEPTHS = (8, 32)  # drafts in a row that follow from each other
+# Of a step with exact sequences, for which there is room from the start: more than a prompt's steps
+# and usual drafts have.
+EXACT_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class Bucket:
         is_adapted: whether some rows run with the adapter.
         draft_depth: how many drafts in a row may follow from each other; 0 if no draft row of a
             mask adapter is read.
+        parts: for a tile of exact mode, whose places the rows are: of how many parts its text's
+            sums have room. 0 for other steps.
     """
 
     rows: int
@@ -34,6 +41,7 @@ class Bucket:
     reads: int = 0
     is_adapted: bool = False
     draft_depth: int = 0
+    parts: int = 0
 
 
 def bucket_of(step: Step, *, reads: bool) -> Bucket | None:
@@ -51,6 +59,19 @@ def bucket_of(step: Step, *, reads: bool) -> Bucket | None:
         return None
     count = (READS_MIN if len(step.read) <= READS_MIN else rows) if reads else 0
     return Bucket(rows, sequences, count, any(step.drafter), drafts)
+
+
+def bucket_of_tile(tile: Tile, *, reads: bool) -> Bucket:
+    """The bucket of a tile of exact mode. All have the same rows; the parts, of which it takes the
+    fewest, change no bit.
+
+    Args:
+        reads: as in `bucket_of`.
+    """
+    parts = 1
+    while parts * PART < tile.start + TILE_ROWS:
+        parts *= 4
+    return Bucket(TILE_ROWS, 1, TILE_ROWS if reads else 0, parts=parts)
 
 
 def usual_buckets(*, has_adapter: bool, has_draft_rows: bool) -> Iterator[Bucket]:

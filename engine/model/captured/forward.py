@@ -17,8 +17,10 @@ from engine.kernels.rotary_write import rotary_write
 from engine.kernels.row_attention import row_attention
 from engine.kernels.row_lora import row_lora
 from engine.kernels.swiglu import swiglu
+from engine.kernels.tile_attention import tile_attention
+from engine.kernels.tile_plan import TilePlan
 from engine.model.captured.buckets import Bucket
-from engine.model.captured.inputs import Inputs
+from engine.model.captured.inputs import Inputs, TileInputs
 from engine.model.captured.records import records_of
 from engine.model.captured.weights import LayerWeights, Linear, Weights
 
@@ -29,12 +31,13 @@ class Buffers:
 
     Attributes:
         store: (L, slots, 2, Hkv, D), the cached tokens, which it only reads.
-        new: (L, R, 2, Hkv, D), the keys and values of the step's rows.
+        new: (L, R, 2, Hkv, D), the keys and values of the step's rows; for a tile of exact mode
+            those of all rows of its step, of which it writes its own rows'.
         hidden: (R, hidden), after the last norm.
         records: (N, columns) fp64, as `engine.model.captured.records`.
     """
 
-    inputs: Inputs
+    inputs: Inputs | TileInputs
     store: Tensor
     new: Tensor
     hidden: Tensor
@@ -90,7 +93,11 @@ class StepFunction:
         buffers = self._buffers
         new, inputs = buffers.new[number], buffers.inputs
         query = rotary_write(joint, *rotation, new, inputs.slots)
-        mixed = row_attention(query, new[:, 0], new[:, 1], buffers.store[number], inputs.plan)
+        store, plan = buffers.store[number], inputs.plan
+        if isinstance(plan, TilePlan):
+            mixed = tile_attention(query, new, store, plan)
+        else:
+            mixed = row_attention(query, new[:, 0], new[:, 1], store, plan)
         return mixed.flatten(1)
 
     def _rotation(self) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,13 +1,13 @@
-"""What a captured step reads: one block of integers, at the same place on the device for ever.
+"""What a captured step reads: one block of integers, as the host lays them out for each step.
 
-The host lays a step out in memory of its own and copies it at once. Dead rows are written as well,
-so that nothing depends on the steps before: they are token 0 at position 0, have no slot and stand
-in no tile. Knows steps and pages, and neither networks nor kernels' operations.
+Dead rows are written as well, so that nothing depends on the steps before: they are token 0 at
+position 0, have no slot and stand in no tile. Knows steps and pages, and neither networks nor
+kernels' operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy
 import torch
@@ -15,14 +15,18 @@ import torch
 from engine.cache.pages import PAGE_TOKENS
 from engine.kernels.attention_plan import AttentionPlan, in_tiles, tile_of
 from engine.kernels.rotary_write import NO_SLOT
+from engine.kernels.tile_plan import TilePlan
+from engine.model.captured.block import Block
 from engine.model.captured.buckets import Bucket
+from engine.model.tiles import TILE_ROWS, Tile
 from engine.step import PLAIN, Step, visible_rows
 
-_ALIGNED = 4  # integers: pointers of kernels are multiples of 16 bytes
+# The page numbers and the cached tokens of a sequence.
+Cached = tuple[list[int], int]
 
 
 class Inputs:
-    """The integers of one bucket, on the host and on the device.
+    """The integers of one bucket.
 
     Attributes:
         tokens, positions: (R,) int32.
@@ -32,8 +36,7 @@ class Inputs:
         reads: (N,) int32, the rows to be read; dead entries read row 0.
         follows: (N,) int32, as `Step.follows`, PLAIN for dead entries.
         plan: what the rows see.
-        device: all of these, as they lie on the device, (n,) int32.
-        host: the same on the host; pinned where the device is a card.
+        block: all of these.
     """
 
     def __init__(
@@ -54,67 +57,110 @@ class Inputs:
             "reads": bucket.reads, "follows": bucket.reads, "lengths": sequences,
             "tiles": tiles * 5, "visible": rows * words, "pages": sequences * pages_max,
         }  # fmt: skip
-        self._places: dict[str, slice] = {}
-        end = 0
-        for name, size in sizes.items():  # the pages stand last, as most of them are not copied
-            self._places[name] = slice(end, end + size)
-            end += -(-size // _ALIGNED) * _ALIGNED
-        self.host = torch.zeros(end, dtype=torch.int32, pin_memory=device.type == "cuda")
-        self.device = torch.zeros(end, dtype=torch.int32, device=device)
-        self._numbers = self.host.numpy()
-        self._pages_max = pages_max
-        self._copied = torch.cuda.Event() if device.type == "cuda" else None
-        self.tokens, self.positions, self.slots, self.flags, self.reads, self.follows = (
-            self.device[self._places[name]]
-            for name in ("tokens", "positions", "slots", "flags", "reads", "follows")
+        self.block = block = Block(sizes, device)
+        self.tokens, self.positions, self.slots = (
+            block[name] for name in ("tokens", "positions", "slots")
+        )
+        self.flags, self.reads, self.follows = (
+            block[name] for name in ("flags", "reads", "follows")
         )
         self.plan = AttentionPlan(
-            order=self.device[self._places["order"]],
-            tiles=self.device[self._places["tiles"]].view(tiles, 5),
-            pages=self.device[self._places["pages"]].view(sequences, pages_max),
-            lengths=self.device[self._places["lengths"]],
-            visible=self.device[self._places["visible"]].view(rows, words),
+            order=block["order"],
+            tiles=block["tiles"].view(tiles, 5),
+            pages=block["pages"].view(sequences, pages_max),
+            lengths=block["lengths"],
+            visible=block["visible"].view(rows, words),
             page_tokens=PAGE_TOKENS,
             tile=tile,
         )
         self._words = words
+        self._pages_max = pages_max
 
-    def load(self, step: Step, cached: Sequence[tuple[list[int], int]]) -> None:
+    def load(self, step: Step, cached: Sequence[Cached]) -> None:
         """Lays a step out and begins its copy to the device, which the stream's work waits for.
 
         Args:
-            cached: the page numbers and the cached tokens of each sequence, in the order of first
-                rows.
+            cached: of each sequence, in the order of first rows.
         """
-        if self._copied is not None:
-            self._copied.synchronize()  # the copy of the step before still reads the host's memory
+        block = self.block
+        block.begin()
         numbers = {one: index for index, one in enumerate(dict.fromkeys(step.sequence))}
         order, tiles = in_tiles(
             [numbers[one] for one in step.sequence], len(numbers), self._rows_per_tile
         )
-        self._write("tokens", step.token, 0)
-        self._write("positions", step.position, 0)
-        self._write("slots", range(step.rows), NO_SLOT)
-        self._write("flags", step.drafter, 0)
-        self._write("order", order, 0)
-        self._write("tiles", tiles, 0)
-        self._write("lengths", [length for _, length in cached], 0)
+        block.write("tokens", step.token)
+        block.write("positions", step.position)
+        block.write("slots", range(step.rows), NO_SLOT)
+        block.write("flags", step.drafter)
+        block.write("order", order)
+        block.write("tiles", tiles)
+        block.write("lengths", [length for _, length in cached])
         if self.reads.numel():
-            self._write("reads", step.read, 0)
-            self._write("follows", step.follows, PLAIN)
+            block.write("reads", step.read)
+            block.write("follows", step.follows, PLAIN)
         bits = b"".join(mask.to_bytes(4 * self._words, "little") for mask in visible_rows(step))
-        self._write("visible", numpy.frombuffer(bits, dtype=numpy.int32), 0)
-        first = end = self._places["pages"].start
+        block.write("visible", numpy.frombuffer(bits, dtype=numpy.int32))
+        end = block.write_at("pages", 0, [])
         for index, (pages, _) in enumerate(cached):
-            begin = first + index * self._pages_max
-            end = begin + len(pages)
-            self._numbers[begin:end] = pages
-        self.device[:end].copy_(self.host[:end], non_blocking=True)
-        if self._copied is not None:
-            self._copied.record()
+            end = block.write_at("pages", index * self._pages_max, pages)
+        block.send(end)
 
-    def _write(self, name: str, values: Iterable[int], padding: int) -> None:
-        part = self._numbers[self._places[name]]
-        found = numpy.asarray(values if isinstance(values, numpy.ndarray) else list(values))
-        part[: len(found)] = found
-        part[len(found) :] = padding
+
+class TileInputs:
+    """As `Inputs`, for one tile of exact mode: a row stands at its place in the tile, and all
+    places are read. The slot of a row is its number in its step."""
+
+    def __init__(
+        self, bucket: Bucket, pages_max: int, *, path_max: int, device: torch.device
+    ) -> None:
+        """
+        Args:
+            pages_max: the most pages of a sequence.
+            path_max: the most rows of a path in a step.
+        """
+        places = TILE_ROWS
+        sizes = {
+            "tokens": places, "positions": places, "slots": places, "flags": places,
+            "reads": bucket.reads, "follows": bucket.reads, "rows": places, "tile": 5,
+            "length": 1, "path": path_max, "pages": pages_max,
+        }  # fmt: skip
+        self.block = block = Block(sizes, device)
+        self.tokens, self.positions, self.slots = (
+            block[name] for name in ("tokens", "positions", "slots")
+        )
+        self.flags, self.reads, self.follows = (
+            block[name] for name in ("flags", "reads", "follows")
+        )
+        self.plan = TilePlan(
+            tiles=block["tile"].view(1, 5),
+            positions=block["rows"],
+            path=block["path"],
+            pages=block["pages"].view(1, pages_max),
+            lengths=block["length"],
+            page_tokens=PAGE_TOKENS,
+            places=places,
+            parts=bucket.parts,
+        )
+
+    def load(self, step: Step, tile: Tile, cached: Cached) -> None:
+        """As `Inputs.load`.
+
+        Args:
+            cached: of the tile's sequence.
+        """
+        block, (pages, length), count = self.block, cached, len(tile.rows)
+        first = tile.start + tile.offset
+        before = [0] * tile.offset
+        block.begin()
+        block.write("tokens", [*before, *(step.token[row] for row in tile.rows)])
+        block.write("positions", range(tile.start, tile.start + TILE_ROWS))
+        block.write("slots", [*(NO_SLOT for _ in before), *tile.rows], NO_SLOT)
+        block.write("flags", ())
+        block.write("rows", [*(-1 for _ in before), *range(first, first + count)], -1)
+        block.write("tile", (0, first, count, tile.offset, 0))
+        block.write("length", (length,))
+        block.write("path", [*tile.before, *tile.rows])
+        if self.reads.numel():
+            block.write("reads", range(TILE_ROWS))
+            block.write("follows", (), PLAIN)
+        block.send(block.write_at("pages", 0, pages))

@@ -1,15 +1,16 @@
 """A loaded network as a function of steps, computed in captured steps where that is possible.
 
-The clear runner computes what captured steps do not: exact sequences, whose rows have tiles of
-their own, and steps of more rows than the largest bucket, which are prompts; their attention is the
-library's fastest for a causal chain. Both write the same pages. Tokens that are drawn at a
+The clear runner computes steps of more rows than the largest bucket, which are prompts; their
+attention is the library's fastest for a causal chain. Both write the same pages. The causal rows of
+exact sequences are computed tile by tile, in one bucket for all tiles. Tokens that are drawn at a
 temperature are chosen from whole logits, outside of the capture.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,16 +20,25 @@ from engine.api import Sampling
 from engine.cache.storage import KVCache
 from engine.drafting import DraftHead
 from engine.errors import MemoryExhausted
-from engine.model.captured.buckets import READS_MIN, Bucket, bucket_of, usual_buckets
+from engine.model.captured.buckets import (
+    READS_MIN,
+    Bucket,
+    bucket_of,
+    bucket_of_tile,
+    usual_buckets,
+)
 from engine.model.captured.prefill import chain_attention, is_chain
 from engine.model.captured.steps import CapturedSteps
 from engine.model.captured.weights import weights_of
 from engine.model.network import Network
 from engine.model.runner import Attention, ModelRunner, RowAdapter
+from engine.model.tiles import TILE_ROWS, to_tiles
 from engine.reading import Reading
 from engine.step import Step
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 
 class CapturedRunner(ModelRunner):
@@ -50,30 +60,33 @@ class CapturedRunner(ModelRunner):
     @torch.inference_mode()
     def __call__(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
         """As `ModelRunner.__call__`."""
-        bucket = self.bucket(step, cache, reads=sampling.temperature == 0)
-        if bucket is None:
-            return super().__call__(step, cache, sampling)
         with self._memory_for(step):
-            hidden = self.steps_of(cache).run(bucket, step, cache)
-            if bucket.reads:
-                return self.steps_of(cache).readings(bucket, len(step.read))
-            return self.readings(self._read(hidden, step), step, sampling) if step.read else ()
+            if not cache.exact_sequences(step):
+                return self._read_as_one(step, cache, sampling)
+            if sampling.temperature > 0:
+                return self.readings(self._exact_logits(step, cache), step, sampling)
+            steps = self.steps_of(cache)
+
+            def read(bucket: Bucket, hidden: Tensor) -> Sequence[Reading]:
+                return steps.readings(bucket, TILE_ROWS)
+
+            def others() -> Sequence[Reading]:
+                return self._read_as_one(step, cache, sampling)
+
+            return tuple(self._by_tiles(step, cache, read, others, reads=True))
 
     @torch.inference_mode()
     def logits(self, step: Step, cache: KVCache) -> Tensor:
         """As `ModelRunner.logits`."""
-        bucket = self.bucket(step, cache, reads=False)
-        if bucket is None:
-            return super().logits(step, cache)
         with self._memory_for(step):
-            return self._read(self.steps_of(cache).run(bucket, step, cache), step)
+            if cache.exact_sequences(step):
+                return self._exact_logits(step, cache)
+            return self._logits_as_one(step, cache)
 
     def bucket(self, step: Step, cache: KVCache, *, reads: bool = True) -> Bucket | None:
-        """The bucket that a step is computed in; None if the clear runner computes it."""
-        assert self.adapter is not None or not any(step.drafter), "no drafter adapter is loaded"
-        if cache.exact_sequences(step):
-            return None
-        return bucket_of(step, reads=reads)
+        """The bucket that a step is computed in as one; None if it has exact sequences or the clear
+        runner computes it."""
+        return None if cache.exact_sequences(step) else self._bucket(step, reads=reads)
 
     def expect(self, cache: KVCache) -> None:
         """Has `settle` capture steps with this cache.
@@ -112,8 +125,69 @@ class CapturedRunner(ModelRunner):
             except torch.OutOfMemoryError:
                 logger.warning("not all usual steps could be captured: no memory is left")
 
+    def _read_as_one(self, step: Step, cache: KVCache, sampling: Sampling) -> tuple[Reading, ...]:
+        """The readings of a step in one forward, whether its sequences are exact or not."""
+        bucket = self._bucket(step, reads=sampling.temperature == 0)
+        if bucket is None:
+            return self.readings(self._forward_as_one(step, cache), step, sampling)
+        hidden = self.steps_of(cache).run(bucket, step, cache)
+        if bucket.reads:
+            return self.steps_of(cache).readings(bucket, len(step.read))
+        return self.readings(self._read(hidden, step), step, sampling) if step.read else ()
+
+    def _logits_as_one(self, step: Step, cache: KVCache) -> Tensor:
+        """(len(step.read), V) fp32 of a step in one forward, as `_read_as_one`."""
+        bucket = self._bucket(step, reads=False)
+        if bucket is None:
+            return self._forward_as_one(step, cache)
+        return self._read(self.steps_of(cache).run(bucket, step, cache), step)
+
+    def _exact_logits(self, step: Step, cache: KVCache) -> Tensor:
+        """(len(step.read), V) fp32, those of exact sequences' causal rows by tiles."""
+
+        def read(bucket: Bucket, hidden: Tensor) -> Sequence[Tensor]:
+            return self._logits(hidden).unbind()
+
+        def others() -> Sequence[Tensor]:
+            return self._logits_as_one(step, cache).unbind()
+
+        found = self._by_tiles(step, cache, read, others, reads=False)
+        size = (0, self.network.config.vocabulary)
+        return torch.stack(found) if found else torch.zeros(size, device=self.device)
+
+    def _by_tiles(
+        self,
+        step: Step,
+        cache: KVCache,
+        read: Callable[[Bucket, Tensor], Sequence[Found]],
+        others: Callable[[], Sequence[Found]],
+        *,
+        reads: bool,
+    ) -> list[Found]:
+        """What `read` makes of a tile's hidden states, for the rows that the step reads.
+
+        Rows in no tile are drafts or belong to others. Where there are some, the whole step is
+        computed as one before, by `others`; what that says of the tiles' rows is thrown away.
+        """
+        tiles, rest = to_tiles(step, cache.exact_sequences(step))
+        found = dict(zip(step.read, others(), strict=True)) if rest else {}
+        steps, wanted = self.steps_of(cache), frozenset(step.read)
+        cached = steps.begin_tiles(step, cache, rest)
+        for tile in tiles:
+            is_read = not wanted.isdisjoint(tile.rows)
+            bucket = bucket_of_tile(tile, reads=reads and is_read)
+            hidden = steps.run_tile(bucket, step, tile, cached[tile.sequence])
+            if is_read:
+                places = read(bucket, hidden)
+                found.update((row, places[tile.offset + i]) for i, row in enumerate(tile.rows))
+        return [found[row] for row in step.read]
+
     def _attention(self, step: Step, cache: KVCache) -> Attention:
         return chain_attention if is_chain(step) else super()._attention(step, cache)
+
+    def _bucket(self, step: Step, *, reads: bool) -> Bucket | None:
+        assert self.adapter is not None or not any(step.drafter), "no drafter adapter is loaded"
+        return bucket_of(step, reads=reads)
 
     def _read(self, hidden: Tensor, step: Step) -> Tensor:
         """(len(step.read), V) fp32 logits, in a product of as many rows as the records' has."""

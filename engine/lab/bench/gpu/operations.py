@@ -21,7 +21,9 @@ from torch.nn import functional
 import engine.kernels
 from engine.cache.pages import PAGE_TOKENS
 from engine.kernels.attention_plan import plan_attention
+from engine.kernels.tile_plan import plan_tiles
 from engine.model.runner import step_attention
+from engine.model.tiles import TILE_ROWS
 
 _EPS = 1e-5
 _SLOTS = 4096
@@ -268,6 +270,40 @@ def _attention_peer(
     return lambda: step_attention(query, keys, values, mask)
 
 
+def _tile_attention(module: ModuleType, case: Any, make: Maker) -> Call:
+    heads, kv_heads, width = case.heads
+    counts = [-(-path.cached // PAGE_TOKENS) for path in case.paths]
+    numbers = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(1)).tolist()
+    pages = [numbers[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
+    fresh = sum(path.first + path.rows - path.cached for path in case.paths)
+    store = make.normal(max(sum(counts), 1) * PAGE_TOKENS, 2, kv_heads, width)
+    query, new = make.normal(case.rows, heads, width), make.normal(fresh, 2, kv_heads, width)
+    plan = plan_tiles(
+        case.paths, pages, places=TILE_ROWS, page_tokens=PAGE_TOKENS, device=make.device
+    )
+    cached = sum(path.cached for path in case.paths) * 2 * kv_heads * width * query.element_size()
+    seen = sum(sum(range(path.first + 1, path.first + path.rows + 1)) for path in case.paths)
+    return Call(
+        run=lambda: module.tile_attention(query, new, store, plan),
+        peer=_tile_peer(case, query, new, store, pages) if len(pages) == 1 else None,
+        bytes=cached + bytes_of(query, query, new),
+        flops=4 * heads * width * seen,
+    )
+
+
+def _tile_peer(
+    case: Any, query: Tensor, new: Tensor, store: Tensor, pages: list[list[int]]
+) -> Callable[[], Tensor]:
+    """The clear runner's attention, which is not exact, on keys and values in one piece."""
+    (path,) = case.paths
+    slots = [page * PAGE_TOKENS + i for page in pages[0] for i in range(PAGE_TOKENS)]
+    keys, values = torch.cat((store[slots[: path.cached]], new)).unbind(1)
+    positions = torch.arange(path.first + path.rows, device=query.device)
+    mask = positions <= positions[path.first :, None]
+    mask = mask.repeat(query.shape[1] // new.shape[2], 1)
+    return lambda: step_attention(query, keys, values, mask)
+
+
 BUILDS: Mapping[str, Build] = {
     "block_gemm": _block_gemm,
     "head_reading": _head_reading,
@@ -278,4 +314,5 @@ BUILDS: Mapping[str, Build] = {
     "row_lora": _row_lora,
     "skinny_gemm": _skinny_gemm,
     "swiglu": _swiglu,
+    "tile_attention": _tile_attention,
 }

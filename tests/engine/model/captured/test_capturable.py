@@ -26,7 +26,15 @@ from tests.engine.model.captured.test_equal import filled
 from tests.engine.seeded import DEVICE
 from tests.engine.subjects import subject
 
-OPERATIONS = ("head_reading", "rms_norm", "rotary_write", "row_attention", "row_lora", "swiglu")
+OPERATIONS = (
+    "head_reading",
+    "rms_norm",
+    "rotary_write",
+    "row_attention",
+    "row_lora",
+    "swiglu",
+    "tile_attention",
+)
 BUCKETS = [
     Bucket(16, 1),
     Bucket(16, 1, 16),
@@ -34,6 +42,7 @@ BUCKETS = [
     Bucket(128, 8, 128),
     Bucket(128, 1, 128, is_adapted=True, draft_depth=8),
     Bucket(32, 1, 16, is_adapted=True, draft_depth=32),
+    Bucket(32, 1, 32, parts=4),
 ]
 
 

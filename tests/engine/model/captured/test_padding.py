@@ -36,10 +36,12 @@ def spoil(steps: CapturedSteps, cache: KVCache, lengths: dict[int, int]) -> None
     dead[live] = False
     cache.store[:, dead] = math.nan
     with torch.inference_mode():
-        steps._new.fill_(math.nan)
+        for new in (steps._new, steps._new_exact):
+            if new is not None:
+                new.fill_(math.nan)
         for ready in steps._ready.values():
-            ready.buffers.inputs.host.fill_(GARBAGE)
-            ready.buffers.inputs.device.fill_(GARBAGE)
+            ready.buffers.inputs.block.host.fill_(GARBAGE)
+            ready.buffers.inputs.block.device.fill_(GARBAGE)
             ready.buffers.hidden.fill_(math.nan)
             ready.buffers.records.fill_(math.nan)
 

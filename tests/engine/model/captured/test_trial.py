@@ -13,6 +13,7 @@ from engine.api import Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
 from engine.model.captured.forward import StepFunction
+from engine.model.captured.inputs import TileInputs
 from engine.model.captured.runner import CapturedRunner
 from engine.model.captured.trial import fault
 from engine.model.runner import ModelRunner
@@ -35,6 +36,13 @@ def is_no_number(function: StepFunction) -> None:
 def reads_the_wrong_row(function: StepFunction) -> None:
     CALL(function)
     function._buffers.records.copy_(function._buffers.records.roll(1, 0))
+
+
+def reads_the_wrong_row_of_a_tile(function: StepFunction) -> None:
+    """Exact sequences alone are read wrong."""
+    CALL(function)
+    if isinstance(function._buffers.inputs, TileInputs):
+        function._buffers.records.copy_(function._buffers.records.roll(1, 0))
 
 
 def works_once() -> Callable[[StepFunction], None]:
@@ -75,7 +83,16 @@ def test_those_that_work_have_no_fault(name: str, kind: str) -> None:
     assert fault(model) is None
 
 
-@pytest.mark.parametrize("broken", [fails, is_no_number, reads_the_wrong_row, works_once()])
+BROKEN = [
+    fails,
+    is_no_number,
+    reads_the_wrong_row,
+    reads_the_wrong_row_of_a_tile,
+    works_once(),
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_those_that_do_not_are_left_to_clear_steps_and_it_is_said(
     settings: EngineSettings,
     broken: Callable[[StepFunction], None],
