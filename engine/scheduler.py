@@ -3,8 +3,9 @@
 Requests in progress take turns, one forward each, so that a long request does not delay a short
 one; those that gain by it share a step (`engine.packing`). Requests beyond `active_max` wait: next
 is the one whose owner has the fewest in progress, and of these the first to come. Requests that
-only prepare the cache stand behind all others: they have turns while no other is in progress. While
-there are no requests, the thread does its background work, one step at a time, and then sleeps.
+only prepare the cache stand behind all others: they have turns while no other is in progress, and
+are ended where another needs their room. While there are no requests, the thread does its
+background work, one step at a time, and then sleeps.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 ACTIVE_MAX = 8  # requests in progress; each has a copy of its keys and values on a CPU
 RESERVED = 2  # places that no single owner takes, so that somebody else's request can begin
-PREPARATIONS_MAX = 2  # in progress, since each holds a place that a request could have
+PREPARATIONS_MAX = 2  # in progress beside the others, since each has such a copy too
 QUIET_SECONDS = 0.25  # without a request before background work goes on, so not between keystrokes
 # The events of a request and the forwards that it needs, which are answered with what they gave.
 Turns = Generator[Event | Forward, Computed | None]
@@ -169,7 +170,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Activates waiting requests; one that does not fit into the cache yet stays the first."""
         self._let_go()
-        while len(self._active) < self._active_max:
+        while True:
             with self._changed:
                 job = self._next_waiting()
                 if job is None:
@@ -179,6 +180,10 @@ class Scheduler:
             try:
                 is_running = self._advance(job, None)
             except CacheFull:
+                if not _prepares(job) and self._end_preparations():
+                    with self._changed:
+                        self._waiting.appendleft(job)
+                    continue
                 if not self._active:
                     _told(job, Failed("out_of_memory", "The request does not fit into the cache."))
                     continue
@@ -187,6 +192,17 @@ class Scheduler:
                 return
             if is_running:
                 self._active.append(job)
+
+    def _end_preparations(self) -> bool:
+        """Ends the preparations in progress, whose finished pages stay cached; returns whether
+        there were any."""
+        ended = [job for job in self._active if _prepares(job)]
+        for job in ended:
+            job.cancel()
+            self._active.remove(job)
+            while self._advance(job, None):
+                pass  # planning anew, it notices
+        return bool(ended)
 
     def _let_go(self) -> None:
         """Ends the waiting requests that were cancelled, which need no room."""
@@ -201,19 +217,20 @@ class Scheduler:
 
     def _next_waiting(self) -> QueuedRequest | None:
         """The waiting request that may begin next; None if none may."""
-        running = Counter(job.request.owner for job in self._active)
+        running = Counter(job.request.owner for job in self._active if not _prepares(job))
         room = max(1, self._active_max - RESERVED)
-        may_prepare = sum(map(_prepares, self._active)) < PREPARATIONS_MAX
+        may_begin = running.total() < self._active_max
+        may_prepare = len(self._active) - running.total() < PREPARATIONS_MAX
+
+        def may(job: QueuedRequest) -> bool:
+            if _prepares(job):
+                return may_prepare
+            return may_begin and running[job.request.owner] < room
 
         def order(job: QueuedRequest) -> tuple[bool, int]:
             return _prepares(job), running[job.request.owner]
 
-        waiting = [
-            job
-            for job in self._waiting
-            if running[job.request.owner] < room and (may_prepare or not _prepares(job))
-        ]
-        return min(waiting, key=order, default=None)
+        return min(filter(may, self._waiting), key=order, default=None)
 
     def _take_turns(self) -> None:
         """Computes the forward of the request whose turn it is, and of those that share its step.

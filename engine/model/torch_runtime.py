@@ -137,8 +137,12 @@ def _captured(model: ModelRunner) -> ModelRunner:
     captured = CapturedRunner(
         model.network, device=model.device, adapter=model.adapter, drafts=model.drafts
     )
-    found = fault(captured)
-    if found is None:
-        return captured
-    logger.warning("captured steps do not work on this machine, clear ones serve: %s", found)
-    return model
+    found = fault(captured, exact=False)
+    if found is not None:
+        logger.warning("captured steps do not work on this machine, clear ones serve: %s", found)
+        return model
+    found = fault(captured, exact=True)
+    if found is not None:
+        logger.warning("clear steps serve exact requests, captured ones do not: %s", found)
+        captured.has_tiles = False
+    return captured

@@ -204,6 +204,55 @@ def test_preparations_stand_behind_every_request() -> None:
     assert script.steps == [(2,)] * 3 + [(1,)] * 2 + [(3,)] * 2 + [(1,)] * 2
 
 
+def test_preparations_are_ended_where_a_request_needs_their_room() -> None:
+    script = Crowded(set(), joins=True)
+    scheduler = Scheduler(script, script.compute, active_max=4)
+    events: dict[int, list[Event]] = {}
+
+    def submit(number: int, room: int, tokens_max: int) -> None:
+        received = events[number] = []
+        script.rooms[number] = room
+
+        def receive(event: Event) -> None:
+            received.append(event)
+            if number == 1 and len(received) == 3:  # two forwards of the preparation
+                submit(2, 60, 8)
+
+        scheduler.submit(Request((number, 4), limits=Limits(tokens_max)), receive)
+
+    submit(1, 70, 0)
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events.values()))
+    assert script.turns == [1, 1, 2, 2, 2, 2], "it did not wait for the preparation's end"
+    assert isinstance(events[1][-1], Stopped)
+    assert isinstance(events[2][-1], Finished)
+    assert script.used == 0
+
+
+@pytest.mark.parametrize("active_max", [1, 2, 4])
+def test_preparations_take_no_place_of_a_request_and_do_not_count_for_their_owner(
+    active_max: int,
+) -> None:
+    script = Script()
+    scheduler = Scheduler(script, script.compute, active_max=active_max)
+    events: list[list[Event]] = []
+
+    def submit(number: int, tokens_max: int) -> None:
+        received: list[Event] = []
+        events.append(received)
+
+        def receive(event: Event) -> None:
+            received.append(event)
+            if number == 2 and len(received) == 2:  # both preparations are in progress
+                submit(3, 8)
+
+        scheduler.submit(Request((number, 3), limits=Limits(tokens_max), owner="a"), receive)
+
+    submit(1, 0)
+    submit(2, 0)
+    run_until_idle(scheduler, lambda: all(e and is_last(e[-1]) for e in events))
+    assert script.turns == [1, 2, 3, 3, 3, 1, 2, 1, 2]
+
+
 def test_preparations_leave_places_to_requests() -> None:
     script, begun = Script(), list[int]()
     scheduler = Scheduler(script, script.compute, active_max=4)
@@ -306,20 +355,23 @@ class Crowded(Script):
 
     Attributes:
         used: the room that is taken now.
+        rooms: the room of some requests by number; of the others it is `tokens_max`.
     """
 
     def __init__(self, failing: set[int], joins: bool) -> None:
         super().__init__()
         self.failing, self.joins, self.used = failing, joins, 0
+        self.rooms: dict[int, int] = {}
 
     def __call__(self, request: Request, is_cancelled: Callable[[], bool]) -> Turns:
-        if self.used + request.limits.tokens_max > self.room:
+        room = self.rooms.get(request.prompt[0], request.limits.tokens_max)
+        if self.used + room > self.room:
             raise CacheFull
-        self.used += request.limits.tokens_max
+        self.used += room
         try:
             yield from super().__call__(request, is_cancelled)
         finally:
-            self.used -= request.limits.tokens_max
+            self.used -= room
 
     def compute(self, step: Step, sampling: Sampling) -> Sequence[Reading]:
         if len(self.steps) in self.failing or (len(step.sequence) > 1 and not self.joins):
@@ -330,7 +382,7 @@ class Crowded(Script):
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.integers(0, 110)),
+        st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.integers(0, 110), st.booleans()),
         min_size=1,
         max_size=12,
     ),
@@ -340,13 +392,14 @@ class Crowded(Script):
     st.integers(1, 8),
 )
 def test_whatever_happens_every_request_ends_once_and_all_room_is_free(
-    asked: list[tuple[int, str, int]],
+    asked: list[tuple[int, str, int, bool]],
     cancels: list[tuple[int, int]],
     failing: set[int],
     joins: bool,
     active_max: int,
 ) -> None:
     script, events = Crowded(failing, joins), [list[Event]() for _ in asked]
+    script.rooms = {20 + number: room for number, (_, _, room, _) in enumerate(asked)}
 
     def receive(number: int, event: Event) -> None:
         events[number].append(event)
@@ -368,13 +421,13 @@ def test_whatever_happens_every_request_ends_once_and_all_room_is_free(
     )
     jobs = [
         scheduler.submit(
-            Request((20 + number, forwards), limits=Limits(room), owner=owner),
+            Request((20 + number, forwards), limits=Limits(0 if prepares else 8), owner=owner),
             partial(receive, number),
         )
-        for number, (forwards, owner, room) in enumerate(asked)
+        for number, (forwards, owner, _, prepares) in enumerate(asked)
     ]
     scheduler.run_forever()
-    for (_, _, room), received in zip(asked, events, strict=True):
+    for (_, _, room, _), received in zip(asked, events, strict=True):
         assert [is_last(event) for event in received] == [False] * (len(received) - 1) + [True]
         assert isinstance(received[0], Started) or room > script.room
     assert script.used == 0

@@ -16,9 +16,9 @@ ROWS = (16, 32, 64, 128)  # a kernel's smallest tile has 16 rows
 SEQUENCES = (1, 8)  # one request, or as many as the scheduler has in progress
 READS_MIN = 16
 DRAFT_DEPTHS = (8, 32)  # drafts in a row that follow from each other
-# Of a step with exact sequences, for which there is room from the start: more than a prompt's steps
-# and usual drafts have.
-EXACT_ROWS = 512
+# Of a step with exact sequences, for which there is room from the first one on: as many as a
+# prompt's steps have, and more than usual drafts.
+EXACT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)

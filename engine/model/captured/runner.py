@@ -54,6 +54,7 @@ class CapturedRunner(ModelRunner):
     ) -> None:
         super().__init__(network, device=device, adapter=adapter, drafts=drafts)
         self._weights = weights_of(network, adapter, drafts)
+        self.has_tiles = True  # whether it computes exact sequences, or the clear runner does
         # A store that is given up takes its graphs and buffers with it.
         self._steps: WeakKeyDictionary[KVCache, CapturedSteps] = WeakKeyDictionary()
 
@@ -63,7 +64,7 @@ class CapturedRunner(ModelRunner):
         with self._memory_for(step):
             if not cache.exact_sequences(step):
                 return self._read_as_one(step, cache, sampling)
-            if sampling.temperature > 0:
+            if sampling.temperature > 0 or not self.has_tiles:
                 return self.readings(self._exact_logits(step, cache), step, sampling)
             steps = self.steps_of(cache)
 
@@ -144,6 +145,8 @@ class CapturedRunner(ModelRunner):
 
     def _exact_logits(self, step: Step, cache: KVCache) -> Tensor:
         """(len(step.read), V) fp32, those of exact sequences' causal rows by tiles."""
+        if not self.has_tiles:
+            return self._forward(step, cache)
 
         def read(bucket: Bucket, hidden: Tensor) -> Sequence[Tensor]:
             return self._logits(hidden).unbind()
@@ -170,8 +173,8 @@ class CapturedRunner(ModelRunner):
         computed as one before, by `others`; what that says of the tiles' rows is thrown away.
         """
         tiles, rest = to_tiles(step, cache.exact_sequences(step))
-        found = dict(zip(step.read, others(), strict=True)) if rest else {}
-        steps, wanted = self.steps_of(cache), frozenset(step.read)
+        as_one = others() if rest else ()
+        steps, wanted, found = self.steps_of(cache), frozenset(step.read), dict[int, Found]()
         cached = steps.begin_tiles(step, cache, rest)
         for tile in tiles:
             is_read = not wanted.isdisjoint(tile.rows)
@@ -180,7 +183,7 @@ class CapturedRunner(ModelRunner):
             if is_read:
                 places = read(bucket, hidden)
                 found.update((row, places[tile.offset + i]) for i, row in enumerate(tile.rows))
-        return [found[row] for row in step.read]
+        return [found[row] if row in found else as_one[i] for i, row in enumerate(step.read)]
 
     def _attention(self, step: Step, cache: KVCache) -> Attention:
         return chain_attention if is_chain(step) else super()._attention(step, cache)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.cache.storage import KVCache
+from engine.errors import MemoryExhausted
 from engine.kernels.dispatch import padded
 from engine.model.captured.buckets import EXACT_ROWS, ROWS, Bucket
 from engine.model.captured.forward import Buffers, StepFunction
@@ -117,10 +118,22 @@ class CapturedSteps:
 
     def _room_of_tiles(self, rows: int = EXACT_ROWS) -> Tensor:
         """(L, at least `rows`, 2, Hkv, D). The same memory, until a step has more rows than any
-        before it, which makes the functions of tiles anew."""
+        before it, which makes the functions of tiles anew.
+
+        Raises:
+            MemoryExhausted: there is no room for it.
+        """
         if self._new_exact is None or self._new_exact.shape[1] < rows:
             self._ready = {each: ready for each, ready in self._ready.items() if not each.parts}
-            self._new_exact = self._room(max(EXACT_ROWS, padded(rows)))
+            self._new_exact = None  # before the larger one takes its memory
+            try:
+                self._new_exact = self._room(max(EXACT_ROWS, padded(rows)))
+            except torch.OutOfMemoryError:
+                raise MemoryExhausted(
+                    f"The buffers of exact steps do not fit on {self._store.device}.",
+                    remedy="Lower engine.cache_tokens.",
+                    param="engine.cache_tokens",
+                ) from None
         return self._new_exact
 
     def _of(self, bucket: Bucket) -> _Ready:

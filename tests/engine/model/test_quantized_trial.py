@@ -46,9 +46,27 @@ def shifts_outputs(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
     return block_gemm_torch(x, blocks, bias).roll(1, 1)
 
 
-def is_wrong_for_several_rows(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
+def is_wrong_in_a_tile_that_is_not_full(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
     out = block_gemm_torch(x, blocks, bias)
-    return out if len(x) == 1 else out.roll(1, 0)
+    if len(x) > 64 and len(x) % 64:
+        out[-1] = 0
+    return out
+
+
+def leaves_out_an_output(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
+    out = block_gemm_torch(x, blocks, bias)
+    out[:, -1] = 0
+    return out
+
+
+def leaves_out_the_bias(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
+    return block_gemm_torch(x, blocks, None)
+
+
+def leaves_out_a_block(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
+    part = x.clone()
+    part[:, :32] = 0
+    return block_gemm_torch(part, blocks, bias)
 
 
 def is_wrong_for_one_type(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Tensor:
@@ -56,7 +74,16 @@ def is_wrong_for_one_type(x: Tensor, blocks: Blocks, bias: Tensor | None) -> Ten
     return -out if blocks.kind == "Q6_K" else out
 
 
-BROKEN = [fails, is_no_number, shifts_outputs, is_wrong_for_several_rows, is_wrong_for_one_type]
+BROKEN = [
+    fails,
+    is_no_number,
+    shifts_outputs,
+    is_wrong_in_a_tile_that_is_not_full,
+    leaves_out_an_output,
+    leaves_out_the_bias,
+    leaves_out_a_block,
+    is_wrong_for_one_type,
+]
 
 
 @pytest.fixture

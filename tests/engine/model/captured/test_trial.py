@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from engine.api import Limits, Request
 from engine.config import EngineSettings
 from engine.engine import Engine
+from engine.kernels.tile_attention import tile_attention
+from engine.kernels.tile_plan import TilePlan
 from engine.model.captured.forward import StepFunction
-from engine.model.captured.inputs import TileInputs
 from engine.model.captured.runner import CapturedRunner
 from engine.model.captured.trial import fault
 from engine.model.runner import ModelRunner
@@ -36,13 +39,6 @@ def is_no_number(function: StepFunction) -> None:
 def reads_the_wrong_row(function: StepFunction) -> None:
     CALL(function)
     function._buffers.records.copy_(function._buffers.records.roll(1, 0))
-
-
-def reads_the_wrong_row_of_a_tile(function: StepFunction) -> None:
-    """Exact sequences alone are read wrong."""
-    CALL(function)
-    if isinstance(function._buffers.inputs, TileInputs):
-        function._buffers.records.copy_(function._buffers.records.roll(1, 0))
 
 
 def works_once() -> Callable[[StepFunction], None]:
@@ -80,19 +76,11 @@ def text(settings: EngineSettings) -> tuple[str, type[ModelRunner]]:
 def test_those_that_work_have_no_fault(name: str, kind: str) -> None:
     model = subject(name, kind).model
     assert isinstance(model, CapturedRunner)
-    assert fault(model) is None
+    assert fault(model, exact=False) is None
+    assert fault(model, exact=True) is None
 
 
-BROKEN = [
-    fails,
-    is_no_number,
-    reads_the_wrong_row,
-    reads_the_wrong_row_of_a_tile,
-    works_once(),
-]
-
-
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("broken", [fails, is_no_number, reads_the_wrong_row, works_once()])
 def test_those_that_do_not_are_left_to_clear_steps_and_it_is_said(
     settings: EngineSettings,
     broken: Callable[[StepFunction], None],
@@ -107,3 +95,56 @@ def test_those_that_do_not_are_left_to_clear_steps_and_it_is_said(
         assert text(settings) == (wanted, ModelRunner)
     assert "captured steps do not work on this machine" in caplog.text
     assert text(replace(settings, steps="clear")) == (wanted, ModelRunner)
+
+
+def zeros_in_several_parts(query: Tensor, new: Tensor, store: Tensor, plan: TilePlan) -> Tensor:
+    out = tile_attention(query, new, store, plan)
+    return out if plan.parts == 1 else torch.zeros_like(out)
+
+
+def zeros_in_the_second_half(query: Tensor, new: Tensor, store: Tensor, plan: TilePlan) -> Tensor:
+    out = tile_attention(query, new, store, plan)
+    out[len(out) // 2 :] = 0
+    return out
+
+
+def forgets_earlier_tiles(query: Tensor, new: Tensor, store: Tensor, plan: TilePlan) -> Tensor:
+    """Takes their rows' keys and values for zeros."""
+    own = torch.zeros_like(new)
+    _, _, count, _, at = plan.tiles[0].tolist()
+    before = int(plan.tiles[0, 1] - plan.lengths[0])
+    rows = plan.path[at + before : at + before + count].long()
+    own[rows] = new[rows]
+    return tile_attention(query, own, store, plan)
+
+
+def does_not_fit(query: Tensor, new: Tensor, store: Tensor, plan: TilePlan) -> Tensor:
+    raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [zeros_in_several_parts, zeros_in_the_second_half, forgets_earlier_tiles, does_not_fit],
+)
+def test_where_only_tiles_do_not_work_clear_steps_serve_exact_requests(
+    settings: EngineSettings,
+    broken: Callable[[Tensor, Tensor, Tensor, TilePlan], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def exact_text() -> str:
+        engine = Engine.load(settings)
+        try:
+            runtime = engine._runtime
+            assert isinstance(runtime, TorchRuntime)
+            assert isinstance(runtime.model, CapturedRunner), "others are served by captured steps"
+            return engine.generate(Request((5, 6, 7), "ar", Limits(8), exact=True)).text
+        finally:
+            engine.close()
+
+    wanted = exact_text()
+    assert not caplog.records
+    monkeypatch.setattr("engine.model.captured.forward.tile_attention", broken)
+    with caplog.at_level(logging.WARNING):
+        assert exact_text() == wanted
+    assert "clear steps serve exact requests" in caplog.text
