@@ -250,7 +250,8 @@ class _Exchange:
                 self.outcome = "warm" if self.request.limits.tokens_max == 0 else event.reason
             case Stopped():
                 # A request whose client listens is stopped by its deadline, by a newer one for the
-                # document that is typed, or by the end of the host.
+                # document that is typed, by one that needs the room of a preparation, or by the
+                # end of the host.
                 self.outcome = "time" if self.is_late else "stopped"
 
     def message(self, event: Event) -> HostEvent:
