@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.dispatch import architecture, choose, for_architecture, launch, padded
-from engine.kernels.row_attention import attend
+from engine.kernels.row_attention import attend, concluded
 from engine.kernels.tile_plan import PART, Case, Path, TilePlan
 from engine.kernels.variants import Variant
 
@@ -139,9 +139,7 @@ def _tile_attention_kernel(
         sees = here[:, None] & (token[None, :] <= position[:, None])
         highest, total, mixed = attend(queries, keys, values, sees, scale, highest, total, mixed)
 
-    seen = total > 0
-    mixed = mixed / tl.where(seen, total, 1.0)[:, None]
-    log_sum = tl.where(seen, highest + tl.log2(tl.where(seen, total, 1.0)), float("-inf"))
+    mixed, log_sum = concluded(highest, total, mixed)
     cell = (part.to(tl.int64) * rows + row) * (KV_HEADS * SHARED) + query_head
     tl.store(log_sums + cell, log_sum, mask=here)
     tl.store(partial + cell[:, None] * WIDTH + dims[None, :], mixed, mask=is_query)

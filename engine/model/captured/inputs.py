@@ -7,7 +7,7 @@ kernels' operations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy
 import torch
@@ -25,18 +25,36 @@ from engine.step import PLAIN, Step, visible_rows
 Cached = tuple[list[int], int]
 
 
-class Inputs:
-    """The integers of one bucket.
+class _Rows:
+    """What every step has.
 
     Attributes:
         tokens, positions: (R,) int32.
-        slots: (R,) int32, each row's own number, where its key and value belong among those of the
-            step, or NO_SLOT for a dead row.
+        slots: (R,) int32, each row's number in its step, where its key and value belong among those
+            of the step, or NO_SLOT for a dead row.
         flags: (R,) int32, 1 for rows that run with the adapter.
         reads: (N,) int32, the rows to be read; dead entries read row 0.
         follows: (N,) int32, as `Step.follows`, PLAIN for dead entries.
+        block: all of these, and what the rows see.
+    """
+
+    def __init__(self, bucket: Bucket, device: torch.device, sizes: Mapping[str, int]) -> None:
+        """
+        Args:
+            sizes: integers of the further arrays; those that are written in part stand last.
+        """
+        rows = dict.fromkeys(("tokens", "positions", "slots", "flags"), bucket.rows)
+        reads = dict.fromkeys(("reads", "follows"), bucket.reads)
+        self.block = block = Block({**rows, **reads, **sizes}, device)
+        self.tokens, self.positions, self.slots, self.flags = (block[name] for name in rows)
+        self.reads, self.follows = (block[name] for name in reads)
+
+
+class Inputs(_Rows):
+    """The integers of one bucket.
+
+    Attributes:
         plan: what the rows see.
-        block: all of these.
     """
 
     def __init__(
@@ -52,18 +70,9 @@ class Inputs:
         # Each further sequence begins a tile of its own.
         tiles = min(rows, -(-rows // self._rows_per_tile) + sequences - 1)
         words = rows // 32 + (rows % 32 > 0)
-        sizes = {
-            "tokens": rows, "positions": rows, "slots": rows, "flags": rows, "order": rows,
-            "reads": bucket.reads, "follows": bucket.reads, "lengths": sequences,
-            "tiles": tiles * 5, "visible": rows * words, "pages": sequences * pages_max,
-        }  # fmt: skip
-        self.block = block = Block(sizes, device)
-        self.tokens, self.positions, self.slots = (
-            block[name] for name in ("tokens", "positions", "slots")
-        )
-        self.flags, self.reads, self.follows = (
-            block[name] for name in ("flags", "reads", "follows")
-        )
+        sizes = {"order": rows, "lengths": sequences, "tiles": tiles * 5, "visible": rows * words}
+        super().__init__(bucket, device, {**sizes, "pages": sequences * pages_max})
+        block = self.block
         self.plan = AttentionPlan(
             order=block["order"],
             tiles=block["tiles"].view(tiles, 5),
@@ -106,9 +115,13 @@ class Inputs:
         block.send(end)
 
 
-class TileInputs:
-    """As `Inputs`, for one tile of exact mode: a row stands at its place in the tile, and all
-    places are read. The slot of a row is its number in its step."""
+class TileInputs(_Rows):
+    """The integers of one tile of exact mode, where a row stands at its place in the tile, and all
+    places are read.
+
+    Attributes:
+        plan: what the rows see.
+    """
 
     def __init__(
         self, bucket: Bucket, pages_max: int, *, path_max: int, device: torch.device
@@ -118,19 +131,9 @@ class TileInputs:
             pages_max: the most pages of a sequence.
             path_max: the most rows of a path in a step.
         """
-        places = TILE_ROWS
-        sizes = {
-            "tokens": places, "positions": places, "slots": places, "flags": places,
-            "reads": bucket.reads, "follows": bucket.reads, "rows": places, "tile": 5,
-            "length": 1, "path": path_max, "pages": pages_max,
-        }  # fmt: skip
-        self.block = block = Block(sizes, device)
-        self.tokens, self.positions, self.slots = (
-            block[name] for name in ("tokens", "positions", "slots")
-        )
-        self.flags, self.reads, self.follows = (
-            block[name] for name in ("flags", "reads", "follows")
-        )
+        sizes = {"rows": TILE_ROWS, "tile": 5, "length": 1, "path": path_max, "pages": pages_max}
+        super().__init__(bucket, device, sizes)
+        block = self.block
         self.plan = TilePlan(
             tiles=block["tile"].view(1, 5),
             positions=block["rows"],
@@ -138,7 +141,7 @@ class TileInputs:
             pages=block["pages"].view(1, pages_max),
             lengths=block["length"],
             page_tokens=PAGE_TOKENS,
-            places=places,
+            places=TILE_ROWS,
             parts=bucket.parts,
         )
 

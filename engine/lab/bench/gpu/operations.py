@@ -8,7 +8,7 @@ inputs read once, outputs written once.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -228,13 +228,18 @@ def _row_lora(module: ModuleType, case: Any, make: Maker) -> Call:
     )
 
 
+def _pages(lengths: Sequence[int]) -> list[list[int]]:
+    """Page numbers in no order for sequences of so many cached tokens."""
+    counts = [-(-length // PAGE_TOKENS) for length in lengths]
+    numbers = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(1)).tolist()
+    return [numbers[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
+
+
 def _row_attention(module: ModuleType, case: Any, make: Maker) -> Call:
     heads, kv_heads, width = case.heads
     rows = len(case.sequence)
-    counts = [-(-length // PAGE_TOKENS) for length in case.lengths]
-    numbers = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(1)).tolist()
-    pages = [numbers[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
-    store = make.normal(max(sum(counts), 1) * PAGE_TOKENS, 2, kv_heads, width)
+    pages = _pages(case.lengths)
+    store = make.normal(max(sum(map(len, pages)), 1) * PAGE_TOKENS, 2, kv_heads, width)
     query, new = make.normal(rows, heads, width), make.normal(rows, 2, kv_heads, width)
     plan = plan_attention(
         case.sequence,
@@ -272,11 +277,9 @@ def _attention_peer(
 
 def _tile_attention(module: ModuleType, case: Any, make: Maker) -> Call:
     heads, kv_heads, width = case.heads
-    counts = [-(-path.cached // PAGE_TOKENS) for path in case.paths]
-    numbers = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(1)).tolist()
-    pages = [numbers[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
+    pages = _pages([path.cached for path in case.paths])
     fresh = sum(path.first + path.rows - path.cached for path in case.paths)
-    store = make.normal(max(sum(counts), 1) * PAGE_TOKENS, 2, kv_heads, width)
+    store = make.normal(max(sum(map(len, pages)), 1) * PAGE_TOKENS, 2, kv_heads, width)
     query, new = make.normal(case.rows, heads, width), make.normal(fresh, 2, kv_heads, width)
     plan = plan_tiles(
         case.paths, pages, places=TILE_ROWS, page_tokens=PAGE_TOKENS, device=make.device
