@@ -95,16 +95,6 @@ def attend(query, keys, values, visible, scale, highest, total, mixed):
 
 
 @triton.jit
-def concluded(highest, total, mixed):
-    """What `attend` has summed: the mean of the values (M, D), and the log-sum-exp (M,) to the base
-    2; 0 and minus infinity for a row that has seen no key."""
-    seen = total > 0
-    whole = tl.where(seen, total, 1.0)
-    log_sum = tl.where(seen, highest + tl.log2(whole), float("-inf"))
-    return mixed / whole[:, None], log_sum
-
-
-@triton.jit
 def _attend_prefix(
     state, queries, here, store, pages, begin, end, scale,
     KV_HEADS: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, KEYS: tl.constexpr,
@@ -197,7 +187,10 @@ def _row_attention_kernel(
         visible + row * visible_stride, fresh, new_stride, scale, WIDTH, KEYS,
     )  # fmt: skip
 
-    mixed, log_sum = concluded(highest, total, mixed)
+    # Where a part holds no visible key, 0 with a log-sum of minus infinity.
+    seen = total > 0
+    mixed = mixed / tl.where(seen, total, 1.0)[:, None]
+    log_sum = tl.where(seen, highest + tl.log2(tl.where(seen, total, 1.0)), float("-inf"))
     cell = (split.to(tl.int64) * rows + row) * (KV_HEADS * SHARED) + query_head
     tl.store(log_sums + cell, log_sum, mask=here)
     tl.store(partial + cell[:, None] * WIDTH + dims[None, :], mixed, mask=is_query)

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.dispatch import architecture, choose, for_architecture, launch, padded
-from engine.kernels.row_attention import attend, concluded
+from engine.kernels.row_attention import attend
 from engine.kernels.tile_plan import PART, Case, Path, TilePlan
 from engine.kernels.variants import Variant
 
@@ -139,7 +139,10 @@ def _tile_attention_kernel(
         sees = here[:, None] & (token[None, :] <= position[:, None])
         highest, total, mixed = attend(queries, keys, values, sees, scale, highest, total, mixed)
 
-    mixed, log_sum = concluded(highest, total, mixed)
+    # As in row attention. In a function of their own these lines make the compiler spill.
+    seen = total > 0
+    mixed = mixed / tl.where(seen, total, 1.0)[:, None]
+    log_sum = tl.where(seen, highest + tl.log2(tl.where(seen, total, 1.0)), float("-inf"))
     cell = (part.to(tl.int64) * rows + row) * (KV_HEADS * SHARED) + query_head
     tl.store(log_sums + cell, log_sum, mask=here)
     tl.store(partial + cell[:, None] * WIDTH + dims[None, :], mixed, mask=is_query)
